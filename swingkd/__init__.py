@@ -1,0 +1,20 @@
+"""swingkd: distil a model without distilling its secrets."""
+
+from swingkd.audit import CanarySet, ExposureReport, measure_exposure
+from swingkd.config import PrivateDistillationConfig
+from swingkd.tagging import EnsembleTagger, PresidioTagger, RarityTagger, RuleTagger, TokenClassificationTagger
+from swingkd.trainer import PrivateDistillationTrainer
+
+__version__ = "0.1.0"
+__all__ = [
+    "CanarySet",
+    "EnsembleTagger",
+    "ExposureReport",
+    "PresidioTagger",
+    "PrivateDistillationConfig",
+    "PrivateDistillationTrainer",
+    "RarityTagger",
+    "RuleTagger",
+    "TokenClassificationTagger",
+    "measure_exposure",
+]

@@ -1,0 +1,327 @@
+"""Exposure: how much likelier a model finds a canary's secret than the other fillings of its template.
+
+exposure = log2 |R| - log2 rank, with the rank of the secret among all |R| fillings by log-perplexity (Carlini et al.
+2019, arXiv 1802.08232, section 4).  A secret that the model never saw has exposure 1 / ln 2 = 1.44 on average, a fully
+memorised one log2 |R|.  Three methods: "exact" walks the tree of all fillings, "sampled" ranks among random fillings
+and saturates at log2 of their number, "modelled" extrapolates with a skew-normal fit and says how well that fits.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from scipy import integrate, stats
+from tqdm.auto import tqdm
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from swingkd.audit.canaries import Canary, CanarySet
+from swingkd.audit.prefix_tree import (
+    PrefixTree,
+    children,
+    leading_special_ids,
+    split_prefix,
+    tokenise_fillings,
+    whole_space,
+)
+
+# Above this many fillings an exact rank takes too long to be what the user meant.
+_EXACT_LIMIT = 20_000_000
+# Batched and single forward passes differ in the last bits: branches this close to the secret (nats) are still walked.
+_MARGIN = 0.01
+
+
+@dataclass(frozen=True)
+class CanaryExposure:
+    """What was measured for one canary; never the secret.
+
+    Args:
+        id, kind, repetitions, inserted: as in `Canary`.
+        rank: 1 = likeliest; ties count half; `None` where exposure was modelled.
+        exposure: in bits.
+        log_perplexity: -log2 P(secret | prefix), in bits.
+    """
+
+    id: int
+    kind: str
+    repetitions: int
+    inserted: bool
+    rank: float | None
+    exposure: float
+    log_perplexity: float
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over `n` canaries with its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class ExposureReport:
+    """The exposure of every canary, and what it took to measure it.
+
+    Args:
+        method: "exact", "sampled" or "modelled".
+        maximum: the largest exposure that this method can report, in bits.
+        canaries: one entry a canary.
+        token_evaluations: tokens that went through the model.
+        brute_force_evaluations: tokens that scoring every filling on its own would have taken.
+        fit_p_values: for "modelled", Kolmogorov-Smirnov p-value of each canary's fit; small ones mean a bad fit.
+    """
+
+    method: str
+    maximum: float
+    canaries: tuple[CanaryExposure, ...]
+    token_evaluations: int
+    brute_force_evaluations: int
+    fit_p_values: tuple[float, ...] = ()
+
+    def exposures(self, repetitions: int) -> np.ndarray:
+        """Return the exposures of the canaries inserted so often; 0: of those never inserted (the controls)."""
+        return np.array(
+            [c.exposure for c in self.canaries if (c.repetitions == repetitions and c.inserted) or
+             (repetitions == 0 and not c.inserted)]
+        )
+
+    @property
+    def levels(self) -> list[int]:
+        """The numbers of repetitions in the set, 0 for the controls, rising."""
+        return sorted({c.repetitions if c.inserted else 0 for c in self.canaries})
+
+    def mean(self, repetitions: int) -> Interval:
+        """Return the mean exposure of a level, in bits."""
+        values = self.exposures(repetitions)
+        return _bootstrap((values,), lambda x, axis=-1: x.mean(axis=axis), len(values))
+
+    def excess(self, repetitions: int) -> Interval:
+        """Return how far a level's mean exposure lies above that of the controls, in bits.
+
+        Raises:
+            ValueError: there is no control to compare with.
+        """
+        values, controls = self.exposures(repetitions), self.exposures(0)
+        if not len(controls):
+            raise ValueError("The canary set has no controls, so there is no excess: generate it with controls > 0.")
+        return _bootstrap(
+            (values, controls), lambda x, y, axis=-1: x.mean(axis=axis) - y.mean(axis=axis), len(values)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain types; no secrets."""
+        levels = []
+        for level in self.levels:
+            row = {"repetitions": level, "exposure": asdict(self.mean(level))}
+            if level and len(self.exposures(0)):
+                row["excess"] = asdict(self.excess(level))
+            levels.append(row)
+        return {**asdict(self), "canaries": [asdict(c) for c in self.canaries], "levels": levels}
+
+    def __str__(self) -> str:
+        lines = [f"exposure in bits ({self.method}, at most {self.maximum:.2f})"]
+        for level in self.levels:
+            mean = self.mean(level)
+            name = f"{level} copies" if level else "controls"
+            line = f"{name:>12}: {mean.value:6.2f}  [{mean.low:.2f}, {mean.high:.2f}]  n={mean.n}"
+            if level and len(self.exposures(0)):
+                line += f"  excess {self.excess(level).value:+.2f}"
+            lines.append(line)
+        return "\n".join(lines)
+
+
+def _bootstrap(samples: tuple[np.ndarray, ...], statistic, n: int) -> Interval:
+    value = float(statistic(*samples))
+    if all(np.ptp(sample) == 0 for sample in samples):
+        return Interval(value, value, value, n)
+    interval = stats.bootstrap(
+        samples, statistic, method="percentile", n_resamples=4000, vectorized=True, rng=np.random.default_rng(0)
+    ).confidence_interval
+    return Interval(value, float(interval.low), float(interval.high), n)
+
+
+@torch.inference_mode()
+def measure_exposure(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    canaries: CanarySet,
+    *,
+    method: Literal["exact", "sampled", "modelled"] = "exact",
+    references: int = 10_000,
+    batch_size: int = 1024,
+    seed: int = 0,
+    progress: bool = True,
+) -> ExposureReport:
+    """Measure the exposure of every canary in any causal language model.
+
+    Args:
+        model: the model to audit, on any device.
+        tokenizer: its fast tokenizer.
+        canaries: the canaries and the space of their secrets.
+        method: "exact", "sampled" or "modelled".
+        references: random fillings for the last two methods.
+        batch_size: nodes of the tree per forward pass.
+        seed: of the random fillings.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: the space is too large for the exact method, or a prefix leaves the model without a first token.
+    """
+    if method not in ("exact", "sampled", "modelled"):
+        raise ValueError(f"method={method!r} is not known. Choose 'exact', 'sampled' or 'modelled'.")
+    if method == "exact" and canaries.space > _EXACT_LIMIT:
+        raise ValueError(
+            f"The template has {canaries.space:,} fillings; ranking among all of them would take too long. Use "
+            "method='sampled' or method='modelled'."
+        )
+    training = model.training
+    model.eval()
+    try:
+        walker = _Walker(model, batch_size)
+        rng = random.Random(seed)
+        drawn = [canaries.filling(rng.randrange(canaries.space)) for _ in range(references if method != "exact" else 64)]
+        results, p_values, brute_force = [], [], 0
+        for canary in tqdm(canaries.canaries, desc="Exposure", disable=not progress):
+            others = None if method == "exact" else drawn
+            scores, secret, tokens = _score(walker, tokenizer, canaries, canary, others, drawn[:64])
+            brute_force += tokens
+            if method == "modelled":
+                rank, (exposure, p_value) = None, _modelled(scores[1:], secret)
+                p_values.append(p_value)
+            else:
+                # Ties count half: a model that knows nothing at all ranks everything in the middle.
+                rank = float((scores > secret).sum() + ((scores == secret).sum() + 1) / 2)
+                exposure = math.log2(len(scores)) - math.log2(rank)
+            results.append(
+                CanaryExposure(
+                    canary.id, canary.kind, canary.repetitions, canary.inserted, rank, exposure, -secret / math.log(2)
+                )
+            )
+    finally:
+        model.train(training)
+    size = canaries.space if method == "exact" else len(drawn) + 1
+    return ExposureReport(
+        method,
+        math.inf if method == "modelled" else math.log2(size),
+        tuple(results),
+        walker.evaluations,
+        brute_force,
+        tuple(p_values),
+    )
+
+
+def _score(
+    walker: _Walker,
+    tokenizer: PreTrainedTokenizerBase,
+    canaries: CanarySet,
+    canary: Canary,
+    others: list[str] | None,
+    probes: list[str],
+) -> tuple[np.ndarray, float, int]:
+    """Return log-probabilities (nats) of the fillings, that of the secret among them, and brute force's tokens.
+
+    `others` are the fillings to compare with, the secret comes first; `None`: the whole space.  Fillings that are
+    surely less likely than the secret may stay at -inf: they do not change its rank.
+    """
+    head, tail = split_prefix(tokenizer, canary.prefix, [canary.secret, *probes])
+    if others is None:
+        fillings, tree, tokens = whole_space(tokenizer, tail, canaries.slots)
+        place = fillings.index(canary.secret)
+    else:
+        fillings, place = [canary.secret, *others], 0
+        ids, lengths = tokenise_fillings(tokenizer, tail, fillings)
+        tree, tokens = PrefixTree.build(ids, lengths), int(lengths.sum())
+    prompt = leading_special_ids(tokenizer) + head
+    if not prompt:
+        start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        if start is None:
+            raise ValueError(
+                f"The prefix {canary.prefix!r} gives the model nothing to start from, and the tokenizer has no "
+                "beginning-of-sequence token. Put a word before {secret} in the template."
+            )
+        prompt = [start]
+    own = tokenise_fillings(tokenizer, tail, [canary.secret])[0][0]
+    floor = -math.inf if others is not None else walker.score_one(prompt, own.tolist()) - _MARGIN
+    scores = walker.walk(prompt, tree, floor)
+    return scores, float(scores[place]), tokens + len(fillings) * len(prompt)
+
+
+def _modelled(scores: np.ndarray, secret: float) -> tuple[float, float]:
+    """Fit a skew-normal to the references' log-perplexities; return exposure in bits and the fit's p-value."""
+    perplexities = -scores / math.log(2)
+    shape, location, scale = stats.skewnorm.fit(perplexities)
+    fit = stats.skewnorm(shape, location, scale)
+    p_value = float(stats.kstest(perplexities, fit.cdf).pvalue)
+    x = -secret / math.log(2)
+    below = float(fit.cdf(x))
+    if below > 1e-8:
+        return -math.log2(below), p_value
+    # The library's cdf loses its digits far out in the tail: integrate the density relative to its value at x.
+    top = float(fit.logpdf(x))
+    area, _ = integrate.quad(lambda t: math.exp(float(fit.logpdf(x - t)) - top), 0, np.inf, limit=200)
+    return -(top + math.log(area)) / math.log(2), p_value
+
+
+class _Walker:
+    """Scores trees with one model; counts the tokens it feeds."""
+
+    def __init__(self, model: PreTrainedModel, batch_size: int):
+        self.model = model
+        self.batch_size = batch_size
+        self.evaluations = 0
+
+    def _forward(self, ids: list[list[int]] | np.ndarray, cache: Any) -> tuple[torch.Tensor, Any]:
+        inputs = torch.as_tensor(np.asarray(ids, np.int64), device=self.model.device)
+        self.evaluations += inputs.numel()
+        out = self.model(input_ids=inputs, past_key_values=cache, use_cache=True)
+        return out.logits[:, -1].float().log_softmax(-1), out.past_key_values
+
+    def score_one(self, prompt: list[int], ids: list[int]) -> float:
+        """Return the log-probability (nats) of `ids` after `prompt`."""
+        inputs = torch.tensor([prompt + ids], device=self.model.device)
+        self.evaluations += inputs.numel()
+        logits = self.model(input_ids=inputs, use_cache=False).logits[0, len(prompt) - 1 : -1]
+        log_probs = logits.float().log_softmax(-1)
+        return float(log_probs.double().gather(-1, torch.tensor(ids, device=logits.device)[:, None]).sum())
+
+    def walk(self, prompt: list[int], tree: PrefixTree, floor: float) -> np.ndarray:
+        """Return the log-probability (nats) of every filling, [fillings]; branches below `floor` stay at -inf."""
+        scores = [np.full(len(tokens), -np.inf) for tokens in tree.tokens]
+        log_probs, cache = self._forward([prompt], DynamicCache(config=self.model.config))
+        roots = tree.tokens[0]
+        scores[0][:] = log_probs[0, torch.as_tensor(roots, dtype=torch.int64)].double().cpu().numpy()
+        # A stack of work, deepest first: at most one batch of caches per level is alive.
+        stack: list[Iterator] = [iter([(0, np.arange(len(roots)), np.zeros(len(roots), np.int64), cache)])]
+        while stack:
+            work = next(stack[-1], None)
+            if work is None:
+                stack.pop()
+                continue
+            stack.append(self._expand(tree, scores, floor, *work))
+        start = np.cumsum([0] + [len(level) for level in scores[:-1]])
+        return np.concatenate(scores)[start[tree.leaf_level] + tree.leaf_node]
+
+    def _expand(self, tree, scores, floor, level, nodes, cache_rows, cache):
+        """Feed the nodes that have children, batch by batch; yield their children as further work."""
+        open_ = (tree.child_count[level][nodes] > 0) & (scores[level][nodes] >= floor)
+        nodes, cache_rows = nodes[open_], cache_rows[open_]
+        for start in range(0, len(nodes), self.batch_size):
+            batch = nodes[start : start + self.batch_size]
+            own = copy.deepcopy(cache)
+            own.batch_select_indices(torch.as_tensor(cache_rows[start : start + self.batch_size]))
+            log_probs, deeper = self._forward(tree.tokens[level][batch][:, None], own)
+            child, owner = children(tree.first_child[level][batch], tree.child_count[level][batch])
+            token = torch.as_tensor(tree.tokens[level + 1][child], dtype=torch.int64, device=log_probs.device)
+            gained = log_probs[torch.as_tensor(owner, device=log_probs.device), token].double().cpu().numpy()
+            scores[level + 1][child] = scores[level][batch][owner] + gained
+            yield level + 1, child, owner, deeper
+

@@ -1,0 +1,111 @@
+"""Checks before the first step: each finds one mistake early and says what to do about it."""
+
+from __future__ import annotations
+
+import pyarrow.compute as pc
+from datasets import Dataset, IterableDataset
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+
+
+def different_models(student: str | PreTrainedModel, teacher: str | PreTrainedModel) -> None:
+    """Refuse a teacher that is the student."""
+    if student is teacher or (isinstance(student, str) and student == teacher):
+        raise ValueError(
+            "The teacher is the student: there would be nothing to distil. Pass two models; for self-distillation load "
+            "the checkpoint twice."
+        )
+
+
+def one_device_per_process(args: TrainingArguments) -> None:
+    """Refuse torch's DataParallel."""
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"This process sees {args.n_gpu} GPUs and would use DataParallel, which splits batches behind the loss's "
+            "back. Start one process per GPU: accelerate launch --num_processes <GPUs> your_script.py."
+        )
+
+
+def can_pad(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer without a padding token."""
+    if tokenizer.pad_token_id is None:
+        raise ValueError(
+            "The tokenizer has no padding token, so rows of different length cannot share a batch. Set one, for "
+            "example tokenizer.pad_token = tokenizer.eos_token."
+        )
+
+
+def fits_tokenizer(role: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a model whose head or whose own tokenizer does not fit the shared tokenizer."""
+    rows = model.get_output_embeddings().weight.shape[0] if model.get_output_embeddings() else model.config.vocab_size
+    if rows < len(tokenizer):
+        raise ValueError(
+            f"The {role} model predicts {rows} tokens, the tokenizer has {len(tokenizer)}. Teacher and student must "
+            "share one tokenizer: pass the one both were trained with."
+        )
+    name = getattr(model.config, "_name_or_path", "")
+    if not name:
+        return
+    try:
+        own = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError):
+        return  # Saved without a tokenizer: the size of its head is all there is to compare.
+    if own.get_vocab() != tokenizer.get_vocab():
+        raise ValueError(
+            f"The {role} model {name!r} has another tokenizer ({len(own)} tokens) than the one passed "
+            f"({len(tokenizer)}): the same id would mean different tokens. Choose a teacher and a student of one family."
+        )
+
+
+def fits_length(role: str, model: PreTrainedModel, max_length: int) -> None:
+    """Refuse rows longer than the model's positions."""
+    allowed = getattr(model.config, "max_position_embeddings", None)
+    if allowed is not None and max_length > allowed:
+        raise ValueError(
+            f"max_length={max_length} is longer than the {role} model allows ({allowed} positions). Set "
+            f"max_length={allowed} or less."
+        )
+
+
+def rows_fit(dataset: Dataset | IterableDataset, model: PreTrainedModel) -> None:
+    """Refuse tokenised rows that are longer than the model's positions."""
+    allowed = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(dataset, Dataset) and not len(dataset):
+        raise ValueError("The training set is empty: no row is left after tokenising.")
+    if allowed is None or not isinstance(dataset, Dataset):
+        return
+    longest = max(
+        pc.max(pc.list_value_length(batch["input_ids"])).as_py()
+        for batch in dataset.select_columns(["input_ids"]).with_format("arrow").iter(10_000)
+    )
+    if longest > allowed:
+        raise ValueError(
+            f"The longest tokenised row has {longest} tokens, the model allows {allowed}. Cut the rows, or pass "
+            "packing=True to have them cut into blocks of max_length."
+        )
+
+
+def something_private(dataset: Dataset | IterableDataset, protection: str) -> None:
+    """Refuse to protect nothing: no likelihood at all, or one that is zero everywhere."""
+    columns = dataset.column_names or list(next(iter(dataset), {}))
+    if "pii_likelihood" not in columns:
+        raise ValueError(
+            f"protection={protection!r} needs to know which tokens are private, but there is neither a tagger nor a "
+            "pii_likelihood column. Pass tagger=RuleTagger(), or protection='none' for ordinary distillation."
+        )
+    if isinstance(dataset, Dataset) and not any(
+        pc.any(pc.greater(pc.list_flatten(batch["pii_likelihood"]), 0)).as_py()
+        for batch in dataset.select_columns(["pii_likelihood"]).with_format("arrow").iter(10_000)
+    ):
+        raise ValueError(
+            "The tagger found nothing private in the training set: the likelihood is 0 everywhere and nothing would be "
+            "protected. Check the tagger on a few texts (swingkd tag), or pass tagger=None with protection='none'."
+        )
+
+
+def hidden_size(role: str, model: nn.Module) -> int:
+    """Return the width of a model's hidden states."""
+    size = getattr(model.config.get_text_config(), "hidden_size", None)
+    if size is None:
+        raise ValueError(f"hidden_weight > 0 needs hidden states, but the {role} model's config names no hidden_size.")
+    return size

@@ -1,0 +1,181 @@
+"""Settings of a private distillation: TrainingArguments and what is ours, grouped and checked."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainingArguments
+
+from swingkd.data import DataSettings
+from swingkd.targets import TemperatureSettings
+
+_CHOICES = {
+    "protection": ("noise", "mollify", "population", "none", "drop"),
+    "temperature_mode": ("teacher_only", "symmetric"),
+    "temperature_schedule": ("power", "geometric"),
+    "noise_distribution": ("laplace", "gaussian"),
+}
+
+
+@dataclass
+class PrivateDistillationConfig(TrainingArguments):
+    r"""
+    Configuration of [`PrivateDistillationTrainer`]: everything in `TrainingArguments`, and:
+
+    > Parameters that control the distillation loss
+
+        alpha (`float`, defaults to `0.5`): weight of the soft loss; `1 - alpha` is the weight of the hard labels.
+        beta (`float`, defaults to `0.0`): 0 forward KL, 1 reverse KL, between them generalised JSD, as in TRL.
+        temperature (`float`, defaults to `2.0`): temperature of ordinary tokens, on both sides.
+        hidden_weight (`float`, defaults to `0.0`): weight of hint matching on the last hidden states.
+
+    > Parameters that control the protection of private tokens
+
+        protection (`str`, defaults to `"population"`): `"noise"` (Swing distillation, our reading), `"population"`,
+            `"mollify"` (needs a public model), `"none"` (temperature only) or `"drop"` (no loss at private tokens).
+        max_temperature, temperature_power, temperature_schedule, temperature_mode: how likelihood becomes the
+            teacher's temperature, for `"noise"` and `"none"`.
+        noise_scale, noise_support, noise_context, noise_distribution, noise_replay: the noise of `"noise"`.
+        mollify_bound, mollify_order: the divergence bound of `"mollify"`.
+        population_min_spans, population_share: the averages of `"population"`.
+
+    > Parameters that control the models and the data
+
+        model_init_kwargs, teacher_model_init_kwargs: for `from_pretrained`, where a model is given by name.
+        dataset_text_field, max_length, packing, completion_only_loss, assistant_only_loss, dataset_num_proc: as in TRL.
+        tag_dilation: how many neighbouring tokens inherit a private token's likelihood.
+
+    The noise key is not a setting: it is drawn from the system's randomness and lives in `output_dir/_private/`.
+    """
+
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs", "teacher_model_init_kwargs"]
+
+    alpha: float = field(default=0.5, metadata={"help": "Weight of the soft loss in [0, 1]; the rest is hard labels."})
+    beta: float = field(
+        default=0.0, metadata={"help": "Divergence: 0 forward KL, 1 reverse KL, between them generalised JSD."}
+    )
+    temperature: float = field(default=2.0, metadata={"help": "Temperature of ordinary tokens, both sides."})
+    hidden_weight: float = field(
+        default=0.0, metadata={"help": "Weight of hint matching on the last hidden states; 0 turns it off."}
+    )
+
+    protection: str = field(
+        default="population",
+        metadata={
+            "help": "What happens to the teacher's targets at private tokens.",
+            "choices": list(_CHOICES["protection"]),
+        },
+    )
+    max_temperature: float = field(
+        default=16.0, metadata={"help": "Teacher temperature of a surely private token ('noise' and 'none')."}
+    )
+    temperature_power: float = field(default=1.0, metadata={"help": "Exponent of the likelihood in the temperature."})
+    temperature_schedule: str = field(
+        default="power",
+        metadata={"help": "How the temperature rises.", "choices": list(_CHOICES["temperature_schedule"])},
+    )
+    temperature_mode: str = field(
+        default="teacher_only",
+        metadata={
+            "help": "Soften the teacher only, or both sides (an ablation that protects nothing at convergence).",
+            "choices": list(_CHOICES["temperature_mode"]),
+        },
+    )
+    noise_scale: float = field(
+        default=1.0, metadata={"help": "Noise scale relative to the largest softened probability."}
+    )
+    noise_support: int = field(
+        default=64, metadata={"help": "How many of the teacher's likeliest tokens are softened and noised; 0: all."}
+    )
+    noise_context: int = field(
+        default=2, metadata={"help": "How many preceding tokens choose the draw; short, so that copies share it."}
+    )
+    noise_distribution: str = field(
+        default="laplace",
+        metadata={"help": "Shape of the noise.", "choices": list(_CHOICES["noise_distribution"])},
+    )
+    noise_replay: bool = field(
+        default=True, metadata={"help": "Draw once and replay; False draws afresh (an ablation: it averages out)."}
+    )
+    mollify_bound: float = field(
+        default=0.1, metadata={"help": "Divergence bound in nats at likelihood 1/2; it is 0 at likelihood 1."}
+    )
+    mollify_order: float = field(default=2.0, metadata={"help": "Order of the Renyi divergence of the bound."})
+    population_min_spans: int = field(
+        default=100, metadata={"help": "Fewest distinct spans that make an average; fewer fall back to a coarser kind."}
+    )
+    population_share: float = field(
+        default=0.0, metadata={"help": "What a surely private token keeps of the individual teacher, in [0, 1]."}
+    )
+
+    model_init_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Arguments of from_pretrained for a student given by name."}
+    )
+    teacher_model_init_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Arguments of from_pretrained for a teacher given by name."}
+    )
+    dataset_text_field: str = field(default="text", metadata={"help": "The column with the text."})
+    max_length: int = field(default=1024, metadata={"help": "Longest row or packed block, in tokens."})
+    packing: bool = field(default=False, metadata={"help": "Join rows and cut them into blocks of max_length."})
+    completion_only_loss: bool | None = field(
+        default=None, metadata={"help": "Learn only the completion; default: yes for prompt/completion rows."}
+    )
+    assistant_only_loss: bool = field(default=False, metadata={"help": "Learn only the assistant's turns."})
+    dataset_num_proc: int | None = field(default=None, metadata={"help": "Processes that tokenise and tag."})
+    tag_dilation: int = field(
+        default=1, metadata={"help": "How many neighbouring tokens inherit a private token's likelihood."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("model_init_kwargs", "teacher_model_init_kwargs"):
+            if isinstance(getattr(self, name), str):
+                setattr(self, name, json.loads(getattr(self, name)))
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not known. Choose one of {', '.join(choices)}.")
+        for name in ("alpha", "beta", "population_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1].")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature={self.temperature} must be positive; 1 leaves the distributions as they are.")
+        if self.max_temperature < 1:
+            raise ValueError(
+                f"max_temperature={self.max_temperature} is below 1, which would sharpen private tokens. Use 1 to leave "
+                "them as they are, or more (the default is 16) to soften them."
+            )
+        for name in ("temperature_power", "mollify_order"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
+        for name in ("hidden_weight", "noise_scale", "noise_support", "noise_context", "mollify_bound", "tag_dilation"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
+        for name in ("max_length", "population_min_spans"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+
+    @property
+    def temperature_settings(self) -> TemperatureSettings:
+        """The temperatures as the loss reads them; mollified and population targets are not softened."""
+        softened = self.protection in ("noise", "none")
+        return TemperatureSettings(
+            base=self.temperature,
+            maximum=self.max_temperature if softened else 1.0,
+            power=self.temperature_power,
+            schedule=self.temperature_schedule,  # type: ignore[arg-type]
+            mode=self.temperature_mode,  # type: ignore[arg-type]
+        )
+
+    @property
+    def data_settings(self) -> DataSettings:
+        """The data options as `swingkd.data` reads them."""
+        return DataSettings(
+            text_field=self.dataset_text_field,
+            max_length=self.max_length,
+            packing=self.packing,
+            completion_only_loss=self.completion_only_loss,
+            assistant_only_loss=self.assistant_only_loss,
+            dilation=self.tag_dilation,
+        )

@@ -1,0 +1,284 @@
+"""From text to batches: tokenise, put the tagger's findings beside the ids, pack, pad.
+
+Every row becomes `input_ids`, `labels` and three columns about privacy, one value per token:
+
+- `pii_likelihood` (uint8): 0 = ordinary ... 255 = surely private;
+- `pii_group` (int32): what the tagger found and where in its span the token stands (`swingkd.targets.population`);
+- `pii_span` (int64): a hash of the span's text, so that copies of one secret can be counted once.
+
+They describe the token *itself*; the loss reads them at the position that predicts it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedTokenizerBase
+
+from swingkd.tagging import CharTags, Tagger, align, dilate, tag_texts
+from swingkd.tagging.windows import require_fast
+from swingkd.targets.population import COPY, GROUP_STRIDE, LAST_PLACE, PLACE_AFTER, PLACE_BEFORE
+
+IGNORE = -100
+PII_COLUMNS = ("pii_likelihood", "pii_group", "pii_span")
+_PADDING = {"input_ids": None, "labels": IGNORE, "attention_mask": 0, "pii_likelihood": 0, "pii_group": 0, "pii_span": 0}
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """How rows become tokens.
+
+    Args:
+        text_field: the column with the text, for rows of plain text.
+        max_length: longest row or block, in tokens.
+        packing: join rows and cut them into blocks of `max_length`; otherwise longer rows are cut off.
+        completion_only_loss: learn only the completion; default: yes for prompt/completion rows.
+        assistant_only_loss: learn only the assistant's turns (the chat template must mark them).
+        dilation: how many neighbouring tokens inherit a private token's likelihood.
+    """
+
+    text_field: str = "text"
+    max_length: int = 1024
+    packing: bool = False
+    completion_only_loss: bool | None = None
+    assistant_only_loss: bool = False
+    dilation: int = 1
+
+
+def prepare_dataset(
+    dataset: Dataset | IterableDataset,
+    tokenizer: PreTrainedTokenizerBase,
+    tagger: Tagger | None,
+    settings: DataSettings,
+    *,
+    num_proc: int | None = None,
+    description: str = "train",
+) -> Dataset | IterableDataset:
+    """Tokenise and tag a dataset.
+
+    Args:
+        dataset: rows with `text`, `prompt` and `completion`, `messages`, or ready `input_ids`; map-style or streaming.
+        tokenizer: a fast tokenizer.
+        tagger: what rates the characters; `None`: nothing is private.
+        settings: see `DataSettings`.
+        num_proc: processes for map-style data.
+        description: shown beside the progress bar.
+
+    Raises:
+        ValueError: slow tokenizer, unknown columns, or no row at all.
+    """
+    columns = dataset.column_names or list(next(iter(dataset), {}))
+    if "input_ids" in columns:
+        if tagger is not None and "pii_likelihood" not in columns:
+            raise ValueError(
+                "The dataset is tokenised already, so the tagger cannot read its text. Pass the text, or add a "
+                "pii_likelihood column (uint8, one value per token; swingkd.data.prepare_dataset writes it)."
+            )
+        prepared = dataset
+    else:
+        require_fast(tokenizer)
+        read = _reader(columns, tokenizer, settings)
+        options: dict[str, Any] = {"batched": True, "remove_columns": columns}
+        if isinstance(dataset, Dataset):
+            options |= {"num_proc": num_proc, "desc": f"Tagging and tokenising ({description})"}
+        prepared = dataset.map(
+            _tokenise, fn_kwargs={"read": read, "tokenizer": tokenizer, "tagger": tagger, "settings": settings}, **options
+        )
+    if settings.packing:
+        options = {"batched": True, "batch_size": 10_000, "fn_kwargs": {"length": settings.max_length}}
+        if isinstance(prepared, Dataset):
+            kept = [c for c in prepared.column_names if c in _PADDING]
+            prepared = prepared.select_columns(kept)
+            options |= {"desc": f"Packing ({description})"}
+        prepared = prepared.map(_pack, **options)
+    return prepared
+
+
+@dataclass(frozen=True)
+class _Rendered:
+    """One row as text; `learn_from` is the first character that the loss counts; `learn` marks tokens instead."""
+
+    text: str
+    learn_from: int = 0
+    learn: list[int] | None = None
+    templated: bool = False
+
+
+class _TextReader:
+    def __init__(self, field: str):
+        self.field = field
+
+    def __call__(self, row: dict[str, Any]) -> _Rendered:
+        return _Rendered(row[self.field])
+
+
+class _CompletionReader:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, completion_only: bool):
+        self.tokenizer = tokenizer
+        self.completion_only = completion_only
+
+    def __call__(self, row: dict[str, Any]) -> _Rendered:
+        prompt, completion = row["prompt"], row["completion"]
+        if isinstance(prompt, str):
+            return _Rendered(prompt + completion, len(prompt) if self.completion_only else 0)
+        start = self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        text = self.tokenizer.apply_chat_template(prompt + completion, tokenize=False)
+        if not text.startswith(start):
+            raise ValueError(
+                "The chat template renders a prompt differently once the completion follows, so the completion cannot "
+                "be told apart. Pass completion_only_loss=False, or use a template whose prompt is a prefix."
+            )
+        return _Rendered(text, len(start) if self.completion_only else 0, templated=True)
+
+
+class _MessagesReader:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, assistant_only: bool):
+        self.tokenizer = tokenizer
+        self.assistant_only = assistant_only
+
+    def __call__(self, row: dict[str, Any]) -> _Rendered:
+        text = self.tokenizer.apply_chat_template(row["messages"], tokenize=False)
+        if not self.assistant_only:
+            return _Rendered(text, templated=True)
+        marked = self.tokenizer.apply_chat_template(
+            row["messages"], return_dict=True, return_assistant_tokens_mask=True
+        )["assistant_masks"]
+        if not any(marked):
+            raise ValueError(
+                "assistant_only_loss=True, but the chat template marks no assistant token. Wrap the assistant's text "
+                "in {% generation %} ... {% endgeneration %} in the template, or turn the option off."
+            )
+        return _Rendered(text, learn=marked, templated=True)
+
+
+def _reader(columns: list[str], tokenizer: PreTrainedTokenizerBase, settings: DataSettings):
+    """Choose how a row is read by its columns."""
+    if "messages" in columns:
+        return _MessagesReader(tokenizer, settings.assistant_only_loss)
+    if "prompt" in columns and "completion" in columns:
+        return _CompletionReader(tokenizer, settings.completion_only_loss is not False)
+    if settings.text_field in columns:
+        return _TextReader(settings.text_field)
+    raise ValueError(
+        f"The dataset has the columns {columns}; none of them can be read. It needs {settings.text_field!r} (set "
+        "dataset_text_field to another column), 'prompt' and 'completion', 'messages', or 'input_ids'."
+    )
+
+
+def _tokenise(batch, read, tokenizer, tagger, settings):
+    size = len(next(iter(batch.values())))
+    rows = [read({key: values[i] for key, values in batch.items()}) for i in range(size)]
+    texts = [row.text for row in rows]
+    encoded = tokenizer(
+        texts, add_special_tokens=not rows[0].templated, return_offsets_mapping=True, return_attention_mask=False
+    )
+    tags = tag_texts(tagger, texts) if tagger is not None else [None] * size
+    cut = None if settings.packing else settings.max_length
+    out: dict[str, list] = {key: [] for key in ("input_ids", "labels")}
+    if tagger is not None:
+        out |= {key: [] for key in PII_COLUMNS}
+    for row, ids, offsets, found in zip(rows, encoded["input_ids"], encoded["offset_mapping"], tags, strict=True):
+        ids, offsets = np.array(ids, np.int64), np.array(offsets, np.int64).reshape(-1, 2)
+        learnt = np.array(row.learn, bool) if row.learn is not None else offsets[:, 1] > row.learn_from
+        if row.learn_from == 0 and row.learn is None:
+            learnt = np.ones(len(ids), bool)
+        if tokenizer.eos_token_id is not None and not row.templated and (not len(ids) or ids[-1] != tokenizer.eos_token_id):
+            ids, learnt = np.append(ids, tokenizer.eos_token_id), np.append(learnt, True)
+            offsets = np.concatenate([offsets, np.full((1, 2), len(row.text))])
+        out["input_ids"].append(ids[:cut])
+        out["labels"].append(np.where(learnt, ids, IGNORE)[:cut])
+        if found is None:
+            continue
+        likelihood, group, span = token_tags(row.text, found, offsets, settings.dilation)
+        out["pii_likelihood"].append(likelihood.astype(np.uint8)[:cut])
+        out["pii_group"].append(group.astype(np.int32)[:cut])
+        out["pii_span"].append(span.astype(np.int64)[:cut])
+    return out
+
+
+def token_tags(
+    text: str, tags: CharTags, offsets: np.ndarray, dilation: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Carry character tags to tokens.
+
+    Args:
+        text: the text.
+        tags: likelihood and labels of its characters.
+        offsets: [tokens, 2] character offsets.
+        dilation: how many neighbouring tokens inherit the likelihood.
+
+    Returns:
+        likelihood (0..255), group and span of each token, all [tokens] int64.
+    """
+    # Rounded up: a likelihood above 0 stays above 0.
+    likelihood = np.ceil(dilate(align(tags.likelihood, offsets), dilation) * 255).astype(np.int64)
+    group, span = np.zeros(len(offsets), np.int64), np.zeros(len(offsets), np.int64)
+    labels = tags.labels
+    begins = (labels > 0) & (np.append(0, labels[:-1]) != labels)
+    token_run = align(np.where(labels > 0, np.cumsum(begins), 0), offsets)
+    starts = np.flatnonzero(begins)
+    ends = np.flatnonzero((labels > 0) & (np.append(labels[1:], 0) != labels)) + 1
+    seen: set[int] = set()
+    for run, (start, end) in enumerate(zip(starts, ends, strict=True), 1):
+        tokens = np.flatnonzero(token_run == run)
+        if not len(tokens):
+            continue
+        label, first, last = int(labels[start]), tokens[0], tokens[-1]
+        identity = _span_hash(label, text[start:end])
+        base = label * GROUP_STRIDE
+        before = slice(max(first - dilation, 0), first)
+        after = slice(last + 1, last + 1 + dilation)
+        for place, tokens_around in ((PLACE_BEFORE, before), (PLACE_AFTER, after)):
+            bare = group[tokens_around] == 0
+            group[tokens_around][bare] = base + place
+            span[tokens_around][bare] = identity
+        group[tokens] = COPY if identity in seen else base + np.minimum(tokens - first + 1, LAST_PLACE)
+        span[tokens] = identity
+        seen.add(identity)
+    return likelihood, np.where(likelihood > 0, group, 0), np.where(likelihood > 0, span, 0)
+
+
+def _span_hash(label: int, text: str) -> int:
+    digest = hashlib.blake2b(text.casefold().encode(), digest_size=8, person=label.to_bytes(2, "little")).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def _pack(batch, length):
+    packed = {}
+    for key, rows in batch.items():
+        joined = np.concatenate([np.asarray(row) for row in rows]) if rows else np.zeros(0, np.int64)
+        packed[key] = [joined[i : i + length] for i in range(0, len(joined), length)]
+    return packed
+
+
+class DistillationCollator:
+    """Pad rows on the right into one batch; the first token of a row, which nothing predicts, gets no label.
+
+    Args:
+        pad_token_id: what fills `input_ids`.
+    """
+
+    def __init__(self, pad_token_id: int):
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Return tensors [rows, longest]; `pii_likelihood` as float32 in [0, 1]."""
+        lengths = [len(row["input_ids"]) for row in rows]
+        batch = {}
+        for key, filler in _PADDING.items():
+            padded = torch.full((len(rows), max(lengths)), self.pad_token_id if filler is None else filler)
+            for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+                if key == "attention_mask":
+                    values = row.get(key, [1] * length)
+                else:
+                    values = row.get(key, row["input_ids"] if key == "labels" else [filler] * length)
+                padded[i, :length] = torch.as_tensor(np.asarray(values, np.int64))
+            batch[key] = padded
+        batch["labels"][:, 0] = IGNORE
+        batch["pii_likelihood"] = batch["pii_likelihood"].to(torch.float32) / 255
+        return batch

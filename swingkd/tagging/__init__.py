@@ -1,0 +1,25 @@
+"""Taggers put a likelihood of being private on every character of a text."""
+
+from swingkd.tagging.base import BaseTagger, CharTags, LabelledTagger, Tagger, align, dilate, tag_texts
+from swingkd.tagging.ensemble import EnsembleTagger
+from swingkd.tagging.presidio import PresidioTagger
+from swingkd.tagging.rarity import RarityTagger
+from swingkd.tagging.rules import DEFAULT_RULES, Rule, RuleTagger
+from swingkd.tagging.token_classifier import TokenClassificationTagger
+
+__all__ = [
+    "DEFAULT_RULES",
+    "BaseTagger",
+    "CharTags",
+    "EnsembleTagger",
+    "LabelledTagger",
+    "PresidioTagger",
+    "RarityTagger",
+    "Rule",
+    "RuleTagger",
+    "Tagger",
+    "TokenClassificationTagger",
+    "align",
+    "dilate",
+    "tag_texts",
+]

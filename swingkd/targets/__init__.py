@@ -1,0 +1,22 @@
+"""What the teacher's distribution becomes before the student sees it."""
+
+from swingkd.targets.base import Drop, PrivatePositions, Protection, Soften
+from swingkd.targets.mollify import MollifiedTarget
+from swingkd.targets.noise import NoisedTarget, NoiseKey
+from swingkd.targets.population import PopulationBuilder, PopulationTable, PopulationTarget
+from swingkd.targets.temperature import TemperatureSettings, TokenTemperatures
+
+__all__ = [
+    "Drop",
+    "MollifiedTarget",
+    "NoiseKey",
+    "NoisedTarget",
+    "PopulationBuilder",
+    "PopulationTable",
+    "PopulationTarget",
+    "PrivatePositions",
+    "Protection",
+    "Soften",
+    "TemperatureSettings",
+    "TokenTemperatures",
+]

@@ -1,0 +1,67 @@
+"""What a protection is: something that rewrites the teacher's distribution at private positions.
+
+Ordinary positions never reach a protection, so with likelihood 0 everywhere distillation is exactly the plain one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from swingkd.targets.temperature import soften_support
+
+
+@dataclass(frozen=True)
+class PrivatePositions:
+    """All that a protection may know of P private positions (no batch statistics: they would couple records).
+
+    Args:
+        likelihood: [P] float in (0, 1] of the token to be predicted.
+        temperature: [P] teacher temperature.
+        context: [P, w] ids of the tokens just before it, the nearest last; -1 where there is none.
+        group: [P] what the tagger found (see `swingkd.data`); 0 nothing named, -1 a copy from the same record.
+        public_log_probs: [P, V] the public model's log-probabilities, where there is a public model.
+    """
+
+    likelihood: torch.Tensor
+    temperature: torch.Tensor
+    context: torch.Tensor
+    group: torch.Tensor
+    public_log_probs: torch.Tensor | None = None
+
+
+class Protection(Protocol):
+    """Anything that turns the teacher's distribution at private positions into a protected target."""
+
+    def protect(self, log_probs: torch.Tensor, positions: PrivatePositions) -> torch.Tensor:
+        """Map the teacher's log-probabilities [P, V] at T = 1 to those of the target [P, V]; a row of -inf means no
+        target: the position is left out of the loss."""
+        ...
+
+
+class Soften:
+    """Temperature alone, within the teacher's `support` likeliest tokens (ablation: it cannot change a rank)."""
+
+    def __init__(self, support: int = 64):
+        self.support = support
+
+    def protect(self, log_probs: torch.Tensor, positions: PrivatePositions) -> torch.Tensor:
+        """See `Protection.protect`."""
+        support = top_support(log_probs, self.support)
+        return log_probs.scatter(-1, support, soften_support(log_probs, positions.temperature, support))
+
+
+class Drop:
+    """No target at all at private positions: the plain rival that every protection must beat."""
+
+    def protect(self, log_probs: torch.Tensor, positions: PrivatePositions) -> torch.Tensor:
+        """See `Protection.protect`."""
+        return torch.full_like(log_probs, -torch.inf)
+
+
+def top_support(log_probs: torch.Tensor, size: int) -> torch.Tensor:
+    """Return the ids [P, K] of the likeliest tokens; `size` 0 means the whole vocabulary."""
+    vocabulary = log_probs.size(-1)
+    return log_probs.topk(min(size or vocabulary, vocabulary), dim=-1).indices

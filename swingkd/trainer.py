@@ -1,0 +1,397 @@
+"""PrivateDistillationTrainer: the Hugging Face Trainer with a teacher whose targets are protected at private tokens.
+
+The trainer holds hooks only; the formulas are in `swingkd.losses` and `swingkd.targets`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from datasets import Dataset, IterableDataset
+from peft import PeftConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+)
+from transformers.trainer_utils import EvalPrediction
+
+from swingkd import checks
+from swingkd.config import PrivateDistillationConfig
+from swingkd.data import IGNORE, PII_COLUMNS, DistillationCollator, prepare_dataset
+from swingkd.losses import HintProjection, TokenLosses, hint_losses, protected_targets, token_losses
+from swingkd.tagging import Tagger
+from swingkd.targets import (
+    Drop,
+    MollifiedTarget,
+    NoisedTarget,
+    NoiseKey,
+    PopulationBuilder,
+    PopulationTable,
+    PopulationTarget,
+    PrivatePositions,
+    Protection,
+    Soften,
+)
+
+_HINT_FILE = "hint_projection.safetensors"
+
+
+class _Tokens(NamedTuple):
+    """The N predicted tokens of a batch: where they are predicted ([B, T - 1] bool) and facts about each, [N]."""
+
+    at: torch.Tensor
+    labels: torch.Tensor
+    likelihood: torch.Tensor
+    context: torch.Tensor
+    group: torch.Tensor
+    span: torch.Tensor
+
+
+class PrivateDistillationTrainer(Trainer):
+    """Distil a teacher into a student while its targets are protected at private tokens.
+
+    With `protection="none"` and no tagger it is ordinary, exact, off-policy distillation.
+
+    Args:
+        model: the student, or its name on the Hub or on disk.
+        teacher_model: the teacher, or its name; it may be quantised.
+        args: a `PrivateDistillationConfig`.
+        train_dataset: text, prompt/completion, messages or tokenised rows, map-style or streaming.
+        eval_dataset: the same, or a dict of such data sets.
+        processing_class: the fast tokenizer that teacher and student share; default: the student's.
+        tagger: what rates the text; not needed where the data has a `pii_likelihood` column.
+        public_model: a causal LM trained on public text with the same tokenizer, for `protection="mollify"`.
+        target_protection: an object with a `protect` method, used instead of `args.protection`.
+        data_collator, callbacks, optimizers: as in `Trainer`.
+        peft_config: train an adapter instead of the whole student.
+
+    Raises:
+        ValueError: teacher and student do not fit each other or the data, before the first step.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        teacher_model: str | PreTrainedModel,
+        args: PrivateDistillationConfig,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | IterableDataset | dict[str, Dataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        tagger: Tagger | None = None,
+        public_model: str | PreTrainedModel | None = None,
+        target_protection: Protection | None = None,
+        data_collator: Callable | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple = (None, None),
+        peft_config: PeftConfig | None = None,
+    ):
+        checks.different_models(model, teacher_model)
+        checks.one_device_per_process(args)
+        if processing_class is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            if not name:
+                raise ValueError("The student has no name to load a tokenizer from: pass processing_class=tokenizer.")
+            processing_class = AutoTokenizer.from_pretrained(name)
+        checks.can_pad(processing_class)
+        if isinstance(model, str):
+            model = AutoModelForCausalLM.from_pretrained(model, **(args.model_init_kwargs or {}))
+        if isinstance(teacher_model, str):
+            teacher_model = AutoModelForCausalLM.from_pretrained(teacher_model, **(args.teacher_model_init_kwargs or {}))
+        if isinstance(public_model, str):
+            public_model = AutoModelForCausalLM.from_pretrained(public_model)
+        if args.protection == "mollify" and public_model is None and target_protection is None:
+            raise ValueError(
+                "protection='mollify' mixes the teacher with a public model: pass public_model=<a causal LM trained on "
+                "public text with the same tokenizer>, or choose protection='population'."
+            )
+        others = {"teacher": teacher_model, "public": public_model}
+        for role, other in {"student": model, **others}.items():
+            if other is not None:
+                checks.fits_tokenizer(role, other, processing_class)
+                checks.fits_length(role, other, args.max_length)
+        # Heads are often padded to different sizes over one tokenizer; what lies beyond it is never a token.
+        self.vocabulary = len(processing_class)
+
+        if peft_config is not None:
+            model = get_peft_model(model, peft_config)
+        if args.hidden_weight > 0:
+            model.add_module(
+                "hint_projection",
+                HintProjection(checks.hidden_size("student", model), checks.hidden_size("teacher", teacher_model)),
+            )
+
+        def prepared(dataset, name):
+            if dataset is None:
+                return None
+            return prepare_dataset(
+                dataset,
+                processing_class,
+                tagger,
+                args.data_settings,
+                num_proc=args.dataset_num_proc,
+                description=name,
+            )
+
+        with args.main_process_first(desc="tokenising", local=True):
+            train_dataset = prepared(train_dataset, "train")
+            if isinstance(eval_dataset, dict):
+                eval_dataset = {name: prepared(part, name) for name, part in eval_dataset.items()}
+            else:
+                eval_dataset = prepared(eval_dataset, "eval")
+        if train_dataset is not None:
+            if args.protection != "none" or tagger is not None or target_protection is not None:
+                checks.something_private(train_dataset, args.protection)
+            checks.rows_fit(train_dataset, model)
+
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator or DistillationCollator(processing_class.pad_token_id),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_metrics=_token_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        # Our loss divides by the number of tokens of the whole optimisation step, so the Trainer must count them.
+        self.model_accepts_loss_kwargs = True
+        self._loss_shifts_labels = True
+        self.teacher_model = self._freeze(teacher_model)
+        self.public_model = self._freeze(public_model) if public_model is not None else None
+        self._protection = target_protection
+
+    def _freeze(self, model: PreTrainedModel) -> nn.Module:
+        model.eval().requires_grad_(False)
+        # A model that from_pretrained spread over devices (quantised, device_map) is already where it belongs.
+        if getattr(model, "hf_device_map", None) is None:
+            model = model.to(self.args.device)
+        return model
+
+    # --- what the loss needs -------------------------------------------------------------------------------------
+
+    @property
+    def private_dir(self) -> Path:
+        """Where secrets live; never pushed to the Hub."""
+        return Path(self.args.output_dir) / "_private"
+
+    @property
+    def protection(self) -> Protection:
+        """What rewrites the teacher's targets at private tokens; built when first needed."""
+        if self._protection is None:
+            self._protection = self._build_protection(reuse=False)
+        return self._protection
+
+    def _build_protection(self, reuse: bool) -> Protection:
+        args = self.args
+        if args.protection == "noise":
+            key = NoiseKey.load_or_create(self.private_dir / "noise_key") if args.noise_replay else None
+            return NoisedTarget(
+                key, scale=args.noise_scale, support=args.noise_support, distribution=args.noise_distribution
+            )
+        if args.protection == "mollify":
+            return MollifiedTarget(args.mollify_bound, args.mollify_order)
+        if args.protection == "population":
+            return PopulationTarget(self._population_table(reuse), args.population_share)
+        return Drop() if args.protection == "drop" else Soften(args.noise_support)
+
+    def _population_table(self, reuse: bool) -> PopulationTable:
+        """Average the teacher over the training set, on one process; a resumed run reads the table it began with."""
+        path = self.private_dir / "population.safetensors"
+        if self.args.process_index == 0 and not (reuse and path.exists()):
+            if self.train_dataset is None:
+                raise ValueError("protection='population' averages over the training set: pass train_dataset=...")
+            builder = PopulationBuilder(self.vocabulary)
+            loader = DataLoader(
+                self._remove_unused_columns(self.train_dataset),
+                batch_size=self.args.per_device_eval_batch_size,
+                collate_fn=self.data_collator,
+            )
+            for batch in tqdm(loader, desc="Averaging private tokens", disable=self.args.disable_tqdm):
+                batch = {key: value.to(self.args.device) for key, value in batch.items()}
+                tokens = self._predicted_tokens(batch)
+                private = tokens.likelihood > 0
+                if not bool(private.any()):
+                    continue
+                with torch.no_grad(), self.compute_loss_context_manager():
+                    logits = self._logits(self.teacher_model, batch, tokens.at)[private]
+                builder.add(logits.log_softmax(-1), tokens.group[private], tokens.span[private])
+            builder.finish(self.args.population_min_spans).save(path)
+        self.accelerator.wait_for_everyone()
+        return PopulationTable.load(path)
+
+    def _predicted_tokens(self, inputs: dict[str, torch.Tensor]) -> _Tokens:
+        """Find the tokens that have a label, and what is known of each."""
+        labels = inputs["labels"][:, 1:]
+        at = labels != IGNORE
+        width = self.args.noise_context
+        ids = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -1)
+        # Row t of the windows holds the tokens just before t.
+        reach = max(width, 1)
+        windows = nn.functional.pad(ids, (reach, 0), value=-1)[:, :-1].unfold(1, reach, 1)
+        likelihood, group, span = (inputs[name][:, 1:][at] for name in PII_COLUMNS)
+        return _Tokens(at, labels[at], likelihood, windows[:, 1:][at][:, :width], group, span)
+
+    def _logits(self, model: nn.Module, inputs: dict[str, torch.Tensor], at: torch.Tensor) -> torch.Tensor:
+        """Return a frozen model's logits [N, V] in float32 where tokens are predicted."""
+        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+        return _float(outputs.logits[:, :-1, : self.vocabulary][at])
+
+    # --- the loss --------------------------------------------------------------------------------------------------
+
+    def _losses(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[TokenLosses, torch.Tensor, _Tokens]:
+        """Return the parts of the loss, the whole loss per token [N], and the tokens."""
+        hints = self.args.hidden_weight > 0
+        tokens = self._predicted_tokens(inputs)
+        student = model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            use_cache=False,
+            output_hidden_states=hints,
+        )
+        with torch.no_grad():
+            teacher = self.teacher_model(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                use_cache=False,
+                output_hidden_states=hints,
+            )
+        at, cut = tokens.at, self.vocabulary
+        student_logits = _float(student.logits[:, :-1, :cut][at])
+        teacher_logits = _float(teacher.logits[:, :-1, :cut][at]).to(student_logits)
+        temperatures = self.args.temperature_settings.for_tokens(tokens.likelihood.to(student_logits))
+        private = tokens.likelihood > 0
+        positions = None
+        if bool(private.any()):
+            public = None
+            if self.public_model is not None:
+                with torch.no_grad():
+                    public = self._logits(self.public_model, inputs, at)[private].log_softmax(-1)
+            positions = PrivatePositions(
+                likelihood=tokens.likelihood[private].to(student_logits),
+                temperature=temperatures.teacher[private],
+                context=tokens.context[private],
+                group=tokens.group[private],
+                public_log_probs=public,
+            )
+        with torch.no_grad():
+            targets = protected_targets(
+                teacher_logits,
+                temperatures.teacher,
+                private,
+                positions,
+                self.protection if positions is not None else None,
+            )
+        parts = token_losses(
+            student_logits,
+            targets,
+            tokens.labels,
+            tokens.likelihood.to(student_logits),
+            temperatures,
+            beta=self.args.beta,
+        )
+        loss = parts.total(self.args.alpha)
+        if hints:
+            projection = self.accelerator.unwrap_model(model).hint_projection
+            loss = loss + self.args.hidden_weight * hint_losses(
+                projection(student.hidden_states[-1][:, :-1][at]),
+                teacher.hidden_states[-1][:, :-1][at].to(student_logits.device),
+                tokens.likelihood,
+            )
+        return parts, loss, tokens
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Return the sum over tokens divided by the tokens of the whole optimisation step (never the logits)."""
+        _, loss, tokens = self._losses(model, inputs)
+        if num_items_in_batch is None:
+            total = loss.sum() / max(len(tokens.labels), 1)
+        else:
+            total = loss.sum() / num_items_in_batch
+            if self.args.average_tokens_across_devices:
+                # The count is global, and data-parallel training averages the gradients.
+                total = total * self.accelerator.num_processes
+        return (total, {}) if return_outputs else total
+
+    # --- evaluation --------------------------------------------------------------------------------------------------
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Return the loss and, per sequence, sums from which the metrics are made: never [B, T, V] logits."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            parts, loss, tokens = self._losses(model, inputs)
+        row = tokens.at.nonzero()[:, 0]
+        flagged = (tokens.likelihood >= 0.5).to(loss)
+        columns = torch.stack(
+            [torch.ones_like(loss), flagged, parts.hard, parts.hard * flagged, parts.soft, loss], dim=1
+        )
+        sums = columns.new_zeros(len(tokens.at), columns.size(1)).index_add_(0, row, columns)
+        mean = loss.sum() / max(len(loss), 1)
+        # The third value makes the Trainer call compute_metrics; nothing reads it.
+        return mean.detach(), sums, sums[:, 0]
+
+    # --- hooks of the Trainer -------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        """Train as `Trainer.train` does; the protection is built first, or read back when resuming."""
+        if self._protection is None:
+            self._protection = self._build_protection(reuse=bool(resume_from_checkpoint))
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns += [name for name in PII_COLUMNS if name not in self._signature_columns]
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Save the student; the hint projection, which is no part of it, goes into a file of its own."""
+        hint = self.model._modules.pop("hint_projection", None)
+        try:
+            if state_dict is not None:
+                state_dict = {k: v for k, v in state_dict.items() if "hint_projection." not in k}
+            super()._save(output_dir, state_dict)
+        finally:
+            if hint is not None:
+                self.model.add_module("hint_projection", hint)
+        if hint is not None and self.args.should_save:
+            weights = {k: v.detach().cpu().contiguous() for k, v in hint.state_dict().items()}
+            save_file(weights, os.path.join(output_dir or self.args.output_dir, _HINT_FILE))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        hint = self.model._modules.pop("hint_projection", None)
+        try:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        finally:
+            if hint is not None:
+                self.model.add_module("hint_projection", hint)
+        if hint is not None:
+            hint.load_state_dict(load_file(os.path.join(resume_from_checkpoint, _HINT_FILE)))
+
+
+def _float(logits: torch.Tensor) -> torch.Tensor:
+    """Half-precision logits become float32; float32 and float64 stay."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
+def _token_metrics(prediction: EvalPrediction) -> dict[str, Any]:
+    """Turn the sums of `prediction_step` into perplexities (all, flagged, unflagged) and the distillation loss."""
+    tokens, flagged, nll, flagged_nll, soft, loss = np.asarray(prediction.predictions, np.float64).sum(0)
+    metrics = {"perplexity": np.exp(nll / tokens), "soft_loss": soft / tokens, "distillation_loss": loss / tokens}
+    if flagged:
+        metrics["perplexity_flagged"] = np.exp(flagged_nll / flagged)
+    if tokens > flagged:
+        metrics["perplexity_unflagged"] = np.exp((nll - flagged_nll) / (tokens - flagged))
+    return {key: float(value) for key, value in metrics.items()}
