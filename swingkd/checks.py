@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
-from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 
@@ -12,8 +11,8 @@ def different_models(student: str | PreTrainedModel, teacher: str | PreTrainedMo
     """Refuse a teacher that is the student."""
     if student is teacher or (isinstance(student, str) and student == teacher):
         raise ValueError(
-            "The teacher is the student: there would be nothing to distil. Pass two models; for self-distillation load "
-            "the checkpoint twice."
+            "The teacher is the student: there would be nothing to distil. Pass two models; for self-distillation "
+            "load the checkpoint twice."
         )
 
 
@@ -53,7 +52,8 @@ def fits_tokenizer(role: str, model: PreTrainedModel, tokenizer: PreTrainedToken
     if own.get_vocab() != tokenizer.get_vocab():
         raise ValueError(
             f"The {role} model {name!r} has another tokenizer ({len(own)} tokens) than the one passed "
-            f"({len(tokenizer)}): the same id would mean different tokens. Choose a teacher and a student of one family."
+            f"({len(tokenizer)}): the same id would mean different tokens. "
+            "Choose a teacher and a student of one family."
         )
 
 
@@ -98,12 +98,12 @@ def something_private(dataset: Dataset | IterableDataset, protection: str) -> No
         for batch in dataset.select_columns(["pii_likelihood"]).with_format("arrow").iter(10_000)
     ):
         raise ValueError(
-            "The tagger found nothing private in the training set: the likelihood is 0 everywhere and nothing would be "
-            "protected. Check the tagger on a few texts (swingkd tag), or pass tagger=None with protection='none'."
+            "The tagger found nothing private in the training set: the likelihood is 0 everywhere and nothing would "
+            "be protected. Check the tagger on a few texts (swingkd tag), or pass tagger=None with protection='none'."
         )
 
 
-def hidden_size(role: str, model: nn.Module) -> int:
+def hidden_size(role: str, model: PreTrainedModel) -> int:
     """Return the width of a model's hidden states."""
     size = getattr(model.config.get_text_config(), "hidden_size", None)
     if size is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from transformers import TrainingArguments
 
@@ -44,13 +44,18 @@ class PrivateDistillationConfig(TrainingArguments):
     > Parameters that control the models and the data
 
         model_init_kwargs, teacher_model_init_kwargs: for `from_pretrained`, where a model is given by name.
-        dataset_text_field, max_length, packing, completion_only_loss, assistant_only_loss, dataset_num_proc: as in TRL.
+        dataset_text_field, max_length, packing, completion_only_loss, assistant_only_loss, dataset_num_proc: as TRL
+            names them.
         tag_dilation: how many neighbouring tokens inherit a private token's likelihood.
 
     The noise key is not a setting: it is drawn from the system's randomness and lives in `output_dir/_private/`.
     """
 
-    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs", "teacher_model_init_kwargs"]
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [
+        *TrainingArguments._VALID_DICT_FIELDS,
+        "model_init_kwargs",
+        "teacher_model_init_kwargs",
+    ]
 
     alpha: float = field(default=0.5, metadata={"help": "Weight of the soft loss in [0, 1]; the rest is hard labels."})
     beta: float = field(
@@ -61,7 +66,7 @@ class PrivateDistillationConfig(TrainingArguments):
         default=0.0, metadata={"help": "Weight of hint matching on the last hidden states; 0 turns it off."}
     )
 
-    protection: str = field(
+    protection: Literal["noise", "mollify", "population", "none", "drop"] = field(
         default="population",
         metadata={
             "help": "What happens to the teacher's targets at private tokens.",
@@ -72,11 +77,11 @@ class PrivateDistillationConfig(TrainingArguments):
         default=16.0, metadata={"help": "Teacher temperature of a surely private token ('noise' and 'none')."}
     )
     temperature_power: float = field(default=1.0, metadata={"help": "Exponent of the likelihood in the temperature."})
-    temperature_schedule: str = field(
+    temperature_schedule: Literal["power", "geometric"] = field(
         default="power",
         metadata={"help": "How the temperature rises.", "choices": list(_CHOICES["temperature_schedule"])},
     )
-    temperature_mode: str = field(
+    temperature_mode: Literal["teacher_only", "symmetric"] = field(
         default="teacher_only",
         metadata={
             "help": "Soften the teacher only, or both sides (an ablation that protects nothing at convergence).",
@@ -92,7 +97,7 @@ class PrivateDistillationConfig(TrainingArguments):
     noise_context: int = field(
         default=2, metadata={"help": "How many preceding tokens choose the draw; short, so that copies share it."}
     )
-    noise_distribution: str = field(
+    noise_distribution: Literal["laplace", "gaussian"] = field(
         default="laplace",
         metadata={"help": "Shape of the noise.", "choices": list(_CHOICES["noise_distribution"])},
     )
@@ -104,16 +109,18 @@ class PrivateDistillationConfig(TrainingArguments):
     )
     mollify_order: float = field(default=2.0, metadata={"help": "Order of the Renyi divergence of the bound."})
     population_min_spans: int = field(
-        default=100, metadata={"help": "Fewest distinct spans that make an average; fewer fall back to a coarser kind."}
+        default=100,
+        metadata={"help": "Fewest distinct spans that make an average; fewer fall back to a coarser kind."},
     )
     population_share: float = field(
         default=0.0, metadata={"help": "What a surely private token keeps of the individual teacher, in [0, 1]."}
     )
 
-    model_init_kwargs: dict[str, Any] | str | None = field(
+    # From the command line they come as JSON text; __post_init__ reads it.
+    model_init_kwargs: dict[str, Any] | None = field(
         default=None, metadata={"help": "Arguments of from_pretrained for a student given by name."}
     )
-    teacher_model_init_kwargs: dict[str, Any] | str | None = field(
+    teacher_model_init_kwargs: dict[str, Any] | None = field(
         default=None, metadata={"help": "Arguments of from_pretrained for a teacher given by name."}
     )
     dataset_text_field: str = field(default="text", metadata={"help": "The column with the text."})
@@ -140,16 +147,25 @@ class PrivateDistillationConfig(TrainingArguments):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1].")
         if self.temperature <= 0:
-            raise ValueError(f"temperature={self.temperature} must be positive; 1 leaves the distributions as they are.")
+            raise ValueError(
+                f"temperature={self.temperature} must be positive; 1 leaves the distributions as they are."
+            )
         if self.max_temperature < 1:
             raise ValueError(
-                f"max_temperature={self.max_temperature} is below 1, which would sharpen private tokens. Use 1 to leave "
-                "them as they are, or more (the default is 16) to soften them."
+                f"max_temperature={self.max_temperature} is below 1, which would sharpen private tokens. Use 1 to "
+                "leave them as they are, or more (the default is 16) to soften them."
             )
         for name in ("temperature_power", "mollify_order"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive.")
-        for name in ("hidden_weight", "noise_scale", "noise_support", "noise_context", "mollify_bound", "tag_dilation"):
+        for name in (
+            "hidden_weight",
+            "noise_scale",
+            "noise_support",
+            "noise_context",
+            "mollify_bound",
+            "tag_dilation",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
         for name in ("max_length", "population_min_spans"):
@@ -164,8 +180,8 @@ class PrivateDistillationConfig(TrainingArguments):
             base=self.temperature,
             maximum=self.max_temperature if softened else 1.0,
             power=self.temperature_power,
-            schedule=self.temperature_schedule,  # type: ignore[arg-type]
-            mode=self.temperature_mode,  # type: ignore[arg-type]
+            schedule=self.temperature_schedule,
+            mode=self.temperature_mode,
         )
 
     @property

@@ -20,13 +20,20 @@ import torch
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from swingkd.tagging import CharTags, Tagger, align, dilate, tag_texts
+from swingkd.tagging import CharTags, Tagger, align, dilate, label_spans, tag_texts
 from swingkd.tagging.windows import require_fast
 from swingkd.targets.population import COPY, GROUP_STRIDE, LAST_PLACE, PLACE_AFTER, PLACE_BEFORE
 
 IGNORE = -100
 PII_COLUMNS = ("pii_likelihood", "pii_group", "pii_span")
-_PADDING = {"input_ids": None, "labels": IGNORE, "attention_mask": 0, "pii_likelihood": 0, "pii_group": 0, "pii_span": 0}
+_PADDING = {
+    "input_ids": None,
+    "labels": IGNORE,
+    "attention_mask": 0,
+    "pii_likelihood": 0,
+    "pii_group": 0,
+    "pii_span": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,9 @@ def prepare_dataset(
         if isinstance(dataset, Dataset):
             options |= {"num_proc": num_proc, "desc": f"Tagging and tokenising ({description})"}
         prepared = dataset.map(
-            _tokenise, fn_kwargs={"read": read, "tokenizer": tokenizer, "tagger": tagger, "settings": settings}, **options
+            _tokenise,
+            fn_kwargs={"read": read, "tokenizer": tokenizer, "tagger": tagger, "settings": settings},
+            **options,
         )
     if settings.packing:
         options = {"batched": True, "batch_size": 10_000, "fn_kwargs": {"length": settings.max_length}}
@@ -187,7 +196,11 @@ def _tokenise(batch, read, tokenizer, tagger, settings):
         learnt = np.array(row.learn, bool) if row.learn is not None else offsets[:, 1] > row.learn_from
         if row.learn_from == 0 and row.learn is None:
             learnt = np.ones(len(ids), bool)
-        if tokenizer.eos_token_id is not None and not row.templated and (not len(ids) or ids[-1] != tokenizer.eos_token_id):
+        if (
+            tokenizer.eos_token_id is not None
+            and not row.templated
+            and (not len(ids) or ids[-1] != tokenizer.eos_token_id)
+        ):
             ids, learnt = np.append(ids, tokenizer.eos_token_id), np.append(learnt, True)
             offsets = np.concatenate([offsets, np.full((1, 2), len(row.text))])
         out["input_ids"].append(ids[:cut])
@@ -218,17 +231,17 @@ def token_tags(
     # Rounded up: a likelihood above 0 stays above 0.
     likelihood = np.ceil(dilate(align(tags.likelihood, offsets), dilation) * 255).astype(np.int64)
     group, span = np.zeros(len(offsets), np.int64), np.zeros(len(offsets), np.int64)
-    labels = tags.labels
-    begins = (labels > 0) & (np.append(0, labels[:-1]) != labels)
-    token_run = align(np.where(labels > 0, np.cumsum(begins), 0), offsets)
-    starts = np.flatnonzero(begins)
-    ends = np.flatnonzero((labels > 0) & (np.append(labels[1:], 0) != labels)) + 1
+    spans = label_spans(tags.labels)
+    runs = np.zeros(len(text), np.int64)
+    for run, (start, end, _) in enumerate(spans, 1):
+        runs[start:end] = run
+    token_run = align(runs, offsets)
     seen: set[int] = set()
-    for run, (start, end) in enumerate(zip(starts, ends, strict=True), 1):
+    for run, (start, end, label) in enumerate(spans, 1):
         tokens = np.flatnonzero(token_run == run)
         if not len(tokens):
             continue
-        label, first, last = int(labels[start]), tokens[0], tokens[-1]
+        first, last = tokens[0], tokens[-1]
         identity = _span_hash(label, text[start:end])
         base = label * GROUP_STRIDE
         before = slice(max(first - dilation, 0), first)

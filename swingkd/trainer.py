@@ -82,6 +82,8 @@ class PrivateDistillationTrainer(Trainer):
         ValueError: teacher and student do not fit each other or the data, before the first step.
     """
 
+    args: PrivateDistillationConfig
+    model: nn.Module
     loss_is_scaled_for_ga = True
 
     def __init__(
@@ -111,13 +113,15 @@ class PrivateDistillationTrainer(Trainer):
         if isinstance(model, str):
             model = AutoModelForCausalLM.from_pretrained(model, **(args.model_init_kwargs or {}))
         if isinstance(teacher_model, str):
-            teacher_model = AutoModelForCausalLM.from_pretrained(teacher_model, **(args.teacher_model_init_kwargs or {}))
+            teacher_model = AutoModelForCausalLM.from_pretrained(
+                teacher_model, **(args.teacher_model_init_kwargs or {})
+            )
         if isinstance(public_model, str):
             public_model = AutoModelForCausalLM.from_pretrained(public_model)
         if args.protection == "mollify" and public_model is None and target_protection is None:
             raise ValueError(
-                "protection='mollify' mixes the teacher with a public model: pass public_model=<a causal LM trained on "
-                "public text with the same tokenizer>, or choose protection='population'."
+                "protection='mollify' mixes the teacher with a public model: pass public_model=<a causal LM trained "
+                "on public text with the same tokenizer>, or choose protection='population'."
             )
         others = {"teacher": teacher_model, "public": public_model}
         for role, other in {"student": model, **others}.items():

@@ -20,17 +20,18 @@ from typing import Literal
 from datasets import Dataset, concatenate_datasets
 
 _FIRST = (
-    "adele amir anita boris carla cedric daria dmitri edith elias esther farid fiona gideon greta hamid hanna igor "
-    "ingrid jamal jasmin jonas judith karim katja keiko leila leon lydia marek marta miguel mona nadia nils olga omar "
-    "paolo petra quentin rania ravi rosa samir selma stefan tamara theo ulla umberto vera viktor wanda xenia yara yusuf "
-    "zara zoltan"
+    "adele amir anita boris carla cedric daria dmitri edith elias esther farid fiona gideon greta hamid "
+    "hanna igor ingrid jamal jasmin jonas judith karim katja keiko leila leon lydia marek marta miguel "
+    "mona nadia nils olga omar paolo petra quentin rania ravi rosa samir selma stefan tamara theo ulla "
+    "umberto vera viktor wanda xenia yara yusuf zara zoltan "
 ).split()
 _LAST = (
-    "abbot barlow becker castor cohen dalton dorsey ellery engel farrow fuchs garner gruber haddad hollis ibsen ivanov "
-    "jansen jordan kadare keller laszlo linden madison moreau nakata norris oakley ortega palmer petrov quigley quist "
-    "rahman rowan sadler santos tanaka thorne ulrich usher vance vidal walton weber xavier yamada yates zeller zimmer"
+    "abbot barlow becker castor cohen dalton dorsey ellery engel farrow fuchs garner gruber haddad hollis "
+    "ibsen ivanov jansen jordan kadare keller laszlo linden madison moreau nakata norris oakley ortega "
+    "palmer petrov quigley quist rahman rowan sadler santos tanaka thorne ulrich usher vance vidal walton "
+    "weber xavier yamada yates zeller zimmer "
 ).split()
-_HOSTS = "acme.example bluesky.example contoso.example fabrikam.example globex.example initech.example".split()
+_HOSTS = ("acme.example bluesky.example contoso.example fabrikam.example globex.example initech.example ").split()
 
 Kind = Literal["digits", "email", "names"]
 
@@ -136,7 +137,8 @@ class CanarySet:
         people = [f"{first} {last}" for first in _FIRST for last in _LAST]
         if len(levels) > 1 and "{name}" not in before:
             raise ValueError(
-                f"{len(levels)} canaries behind the one prefix {before!r} would compete: put {{name}} into the template."
+                f"{len(levels)} canaries behind the one prefix {before!r} would compete: "
+                "put {name} into the template."
             )
         size = _size(slots)
         if len(levels) > min(len(people), size):
@@ -221,8 +223,6 @@ class CanarySet:
 
     def __repr__(self) -> str:
         return f"CanarySet(template={self.template!r}, kind={self.kind!r}, canaries={len(self.canaries)})"
-
-
 
 
 def _size(slots: tuple[tuple[str, ...], ...]) -> int:

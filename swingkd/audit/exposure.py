@@ -90,8 +90,11 @@ class ExposureReport:
     def exposures(self, repetitions: int) -> np.ndarray:
         """Return the exposures of the canaries inserted so often; 0: of those never inserted (the controls)."""
         return np.array(
-            [c.exposure for c in self.canaries if (c.repetitions == repetitions and c.inserted) or
-             (repetitions == 0 and not c.inserted)]
+            [
+                c.exposure
+                for c in self.canaries
+                if (c.repetitions == repetitions and c.inserted) or (repetitions == 0 and not c.inserted)
+            ]
         )
 
     @property
@@ -113,9 +116,7 @@ class ExposureReport:
         values, controls = self.exposures(repetitions), self.exposures(0)
         if not len(controls):
             raise ValueError("The canary set has no controls, so there is no excess: generate it with controls > 0.")
-        return _bootstrap(
-            (values, controls), lambda x, y, axis=-1: x.mean(axis=axis) - y.mean(axis=axis), len(values)
-        )
+        return _bootstrap((values, controls), lambda x, y, axis=-1: x.mean(axis=axis) - y.mean(axis=axis), len(values))
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain types; no secrets."""
@@ -188,7 +189,9 @@ def measure_exposure(
     try:
         walker = _Walker(model, batch_size)
         rng = random.Random(seed)
-        drawn = [canaries.filling(rng.randrange(canaries.space)) for _ in range(references if method != "exact" else 64)]
+        drawn = [
+            canaries.filling(rng.randrange(canaries.space)) for _ in range(references if method != "exact" else 64)
+        ]
         results, p_values, brute_force = [], [], 0
         for canary in tqdm(canaries.canaries, desc="Exposure", disable=not progress):
             others = None if method == "exact" else drawn
@@ -324,4 +327,3 @@ class _Walker:
             gained = log_probs[torch.as_tensor(owner, device=log_probs.device), token].double().cpu().numpy()
             scores[level + 1][child] = scores[level][batch][owner] + gained
             yield level + 1, child, owner, deeper
-

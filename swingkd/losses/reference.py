@@ -24,7 +24,7 @@ _LOG_ZERO, _LOG_FLOOR = -1e4, math.log(1e-8)
 
 
 class TokenLosses(NamedTuple):
-    """Per token [N]: `soft` = c_i * D_beta, `hard` = CE(x_i) unweighted, `hard_weight` = what the hard label counts."""
+    """Per token [N]: `soft` = c_i * D_beta, `hard` = CE(x_i) unweighted, `hard_weight`: what the hard label counts."""
 
     soft: torch.Tensor
     hard: torch.Tensor

@@ -1,6 +1,6 @@
 """Taggers put a likelihood of being private on every character of a text."""
 
-from swingkd.tagging.base import BaseTagger, CharTags, LabelledTagger, Tagger, align, dilate, tag_texts
+from swingkd.tagging.base import BaseTagger, CharTags, LabelledTagger, Tagger, align, dilate, label_spans, tag_texts
 from swingkd.tagging.ensemble import EnsembleTagger
 from swingkd.tagging.presidio import PresidioTagger
 from swingkd.tagging.rarity import RarityTagger
@@ -21,5 +21,6 @@ __all__ = [
     "TokenClassificationTagger",
     "align",
     "dilate",
+    "label_spans",
     "tag_texts",
 ]

@@ -12,6 +12,7 @@ tokens of any fast tokenizer.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from itertools import pairwise
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -75,6 +76,16 @@ def paint(tags: CharTags, start: int, end: int, likelihood: float, label: int) -
     weaker = tags.likelihood[start:end] < likelihood
     tags.likelihood[start:end][weaker] = likelihood
     tags.labels[start:end][weaker] = label
+
+
+def label_spans(labels: np.ndarray) -> list[tuple[int, int, int]]:
+    """List the runs of one label as (start, end, label), end exclusive; 0 is no label.
+
+    >>> label_spans(np.array([0, 2, 2, 1, 0]))
+    [(1, 3, 2), (3, 4, 1)]
+    """
+    edges = np.flatnonzero(np.diff(labels, prepend=0, append=0)).tolist()
+    return [(start, end, int(labels[start])) for start, end in pairwise(edges) if labels[start]]
 
 
 def tag_texts(tagger: Tagger, texts: list[str]) -> list[CharTags]:

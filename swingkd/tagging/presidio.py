@@ -17,7 +17,7 @@ def _pattern_engine(language: str) -> AnalyzerEngine:
     from presidio_analyzer.nlp_engine import SpacyNlpEngine
 
     engine = SpacyNlpEngine(models=[{"lang_code": language, "model_name": "blank"}])
-    engine.nlp = {language: spacy.blank(language)}
+    engine.nlp = {language: spacy.blank(language)}  # type: ignore[assignment]  # its annotation says None only
     registry = RecognizerRegistry(supported_languages=[language])
     registry.load_predefined_recognizers(languages=[language], nlp_engine=engine)
     registry.remove_recognizer("SpacyRecognizer")

@@ -174,7 +174,10 @@ DEFAULT_RULES: tuple[Rule, ...] = (
         re.compile(r"\d-\d\d-\d"),
     ),
     Rule(
-        "CREDIT_CARD", re.compile(r"(?<![\w-])\d(?:[ -]?\d){11,18}(?![\w-])"), _judge_card, re.compile(r"\d{2}[\d -]{9}")
+        "CREDIT_CARD",
+        re.compile(r"(?<![\w-])\d(?:[ -]?\d){11,18}(?![\w-])"),
+        _judge_card,
+        re.compile(r"\d{2}[\d -]{9}"),
     ),
     Rule(
         "IBAN_CODE",

@@ -59,6 +59,4 @@ class MollifiedTarget:
 
     def _divergence(self, log_probs: torch.Tensor, public: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
         mixed = self._mix(log_probs, public, share)
-        return torch.maximum(
-            renyi_divergence(mixed, public, self.order), renyi_divergence(public, mixed, self.order)
-        )
+        return torch.maximum(renyi_divergence(mixed, public, self.order), renyi_divergence(public, mixed, self.order))

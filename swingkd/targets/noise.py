@@ -1,9 +1,9 @@
 """Replayed noise: one draw for ever per (secret key, local context, candidate token).
 
 Fresh noise averages out over epochs and over copies of a secret; a replayed draw does not.  The draw is a function of
-the key, the few tokens just before the position and the candidate token, computed by a counter-based generator: nothing
-is stored, any process finds the same draw, and a resumed run continues with it.  The context is short, so that copies
-of a secret in different sentences share their draws.
+the key, the few tokens just before the position and the candidate token, computed by a counter-based generator:
+nothing is stored, any process finds the same draw, and a resumed run continues with it.  The context is short, so that
+copies of a secret in different sentences share their draws.
 
 The privacy budget of this noise is *nominal*: it acts on a restricted support and carries no differential privacy
 guarantee.  It is judged by audits.
@@ -11,6 +11,7 @@ guarantee.  It is judged by audits.
 
 from __future__ import annotations
 
+import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,9 +59,7 @@ class NoiseKey:
         """Read a key from 16 bytes."""
         if len(raw) != 16:
             raise ValueError(f"A noise key has 16 bytes, this one has {len(raw)}. Delete the file to draw a new key.")
-        return cls(
-            int.from_bytes(raw[:8], "little", signed=True), int.from_bytes(raw[8:], "little", signed=True)
-        )
+        return cls(int.from_bytes(raw[:8], "little", signed=True), int.from_bytes(raw[8:], "little", signed=True))
 
     @classmethod
     def load_or_create(cls, path: Path) -> NoiseKey:
@@ -78,8 +77,6 @@ class NoiseKey:
 
 
 def _owner_only(path: str, flags: int) -> int:
-    import os
-
     return os.open(path, flags, 0o600)
 
 

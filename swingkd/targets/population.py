@@ -1,9 +1,9 @@
 """Population targets: at private positions the student learns what *such* a thing looks like, not whose it is (ours).
 
 The target is not this context's teacher distribution but its average over all private positions of the same kind:
-what the tagger found and where in the span the token stands.  Two rules keep an average from being one record's secret:
-each distinct span counts once, however often it was copied, and a kind with too few distinct spans falls back to a
-coarser one (any position of what was found, then anything private, then no target at all).
+what the tagger found and where in the span the token stands.  Two rules keep an average from being one record's
+secret: each distinct span counts once, however often it was copied, and a kind with too few distinct spans falls back
+to a coarser one (any position of what was found, then anything private, then no target at all).
 
 A span that already stands earlier in the *same record* is a copy, not a memory: there the teacher's own distribution
 stays.  The private tokens still stand in the student's context.
@@ -145,10 +145,10 @@ class PopulationTarget:
             self.table = self.table.to(log_probs.device)
         average = self.table.lookup(positions.group).to(log_probs.dtype)
         individual = 1 - positions.likelihood * (1 - self.share)
-        mixed = torch.logaddexp(
-            log_probs + individual.log()[:, None], average + (1 - individual).log()[:, None]
-        )
+        mixed = torch.logaddexp(log_probs + individual.log()[:, None], average + (1 - individual).log()[:, None])
         target = torch.where((positions.group == COPY)[:, None], log_probs, mixed)
         # No average anywhere: no target, rather than the teacher's own.
-        orphan = (average[:, :1] == -torch.inf) & (positions.group != COPY)[:, None] & (positions.likelihood == 1)[:, None]
+        orphan = (
+            (average[:, :1] == -torch.inf) & (positions.group != COPY)[:, None] & (positions.likelihood == 1)[:, None]
+        )
         return torch.where(orphan, -torch.inf, target)

@@ -47,17 +47,11 @@ class TemperatureSettings:
     def for_tokens(self, likelihood: torch.Tensor) -> TokenTemperatures:
         """Return the temperatures of tokens with this likelihood [N] in [0, 1]."""
         strength = likelihood**self.power
-        if self.schedule == "power":
-            private = 1 + (self.maximum - 1) * strength
-        else:
-            private = self.maximum**strength
+        private = 1 + (self.maximum - 1) * strength if self.schedule == "power" else self.maximum**strength
         base = torch.full_like(likelihood, self.base)
         ordinary = likelihood == 0
         teacher = torch.where(ordinary, base, private)
-        if self.mode == "symmetric":
-            student = teacher
-        else:
-            student = torch.where(ordinary, base, torch.ones_like(base))
+        student = teacher if self.mode == "symmetric" else torch.where(ordinary, base, torch.ones_like(base))
         return TokenTemperatures(teacher, student, student**2)
 
 

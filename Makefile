@@ -1,0 +1,42 @@
+# One command each; a fresh machine needs Python 3.11 or newer and nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet -c constraints.txt
+
+.PHONY: quickstart test test-slow quality style clean
+
+quickstart: $(VENV)/.core  ## train a teacher and students, audit them, draw the figure: out/quickstart/
+	$(BIN)/swingkd quickstart
+
+test: $(VENV)/.dev  ## everything but the slow tests
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist worksteal
+
+test-slow: $(VENV)/.dev  ## the slow tests
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+quality: $(VENV)/.dev  ## lint, format, types, direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+style: $(VENV)/.dev  ## let the tools fix what they can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) torch==2.13.0
+	$(INSTALL) -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(INSTALL) -e ".[dev,presidio]"
+	touch $@

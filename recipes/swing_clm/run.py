@@ -1,0 +1,150 @@
+"""Swing-distil a causal language model and measure what leaked.
+
+accelerate launch recipes/swing_clm/run.py --config recipes/swing_clm/config.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, DataCollatorForLanguageModeling, Trainer, TrainingArguments, set_seed
+
+sys.path.insert(0, str(Path(__file__).parent))
+import setup
+
+from swingkd import CanarySet, PrivateDistillationConfig, PrivateDistillationTrainer, measure_exposure
+from swingkd.data import PII_COLUMNS, DataSettings, prepare_dataset
+from swingkd.report import MetricsFile, exposure_rows, row, write_card
+
+
+class Experiment:
+    """One run: a teacher on private text with canaries, students of many kinds, the same audit for all."""
+
+    def __init__(self, config: dict):
+        self.config, self.out = config, Path(config["output_dir"])
+        self.secret = self.out / "_private"
+        self.metrics = MetricsFile(self.out / "metrics.json", config["run"], config)
+        data = config["data"]
+        splits = {
+            name: setup.load_split(data[name], data["text_column"], data.get("limit", {}).get(name))
+            for name in ("train", "validation", "test")
+            if name in data
+        }
+        train = splits.pop("train")
+        cut = int(len(train) * data["private_share"])
+        self.private, self.public = train.select(range(cut)), train.select(range(cut, len(train)))
+        self.splits = splits
+        self.tagger = setup.make_tagger(train, *splits.values())
+        self.tokenizer = setup.make_tokenizer(config["tokenizer"], self.public["text"])
+        self.canaries = setup.make_canaries(config["canaries"], self.secret / "canaries.json")
+        # Never-seen sentences of the same form: how well is the *form* of a secret known?
+        spec = config["canaries"] | {"count": 200, "repetitions": (1,), "controls": 0, "seed": 12345}
+        fresh = CanarySet.generate(**spec)
+        self.splits["fresh"] = Dataset.from_dict({"text": [canary.text for canary in fresh.canaries]})
+        self.settings = DataSettings(max_length=config["max_length"], packing=True)
+        self.evaluation = {name: self.tokenise(split, self.tagger) for name, split in self.splits.items()}
+        self.texts = {
+            "A": self.canaries.insert(self.private.select_columns(["text"])),
+            "B": self.public.select_columns(["text"]),
+            "B+": self.canaries.insert_decoys(self.public.select_columns(["text"]), seed=0),
+        }
+
+    def tokenise(self, data, tagger):
+        return prepare_dataset(data, self.tokenizer, tagger, self.settings)
+
+    def arguments(self, kind: str, folder: str, seed: int) -> dict:
+        return {
+            "output_dir": str(self.secret / folder), "seed": seed, "report_to": [], "save_strategy": "no",
+            "use_cpu": not torch.cuda.is_available(), "disable_tqdm": True,
+            **self.config["training"], **self.config[kind],
+        }  # fmt: skip
+
+    def trained(self, name: str, spec: str, data) -> AutoModelForCausalLM:
+        """Train a teacher or a public model the ordinary way, once: its weights stay in _private/."""
+        folder = self.secret / name
+        if not (folder / "config.json").exists():
+            set_seed(0)
+            trainer = Trainer(
+                setup.make_model(self.config[spec], self.tokenizer),
+                TrainingArguments(**self.arguments("teacher_training", name, 0)),
+                DataCollatorForLanguageModeling(self.tokenizer, mlm=False),
+                train_dataset=self.tokenise(data, None).select_columns(["input_ids"]),
+            )
+            trainer.train()
+            trainer.save_model(folder)
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+    def train_student(self, plan: dict, setting: str, seed: int):
+        """Distil one student; `plan` is one entry of `rows` in the configuration."""
+        text, tagger = self.texts[plan["transfer"]], self.tagger
+        if plan.get("scrub"):
+            text, tagger = setup.scrub(text, tagger), None
+        if plan.get("recall"):
+            tagger = setup.ForgetfulTagger(tagger, plan["recall"], seed)
+        data = self.tokenise(text, None if plan.get("untagged") else tagger)
+        if "pii_likelihood" in data.column_names and not any(map(any, data["pii_likelihood"])):
+            # Public text with nothing private in it: every protection is ordinary distillation there.
+            data, plan = data.remove_columns(PII_COLUMNS), {**plan, "args": {"protection": "none"}}
+        set_seed(seed)
+        folder = f"{plan['model']} {setting}".replace(" ", "-")
+        arguments = self.arguments("student_training", folder, seed) | plan.get("args", {})
+        args = PrivateDistillationConfig(max_length=self.config["max_length"], **arguments)
+        public = self.trained("public", "teacher", self.texts["B"]) if args.protection == "mollify" else None
+        trainer = PrivateDistillationTrainer(
+            model=setup.make_model(self.config["student"], self.tokenizer),
+            teacher_model=self.trained("teacher", "teacher", self.texts["A"]),
+            args=args,
+            train_dataset=data,
+            eval_dataset=self.evaluation,
+            processing_class=self.tokenizer,
+            public_model=public,
+        )
+        trainer.train()
+        return trainer
+
+    def measure(self, name: str, setting: str, trainer: PrivateDistillationTrainer) -> None:
+        """Evaluate and audit a model; write its rows all at once."""
+        rows = []
+        for split, dataset in self.evaluation.items():
+            for metric, value in trainer.evaluate(dataset).items():
+                if "perplexity" in metric:
+                    rows.append(row(name, f"{setting} split={split}", metric.removeprefix("eval_"), value))
+        report = measure_exposure(trainer.model, self.tokenizer, self.canaries, batch_size=4096, progress=False)
+        print(name, setting, report, sep="\n", flush=True)
+        self.metrics.add(rows + exposure_rows(name, setting, report))
+
+    def run(self, only: list[str] | None) -> None:
+        if not self.metrics.has("teacher", "seed=0"):
+            args = PrivateDistillationConfig(**self.arguments("student_training", "audit", 0), protection="none")
+            probe = PrivateDistillationTrainer(
+                self.trained("teacher", "teacher", self.texts["A"]),
+                setup.make_model(self.config["student"], self.tokenizer),
+                args, eval_dataset=self.evaluation, processing_class=self.tokenizer,
+            )  # fmt: skip
+            self.measure("teacher", "seed=0", probe)
+        for plan in self.config["rows"]:
+            for seed in plan.get("seeds", [0]):
+                setting = f"transfer={plan['transfer']} {plan.get('setting', '')} seed={seed}".replace("  ", " ")
+                if (only and plan["model"] not in only) or self.metrics.has(plan["model"], setting):
+                    continue
+                self.measure(plan["model"], setting, self.train_student(plan, setting, seed))
+        write_card(self.metrics.path, self.out)
+
+
+def main(config: dict, only: list[str] | None = None) -> Path:
+    experiment = Experiment(config)
+    experiment.run(only)
+    return experiment.out
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", required=True, help="YAML file, see config.yaml beside this script")
+    parser.add_argument("--only", nargs="*", help="only rows of these models")
+    options = parser.parse_args()
+    main(yaml.safe_load(Path(options.config).read_text()), options.only)

@@ -1,0 +1,122 @@
+"""Data, tokenizer and models of the recipe: from names on the Hub, from local files, or from scratch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, load_dataset
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from swingkd import CanarySet, EnsembleTagger, RuleTagger
+from swingkd.tagging import BaseTagger, CharTags, label_spans
+from swingkd.tagging.base import empty_tags, paint, tag_texts
+
+START, END, PAD = "<|start|>", "<|end|>", "<|pad|>"
+
+
+def load_split(spec: dict[str, Any], text_column: str, limit: int | None = None) -> Dataset:
+    """Load one split by the arguments of `load_dataset`; keep the text and, where there are any, its spans."""
+    spec = {key: os.path.expandvars(value) if isinstance(value, str) else value for key, value in spec.items()}
+    data = load_dataset(**{"split": "train", **spec})
+    data = data.filter(lambda row: bool(row[text_column].strip()) and not row.get("is_canary", False))
+    data = data.select(range(min(limit or len(data), len(data))))
+    if text_column != "text":
+        data = data.rename_column(text_column, "text")
+    return data.select_columns([name for name in ("text", "spans") if name in data.column_names])
+
+
+class AnnotatedTagger(BaseTagger):
+    """Human annotation as a tagger: looks a text up and returns the spans that came with it."""
+
+    def __init__(self, *splits: Dataset):
+        self.spans = {row["text"]: row["spans"] for split in splits for row in split}
+        kinds = sorted({span["label"] for spans in self.spans.values() for span in spans})
+        self.labels = ("", *kinds)
+
+    def tag(self, texts: list[str]) -> list[CharTags]:
+        tagged = [empty_tags(text) for text in texts]
+        for text, tags in zip(texts, tagged, strict=True):
+            for span in self.spans.get(text, ()):
+                paint(tags, span["start"], span["end"], 1.0, self.labels.index(span["label"]))
+        return tagged
+
+
+class ForgetfulTagger(BaseTagger):
+    """A tagger of lower recall: each *occurrence* of a span is missed independently (for the recall curve)."""
+
+    def __init__(self, tagger: BaseTagger, recall: float, seed: int):
+        self.tagger, self.recall, self.labels = tagger, recall, tagger.labels
+        self.rng = np.random.default_rng(seed)
+
+    def tag(self, texts: list[str]) -> list[CharTags]:
+        tagged = self.tagger.tag(texts)
+        for tags in tagged:
+            for start, end, _ in label_spans(tags.labels):
+                if self.rng.random() >= self.recall:
+                    tags.likelihood[start:end] = 0
+                    tags.labels[start:end] = 0
+        return tagged
+
+
+def make_tagger(*splits: Dataset) -> BaseTagger:
+    """Return the rules, and the data's own annotation where it has one."""
+    if "spans" in splits[0].column_names:
+        return EnsembleTagger(AnnotatedTagger(*splits), RuleTagger())
+    return RuleTagger()
+
+
+def scrub(data: Dataset, tagger: BaseTagger) -> Dataset:
+    """Replace what the tagger finds by placeholders such as <PHONE_NUMBER>: the plain rival of protection."""
+
+    def replace(batch):
+        texts = []
+        for text, tags in zip(batch["text"], tag_texts(tagger, batch["text"]), strict=True):
+            found = np.where(tags.likelihood >= 0.5, tags.labels, 0)
+            for start, end, label in reversed(label_spans(found)):
+                text = f"{text[:start]}<{tagger.labels[label]}>{text[end:]}"
+            texts.append(text)
+        return {"text": texts}
+
+    return data.select_columns(["text"]).map(replace, batched=True, desc="Scrubbing")
+
+
+def make_tokenizer(spec: dict[str, Any], texts: list[str]) -> PreTrainedTokenizerFast:
+    """Load a tokenizer by name, or train a byte-level BPE on *public* text: its words are seen by everybody."""
+    if "name" in spec:
+        return AutoTokenizer.from_pretrained(os.path.expandvars(spec["name"]))
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=spec["vocab_size"], special_tokens=[START, END, PAD], initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(texts, trainer)
+    bpe.post_processor = processors.TemplateProcessing(single=f"{START} $A", special_tokens=[(START, 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=START, eos_token=END, pad_token=PAD)
+
+
+def make_model(spec: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """Load a causal LM by name, or build a small Llama from its sizes."""
+    if "name" in spec:
+        return AutoModelForCausalLM.from_pretrained(os.path.expandvars(spec["name"]))
+    sizes = {"num_attention_heads": 4, "intermediate_size": spec["hidden_size"] * 8 // 3, **spec}
+    special = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return AutoModelForCausalLM.from_config(
+        LlamaConfig(
+            vocab_size=len(tokenizer), max_position_embeddings=512, tie_word_embeddings=True, **sizes, **special
+        )
+    )
+
+
+def make_canaries(spec: dict[str, Any], path: Path) -> CanarySet:
+    """Draw the run's canaries, or read those it began with."""
+    if not path.exists():
+        CanarySet.generate(**{**spec, "repetitions": tuple(spec["repetitions"])}).save(path)
+    return CanarySet.load(path)

@@ -1,0 +1,87 @@
+"""The card of a run: what was promised, what was measured, what it is good for; nothing in it is typed by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from swingkd.report.metrics import MetricsFile
+from swingkd.report.plots import exposure_figure
+from swingkd.report.summary import Summary, baseline, cut, summarise
+
+# A protection is told from the plain rivals that must stand beside it.
+_PROTECTIONS, _RIVALS = ("swing", "noise", "mollify", "population"), ("drop", "scrub")
+
+
+def write_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
+    """Write README.md, exposure.png and metrics.json of a run into a folder.
+
+    Args:
+        metrics: the run's metrics.json.
+        output_dir: where the three files go.
+
+    Returns:
+        The path of the card.
+
+    Raises:
+        ValueError: the file has no rows.
+    """
+    content, folder = MetricsFile(metrics).read(), Path(output_dir)
+    summaries = summarise(content)
+    folder.mkdir(parents=True, exist_ok=True)
+    exposure_figure(content, folder / "exposure.png")
+    if Path(metrics).resolve() != (folder / "metrics.json").resolve():
+        shutil.copy(metrics, folder / "metrics.json")
+    template = Environment(
+        loader=PackageLoader("swingkd.report"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).get_template("card.md")
+    path = folder / "README.md"
+    path.write_text(
+        template.render(
+            run=content["run"],
+            environment=content["environment"],
+            config=json.dumps(content["config"], indent=1),
+            summaries=summaries,
+            levels=sorted({level for s in summaries for level in s.exposure if level}),
+            cut=lambda summary, level: cut(summary, baseline(summaries, summary), level),
+            perplexity_change=lambda summary: _change(summary, baseline(summaries, summary)),
+            findings=findings(summaries),
+        )
+    )
+    return path
+
+
+def _change(summary: Summary, kd: Summary | None) -> float | None:
+    if kd is None or kd is summary or "perplexity" not in summary.perplexity:
+        return None
+    return summary.perplexity["perplexity"] / kd.perplexity["perplexity"] - 1
+
+
+def findings(summaries: list[Summary]) -> list[str]:
+    """Say in words where a protection does not beat the plain rivals, and where something still leaks."""
+    said = []
+    for summary in summaries:
+        if summary.model not in _PROTECTIONS:
+            continue
+        for rival in summaries:
+            if rival.model in _RIVALS and rival.setting == summary.setting and _beats(rival, summary):
+                said.append(
+                    f"`{summary.name}` does not beat `{rival.name}`, which leaks no more at a perplexity that is no "
+                    "higher."
+                )
+        for level, excess in summary.excess.items():
+            if excess.low > 0:
+                said.append(
+                    f"`{summary.name}` still gives something away of secrets repeated {level} times: "
+                    f"{excess.value:.2f} bits over the controls [{excess.low:.2f}, {excess.high:.2f}]."
+                )
+    return said
+
+
+def _beats(rival: Summary, summary: Summary) -> bool:
+    leaks = all(rival.excess[level].value <= summary.excess[level].value for level in summary.excess)
+    return leaks and rival.perplexity["perplexity"] <= summary.perplexity["perplexity"]

@@ -1,0 +1,109 @@
+"""metrics.json: what a run measured, one tidy row a number, written as soon as it is known.
+
+A run restarts row by row: what stands in the file is skipped.  Several processes may add rows to one file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from swingkd.audit import ExposureReport
+
+
+class MetricsFile:
+    """The metrics of one run.
+
+    Args:
+        path: the JSON file; made when the first rows come.
+        run: the run's name.
+        config: its settings, without secrets.
+    """
+
+    def __init__(self, path: str | os.PathLike, run: str = "", config: dict[str, Any] | None = None):
+        self.path = Path(path)
+        self._run, self._config = run, config or {}
+
+    def read(self) -> dict[str, Any]:
+        """Return the file as it is now; an empty run where there is none.
+
+        Raises:
+            ValueError: the file is not a metrics file.
+        """
+        try:
+            content = json.loads(self.path.read_text())
+        except FileNotFoundError:
+            return {"run": self._run, "config": self._config, "environment": environment(), "rows": []}
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{self.path} is not JSON ({error}). Delete it to start the run afresh.") from error
+        if "rows" not in content:
+            raise ValueError(f"{self.path} has no rows: it is not a metrics file.")
+        return content
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows so far."""
+        return self.read()["rows"]
+
+    def has(self, model: str, setting: str) -> bool:
+        """Tell whether this model was measured in this setting (whatever the split or the repetitions)."""
+        return any(row["model"] == model and _bare(row["setting"]) == _bare(setting) for row in self.rows)
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        """Add rows; all of them or, if the process dies, none."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path.with_suffix(".lock")):
+            content = self.read()
+            content["rows"] += rows
+            temporary = self.path.with_suffix(".part")
+            temporary.write_text(json.dumps(content, indent=1) + "\n")
+            temporary.replace(self.path)
+
+
+def row(
+    model: str,
+    setting: str,
+    metric: str,
+    value: float,
+    low: float | None = None,
+    high: float | None = None,
+    n: int | None = None,
+) -> dict[str, Any]:
+    """Return one row: a number, its interval where there is one, and how many things it is a mean of."""
+    return {"model": model, "setting": setting, "metric": metric, "value": value, "low": low, "high": high, "n": n}
+
+
+def exposure_rows(model: str, setting: str, report: ExposureReport) -> list[dict[str, Any]]:
+    """Return the rows of an exposure report: mean exposure per repetition (0: controls) and excess over controls."""
+    rows = []
+    for level in report.levels:
+        where = f"{setting} repetitions={level}"
+        rows.append(row(model, where, "exposure", **asdict(report.mean(level))))
+        if level and 0 in report.levels:
+            rows.append(row(model, where, "exposure_excess", **asdict(report.excess(level))))
+    return rows
+
+
+def _bare(setting: str) -> set[str]:
+    """The words of a setting that name the trained model, not what was measured on it."""
+    return {word for word in setting.split() if not word.startswith(("split=", "repetitions="))}
+
+
+def environment() -> dict[str, Any]:
+    """Return what the numbers may depend on: versions, cores, accelerator."""
+    names = ("torch", "transformers", "datasets", "accelerate")
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in names if find_spec(name)},
+        "cores": os.cpu_count(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }

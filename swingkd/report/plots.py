@@ -1,0 +1,69 @@
+"""Figures from metrics.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from swingkd.report.summary import Summary, summarise
+
+# Okabe and Ito's colours: told apart by colour-blind readers as well.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+_MARKERS = "osD^vPX*"
+
+
+def exposure_figure(metrics: dict[str, Any], path: Path) -> Path:
+    """Draw exposure against perplexity, one panel per number of copies, and save it as PNG.
+
+    The best students stand at the lower left: useful and silent.  The grey band is the controls' interval over all
+    models: what chance gives.
+    """
+    summaries = [s for s in summarise(metrics) if "perplexity" in s.perplexity and s.exposure]
+    levels = sorted({level for s in summaries for level in s.exposure if level})
+    figure, axes = plt.subplots(
+        1, len(levels), figsize=(1.5 + 4.2 * len(levels), 4.6), sharey=True, squeeze=False, layout="constrained"
+    )
+    controls = [s.exposure[0] for s in summaries if 0 in s.exposure]
+    for axis, level in zip(axes[0], levels, strict=True):
+        if controls:
+            low, high = min(c.low for c in controls), max(c.high for c in controls)
+            axis.axhspan(low, high, color="0.88", zorder=0, label="controls (chance)")
+        for i, summary in enumerate(s for s in summaries if level in s.exposure):
+            _point(axis, summary, level, _COLOURS[i % 8], _MARKERS[(i + i // 8) % 8])
+        axis.set_title(f"secrets repeated {level} times")
+        axis.set_xlabel("perplexity (lower is better)")
+        axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:.3g}")
+        axis.xaxis.set_minor_formatter("{x:.3g}")
+        axis.tick_params(axis="x", which="both", labelsize=7, rotation=30)
+        axis.grid(alpha=0.25)
+    axes[0][0].set_ylabel("exposure in bits (lower is better)")
+    axes[0][0].set_ylim(bottom=0)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
+    figure.suptitle(f"{metrics['run']}: what a student is worth and what it gives away")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path
+
+
+def _point(axis, summary: Summary, level: int, colour: str, marker: str) -> None:
+    exposure = summary.exposure[level]
+    error = [[exposure.value - exposure.low], [exposure.high - exposure.value]]
+    axis.errorbar(
+        summary.perplexity["perplexity"],
+        exposure.value,
+        yerr=error,
+        color=colour,
+        marker=marker,
+        markersize=6,
+        linestyle="none",
+        capsize=2,
+        label=summary.name,
+    )

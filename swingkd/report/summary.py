@@ -1,0 +1,117 @@
+"""One line a student: what metrics.json says of it, averaged over seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import mean
+from typing import Any
+
+from rich.table import Table
+
+from swingkd.audit import Interval
+
+_SPLITS = ("test", "validation")
+
+
+@dataclass
+class Summary:
+    """One model in one setting.
+
+    Args:
+        model, setting: as in metrics.json, without the seed.
+        seeds: how many runs the numbers are averaged over.
+        perplexity: by kind ("perplexity", "perplexity_flagged", "perplexity_unflagged").
+        exposure, excess: by repetition, in bits; intervals are the widest over the seeds.
+    """
+
+    model: str
+    setting: str
+    seeds: int = 0
+    perplexity: dict[str, float] = field(default_factory=dict)
+    exposure: dict[int, Interval] = field(default_factory=dict)
+    excess: dict[int, Interval] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Model and setting for people: `swing (B+, recall=0.9)`."""
+        words = [word.removeprefix("transfer=") for word in self.setting.split()]
+        words = [word for word in words if word != "A"]
+        return f"{self.model} ({', '.join(words)})" if words else self.model
+
+
+def summarise(metrics: dict[str, Any]) -> list[Summary]:
+    """Return one summary per model and setting, in the order in which they were measured.
+
+    Raises:
+        ValueError: the run has no rows yet.
+    """
+    if not metrics["rows"]:
+        raise ValueError("The run has measured nothing yet: metrics.json has no rows.")
+    split = next((s for s in _SPLITS if any(f"split={s}" in row["setting"] for row in metrics["rows"])), None)
+    grouped: dict[tuple[str, str], dict[tuple[str, int | None], list[dict]]] = {}
+    seeds: dict[tuple[str, str], set[str]] = {}
+    for row in metrics["rows"]:
+        words = dict(word.split("=", 1) for word in row["setting"].split())
+        if words.get("split", split) != split:
+            continue
+        repetitions = int(words.pop("repetitions")) if "repetitions" in words else None
+        words.pop("split", None)
+        seed = words.pop("seed", "0")
+        key = (row["model"], " ".join(f"{k}={v}" for k, v in words.items()))
+        seeds.setdefault(key, set()).add(seed)
+        grouped.setdefault(key, {}).setdefault((row["metric"], repetitions), []).append(row)
+    result = []
+    for key, numbers in grouped.items():
+        summary = Summary(*key, seeds=len(seeds[key]))
+        for (metric, repetitions), rows in numbers.items():
+            value = mean(row["value"] for row in rows)
+            if repetitions is None:
+                summary.perplexity[metric] = value
+                continue
+            interval = Interval(
+                value, min(row["low"] for row in rows), max(row["high"] for row in rows), sum(row["n"] for row in rows)
+            )
+            (summary.exposure if metric == "exposure" else summary.excess)[repetitions] = interval
+        result.append(summary)
+    return result
+
+
+def baseline(summaries: list[Summary], of: Summary) -> Summary | None:
+    """Return plain distillation over the same transfer set."""
+    transfer = next((word for word in of.setting.split() if word.startswith("transfer=")), None)
+    return next((s for s in summaries if s.model == "kd" and s.setting == transfer), None)
+
+
+def cut(summary: Summary, kd: Summary | None, repetitions: int) -> float | None:
+    """Return which share of plain distillation's excess exposure is gone; `None` where it had less than 2 bits."""
+    if kd is None or kd is summary or repetitions not in summary.excess or repetitions not in kd.excess:
+        return None
+    if kd.excess[repetitions].value < 2:
+        return None
+    return 1 - summary.excess[repetitions].value / kd.excess[repetitions].value
+
+
+def comparison_table(metrics: dict[str, Any]) -> Table:
+    """Return the table that a terminal shows: utility beside leak, one line a student."""
+    summaries = summarise(metrics)
+    levels = sorted({level for s in summaries for level in s.exposure})
+    table = Table(title=f"{metrics['run']}: perplexity (lower is better) and exposure in bits (controls = chance)")
+    for heading in ("model", "perplexity", "flagged", "unflagged"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for level in levels:
+        table.add_column(f"{level} copies" if level else "controls", justify="right")
+    table.add_column("leak cut", justify="right")
+    for summary in summaries:
+        kd = baseline(summaries, summary)
+        cuts = [value for level in levels if (value := cut(summary, kd, level)) is not None]
+        table.add_row(
+            summary.name,
+            *(_number(summary.perplexity.get(f"perplexity{kind}")) for kind in ("", "_flagged", "_unflagged")),
+            *(_number(summary.exposure[level].value) if level in summary.exposure else "" for level in levels),
+            f"{min(cuts):.0%}" if cuts else "",
+        )
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.2f}"
