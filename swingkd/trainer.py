@@ -158,9 +158,9 @@ class PrivateDistillationTrainer(Trainer):
             else:
                 eval_dataset = prepared(eval_dataset, "eval")
         if train_dataset is not None:
+            checks.rows_fit(train_dataset, model)
             if args.protection != "none" or tagger is not None or target_protection is not None:
                 checks.something_private(train_dataset, args.protection)
-            checks.rows_fit(train_dataset, model)
 
         super().__init__(
             model=model,
@@ -222,7 +222,7 @@ class PrivateDistillationTrainer(Trainer):
                 raise ValueError("protection='population' averages over the training set: pass train_dataset=...")
             builder = PopulationBuilder(self.vocabulary)
             loader = DataLoader(
-                self._remove_unused_columns(self.train_dataset),
+                self.train_dataset,
                 batch_size=self.args.per_device_eval_batch_size,
                 collate_fn=self.data_collator,
             )

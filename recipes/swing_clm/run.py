@@ -64,6 +64,10 @@ class Experiment:
             **self.config["training"], **self.config[kind],
         }  # fmt: skip
 
+    def distillation(self, folder: str, seed: int, fields: dict) -> PrivateDistillationConfig:
+        arguments = self.arguments("student_training", folder, seed) | fields
+        return PrivateDistillationConfig(max_length=self.config["max_length"], **arguments)
+
     def trained(self, name: str, spec: str, data) -> AutoModelForCausalLM:
         """Train a teacher or a public model the ordinary way, once: its weights stay in _private/."""
         folder = self.secret / name
@@ -92,8 +96,7 @@ class Experiment:
             data, plan = data.remove_columns(PII_COLUMNS), {**plan, "args": {"protection": "none"}}
         set_seed(seed)
         folder = f"{plan['model']} {setting}".replace(" ", "-")
-        arguments = self.arguments("student_training", folder, seed) | plan.get("args", {})
-        args = PrivateDistillationConfig(max_length=self.config["max_length"], **arguments)
+        args = self.distillation(folder, seed, plan.get("args", {}))
         public = self.trained("public", "teacher", self.texts["B"]) if args.protection == "mollify" else None
         trainer = PrivateDistillationTrainer(
             model=setup.make_model(self.config["student"], self.tokenizer),
@@ -120,7 +123,7 @@ class Experiment:
 
     def run(self, only: list[str] | None) -> None:
         if not self.metrics.has("teacher", "seed=0"):
-            args = PrivateDistillationConfig(**self.arguments("student_training", "audit", 0), protection="none")
+            args = self.distillation("audit", 0, {"protection": "none"})
             probe = PrivateDistillationTrainer(
                 self.trained("teacher", "teacher", self.texts["A"]),
                 setup.make_model(self.config["student"], self.tokenizer),

@@ -58,6 +58,9 @@ class Rule:
     needs: re.Pattern[str]
 
 
+_NUMERIC_DATE = r"(?:\d{4}-\d{1,2}-\d{1,2}|\d{1,2}/\d{1,2}/(?:\d{4}|\d{2})|\d{1,2}\.\d{1,2}\.\d{4})"
+
+
 def _digits(text: str) -> str:
     return "".join(filter(str.isdigit, text))
 
@@ -108,7 +111,7 @@ def _judge_iban(match: re.Match[str]) -> float:
 
 def _judge_phone(match: re.Match[str]) -> float:
     digits = _digits(match[0])
-    if not 7 <= len(digits) <= 15:
+    if not 7 <= len(digits) <= 15 or re.fullmatch(_NUMERIC_DATE, match[0]):
         return 0.0
     if _beside(match, _PHONE_CONTEXT) or match[0].startswith("+"):
         return 1.0
@@ -162,7 +165,7 @@ DEFAULT_RULES: tuple[Rule, ...] = (
         "IP_ADDRESS",
         re.compile(
             r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)"
-            r"|(?<![\w:])(?:[0-9A-Fa-f]{1,4}:|:(?=:)){2,7}(?::?[0-9A-Fa-f]{1,4})?(?![\w:])"
+            r"|(?<![\w:.])(?=[0-9A-Fa-f]*:[0-9A-Fa-f]*:)[0-9A-Fa-f:]{3,39}(?![\w:])"
         ),
         _judge_ip,
         re.compile(r"\d\.\d{1,3}\.\d|[0-9A-Fa-f:]:[0-9A-Fa-f]{0,4}:"),
@@ -197,7 +200,7 @@ DEFAULT_RULES: tuple[Rule, ...] = (
     Rule(
         "DATE_TIME",
         re.compile(
-            r"(?<![\w/.-])(?:\d{4}-\d{1,2}-\d{1,2}|\d{1,2}/\d{1,2}/(?:\d{4}|\d{2})|\d{1,2}\.\d{1,2}\.\d{4})(?![\w/-])"
+            rf"(?<![\w/.-]){_NUMERIC_DATE}(?![\w/-])"
             rf"|\b{_MONTHS}\s\d{{1,2}}(?:st|nd|rd|th)?\s?,?\s\d{{4}}\b"
             rf"|\b\d{{1,2}}(?:st|nd|rd|th)?\s(?:of\s)?{_MONTHS}\s?,?\s\d{{4}}\b",
             re.IGNORECASE,

@@ -44,15 +44,18 @@ class MollifiedTarget:
         public = positions.public_log_probs
         if public is None:
             raise ValueError("protection='mollify' needs a public model: pass public_model=... to the trainer.")
-        bound = self.bound * (1 - positions.likelihood) / positions.likelihood
+        # In float64: a small divergence grows with the square of lam, and rounding must not let lam through.
+        teacher, public = log_probs.double(), public.double()
+        bound = (self.bound * (1 - positions.likelihood) / positions.likelihood).double()
         low, high = torch.zeros_like(bound), torch.ones_like(bound)
         # Both divergences grow with lam (they are convex and 0 at lam = 0), so bisection finds the largest.
         for _ in range(24):
             middle = (low + high) / 2
-            fits = self._divergence(log_probs, public, middle) <= bound
+            fits = self._divergence(teacher, public, middle) <= bound
             low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
-        whole = self._divergence(log_probs, public, torch.ones_like(bound)) <= bound
-        return self._mix(log_probs, public, torch.where(whole, torch.ones_like(low), low))
+        whole = self._divergence(teacher, public, torch.ones_like(bound)) <= bound
+        share = torch.where(whole, 1.0, low).masked_fill(bound == 0, 0.0)
+        return self._mix(teacher, public, share).to(log_probs.dtype)
 
     def _mix(self, log_probs: torch.Tensor, public: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
         return torch.logaddexp(log_probs + share.log()[:, None], public + (1 - share).log()[:, None])

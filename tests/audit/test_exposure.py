@@ -1,0 +1,190 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from swingkd import CanarySet, measure_exposure
+from swingkd.audit.exposure import _modelled
+from swingkd.audit.prefix_tree import PrefixTree, whole_space
+from tests.conftest import tiny_model, train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def merging():
+    """A tokenizer that merges digits in its own, irregular way."""
+    numbers = [f"pin {i * 37 % 10000:04d} and {i * 11 % 100:02d}" for i in range(400)]
+    return train_tokenizer(["the pin of ann lee is 19, 20 and 2024", *numbers], vocab_size=420, single_digits=False)
+
+
+def confident(tokenizer):
+    model = tiny_model(len(tokenizer), seed=3)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(15)
+    return model.eval()
+
+
+def brute_force(model, tokenizer, canary, canaries):
+    """Score every filling on its own, as the definition says."""
+    prompts = [canary.prefix + canaries.filling(i) for i in range(canaries.space)]
+    own = canaries_index(canary, canaries)
+    head = len(tokenizer(canary.prefix.rstrip())["input_ids"])
+    rows = tokenizer(prompts)["input_ids"]
+    scores = np.zeros(len(rows))
+    with torch.inference_mode():
+        for length in sorted({len(row) for row in rows}):
+            chosen = [i for i, row in enumerate(rows) if len(row) == length]
+            for start in range(0, len(chosen), 2000):
+                part = chosen[start : start + 2000]
+                ids = torch.tensor([rows[i] for i in part])
+                log_probs = model(ids).logits[:, :-1].float().log_softmax(-1).double()
+                picked = log_probs.gather(-1, ids[:, 1:, None])[..., 0]
+                scores[part] = picked[:, head - 1 :].sum(-1).numpy()
+    return scores, own
+
+
+def canaries_index(canary, canaries):
+    return next(i for i in range(canaries.space) if canaries.filling(i) == canary.secret)
+
+
+def test_exact_ranks_equal_brute_force_with_merged_digits(merging):
+    canaries = CanarySet.generate(
+        "the pin of {name} is {secret}.", length=4, count=2, repetitions=(1,), controls=2, seed=5
+    )
+    lengths = {len(merging(canaries.filling(i))["input_ids"]) for i in range(0, 10_000, 7)}
+    assert len(lengths) > 1  # digits really are merged irregularly
+    model = confident(merging)
+    report = measure_exposure(model, merging, canaries, batch_size=512, progress=False)
+    for canary, measured in zip(canaries.canaries, report.canaries, strict=True):
+        scores, own = brute_force(model, merging, canary, canaries)
+        rank = 1 + (scores > scores[own] + 1e-6).sum()
+        worst = (scores > scores[own] - 1e-6).sum()
+        assert rank <= measured.rank <= worst
+        assert worst - rank <= 1
+        assert measured.exposure == pytest.approx(math.log2(10_000) - math.log2(measured.rank))
+        assert measured.log_perplexity == pytest.approx(-scores[own] / math.log(2), abs=1e-4)
+
+
+def test_every_rank_of_the_space_equals_brute_force(merging):
+    """All 10,000 ranks, not only those of the canaries: walk the tree without a floor."""
+    from swingkd.audit.exposure import _Walker
+    from swingkd.audit.prefix_tree import split_prefix
+
+    canaries = CanarySet.generate("the pin of {name} is {secret}", length=4, count=1, repetitions=(1,), seed=5)
+    canary, model = canaries.canaries[0], confident(merging)
+    head, tail = split_prefix(merging, canary.prefix, [canary.secret, "0000", "9999"])
+    _, tree, _ = whole_space(merging, tail, canaries.slots)
+    bos = [merging.bos_token_id]
+    with torch.inference_mode():
+        walked = _Walker(model, 300).walk(bos + head, tree, -math.inf)
+    scores, _ = brute_force(model, merging, canary, canaries)
+    np.testing.assert_allclose(walked, scores, atol=2e-5)
+    ties = np.diff(np.sort(scores)).min()
+    assert ties < 1 or (stats.rankdata(walked) == stats.rankdata(scores)).all()
+    assert np.abs(stats.rankdata(walked) - stats.rankdata(scores)).max() <= 3
+
+
+def test_a_million_fillings_take_a_twentieth_of_the_evaluations(tokenizer):
+    canaries = CanarySet.generate("the pin of {name} is {secret}", length=6, count=1, repetitions=(1,), controls=0)
+    fillings, tree, tokens = whole_space(tokenizer, " ", canaries.slots)
+    print(f"tree {tree.evaluations:,} token evaluations, brute force {tokens:,}")
+    assert len(fillings) == 10**6
+    assert tree.evaluations * 20 <= tokens
+
+
+def test_the_report_counts_what_it_took(tokenizer):
+    canaries = CanarySet.generate("the pin of {name} is {secret}", length=4, count=2, repetitions=(1,), seed=0)
+    report = measure_exposure(tiny_model(len(tokenizer)), tokenizer, canaries, progress=False)
+    print(f"{report.token_evaluations:,} of {report.brute_force_evaluations:,}")
+    assert report.token_evaluations * 20 <= report.brute_force_evaluations
+
+
+def test_a_memorised_secret_has_full_exposure_and_controls_have_chance(tokenizer):
+    """A model that was trained on two canaries alone."""
+    canaries = CanarySet.generate(
+        "the pin of {name} is {secret}", length=4, count=2, repetitions=(50,), controls=20, seed=2
+    )
+    torch.manual_seed(0)
+    model = tiny_model(len(tokenizer), hidden=32)
+    rows = tokenizer([c.text for c in canaries.canaries if c.inserted], return_tensors="pt", padding=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(120):
+        optimizer.zero_grad()
+        labels = rows["input_ids"].masked_fill(rows["attention_mask"] == 0, -100)
+        model(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"], labels=labels).loss.backward()
+        optimizer.step()
+    model.train()
+    report = measure_exposure(model, tokenizer, canaries, progress=False)
+    assert model.training  # left as it was found
+    assert report.mean(50).value == pytest.approx(math.log2(10_000))
+    assert report.mean(0).low <= 1 / math.log(2) <= report.mean(0).high + 1.5
+    assert report.excess(50).low > 5
+    sampled = measure_exposure(model, tokenizer, canaries, method="sampled", references=500, progress=False)
+    assert sampled.mean(50).value == pytest.approx(math.log2(501), abs=1.1)
+    assert sampled.maximum == pytest.approx(math.log2(501))
+
+
+def test_a_model_that_knows_nothing_ranks_everything_in_the_middle(tokenizer):
+    model = tiny_model(len(tokenizer))
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    canaries = CanarySet.generate("the pin of {name} is {secret}", length=3, count=1, repetitions=(1,), seed=0)
+    report = measure_exposure(model, tokenizer, canaries, progress=False)
+    assert report.canaries[0].rank == pytest.approx((1000 + 1) / 2)
+
+
+def test_modelled_exposure_extrapolates():
+    rng = np.random.default_rng(0)
+    scores = -stats.skewnorm(3, 30, 8).rvs(5000, random_state=rng) * math.log(2)
+    for x in (30.0, 20.0, 5.0, -20.0):
+        exposure, p_value = _modelled(scores, -x * math.log(2))
+        exact = -stats.skewnorm(3, 30, 8).logcdf(x) / math.log(2)
+        assert p_value > 0.01
+        assert exposure == pytest.approx(exact, rel=0.25) if math.isfinite(exact) and exact < 60 else exposure > 60
+
+
+def test_modelled_reports_its_fit(tokenizer):
+    canaries = CanarySet.generate("the pin of {name} is {secret}", length=4, count=1, repetitions=(1,), seed=0)
+    report = measure_exposure(
+        confident(tokenizer), tokenizer, canaries, method="modelled", references=300, progress=False
+    )
+    assert len(report.fit_p_values) == 2
+    assert all(c.rank is None and c.exposure >= 0 for c in report.canaries)
+
+
+def test_reports_hold_no_secret(tokenizer):
+    canaries = CanarySet.generate("the pin of {name} is {secret}", length=4, count=3, repetitions=(1, 10), seed=0)
+    report = measure_exposure(tiny_model(len(tokenizer)), tokenizer, canaries, progress=False)
+    said = str(report.to_dict()) + str(report) + repr(report)
+    assert not any(f"'{c.secret}'" in said or c.prefix in said for c in canaries.canaries)
+    assert {"id", "repetitions", "rank", "exposure", "log_perplexity"} <= report.to_dict()["canaries"][0].keys()
+
+
+def test_mistakes(tokenizer):
+    model = tiny_model(len(tokenizer))
+    canaries = CanarySet.generate("the pin of {name} is {secret}", length=9, count=1, repetitions=(1,))
+    with pytest.raises(ValueError, match=r"1,000,000,000 fillings.*method='sampled'"):
+        measure_exposure(model, tokenizer, canaries)
+    with pytest.raises(ValueError, match="method='guess' is not known"):
+        measure_exposure(model, tokenizer, canaries, method="guess")
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4), min_size=1, max_size=30, unique_by=tuple))
+def test_the_tree_holds_every_sequence(rows):
+    lengths = np.array([len(row) for row in rows])
+    ids = np.full((len(rows), lengths.max()), -1)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+    tree = PrefixTree.build(ids, lengths)
+    for i, row in enumerate(rows):
+        level, node, back = tree.leaf_level[i], tree.leaf_node[i], []
+        while level >= 0:
+            back.append(tree.tokens[level][node])
+            node, level = tree.parents[level][node], level - 1
+        assert back[::-1] == row
+    prefixes = {tuple(row[:n]) for row in rows for n in range(1, len(row) + 1)}
+    assert sum(map(len, tree.tokens)) == len(prefixes)
+    assert tree.evaluations == len({p[:-1] for p in prefixes if len(p) > 1})
