@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -116,11 +115,11 @@ class PrivateDistillationConfig(TrainingArguments):
         default=0.0, metadata={"help": "What a surely private token keeps of the individual teacher, in [0, 1]."}
     )
 
-    # From the command line they come as JSON text; __post_init__ reads it.
-    model_init_kwargs: dict[str, Any] | None = field(
+    # From the command line they come as JSON text, which TrainingArguments reads.
+    model_init_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Arguments of from_pretrained for a student given by name."}
     )
-    teacher_model_init_kwargs: dict[str, Any] | None = field(
+    teacher_model_init_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Arguments of from_pretrained for a teacher given by name."}
     )
     dataset_text_field: str = field(default="text", metadata={"help": "The column with the text."})
@@ -137,9 +136,6 @@ class PrivateDistillationConfig(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("model_init_kwargs", "teacher_model_init_kwargs"):
-            if isinstance(getattr(self, name), str):
-                setattr(self, name, json.loads(getattr(self, name)))
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not known. Choose one of {', '.join(choices)}.")

@@ -6,7 +6,8 @@ The trainer holds hooks only; the formulas are in `swingkd.losses` and `swingkd.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,14 +111,10 @@ class PrivateDistillationTrainer(Trainer):
                 raise ValueError("The student has no name to load a tokenizer from: pass processing_class=tokenizer.")
             processing_class = AutoTokenizer.from_pretrained(name)
         checks.can_pad(processing_class)
-        if isinstance(model, str):
-            model = AutoModelForCausalLM.from_pretrained(model, **(args.model_init_kwargs or {}))
-        if isinstance(teacher_model, str):
-            teacher_model = AutoModelForCausalLM.from_pretrained(
-                teacher_model, **(args.teacher_model_init_kwargs or {})
-            )
-        if isinstance(public_model, str):
-            public_model = AutoModelForCausalLM.from_pretrained(public_model)
+        model = _loaded(model, args.model_init_kwargs)
+        teacher_model = _loaded(teacher_model, args.teacher_model_init_kwargs)
+        if public_model is not None:
+            public_model = _loaded(public_model, None)
         if args.protection == "mollify" and public_model is None and target_protection is None:
             raise ValueError(
                 "protection='mollify' mixes the teacher with a public model: pass public_model=<a causal LM trained "
@@ -262,12 +259,13 @@ class PrivateDistillationTrainer(Trainer):
         """Return the parts of the loss, the whole loss per token [N], and the tokens."""
         hints = self.args.hidden_weight > 0
         tokens = self._predicted_tokens(inputs)
-        student = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            use_cache=False,
-            output_hidden_states=hints,
-        )
+        with _projecting(self.accelerator.unwrap_model(model)) if hints else nullcontext():
+            student = model(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                use_cache=False,
+                output_hidden_states=hints,
+            )
         with torch.no_grad():
             teacher = self.teacher_model(
                 input_ids=inputs["input_ids"],
@@ -311,9 +309,8 @@ class PrivateDistillationTrainer(Trainer):
         )
         loss = parts.total(self.args.alpha)
         if hints:
-            projection = self.accelerator.unwrap_model(model).hint_projection
             loss = loss + self.args.hidden_weight * hint_losses(
-                projection(student.hidden_states[-1][:, :-1][at]),
+                student.hidden_states[-1][:, :-1][at],
                 teacher.hidden_states[-1][:, :-1][at].to(student_logits.device),
                 tokens.likelihood,
             )
@@ -383,6 +380,28 @@ class PrivateDistillationTrainer(Trainer):
                 self.model.add_module("hint_projection", hint)
         if hint is not None:
             hint.load_state_dict(load_file(os.path.join(resume_from_checkpoint, _HINT_FILE)))
+
+
+def _loaded(model: str | PreTrainedModel, options: Any) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(model, **(options or {})) if isinstance(model, str) else model
+
+
+@contextmanager
+def _projecting(student: nn.Module) -> Iterator[None]:
+    """Let the student project its last hidden state to the teacher's width within its own forward.
+
+    Used outside the forward, the projection's gradients would escape DistributedDataParallel.
+    """
+
+    def project(module: Any, inputs: Any, outputs: Any) -> Any:
+        outputs["hidden_states"] = (module.hint_projection(outputs.hidden_states[-1]),)
+        return outputs
+
+    handle = student.register_forward_hook(project)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _float(logits: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,8 @@ from swingkd.targets.population import COPY, GROUP_STRIDE, PLACE_AFTER, PLACE_BE
 
 CHATML = (
     "{% for m in messages %}<|{{ m.role }}|>"
-    "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}"
+    "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
+    "{% else %}{{ m.content }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 

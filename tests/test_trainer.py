@@ -96,7 +96,7 @@ def test_accumulation_equals_one_large_batch(make, student, teacher, texts):
 @pytest.mark.parametrize("protection", ["noise", "population"])
 def test_a_killed_training_resumes_to_the_same_weights(make, student, protection):
     def run(until, resume=None):
-        class Stop(Exception):
+        class StopError(Exception):
             pass
 
         trainer = make(
@@ -107,13 +107,13 @@ def test_a_killed_training_resumes_to_the_same_weights(make, student, protection
 
         def killed(*args, **kwargs):
             if until is not None and trainer.state.global_step >= until:
-                raise Stop
+                raise StopError
             return step(*args, **kwargs)
 
         trainer.training_step = killed
         try:
             trainer.train(resume_from_checkpoint=resume)
-        except Stop:
+        except StopError:
             return None
         return weights(trainer.model)
 

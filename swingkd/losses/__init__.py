@@ -1,6 +1,14 @@
 """Losses of distillation, as pure functions on tensors."""
 
 from swingkd.losses.hidden import HintProjection, hint_losses
-from swingkd.losses.reference import TokenLosses, divergence, protected_targets, token_losses
+from swingkd.losses.reference import Targets, TokenLosses, divergence, protected_targets, token_losses
 
-__all__ = ["HintProjection", "TokenLosses", "divergence", "hint_losses", "protected_targets", "token_losses"]
+__all__ = [
+    "HintProjection",
+    "Targets",
+    "TokenLosses",
+    "divergence",
+    "hint_losses",
+    "protected_targets",
+    "token_losses",
+]

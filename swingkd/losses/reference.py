@@ -18,9 +18,15 @@ import torch.nn.functional as F
 from swingkd.targets.base import PrivatePositions, Protection
 from swingkd.targets.temperature import TokenTemperatures
 
-# Clipped noise leaves zeros in a target.  Forward, they count nothing (0 log 0 = 0); backward, where the divergence
-# would be infinite, they count as this much probability.
-_LOG_ZERO, _LOG_FLOOR = -1e4, math.log(1e-8)
+# A protected target of probability 0 counts as e^-69: the reverse divergence stays finite.
+_LOG_ZERO = -69.0
+
+
+class Targets(NamedTuple):
+    """What the student learns from: `log_probs` [N, V], and `present` [N] bool, false where there is no target."""
+
+    log_probs: torch.Tensor
+    present: torch.Tensor
 
 
 class TokenLosses(NamedTuple):
@@ -39,17 +45,16 @@ def divergence(target_log_probs: torch.Tensor, student_log_probs: torch.Tensor, 
     """Return D_beta(target, student) per row, [N], in nats.
 
     Args:
-        target_log_probs: [N, V]; may hold -inf.
+        target_log_probs: [N, V], finite.
         student_log_probs: [N, V].
         beta: 0 forward KL, 1 reverse KL, between them generalised JSD (TRL's meaning).
     """
-    if beta == 1:
-        return _kl(student_log_probs, target_log_probs.clamp_min(_LOG_FLOOR))
-    target = target_log_probs.clamp_min(_LOG_ZERO)
     if beta == 0:
-        return _kl(target, student_log_probs)
-    mixture = torch.logaddexp(student_log_probs + math.log1p(-beta), target + math.log(beta))
-    return beta * _kl(target, mixture) + (1 - beta) * _kl(student_log_probs, mixture)
+        return _kl(target_log_probs, student_log_probs)
+    if beta == 1:
+        return _kl(student_log_probs, target_log_probs)
+    mixture = torch.logaddexp(student_log_probs + math.log1p(-beta), target_log_probs + math.log(beta))
+    return beta * _kl(target_log_probs, mixture) + (1 - beta) * _kl(student_log_probs, mixture)
 
 
 def _kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
@@ -62,8 +67,8 @@ def protected_targets(
     private: torch.Tensor,
     positions: PrivatePositions | None,
     protection: Protection | None,
-) -> torch.Tensor:
-    """Return the target's log-probabilities [N, V]: the teacher's at its temperature, protected where private.
+) -> Targets:
+    """Return the teacher's distribution at its temperature, protected where private.
 
     Args:
         teacher_logits: [N, V].
@@ -73,14 +78,17 @@ def protected_targets(
         protection: what to do at private positions; `None`: the temperature alone, over the whole vocabulary.
     """
     targets = (teacher_logits / temperature[:, None]).log_softmax(-1)
+    present = torch.ones_like(private)
     if protection is not None and positions is not None:
-        targets[private] = protection.protect(teacher_logits[private].log_softmax(-1), positions)
-    return targets
+        rows = protection.protect(teacher_logits[private].log_softmax(-1), positions)
+        present[private] = rows.amax(-1) > -torch.inf
+        targets[private] = rows.clamp_min(_LOG_ZERO)
+    return Targets(targets, present)
 
 
 def token_losses(
     student_logits: torch.Tensor,
-    target_log_probs: torch.Tensor,
+    targets: Targets,
     labels: torch.Tensor,
     likelihood: torch.Tensor,
     temperatures: TokenTemperatures,
@@ -91,18 +99,16 @@ def token_losses(
 
     Args:
         student_logits: [N, V].
-        target_log_probs: [N, V] from `protected_targets`; a row of -inf leaves the position out of the loss.
+        targets: from `protected_targets`; a position without one is left out of the loss.
         labels: [N] ids of the tokens to predict.
         likelihood: [N] in [0, 1]: how likely the token to predict is private.
         temperatures: from `TemperatureSettings.for_tokens`.
         beta: which divergence, see `divergence`.
     """
     student = (student_logits / temperatures.student[:, None]).log_softmax(-1)
-    absent = target_log_probs.amax(-1) == -torch.inf
-    target = target_log_probs.masked_fill(absent[:, None], 0.0)
-    soft = temperatures.weight * divergence(target, student, beta)
+    soft = temperatures.weight * divergence(targets.log_probs, student, beta)
     return TokenLosses(
-        soft=soft.masked_fill(absent, 0.0),
+        soft=torch.where(targets.present, soft, 0.0),
         hard=F.cross_entropy(student_logits, labels, reduction="none"),
-        hard_weight=(1 - likelihood).masked_fill(absent, 0.0),
+        hard_weight=torch.where(targets.present, 1 - likelihood, 0.0),
     )

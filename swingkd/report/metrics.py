@@ -26,12 +26,25 @@ class MetricsFile:
     Args:
         path: the JSON file; made when the first rows come.
         run: the run's name.
-        config: its settings, without secrets.
+        config: its settings, without secrets; its list `rows` may change from one start to the next.
+
+    Raises:
+        ValueError: the file holds numbers of other settings.
     """
 
     def __init__(self, path: str | os.PathLike, run: str = "", config: dict[str, Any] | None = None):
         self.path = Path(path)
         self._run, self._config = run, config or {}
+        if config is not None and self.path.exists():
+            measured = self.read()["config"]
+            changed = sorted(
+                key for key in (config.keys() | measured.keys()) - {"rows"} if config.get(key) != measured.get(key)
+            )
+            if changed:
+                raise ValueError(
+                    f"{self.path} was measured with other settings ({', '.join(changed)} changed), and its rows would "
+                    "not compare with new ones. Choose another output_dir, or delete the old one to start afresh."
+                )
 
     def read(self) -> dict[str, Any]:
         """Return the file as it is now; an empty run where there is none.

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,7 +13,7 @@ from swingkd.tagging.base import token_characters
 def values_and_offsets(draw):
     values = np.array(draw(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=30)), np.float32)
     cuts = sorted(draw(st.lists(st.integers(0, len(values)), max_size=12)))
-    pairs = list(zip(cuts[:-1], cuts[1:], strict=True)) if len(cuts) > 1 else []
+    pairs = list(pairwise(cuts))
     return values, np.array(pairs, np.int64).reshape(-1, 2)
 
 

@@ -114,7 +114,7 @@ def test_the_target_is_a_distribution_that_leaves_the_tail_alone(likelihood, sca
 
 
 def test_exposure_of_the_toy_secret():
-    """A toy model: six digits, 0.98 on each, noise b = 0.1 absolute: exposure falls as the temperature rises."""
+    """Six digits, 0.98 on each, noise b = 0.1 absolute: exposure falls as the temperature rises."""
     generator = torch.Generator().manual_seed(0)
     exposures = []
     for temperature in (2.0, 8.0, 32.0):
@@ -129,7 +129,7 @@ def test_exposure_of_the_toy_secret():
         rank = 1 + (total > total[:, :1]).sum(-1)
         exposures.append(float((np.log2(1e6) - rank.double().log2()).mean()))
     assert exposures[0] == pytest.approx(19.9, abs=0.3)
-    # A digit whose probability is clipped to 0 ranks last here, so the middle value is lower than without clipping (8.4).
+    # A digit whose probability is clipped to 0 ranks last here: lower in the middle than without clipping (8.4).
     assert exposures[0] > exposures[1] > exposures[2]
     assert exposures[1] < 8.4
     assert exposures[2] == pytest.approx(1.9, abs=0.7)

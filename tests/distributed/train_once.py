@@ -1,0 +1,41 @@
+"""One short training in float64; every process runs this file, the first one saves the student."""
+
+import sys
+
+import torch
+from datasets import Dataset
+from safetensors.torch import save_file
+
+from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer, RuleTagger
+from tests.conftest import TEXTS, tiny_model, train_tokenizer
+
+
+def main(folder: str, batch_size: int, protection: str) -> None:
+    tokenizer = train_tokenizer(TEXTS)
+    args = PrivateDistillationConfig(
+        output_dir=folder, protection=protection, per_device_train_batch_size=batch_size, max_steps=3, optim="sgd",
+        learning_rate=0.1, use_cpu=True, report_to=[], disable_tqdm=True, save_strategy="no", max_length=64,
+        population_min_spans=2, noise_support=16, hidden_weight=0.5, average_tokens_across_devices=True,
+    )  # fmt: skip
+    teacher = tiny_model(len(tokenizer), hidden=24, seed=2)
+    with torch.no_grad():
+        teacher.lm_head.weight.mul_(20)
+    torch.manual_seed(0)
+    trainer = PrivateDistillationTrainer(
+        tiny_model(len(tokenizer), seed=1).double(), teacher.double(), args,
+        train_dataset=Dataset.from_dict({"text": TEXTS}),
+        eval_dataset=Dataset.from_dict({"text": TEXTS[:7]}), processing_class=tokenizer, tagger=RuleTagger(),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    with torch.no_grad():
+        trainer.model.hint_projection.weight.normal_()
+    trainer.model.double()
+    trainer.train()
+    metrics = trainer.evaluate()
+    if trainer.is_world_process_zero():
+        extra = {"perplexity": torch.tensor(metrics["eval_perplexity_flagged"], dtype=torch.float64)}
+        save_file(trainer.model.state_dict() | extra, f"{folder}/result.safetensors")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
