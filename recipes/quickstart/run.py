@@ -5,7 +5,6 @@ It is recipes/swing_clm on a small bundled data set.
 
 from __future__ import annotations
 
-import os
 import runpy
 from pathlib import Path
 
@@ -18,7 +17,6 @@ HERE = Path(__file__).parent
 
 
 def main(output_dir: Path = Path("out/quickstart")) -> None:
-    os.environ["SWINGKD_RECIPES"] = str(HERE.parent)
     recipe = runpy.run_path(str(HERE.parent / "swing_clm" / "run.py"))
     config = yaml.safe_load((HERE / "config.yaml").read_text()) | {"output_dir": str(output_dir)}
     out = recipe["main"](config)

@@ -20,6 +20,7 @@ START, END, PAD = "<|start|>", "<|end|>", "<|pad|>"
 
 def load_split(spec: dict[str, Any], text_column: str, limit: int | None = None) -> Dataset:
     """Load one split by the arguments of `load_dataset`; keep the text and, where there are any, its spans."""
+    os.environ.setdefault("SWINGKD_RECIPES", str(Path(__file__).parents[1]))
     spec = {key: os.path.expandvars(value) if isinstance(value, str) else value for key, value in spec.items()}
     data = load_dataset(**{"split": "train", **spec})
     data = data.filter(lambda row: bool(row[text_column].strip()) and not row.get("is_canary", False))

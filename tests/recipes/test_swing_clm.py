@@ -1,0 +1,87 @@
+import json
+import os
+import runpy
+from pathlib import Path
+
+import pytest
+import yaml
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """The quickstart's configuration, cut down to seconds."""
+    monkeypatch.setenv("SWINGKD_RECIPES", str(RECIPES))
+    config = yaml.safe_load((RECIPES / "quickstart" / "config.yaml").read_text())
+    config |= {
+        "output_dir": str(tmp_path / "out"), "tokenizer": {"vocab_size": 300}, "max_length": 64,
+        "teacher": {"hidden_size": 16, "num_hidden_layers": 1}, "student": {"hidden_size": 16, "num_hidden_layers": 1},
+    }  # fmt: skip
+    config["data"] |= {"limit": {"train": 60, "test": 10}}
+    config["canaries"] |= {"length": 3, "count": 2, "repetitions": [1, 3]}
+    for kind in ("teacher_training", "student_training"):
+        config[kind] = {"max_steps": 2}
+    return config
+
+
+def rows_of(config):
+    return json.loads((Path(config["output_dir"]) / "metrics.json").read_text())["rows"]
+
+
+def test_the_recipe_runs_restarts_and_skips_what_it_has(tiny):
+    main = runpy.run_path(str(RECIPES / "swing_clm" / "run.py"))["main"]
+    tiny["rows"] = tiny["rows"][:1]
+    out = main(tiny)
+    before = rows_of(tiny)
+    assert {row["model"] for row in before} == {"teacher", "kd"}
+    assert (out / "README.md").exists()
+    assert (out / "exposure.png").exists()
+    more = [
+        {"model": "swing", "transfer": "B+", "args": {"protection": "noise"}},
+        {"model": "scrub", "transfer": "A", "scrub": True, "args": {"protection": "none"}},
+        {"model": "population", "transfer": "A", "recall": 0.5, "setting": "recall=0.5", "args": {}},
+        {"model": "mollify", "transfer": "A", "args": {"protection": "mollify"}},
+    ]  # fmt: skip
+    main(tiny | {"rows": tiny["rows"] + more})
+    after = rows_of(tiny)
+    assert after[: len(before)] == before  # measured once
+    assert {row["model"] for row in after} == {"teacher", "kd", "swing", "scrub", "population", "mollify"}
+
+
+def test_secrets_stay_in_the_private_folder(tiny):
+    main = runpy.run_path(str(RECIPES / "swing_clm" / "run.py"))["main"]
+    out = main(tiny)
+    canaries = json.loads((out / "_private" / "canaries.json").read_text())["canaries"]
+    public = [p for p in out.rglob("*") if p.is_file() and "_private" not in p.parts]
+    assert {p.name for p in public} >= {"metrics.json", "README.md", "exposure.png"}
+    for path in public:
+        text = path.read_bytes()
+        assert not any(c["prefix"].encode() in text for c in canaries)
+
+
+def test_the_recipes_own_configurations_are_complete():
+    for path in (RECIPES / "swing_clm").glob("*.yaml"):
+        config = yaml.safe_load(path.read_text())
+        assert {"run", "output_dir", "data", "tokenizer", "teacher", "student", "canaries", "rows"} <= config.keys(), (
+            path
+        )
+
+
+def test_run_scripts_stay_short():
+    for path in RECIPES.glob("*/run.py"):
+        assert len(path.read_text().splitlines()) <= 160, path
+
+
+@pytest.mark.slow
+def test_quickstart_tells_its_story(tmp_path):
+    os.environ.pop("SWINGKD_RECIPES", None)
+    runpy.run_path(str(RECIPES / "quickstart" / "run.py"))["main"](tmp_path / "quickstart")
+    rows = json.loads((tmp_path / "quickstart" / "metrics.json").read_text())["rows"]
+    excess = {
+        (row["model"], row["setting"].split("repetitions=")[1]): row["value"]
+        for row in rows
+        if row["metric"] == "exposure_excess"
+    }
+    assert excess["kd", "50"] >= 5
+    assert excess["population", "50"] <= 0.2 * excess["kd", "50"]

@@ -1,0 +1,99 @@
+import json
+
+import pytest
+from rich.console import Console
+
+from swingkd.audit import CanaryExposure, ExposureReport
+from swingkd.report import MetricsFile, comparison_table, exposure_figure, exposure_rows, row, summarise, write_card
+from swingkd.report.card import findings
+from swingkd.report.summary import baseline, cut
+
+
+def report(exposure: float) -> ExposureReport:
+    levels = [(10, True, exposure), (0, False, 1.4)]
+    canaries = [
+        CanaryExposure(i, "digits", repetitions, inserted, 1.0, value + 0.1 * i, 5.0)
+        for i, (repetitions, inserted, value) in enumerate(level for level in levels for _ in range(4))
+    ]
+    return ExposureReport("exact", 16.6, tuple(canaries), 10, 100)
+
+
+@pytest.fixture
+def metrics(tmp_path):
+    file = MetricsFile(tmp_path / "run" / "metrics.json", "a-run", {"seed": 0, "rows": [1]})
+    for model, seed, perplexity, exposure in (
+        ("kd", 0, 10.0, 12.0), ("kd", 1, 12.0, 12.0), ("drop", 0, 10.5, 1.0), ("swing", 0, 11.0, 3.0),
+    ):  # fmt: skip
+        setting = f"transfer=A seed={seed}"
+        file.add(
+            [
+                row(model, f"{setting} split=test", "perplexity", perplexity),
+                *exposure_rows(model, setting, report(exposure)),
+            ]
+        )
+    return file
+
+
+def test_rows_are_tidy_and_survive_a_restart(metrics):
+    again = MetricsFile(metrics.path, "a-run", {"seed": 0, "rows": [1, 2]})
+    assert again.has("kd", "transfer=A seed=1")
+    assert not again.has("kd", "transfer=A seed=2")
+    assert not again.has("kd", "transfer=A")
+    content = json.loads(metrics.path.read_text())
+    assert content.keys() == {"run", "config", "environment", "rows"}
+    assert all(r.keys() == {"model", "setting", "metric", "value", "low", "high", "n"} for r in content["rows"])
+
+
+def test_rows_of_other_settings_are_refused(metrics):
+    with pytest.raises(ValueError, match=r"other settings \(seed changed\).*output_dir"):
+        MetricsFile(metrics.path, "a-run", {"seed": 1})
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "is not JSON"), ("{}", "not a metrics file")])
+def test_broken_files_are_named(tmp_path, text, message):
+    (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        MetricsFile(tmp_path / "metrics.json").read()
+
+
+def test_summaries_average_over_seeds(metrics):
+    summaries = summarise(metrics.read())
+    kd, drop, swing = summaries
+    assert (kd.seeds, kd.perplexity["perplexity"]) == (2, 11.0)
+    assert baseline(summaries, swing) is kd
+    # Excess of kd 12.15 - 1.95 = 10.2, of swing 3.15 - 1.95 = 1.2.
+    assert cut(swing, kd, 10) == pytest.approx(1 - (3.0 - 1.4 - 0.4) / (12.0 - 1.4 - 0.4), abs=1e-6)
+    assert cut(kd, kd, 10) is None
+    assert drop.excess[10].value < 0
+
+
+def test_the_card_says_where_a_plain_rival_wins_and_what_leaks(metrics, tmp_path):
+    card = write_card(metrics.path, tmp_path / "card").read_text()
+    assert "`swing` does not beat `drop`" in card
+    assert "still gives something away of secrets repeated 10 times" in card
+    assert "no differential privacy guarantee" in card
+    assert "Teacher's training data: not covered" in card
+    assert {p.name for p in (tmp_path / "card").iterdir()} == {"README.md", "exposure.png", "metrics.json"}
+    assert "| kd | 2 | 11.00 |" in card
+
+
+def test_a_harmless_protection_is_not_accused(metrics):
+    summaries = [s for s in summarise(metrics.read()) if s.model in ("kd", "drop")]
+    assert findings(summaries) == []
+
+
+def test_the_table_and_the_figure(metrics, tmp_path):
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(comparison_table(metrics.read()))
+    text = console.export_text()
+    assert "swing" in text
+    assert "controls" in text
+    assert "88%" in text
+    figure = exposure_figure(metrics.read(), tmp_path / "figure.png")
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_empty_run_is_an_error(tmp_path):
+    MetricsFile(tmp_path / "metrics.json", "r", {}).add([])
+    with pytest.raises(ValueError, match="measured nothing yet"):
+        write_card(tmp_path / "metrics.json", tmp_path)

@@ -1,0 +1,53 @@
+"""Every Python block of the README runs, in order, in one session; so do the shell blocks that can run here."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from swingkd.cli import app
+from tests.conftest import tiny_model
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_python_blocks(tmp_path, monkeypatch, tokenizer, texts):
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("teacher", 1), ("student", 2)):
+        tiny_model(len(tokenizer), seed=seed).save_pretrained(name)
+        tokenizer.save_pretrained(name)
+    texts.to_json("private.jsonl")
+    namespace: dict = {}
+    assert len(blocks("python")) == 2
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), namespace)
+    assert (tmp_path / "out" / "student" / "model.safetensors").exists()
+    assert len(namespace["with_canaries"]) == len(texts) + 55
+
+
+def test_the_tag_command():
+    (line,) = [line for block in blocks("bash") for line in block.splitlines() if "swingkd tag" in line]
+    text = shlex.split(line.split("|")[0])[1]
+    result = CliRunner().invoke(app, ["tag"], input=text)
+    assert "4711 ID_NUMBER" in result.output
+    assert "ann@example.org EMAIL_ADDRESS" in result.output
+
+
+def test_make_targets_and_paths_exist():
+    root = Path(__file__).parents[1]
+    makefile = (root / "Makefile").read_text()
+    for target in re.findall(r"make ([a-z-]+)", README):
+        assert f"\n{target}:" in makefile
+    for path in re.findall(r"\]\(([^)h][^)]*)\)", README) + re.findall(r"recipes/\S+\.(?:py|yaml)", README):
+        assert (root / path).exists(), path
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "LICENSE", "docs/methods.md"])
+def test_documents_exist(name):
+    assert (Path(__file__).parents[1] / name).stat().st_size > 500
