@@ -1,9 +1,10 @@
 """From text to batches: tokenise, put the tagger's findings beside the ids, pack, pad.
 
-Every row becomes `input_ids`, `labels` and three columns about privacy, one value per token:
+Every row becomes `input_ids`, `labels` and four columns about privacy, one value per token:
 
 - `pii_likelihood` (uint8): 0 = ordinary ... 255 = surely private;
 - `pii_group` (int32): what the tagger found and where in its span the token stands (`swingkd.targets.population`);
+- `pii_shape` (int32): a hash of the shape of the span's text before the token ("9-9" for "212-55");
 - `pii_span` (int64): a hash of the span's text, so that copies of one secret can be counted once.
 
 They describe the token *itself*; the loss reads them at the position that predicts it.
@@ -13,6 +14,8 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -25,15 +28,8 @@ from swingkd.tagging.windows import require_fast
 from swingkd.targets.population import COPY, GROUP_STRIDE, LAST_PLACE, PLACE_AFTER, PLACE_BEFORE
 
 IGNORE = -100
-PII_COLUMNS = ("pii_likelihood", "pii_group", "pii_span")
-_PADDING = {
-    "input_ids": None,
-    "labels": IGNORE,
-    "attention_mask": 0,
-    "pii_likelihood": 0,
-    "pii_group": 0,
-    "pii_span": 0,
-}
+PII_COLUMNS = ("pii_likelihood", "pii_group", "pii_shape", "pii_span")
+_PADDING = {"input_ids": None, "labels": IGNORE, "attention_mask": 0, **dict.fromkeys(PII_COLUMNS, 0)}
 
 
 @dataclass(frozen=True)
@@ -207,16 +203,15 @@ def _tokenise(batch, read, tokenizer, tagger, settings):
         out["labels"].append(np.where(learnt, ids, IGNORE)[:cut])
         if found is None:
             continue
-        likelihood, group, span = token_tags(row.text, found, offsets, settings.dilation)
-        out["pii_likelihood"].append(likelihood.astype(np.uint8)[:cut])
-        out["pii_group"].append(group.astype(np.int32)[:cut])
-        out["pii_span"].append(span.astype(np.int64)[:cut])
+        tagged = token_tags(row.text, found, offsets, settings.dilation)
+        for column, values, kind in zip(PII_COLUMNS, tagged, (np.uint8, np.int32, np.int32, np.int64), strict=True):
+            out[column].append(values.astype(kind)[:cut])
     return out
 
 
 def token_tags(
     text: str, tags: CharTags, offsets: np.ndarray, dilation: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Carry character tags to tokens.
 
     Args:
@@ -226,11 +221,11 @@ def token_tags(
         dilation: how many neighbouring tokens inherit the likelihood.
 
     Returns:
-        likelihood (0..255), group and span of each token, all [tokens] int64.
+        likelihood (0..255), group, shape and span of each token, all [tokens] int64.
     """
     # Rounded up: a likelihood above 0 stays above 0.
     likelihood = np.ceil(dilate(align(tags.likelihood, offsets), dilation) * 255).astype(np.int64)
-    group, span = np.zeros(len(offsets), np.int64), np.zeros(len(offsets), np.int64)
+    group, shape, span = (np.zeros(len(offsets), np.int64) for _ in range(3))
     spans = label_spans(tags.labels)
     runs = np.zeros(len(text), np.int64)
     for run, (start, end, _) in enumerate(spans, 1):
@@ -252,13 +247,24 @@ def token_tags(
             span[tokens_around][bare] = identity
         group[tokens] = COPY if identity in seen else base + np.minimum(tokens - first + 1, LAST_PLACE)
         span[tokens] = identity
+        shape[tokens] = [_shape_hash(text[start : max(offsets[token, 0], start)]) for token in tokens]
+        shape[after] = _shape_hash(text[start:end])
         seen.add(identity)
-    return likelihood, np.where(likelihood > 0, group, 0), np.where(likelihood > 0, span, 0)
+    private = likelihood > 0
+    return likelihood, np.where(private, group, 0), np.where(private, shape, 0), np.where(private, span, 0)
 
 
 def _span_hash(label: int, text: str) -> int:
     digest = hashlib.blake2b(text.casefold().encode(), digest_size=8, person=label.to_bytes(2, "little")).digest()
     return int.from_bytes(digest, "little", signed=True)
+
+
+@lru_cache(maxsize=65536)
+def _shape_hash(text: str) -> int:
+    """Hash the text's shape: letters and digits by their kind, each run of one kind once, the rest as it is."""
+    classes = ("9" if c.isdigit() else "A" if c.isupper() else "a" if c.isalpha() else c for c in text)
+    shape = "".join(kind for kind, _ in groupby(classes))
+    return int.from_bytes(hashlib.blake2b(shape.encode(), digest_size=4).digest(), "little", signed=True)
 
 
 def _pack(batch, length):

@@ -45,6 +45,7 @@ from swingkd.targets import (
     PrivatePositions,
     Protection,
     Soften,
+    population,
 )
 
 _HINT_FILE = "hint_projection.safetensors"
@@ -58,7 +59,26 @@ class _Tokens(NamedTuple):
     likelihood: torch.Tensor
     context: torch.Tensor
     group: torch.Tensor
+    shape: torch.Tensor
     span: torch.Tensor
+
+    def private(
+        self, temperature: torch.Tensor | None = None, public_log_probs: torch.Tensor | None = None
+    ) -> PrivatePositions | None:
+        """Return the private ones, with their teacher temperature [N]; `None` where there are none."""
+        at = self.likelihood > 0
+        if not bool(at.any()):
+            return None
+        temperature = torch.ones_like(self.likelihood) if temperature is None else temperature
+        return PrivatePositions(
+            likelihood=self.likelihood[at],
+            temperature=temperature[at],
+            context=self.context[at],
+            group=self.group[at],
+            shape=self.shape[at],
+            span=self.span[at],
+            public_log_probs=public_log_probs,
+        )
 
 
 class PrivateDistillationTrainer(Trainer):
@@ -203,7 +223,11 @@ class PrivateDistillationTrainer(Trainer):
         if args.protection == "noise":
             key = NoiseKey.load_or_create(self.private_dir / "noise_key") if args.noise_replay else None
             return NoisedTarget(
-                key, scale=args.noise_scale, support=args.noise_support, distribution=args.noise_distribution
+                key,
+                scale=args.noise_scale,
+                support=args.noise_support,
+                context=args.noise_context,
+                distribution=args.noise_distribution,
             )
         if args.protection == "mollify":
             return MollifiedTarget(args.mollify_bound, args.mollify_order)
@@ -217,22 +241,27 @@ class PrivateDistillationTrainer(Trainer):
         if self.args.process_index == 0 and not (reuse and path.exists()):
             if self.train_dataset is None:
                 raise ValueError("protection='population' averages over the training set: pass train_dataset=...")
-            builder = PopulationBuilder(self.vocabulary)
+            builder = PopulationBuilder(self.vocabulary, self.args.population_min_spans)
             loader = DataLoader(
                 self.train_dataset,
                 batch_size=self.args.per_device_eval_batch_size,
                 collate_fn=self.data_collator,
             )
-            for batch in tqdm(loader, desc="Averaging private tokens", disable=self.args.disable_tqdm):
+            quiet = self.args.disable_tqdm
+            for batch in tqdm(loader, desc="Counting private spans", disable=quiet):
+                positions = self._predicted_tokens(batch).private()
+                if positions is not None:
+                    builder.count(positions)
+            for batch in tqdm(loader, desc="Averaging private tokens", disable=quiet):
                 batch = {key: value.to(self.args.device) for key, value in batch.items()}
                 tokens = self._predicted_tokens(batch)
-                private = tokens.likelihood > 0
-                if not bool(private.any()):
+                positions = tokens.private()
+                if positions is None:
                     continue
                 with torch.no_grad(), self.compute_loss_context_manager():
-                    logits = self._logits(self.teacher_model, batch, tokens.at)[private]
-                builder.add(logits.log_softmax(-1), tokens.group[private], tokens.span[private])
-            builder.finish(self.args.population_min_spans).save(path)
+                    logits = self._logits(self.teacher_model, batch, tokens.at)[tokens.likelihood > 0]
+                builder.add(logits.log_softmax(-1), positions)
+            builder.finish().save(path)
         self.accelerator.wait_for_everyone()
         return PopulationTable.load(path)
 
@@ -240,13 +269,12 @@ class PrivateDistillationTrainer(Trainer):
         """Find the tokens that have a label, and what is known of each."""
         labels = inputs["labels"][:, 1:]
         at = labels != IGNORE
-        width = self.args.noise_context
+        width = max(self.args.noise_context, population.CONTEXT)
         ids = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -1)
         # Row t of the windows holds the tokens just before t.
-        reach = max(width, 1)
-        windows = nn.functional.pad(ids, (reach, 0), value=-1)[:, :-1].unfold(1, reach, 1)
-        likelihood, group, span = (inputs[name][:, 1:][at] for name in PII_COLUMNS)
-        return _Tokens(at, labels[at], likelihood, windows[:, 1:][at][:, :width], group, span)
+        windows = nn.functional.pad(ids, (width, 0), value=-1)[:, :-1].unfold(1, width, 1)
+        likelihood, group, shape, span = (inputs[name][:, 1:][at] for name in PII_COLUMNS)
+        return _Tokens(at, labels[at], likelihood, windows[:, 1:][at], group, shape, span)
 
     def _logits(self, model: nn.Module, inputs: dict[str, torch.Tensor], at: torch.Tensor) -> torch.Tensor:
         """Return a frozen model's logits [N, V] in float32 where tokens are predicted."""
@@ -276,36 +304,18 @@ class PrivateDistillationTrainer(Trainer):
         at, cut = tokens.at, self.vocabulary
         student_logits = _float(student.logits[:, :-1, :cut][at])
         teacher_logits = _float(teacher.logits[:, :-1, :cut][at]).to(student_logits)
-        temperatures = self.args.temperature_settings.for_tokens(tokens.likelihood.to(student_logits))
+        tokens = tokens._replace(likelihood=tokens.likelihood.to(student_logits))
         private = tokens.likelihood > 0
-        positions = None
-        if bool(private.any()):
-            public = None
-            if self.public_model is not None:
-                with torch.no_grad():
-                    public = self._logits(self.public_model, inputs, at)[private].log_softmax(-1)
-            positions = PrivatePositions(
-                likelihood=tokens.likelihood[private].to(student_logits),
-                temperature=temperatures.teacher[private],
-                context=tokens.context[private],
-                group=tokens.group[private],
-                public_log_probs=public,
-            )
+        temperatures = self.args.temperature_settings.for_tokens(tokens.likelihood)
         with torch.no_grad():
-            targets = protected_targets(
-                teacher_logits,
-                temperatures.teacher,
-                private,
-                positions,
-                self.protection if positions is not None else None,
-            )
+            public = None
+            if self.public_model is not None and bool(private.any()):
+                public = self._logits(self.public_model, inputs, at)[private].log_softmax(-1)
+            positions = tokens.private(temperatures.teacher, public)
+            protection = self.protection if positions is not None else None
+            targets = protected_targets(teacher_logits, temperatures.teacher, private, positions, protection)
         parts = token_losses(
-            student_logits,
-            targets,
-            tokens.labels,
-            tokens.likelihood.to(student_logits),
-            temperatures,
-            beta=self.args.beta,
+            student_logits, targets, tokens.labels, tokens.likelihood, temperatures, beta=self.args.beta
         )
         loss = parts.total(self.args.alpha)
         if hints:

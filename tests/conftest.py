@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from swingkd import PrivateDistillationConfig
+from swingkd.targets import PrivatePositions
 
 torch.set_num_threads(1)
 
@@ -45,6 +46,16 @@ def train_tokenizer(texts, vocab_size=400, single_digits=True) -> PreTrainedToke
     bpe.train_from_iterator(texts, trainer)
     bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+
+
+def private_positions(n: int, **fields) -> PrivatePositions:
+    """Facts about n surely private positions; anything may be replaced."""
+    zeros = torch.zeros(n, dtype=torch.int64)
+    defaults = {
+        "likelihood": torch.ones(n), "temperature": torch.ones(n), "context": torch.zeros(n, 2, dtype=torch.int64),
+        "group": zeros, "shape": zeros, "span": zeros,
+    }  # fmt: skip
+    return PrivatePositions(**(defaults | fields))
 
 
 @pytest.fixture(scope="session")

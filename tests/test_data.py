@@ -132,7 +132,7 @@ def test_groups_name_the_place_in_the_span():
     for start in (3, 9):
         tags.likelihood[start : start + 2], tags.labels[start : start + 2] = 1, 2
     offsets = np.array([[i, i + 1] for i in range(11)])
-    likelihood, group, span = token_tags(text, tags, offsets, dilation=1)
+    likelihood, group, shape, span = token_tags(text, tags, offsets, dilation=1)
     base = 2 * GROUP_STRIDE
     assert group.tolist() == [
         0, 0, base + PLACE_BEFORE, base + 1, base + 2, base + PLACE_AFTER, 0, 0, base + PLACE_BEFORE, COPY, COPY,
@@ -140,6 +140,8 @@ def test_groups_name_the_place_in_the_span():
     assert likelihood.tolist() == [0, 0, 255, 255, 255, 255, 0, 0, 255, 255, 255]
     assert len(set(span[[2, 3, 4, 5, 8, 9, 10]])) == 1  # one secret, one hash
     assert (span[[0, 1, 6, 7]] == 0).all()
+    assert (shape[[0, 1, 2, 6, 7, 8]] == 0).all()
+    assert shape[3] == shape[9] != shape[4] == shape[10] == shape[5]  # nothing yet, then "9" for one digit and two
 
 
 @given(st.text("ab 1", max_size=40), st.data())
@@ -148,7 +150,7 @@ def test_private_characters_always_reach_a_token(text, data):
     flags = data.draw(st.lists(st.booleans(), min_size=len(text), max_size=len(text)))
     tags.likelihood[:], tags.labels[:] = np.array(flags, np.float32), np.array(flags, np.int16)
     offsets = np.array([[i, min(i + 2, len(text))] for i in range(0, len(text), 2)], np.int64).reshape(-1, 2)
-    likelihood, group, _ = token_tags(text, tags, offsets, dilation=0)
+    likelihood, group, *_ = token_tags(text, tags, offsets, dilation=0)
     expected = [any(flags[a:b]) for a, b in offsets]
     assert (likelihood > 0).tolist() == expected
     assert ((group != 0) == expected).all()

@@ -21,7 +21,9 @@ class PrivatePositions:
         likelihood: [P] float in (0, 1] of the token to be predicted.
         temperature: [P] teacher temperature.
         context: [P, w] ids of the tokens just before it, the nearest last; -1 where there is none.
-        group: [P] what the tagger found (see `swingkd.data`); 0 nothing named, -1 a copy from the same record.
+        group: [P] what the tagger found and where (see `population`); 0 nothing named, -1 a copy in the same record.
+        shape: [P] hash of the shape of the span's text so far; 0 outside spans.
+        span: [P] hash of the span's text; 0 outside spans.
         public_log_probs: [P, V] the public model's log-probabilities, where there is a public model.
     """
 
@@ -29,6 +31,8 @@ class PrivatePositions:
     temperature: torch.Tensor
     context: torch.Tensor
     group: torch.Tensor
+    shape: torch.Tensor
+    span: torch.Tensor
     public_log_probs: torch.Tensor | None = None
 
 

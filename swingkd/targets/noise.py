@@ -20,26 +20,8 @@ from typing import Literal
 import torch
 
 from swingkd.targets.base import PrivatePositions, top_support
+from swingkd.targets.hashing import absorb, shift_right
 from swingkd.targets.temperature import soften_support
-
-# Odd 64-bit constants of the splitmix64 finaliser (Steele, Lea, Flood 2014), as signed integers.
-_GOLDEN, _MIX1, _MIX2 = -7046029254386353131, -4658895280553007687, -7723592293110705685
-
-
-def _shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
-    """Logical shift: torch's >> on int64 copies the sign."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _mix(x: torch.Tensor) -> torch.Tensor:
-    x = (x ^ _shift_right(x, 30)) * _MIX1
-    x = (x ^ _shift_right(x, 27)) * _MIX2
-    return x ^ _shift_right(x, 31)
-
-
-def _absorb(state: torch.Tensor, word: torch.Tensor) -> torch.Tensor:
-    """Take one more word into the state; keyed by what the state began with."""
-    return _mix((state ^ _mix(word + _GOLDEN)) * _GOLDEN + _MIX1)
 
 
 @dataclass(frozen=True, repr=False)
@@ -92,12 +74,12 @@ def replayed_uniform(key: NoiseKey, context: torch.Tensor, candidates: torch.Ten
         [P, K] uniform numbers, independent over contexts and candidates.
     """
     state = torch.full(context.shape[:1], key.low, dtype=torch.int64, device=context.device)
-    for column in context.to(torch.int64).unbind(-1):
-        state = _absorb(state, column)
-    state = _absorb(state, torch.full_like(state, key.high))
-    bits = _absorb(state[:, None].expand_as(candidates), candidates.to(torch.int64))
+    for column in context.unbind(-1):
+        state = absorb(state, column)
+    state = absorb(state, torch.full_like(state, key.high))
+    bits = absorb(state[:, None].expand_as(candidates), candidates)
     # The upper 52 bits, centred in their cell: never 0 and never 1.
-    return (_shift_right(bits, 12).to(torch.float64) + 0.5) * 2.0**-52
+    return (shift_right(bits, 12).to(torch.float64) + 0.5) * 2.0**-52
 
 
 def standard_noise(uniform: torch.Tensor, distribution: Literal["laplace", "gaussian"]) -> torch.Tensor:
@@ -115,6 +97,7 @@ class NoisedTarget:
         key: the run's secret, or `None` for fresh noise at every visit (ablation: it averages out).
         scale: noise scale at a surely private token, relative to the largest softened probability.
         support: how many of the teacher's likeliest tokens are softened and noised; 0: the whole vocabulary.
+        context: how many preceding tokens choose the draw.
         distribution: "laplace" or "gaussian".
     """
 
@@ -124,23 +107,30 @@ class NoisedTarget:
         *,
         scale: float = 1.0,
         support: int = 64,
+        context: int = 2,
         distribution: Literal["laplace", "gaussian"] = "laplace",
     ):
         self.key = key
         self.scale = scale
         self.support = support
+        self.context = context
         self.distribution: Literal["laplace", "gaussian"] = distribution
 
     def protect(self, log_probs: torch.Tensor, positions: PrivatePositions) -> torch.Tensor:
         """See `Protection.protect`: the support keeps its total mass, the tail stays the teacher's."""
         support = top_support(log_probs, self.support)
+        if positions.context.size(1) < self.context:
+            raise ValueError(
+                f"The draw needs {self.context} preceding tokens, {positions.context.size(1)} were given."
+            )
         softened = soften_support(log_probs, positions.temperature, support)
         mass = softened.logsumexp(-1, keepdim=True)
         share = (softened - mass).exp()
         if self.key is None:
             uniform = torch.rand(support.shape, dtype=torch.float64, device=support.device).clamp_min(2.0**-53)
         else:
-            uniform = replayed_uniform(self.key, positions.context, support)
+            near = positions.context[:, positions.context.size(1) - self.context :]
+            uniform = replayed_uniform(self.key, near, support)
         noise = standard_noise(uniform, self.distribution).to(share.dtype)
         size = self.scale * positions.likelihood[:, None] * share.amax(-1, keepdim=True)
         noised = (share + size * noise).clamp_min(0)

@@ -1,19 +1,13 @@
 """Population targets: at private positions the student learns what *such* a thing looks like, not whose it is (ours).
 
-The target is not this context's teacher distribution but its average over all private positions of the same kind:
-what the tagger found and where in the span the token stands.  Two rules keep an average from being one record's
-secret: each distinct span counts once, however often it was copied, and a kind with too few distinct spans falls back
-to a coarser one (any position of what was found, then anything private, then no target at all).
+The target is not this context's teacher distribution but its average over all private positions of the same kind.
+Kinds go from fine to coarse: what the tagger found, where in the span the token stands, and the two tokens, the one
+token or the shape of the text before it; at last anything private.  Two rules keep an average from being one record's
+secret: each distinct span counts once, however often it was copied, and a kind with too few distinct spans gives way
+to the next coarser one (where even the last is too small, to no target at all).
 
 A span that already stands earlier in the *same record* is a copy, not a memory: there the teacher's own distribution
 stays.  The private tokens still stand in the student's context.
-
-    >>> builder = PopulationBuilder(vocabulary=3)
-    >>> log_probs = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.2, 0.7], [0.1, 0.2, 0.7]]).log()
-    >>> builder.add(log_probs, torch.tensor([65, 65, 65]), torch.tensor([11, 22, 22]))   # span 22 was copied
-    >>> table = builder.finish(min_spans=2)
-    >>> table.lookup(torch.tensor([65])).exp().round(decimals=2)
-    tensor([[0.4000, 0.2000, 0.4000]])
 """
 
 from __future__ import annotations
@@ -21,38 +15,54 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from swingkd.targets.base import PrivatePositions
+from swingkd.targets.hashing import absorb
 
 # A group is label * GROUP_STRIDE + place: 0 just before a span, 1.. its tokens, then just after it.
 GROUP_STRIDE = 64
-PLACE_BEFORE, PLACE_AFTER, LAST_PLACE = 0, 62, 61
-# The coarser kinds share the numbering: "anywhere in a span of this label", and "anything private" (label 0).
-_ANYWHERE, _ANYTHING = 63, 0
+PLACE_BEFORE, PLACE_AFTER, LAST_PLACE = 0, 63, 62
 COPY = -1
+# How many preceding tokens the finest kind looks at.
+CONTEXT = 2
+
+
+def kinds(positions: PrivatePositions) -> torch.Tensor:
+    """Return the kinds of each position as hashes, [P, 8] int64, from fine to coarse."""
+    group, shape = positions.group, positions.shape
+    label = torch.div(group, GROUP_STRIDE, rounding_mode="floor")
+    second, first = positions.context[:, -CONTEXT:].unbind(-1)
+    levels = [(group, first, second), (group, first), (group, shape), (label, shape, first), (label, shape)]
+    levels += [(group,), (label,), ()]
+    columns = []
+    for level, words in enumerate(levels):
+        state = torch.full_like(group, level, dtype=torch.int64)
+        for word in words:
+            state = absorb(state, word)
+        columns.append(state)
+    return torch.stack(columns, dim=1)
 
 
 @dataclass(frozen=True)
 class PopulationTable:
-    """The averages: sorted group `keys` [G] and their log-probabilities [G, V]."""
+    """The averages: sorted `keys` [K] of the kinds that have one, and their log-probabilities [K, V]."""
 
     keys: torch.Tensor
     log_probs: torch.Tensor
 
-    def lookup(self, groups: torch.Tensor) -> torch.Tensor:
-        """Return the log-probabilities [P, V] of each group [P], from the coarser kind where its own is missing and
-        -inf where there is none at all."""
-        rows = torch.full_like(groups, -1)
-        for keys in (torch.zeros_like(groups) + _ANYTHING, groups // GROUP_STRIDE * GROUP_STRIDE + _ANYWHERE, groups):
-            place = torch.searchsorted(self.keys, keys).clamp_max(max(len(self.keys) - 1, 0))
-            if len(self.keys):
-                rows = torch.where(self.keys[place] == keys, place, rows)
-        found = rows >= 0
-        result = self.log_probs.new_full((len(groups), self.log_probs.size(-1)), -torch.inf)
-        result[found] = self.log_probs[rows[found]]
+    def lookup(self, positions: PrivatePositions) -> torch.Tensor:
+        """Return the average's log-probabilities [P, V] of each position's finest kind; -inf where there is none."""
+        rows = find(self.keys, kinds(positions))
+        # Coarse to fine: the finest kind that has an average wins.
+        best = torch.full_like(positions.group, -1, dtype=torch.int64)
+        for column in rows.flip(1).unbind(1):
+            best = torch.where(column >= 0, column, best)
+        result = self.log_probs.new_full((len(best), self.log_probs.size(-1)), -torch.inf)
+        result[best >= 0] = self.log_probs[best[best >= 0]]
         return result
 
     def to(self, device: torch.device) -> PopulationTable:
@@ -71,56 +81,75 @@ class PopulationTable:
             return cls(file.get_tensor("keys"), file.get_tensor("log_probs"))
 
 
+def find(keys: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Return where each of the wanted stands in the sorted keys; -1 where it does not."""
+    if not len(keys):
+        return torch.full_like(wanted, -1)
+    place = torch.searchsorted(keys, wanted).clamp_max(len(keys) - 1)
+    return torch.where(keys[place] == wanted, place, -1)
+
+
 class PopulationBuilder:
-    """Collect the teacher's distributions at private positions in one pass over the data.
+    """Make the table in two passes over the same data: `count` all positions, then `add` what the teacher says there.
 
     Args:
         vocabulary: size of the vocabulary.
+        min_spans: fewest distinct spans that make an average.
+        max_bytes: the table's largest size; beyond it the kinds with the fewest spans give way to coarser ones.
     """
 
-    def __init__(self, vocabulary: int):
+    def __init__(self, vocabulary: int, min_spans: int, max_bytes: int = 2**30):
         self.vocabulary = vocabulary
-        self._rows: dict[int, int] = {}
-        self._sums = torch.zeros(0, vocabulary, dtype=torch.float64)
-        self._counts = torch.zeros(0, dtype=torch.int64)
-        self._seen: set[tuple[int, int]] = set()
+        self.min_spans = min_spans
+        self.max_bytes = max_bytes
+        self._counted: set[tuple[int, int]] = set()
+        self._added: set[tuple[int, int]] = set()
+        self._pairs: list[np.ndarray] = []
+        self._table: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
-    def add(self, log_probs: torch.Tensor, groups: torch.Tensor, spans: torch.Tensor) -> None:
-        """Add the teacher's log-probabilities [P, V] at positions of these groups [P] and spans [P] (hashes of the
-        span's text).  A (group, span) pair counts once, whenever it comes."""
-        fresh, kinds = [], []
-        for position, pair in enumerate(zip(groups.tolist(), spans.tolist(), strict=True)):
-            if pair[0] > 0 and pair not in self._seen:
-                self._seen.add(pair)
-                fresh.append(position)
-                kinds.append(self._rows.setdefault(pair[0], len(self._rows)))
-        if not fresh:
-            return
-        missing = len(self._rows) - len(self._sums)
-        if missing > 0:
-            self._sums = torch.cat([self._sums, self._sums.new_zeros(missing, self.vocabulary)])
-            self._counts = torch.cat([self._counts, self._counts.new_zeros(missing)])
-        rows = torch.tensor(kinds)
-        self._sums.index_add_(0, rows, log_probs[fresh].exp().cpu().double())
-        self._counts.index_add_(0, rows, torch.ones_like(rows))
+    def count(self, positions: PrivatePositions) -> None:
+        """First pass: note which spans each kind holds."""
+        fresh = _first_visits(positions, self._counted)
+        keys = kinds(positions)[fresh].cpu().numpy()
+        spans = positions.span[fresh].cpu().numpy()
+        pairs = np.stack([keys.ravel(), np.repeat(spans, keys.shape[1])], axis=1)
+        self._pairs.append(np.unique(pairs, axis=0))
 
-    def finish(self, min_spans: int) -> PopulationTable:
-        """Average: a group of at least `min_spans` distinct spans gets a row, and so do the coarser kinds."""
-        spans_of: dict[int, set[int]] = {}
-        members: dict[int, list[int]] = {}
-        for group, row in self._rows.items():
-            for key in (group, group // GROUP_STRIDE * GROUP_STRIDE + _ANYWHERE, _ANYTHING):
-                members.setdefault(key, []).append(row)
-                spans_of.setdefault(key, set())
-        for group, span in self._seen:
-            for key in (group, group // GROUP_STRIDE * GROUP_STRIDE + _ANYWHERE, _ANYTHING):
-                spans_of[key].add(span)
-        keys = sorted(key for key in members if len(spans_of[key]) >= min_spans)
-        table = torch.zeros(len(keys), self.vocabulary)
-        for place, key in enumerate(keys):
-            rows = members[key]
-            table[place] = (self._sums[rows].sum(0) / self._counts[rows].sum()).log().float()
-        return PopulationTable(torch.tensor(keys, dtype=torch.int64), table)
+    def add(self, log_probs: torch.Tensor, positions: PrivatePositions) -> None:
+        """Second pass, in the order of the first: add the teacher's log-probabilities [P, V]."""
+        keys, sums, counts = self._chosen()
+        fresh = _first_visits(positions, self._added)
+        rows = find(keys, kinds(positions)[fresh].cpu())
+        at, level = (rows >= 0).nonzero(as_tuple=True)
+        sums.index_add_(0, rows[at, level], log_probs[fresh].float().exp().cpu()[at])
+        counts.index_add_(0, rows[at, level], torch.ones(len(at)))
+
+    def finish(self) -> PopulationTable:
+        """Return the averages."""
+        keys, sums, counts = self._chosen()
+        return PopulationTable(keys, (sums / counts[:, None]).log())
+
+    def _chosen(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Keep the kinds with enough distinct spans; return their keys [K], sums [K, V] and counts [K]."""
+        if self._table is not None:
+            return self._table
+        pairs = np.unique(np.concatenate(self._pairs), axis=0) if self._pairs else np.zeros((0, 2), np.int64)
+        keys, spans = np.unique(pairs[:, 0], return_counts=True)
+        order = np.argsort(-spans, kind="stable")[: self.max_bytes // (4 * self.vocabulary)]
+        kept = np.sort(keys[order][spans[order] >= self.min_spans])
+        self._table = (torch.from_numpy(kept), torch.zeros(len(kept), self.vocabulary), torch.zeros(len(kept)))
+        self._pairs = []
+        return self._table
+
+
+def _first_visits(positions: PrivatePositions, seen: set[tuple[int, int]]) -> list[int]:
+    """List the positions whose place in whose span was not seen before (copies are no first visits)."""
+    fresh = []
+    for i, pair in enumerate(zip(positions.group.tolist(), positions.span.tolist(), strict=True)):
+        if pair[0] > 0 and pair not in seen:
+            seen.add(pair)
+            fresh.append(i)
+    return fresh
 
 
 class PopulationTarget:
@@ -143,12 +172,11 @@ class PopulationTarget:
         """See `Protection.protect`."""
         if self.table.log_probs.device != log_probs.device:
             self.table = self.table.to(log_probs.device)
-        average = self.table.lookup(positions.group).to(log_probs.dtype)
+        average = self.table.lookup(positions).to(log_probs.dtype)
         individual = 1 - positions.likelihood * (1 - self.share)
         mixed = torch.logaddexp(log_probs + individual.log()[:, None], average + (1 - individual).log()[:, None])
-        target = torch.where((positions.group == COPY)[:, None], log_probs, mixed)
-        # No average anywhere: no target, rather than the teacher's own.
-        orphan = (
-            (average[:, :1] == -torch.inf) & (positions.group != COPY)[:, None] & (positions.likelihood == 1)[:, None]
-        )
-        return torch.where(orphan, -torch.inf, target)
+        copied = positions.group == COPY
+        # No average anywhere: no target for a surely private token, rather than the teacher's own.
+        orphan = (average[:, 0] == -torch.inf) & (positions.likelihood == 1) & ~copied
+        target = torch.where(copied[:, None], log_probs, mixed)
+        return target.masked_fill(orphan[:, None], -torch.inf)

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swingkd.losses import divergence, hint_losses, protected_targets, token_losses
-from swingkd.targets import Drop, PrivatePositions, Soften, TemperatureSettings
+from swingkd.targets import Drop, Soften, TemperatureSettings
+from tests.conftest import private_positions
 
 
 def distributions(rows=6, size=11, seed=0):
@@ -49,9 +50,7 @@ def parts(likelihood, protection=None, beta=0.0, **settings):
     temperatures = TemperatureSettings(**settings).for_tokens(likelihood)
     private = likelihood > 0
     n = int(private.sum())
-    positions = PrivatePositions(
-        likelihood[private], temperatures.teacher[private], torch.zeros(n, 2), torch.zeros(n, dtype=torch.int64)
-    )
+    positions = private_positions(n, likelihood=likelihood[private], temperature=temperatures.teacher[private])
     targets = protected_targets(teacher, temperatures.teacher, private, positions, protection)
     return teacher, student, labels, token_losses(student, targets, labels, likelihood, temperatures, beta=beta)
 

@@ -5,15 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swingkd.targets import MollifiedTarget, PrivatePositions
+from swingkd.targets import MollifiedTarget
 from swingkd.targets.mollify import renyi_divergence
+from tests.conftest import private_positions
 
 
 def where(likelihood, public):
     n = len(public)
-    return PrivatePositions(
-        torch.full((n,), likelihood, dtype=public.dtype), torch.ones(n), torch.zeros(n, 2), torch.zeros(n), public
-    )
+    return private_positions(n, likelihood=torch.full((n,), likelihood, dtype=public.dtype), public_log_probs=public)
 
 
 @pytest.mark.parametrize("order", [0.5, 1, 2, 5, math.inf])
@@ -50,6 +49,5 @@ def test_a_surely_private_token_follows_the_public_model():
 
 
 def test_without_a_public_model_the_error_says_what_to_pass():
-    positions = PrivatePositions(torch.ones(1), torch.ones(1), torch.zeros(1, 2), torch.zeros(1))
     with pytest.raises(ValueError, match="public_model="):
-        MollifiedTarget().protect(torch.zeros(1, 3), positions)
+        MollifiedTarget().protect(torch.zeros(1, 3), private_positions(1))

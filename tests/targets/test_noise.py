@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from swingkd.targets import NoisedTarget, NoiseKey, PrivatePositions
+from swingkd.targets import NoisedTarget, NoiseKey
 from swingkd.targets.noise import replayed_uniform, standard_noise
+from tests.conftest import private_positions
 
 KEY = NoiseKey(123456789, -987654321)
 
@@ -16,10 +17,9 @@ KEY = NoiseKey(123456789, -987654321)
 def positions(context, likelihood=1.0, temperature=16.0):
     context = torch.as_tensor(context)
     n = len(context)
-    return PrivatePositions(
-        likelihood=torch.full((n,), likelihood), temperature=torch.full((n,), temperature), context=context,
-        group=torch.zeros(n, dtype=torch.int64),
-    )  # fmt: skip
+    return private_positions(
+        n, likelihood=torch.full((n,), likelihood), temperature=torch.full((n,), temperature), context=context
+    )
 
 
 def naive_mix(x):
