@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from accelerate import PartialState
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, DataCollatorForLanguageModeling, Trainer, TrainingArguments, set_seed
 
@@ -30,22 +31,16 @@ class Experiment:
         self.secret = self.out / "_private"
         self.metrics = MetricsFile(self.out / "metrics.json", config["run"], config)
         data = config["data"]
-        splits = {
-            name: setup.load_split(data[name], data["text_column"], data.get("limit", {}).get(name))
-            for name in ("train", "validation", "test")
-            if name in data
-        }
-        train = splits.pop("train")
+        train, self.splits = setup.load_splits(data)
         cut = int(len(train) * data["private_share"])
         self.private, self.public = train.select(range(cut)), train.select(range(cut, len(train)))
-        self.splits = splits
-        self.tagger = setup.make_tagger(train, *splits.values())
+        self.tagger = setup.make_tagger(train, *self.splits.values())
         self.tokenizer = setup.make_tokenizer(config["tokenizer"], self.public["text"])
         self.canaries = setup.make_canaries(config["canaries"], self.secret / "canaries.json")
         # Never-seen sentences of the same form: how well is the *form* of a secret known?
         spec = config["canaries"] | {"count": 200, "repetitions": (1,), "controls": 0, "seed": 12345}
-        fresh = CanarySet.generate(**spec)
-        self.splits["fresh"] = Dataset.from_dict({"text": [canary.text for canary in fresh.canaries]})
+        fresh = [canary.text for canary in CanarySet.generate(**spec).canaries]
+        self.splits["fresh"] = Dataset.from_dict({"text": fresh})
         self.settings = DataSettings(max_length=config["max_length"], packing=True)
         self.evaluation = {name: self.tokenise(split, self.tagger) for name, split in self.splits.items()}
         self.texts = {
@@ -60,7 +55,7 @@ class Experiment:
     def arguments(self, kind: str, folder: str, seed: int) -> dict:
         return {
             "output_dir": str(self.secret / folder), "seed": seed, "report_to": [], "save_strategy": "no",
-            "use_cpu": not torch.cuda.is_available(), "disable_tqdm": True,
+            "use_cpu": not torch.cuda.is_available(), "disable_tqdm": not sys.stderr.isatty(),
             **self.config["training"], **self.config[kind],
         }  # fmt: skip
 
@@ -68,19 +63,20 @@ class Experiment:
         arguments = self.arguments("student_training", folder, seed) | fields
         return PrivateDistillationConfig(max_length=self.config["max_length"], **arguments)
 
-    def trained(self, name: str, spec: str, data) -> AutoModelForCausalLM:
-        """Train a teacher or a public model the ordinary way, once: its weights stay in _private/."""
+    def trained(self, name: str, data) -> AutoModelForCausalLM:
+        """Train the teacher, or the public model, the ordinary way, once: its weights stay in _private/."""
         folder = self.secret / name
         if not (folder / "config.json").exists():
             set_seed(0)
             trainer = Trainer(
-                setup.make_model(self.config[spec], self.tokenizer),
+                setup.make_model(self.config["teacher"], self.tokenizer),
                 TrainingArguments(**self.arguments("teacher_training", name, 0)),
                 DataCollatorForLanguageModeling(self.tokenizer, mlm=False),
                 train_dataset=self.tokenise(data, None).select_columns(["input_ids"]),
             )
-            trainer.train()
+            setup.quiet(trainer).train()
             trainer.save_model(folder)
+            trainer.accelerator.wait_for_everyone()
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
     def train_student(self, plan: dict, setting: str, seed: int):
@@ -97,46 +93,48 @@ class Experiment:
         set_seed(seed)
         folder = f"{plan['model']} {setting}".replace(" ", "-")
         args = self.distillation(folder, seed, plan.get("args", {}))
-        public = self.trained("public", "teacher", self.texts["B"]) if args.protection == "mollify" else None
+        public = self.trained("public", self.texts["B"]) if args.protection == "mollify" else None
         trainer = PrivateDistillationTrainer(
             model=setup.make_model(self.config["student"], self.tokenizer),
-            teacher_model=self.trained("teacher", "teacher", self.texts["A"]),
+            teacher_model=self.trained("teacher", self.texts["A"]),
             args=args,
             train_dataset=data,
-            eval_dataset=self.evaluation,
             processing_class=self.tokenizer,
             public_model=public,
         )
-        trainer.train()
+        setup.quiet(trainer).train()
         return trainer
 
     def measure(self, name: str, setting: str, trainer: PrivateDistillationTrainer) -> None:
         """Evaluate and audit a model; write its rows all at once."""
-        rows = []
-        for split, dataset in self.evaluation.items():
-            for metric, value in trainer.evaluate(dataset).items():
-                if "perplexity" in metric:
-                    rows.append(row(name, f"{setting} split={split}", metric.removeprefix("eval_"), value))
-        report = measure_exposure(trainer.model, self.tokenizer, self.canaries, batch_size=4096, progress=False)
-        print(name, setting, report, sep="\n", flush=True)
-        self.metrics.add(rows + exposure_rows(name, setting, report))
+        rows = [
+            row(name, f"{setting} split={split}", metric.removeprefix("eval_"), value)
+            for split, dataset in self.evaluation.items()
+            for metric, value in trainer.evaluate(dataset).items()
+            if "perplexity" in metric
+        ]
+        if trainer.is_world_process_zero():
+            print(f"measuring {name} ({setting})", flush=True)
+            report = measure_exposure(trainer.model, self.tokenizer, self.canaries, batch_size=4096, progress=False)
+            print(report, flush=True)
+            self.metrics.add(rows + exposure_rows(name, setting, report))
+        trainer.accelerator.wait_for_everyone()
 
     def run(self, only: list[str] | None) -> None:
         if not self.metrics.has("teacher", "seed=0"):
+            models = self.trained("teacher", self.texts["A"]), setup.make_model(self.config["student"], self.tokenizer)
             args = self.distillation("audit", 0, {"protection": "none"})
-            probe = PrivateDistillationTrainer(
-                self.trained("teacher", "teacher", self.texts["A"]),
-                setup.make_model(self.config["student"], self.tokenizer),
-                args, eval_dataset=self.evaluation, processing_class=self.tokenizer,
-            )  # fmt: skip
+            probe = PrivateDistillationTrainer(*models, args, processing_class=self.tokenizer)
             self.measure("teacher", "seed=0", probe)
         for plan in self.config["rows"]:
             for seed in plan.get("seeds", [0]):
-                setting = f"transfer={plan['transfer']} {plan.get('setting', '')} seed={seed}".replace("  ", " ")
+                words = [f"transfer={plan['transfer']}", plan.get("setting", ""), f"seed={seed}"]
+                setting = " ".join(filter(None, words))
                 if (only and plan["model"] not in only) or self.metrics.has(plan["model"], setting):
                     continue
                 self.measure(plan["model"], setting, self.train_student(plan, setting, seed))
-        write_card(self.metrics.path, self.out)
+        if PartialState().is_main_process:
+            write_card(self.metrics.path, self.out)
 
 
 def main(config: dict, only: list[str] | None = None) -> Path:

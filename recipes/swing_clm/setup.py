@@ -7,9 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 from datasets import Dataset, load_dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    Trainer,
+)
 
 from swingkd import CanarySet, EnsembleTagger, RuleTagger
 from swingkd.tagging import BaseTagger, CharTags, label_spans
@@ -28,6 +37,25 @@ def load_split(spec: dict[str, Any], text_column: str, limit: int | None = None)
     if text_column != "text":
         data = data.rename_column(text_column, "text")
     return data.select_columns([name for name in ("text", "spans") if name in data.column_names])
+
+
+def load_splits(data: dict[str, Any]) -> tuple[Dataset, dict[str, Dataset]]:
+    """Return the training split and the others that the configuration names."""
+    limits = data.get("limit", {})
+    splits = {
+        name: load_split(data[name], data["text_column"], limits.get(name))
+        for name in ("train", "validation", "test")
+        if name in data
+    }
+    return splits.pop("train"), splits
+
+
+def quiet(trainer: Trainer) -> Trainer:
+    """Say what is trained, and leave the rest to progress bars: the numbers go to metrics.json."""
+    if trainer.is_world_process_zero():
+        print(f"training {Path(trainer.args.output_dir).name}", flush=True)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 class AnnotatedTagger(BaseTagger):
@@ -118,6 +146,7 @@ def make_model(spec: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> PreT
 
 def make_canaries(spec: dict[str, Any], path: Path) -> CanarySet:
     """Draw the run's canaries, or read those it began with."""
-    if not path.exists():
-        CanarySet.generate(**{**spec, "repetitions": tuple(spec["repetitions"])}).save(path)
+    with PartialState().main_process_first():
+        if not path.exists():
+            CanarySet.generate(**{**spec, "repetitions": tuple(spec["repetitions"])}).save(path)
     return CanarySet.load(path)

@@ -64,6 +64,10 @@ def _change(summary: Summary, kd: Summary | None) -> float | None:
 def findings(summaries: list[Summary]) -> list[str]:
     """Say in words where a protection does not beat the plain rivals, and where something still leaks."""
     said = []
+    rivals = {summary.model for summary in summaries} & set(_RIVALS)
+    missing = [f"`{rival}`" for rival in _RIVALS if rival not in rivals]
+    if missing:
+        said.append(f"{' and '.join(missing)} did not run here: whether a protection beats them is not shown.")
     for summary in summaries:
         if summary.model not in _PROTECTIONS:
             continue

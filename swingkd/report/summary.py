@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from swingkd.audit import Interval
@@ -83,24 +84,26 @@ def baseline(summaries: list[Summary], of: Summary) -> Summary | None:
 
 
 def cut(summary: Summary, kd: Summary | None, repetitions: int) -> float | None:
-    """Return which share of plain distillation's excess exposure is gone; `None` where it had less than 2 bits."""
+    """Return which share of plain distillation's excess exposure is gone, at most all of it; `None` where that excess
+    was below 2 bits."""
     if kd is None or kd is summary or repetitions not in summary.excess or repetitions not in kd.excess:
         return None
     if kd.excess[repetitions].value < 2:
         return None
-    return 1 - summary.excess[repetitions].value / kd.excess[repetitions].value
+    return min(1 - summary.excess[repetitions].value / kd.excess[repetitions].value, 1.0)
 
 
 def comparison_table(metrics: dict[str, Any]) -> Table:
     """Return the table that a terminal shows: utility beside leak, one line a student."""
     summaries = summarise(metrics)
     levels = sorted({level for s in summaries for level in s.exposure})
-    table = Table(title=f"{metrics['run']}: perplexity (lower is better) and exposure in bits (controls = chance)")
+    caption = "exposure in bits by number of copies; controls were never inserted"
+    table = Table(title=f"{metrics['run']}: utility and leak", caption=caption, box=box.SIMPLE, padding=(0, 1, 0, 0))
     for heading in ("model", "perplexity", "flagged", "unflagged"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for level in levels:
-        table.add_column(f"{level} copies" if level else "controls", justify="right")
-    table.add_column("leak cut", justify="right")
+        table.add_column(f"x{level}" if level else "controls", justify="right")
+    table.add_column("cut", justify="right")
     for summary in summaries:
         kd = baseline(summaries, summary)
         cuts = [value for level in levels if (value := cut(summary, kd, level)) is not None]
