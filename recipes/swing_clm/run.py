@@ -30,9 +30,8 @@ class Experiment:
         self.config, self.out = config, Path(config["output_dir"])
         self.secret = self.out / "_private"
         self.metrics = MetricsFile(self.out / "metrics.json", config["run"], config)
-        data = config["data"]
-        train, self.splits = setup.load_splits(data)
-        cut = int(len(train) * data["private_share"])
+        train, self.splits = setup.load_splits(config["data"])
+        cut = int(len(train) * config["data"]["private_share"])
         self.private, self.public = train.select(range(cut)), train.select(range(cut, len(train)))
         self.tagger = setup.make_tagger(train, *self.splits.values())
         self.tokenizer = setup.make_tokenizer(config["tokenizer"], self.public["text"])
@@ -41,7 +40,6 @@ class Experiment:
         spec = config["canaries"] | {"count": 200, "repetitions": (1,), "controls": 0, "seed": 12345}
         fresh = [canary.text for canary in CanarySet.generate(**spec).canaries]
         self.splits["fresh"] = Dataset.from_dict({"text": fresh})
-        self.settings = DataSettings(max_length=config["max_length"], packing=True)
         self.evaluation = {name: self.tokenise(split, self.tagger) for name, split in self.splits.items()}
         self.texts = {
             "A": self.canaries.insert(self.private.select_columns(["text"])),
@@ -50,7 +48,8 @@ class Experiment:
         }
 
     def tokenise(self, data, tagger):
-        return prepare_dataset(data, self.tokenizer, tagger, self.settings)
+        settings = DataSettings(max_length=self.config["max_length"], packing=True)
+        return prepare_dataset(data, self.tokenizer, tagger, settings)
 
     def arguments(self, kind: str, folder: str, seed: int) -> dict:
         return {
