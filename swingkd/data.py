@@ -4,7 +4,8 @@ Every row becomes `input_ids`, `labels` and four columns about privacy, one valu
 
 - `pii_likelihood` (uint8): 0 = ordinary ... 255 = surely private;
 - `pii_group` (int32): what the tagger found and where in its span the token stands (`swingkd.targets.population`);
-- `pii_shape` (int32): a hash of the shape of the span's text before the token ("9-9" for "212-55");
+- `pii_shape` (int64): what the span's text before the token looks like: two hashes, of its shape ("9-9" for "212-55")
+  and of its last character;
 - `pii_span` (int64): a hash of the span's text, so that copies of one secret can be counted once.
 
 They describe the token *itself*; the loss reads them at the position that predicts it.
@@ -29,6 +30,8 @@ from swingkd.targets.population import COPY, GROUP_STRIDE, LAST_PLACE, PLACE_AFT
 
 IGNORE = -100
 PII_COLUMNS = ("pii_likelihood", "pii_group", "pii_shape", "pii_span")
+# Part of the cache's key, which knows a function's arguments but not its code: raise it when columns change meaning.
+_VERSION = 3
 _PADDING = {"input_ids": None, "labels": IGNORE, "attention_mask": 0, **dict.fromkeys(PII_COLUMNS, 0)}
 
 
@@ -73,7 +76,7 @@ def prepare_dataset(
         description: shown beside the progress bar.
 
     Raises:
-        ValueError: slow tokenizer, unknown columns, or no row at all.
+        ValueError: slow tokenizer, unknown columns, a row without text, or likelihoods that are no uint8.
     """
     columns = dataset.column_names or list(next(iter(dataset), {}))
     if "input_ids" in columns:
@@ -91,7 +94,13 @@ def prepare_dataset(
             options |= {"num_proc": num_proc, "desc": f"Tagging and tokenising ({description})"}
         prepared = dataset.map(
             _tokenise,
-            fn_kwargs={"read": read, "tokenizer": tokenizer, "tagger": tagger, "settings": settings},
+            fn_kwargs={
+                "read": read,
+                "tokenizer": tokenizer,
+                "tagger": tagger,
+                "settings": settings,
+                "version": _VERSION,
+            },
             **options,
         )
     if settings.packing:
@@ -175,7 +184,7 @@ def _reader(columns: list[str], tokenizer: PreTrainedTokenizerBase, settings: Da
     )
 
 
-def _tokenise(batch, read, tokenizer, tagger, settings):
+def _tokenise(batch, read, tokenizer, tagger, settings, version):
     size = len(next(iter(batch.values())))
     rows = [read({key: values[i] for key, values in batch.items()}) for i in range(size)]
     texts = [row.text for row in rows]
@@ -204,7 +213,7 @@ def _tokenise(batch, read, tokenizer, tagger, settings):
         if found is None:
             continue
         tagged = token_tags(row.text, found, offsets, settings.dilation)
-        for column, values, kind in zip(PII_COLUMNS, tagged, (np.uint8, np.int32, np.int32, np.int64), strict=True):
+        for column, values, kind in zip(PII_COLUMNS, tagged, (np.uint8, np.int32, np.int64, np.int64), strict=True):
             out[column].append(values.astype(kind)[:cut])
     return out
 
@@ -247,7 +256,10 @@ def token_tags(
             span[tokens_around][bare] = identity
         group[tokens] = COPY if identity in seen else base + np.minimum(tokens - first + 1, LAST_PLACE)
         span[tokens] = identity
-        shape[tokens] = [_shape_hash(text[start : max(offsets[token, 0], start)]) for token in tokens]
+        # Up to the end of the token before: a blank at the token's own start is part of what is to be predicted.
+        shape[tokens] = [
+            _shape_hash(text[start : max(offsets[token - 1, 1], start)] if token else "") for token in tokens
+        ]
         shape[after] = _shape_hash(text[start:end])
         seen.add(identity)
     private = likelihood > 0
@@ -261,10 +273,12 @@ def _span_hash(label: int, text: str) -> int:
 
 @lru_cache(maxsize=65536)
 def _shape_hash(text: str) -> int:
-    """Hash the text's shape: letters and digits by their kind, each run of one kind once, the rest as it is."""
+    """Hash what a text looks like: its shape (letters and digits by their kind, each run of one kind once, the rest as
+    it is) in the upper half, its last character in the lower half."""
     classes = ("9" if c.isdigit() else "A" if c.isupper() else "a" if c.isalpha() else c for c in text)
     shape = "".join(kind for kind, _ in groupby(classes))
-    return int.from_bytes(hashlib.blake2b(shape.encode(), digest_size=4).digest(), "little", signed=True)
+    halves = [hashlib.blake2b(part.encode(), digest_size=4).digest() for part in (shape, text[-1:])]
+    return int.from_bytes(halves[1] + halves[0], "little", signed=True)
 
 
 def _pack(batch, length):

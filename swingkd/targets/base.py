@@ -22,7 +22,7 @@ class PrivatePositions:
         temperature: [P] teacher temperature.
         context: [P, w] ids of the tokens just before it, the nearest last; -1 where there is none.
         group: [P] what the tagger found and where (see `population`); 0 nothing named, -1 a copy in the same record.
-        shape: [P] hash of the shape of the span's text so far; 0 outside spans.
+        shape: [P] two hashes of what the span's text so far looks like (see `swingkd.data`); 0 outside spans.
         span: [P] hash of the span's text; 0 outside spans.
         public_log_probs: [P, V] the public model's log-probabilities, where there is a public model.
     """

@@ -32,12 +32,12 @@ CONTEXT = 2
 
 
 def kinds(positions: PrivatePositions) -> torch.Tensor:
-    """Return the kinds of each position as hashes, [P, 8] int64, from fine to coarse."""
-    group, shape = positions.group, positions.shape
+    """Return the kinds of each position as hashes, [P, 10] int64, from fine to coarse."""
+    group, ending, shape = positions.group, positions.shape, positions.shape >> 32
     label = torch.div(group, GROUP_STRIDE, rounding_mode="floor")
     second, first = positions.context[:, -CONTEXT:].unbind(-1)
-    levels = [(group, first, second), (group, first), (group, shape), (label, shape, first), (label, shape)]
-    levels += [(group,), (label,), ()]
+    levels = [(group, first, second), (group, first), (group, ending), (group, shape), (label, shape, first)]
+    levels += [(label, ending), (label, shape), (group,), (label,), ()]
     columns = []
     for level, words in enumerate(levels):
         state = torch.full_like(group, level, dtype=torch.int64)
@@ -176,7 +176,7 @@ class PopulationTarget:
         individual = 1 - positions.likelihood * (1 - self.share)
         mixed = torch.logaddexp(log_probs + individual.log()[:, None], average + (1 - individual).log()[:, None])
         copied = positions.group == COPY
-        # No average anywhere: no target for a surely private token, rather than the teacher's own.
-        orphan = (average[:, 0] == -torch.inf) & (positions.likelihood == 1) & ~copied
-        target = torch.where(copied[:, None], log_probs, mixed)
-        return target.masked_fill(orphan[:, None], -torch.inf)
+        # No average anywhere: a token that is likely private gets no target, one that hardly is keeps the teacher's.
+        orphan = (average[:, 0] == -torch.inf) & ~copied
+        target = torch.where((copied | orphan)[:, None], log_probs, mixed)
+        return target.masked_fill((orphan & (positions.likelihood >= 0.5))[:, None], -torch.inf)
