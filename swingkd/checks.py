@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+
+from swingkd.data import column_names
 
 
 def different_models(student: str | PreTrainedModel, teacher: str | PreTrainedModel) -> None:
@@ -35,7 +39,7 @@ def can_pad(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def fits_tokenizer(role: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a model whose head or whose own tokenizer does not fit the shared tokenizer."""
+    """Refuse a model whose head or whose own tokenizer does not fit the shared one; added tokens are fine."""
     rows = model.get_output_embeddings().weight.shape[0] if model.get_output_embeddings() else model.config.vocab_size
     if rows < len(tokenizer):
         raise ValueError(
@@ -49,7 +53,8 @@ def fits_tokenizer(role: str, model: PreTrainedModel, tokenizer: PreTrainedToken
         own = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError):
         return  # Saved without a tokenizer: the size of its head is all there is to compare.
-    if own.get_vocab() != tokenizer.get_vocab():
+    ids = tokenizer.get_vocab()
+    if any(ids.get(token) != number for token, number in own.get_vocab().items()):
         raise ValueError(
             f"The {role} model {name!r} has another tokenizer ({len(own)} tokens) than the one passed "
             f"({len(tokenizer)}): the same id would mean different tokens. "
@@ -67,12 +72,14 @@ def fits_length(role: str, model: PreTrainedModel, max_length: int) -> None:
         )
 
 
-def rows_fit(dataset: Dataset | IterableDataset, model: PreTrainedModel) -> None:
-    """Refuse tokenised rows that are longer than the model's positions."""
+def rows_fit(dataset: Dataset | IterableDataset, role: str, model: PreTrainedModel) -> None:
+    """Refuse an empty data set, and tokenised rows that are longer than the model's positions."""
+    if not isinstance(dataset, Dataset):
+        return
+    if not len(dataset):
+        raise ValueError("The data set is empty: no row is left after tokenising.")
     allowed = getattr(model.config, "max_position_embeddings", None)
-    if isinstance(dataset, Dataset) and not len(dataset):
-        raise ValueError("The training set is empty: no row is left after tokenising.")
-    if allowed is None or not isinstance(dataset, Dataset):
+    if allowed is None:
         return
     longest = max(
         pc.max(pc.list_value_length(batch["input_ids"])).as_py()
@@ -80,18 +87,32 @@ def rows_fit(dataset: Dataset | IterableDataset, model: PreTrainedModel) -> None
     )
     if longest > allowed:
         raise ValueError(
-            f"The longest tokenised row has {longest} tokens, the model allows {allowed}. Cut the rows, or pass "
-            "packing=True to have them cut into blocks of max_length."
+            f"The longest tokenised row has {longest} tokens, the {role} model allows {allowed}. Cut the rows, or "
+            "pass packing=True to have them cut into blocks of max_length."
+        )
+
+
+def began_with(path: Path) -> None:
+    """Refuse to resume a run without the secret it began with."""
+    if not path.exists():
+        raise ValueError(
+            f"The run cannot go on as it began: {path} is missing. Copy the _private folder beside the checkpoints, "
+            "or start afresh without resume_from_checkpoint."
         )
 
 
 def something_private(dataset: Dataset | IterableDataset, protection: str) -> None:
     """Refuse to protect nothing: no likelihood at all, or one that is zero everywhere."""
-    columns = dataset.column_names or list(next(iter(dataset), {}))
+    columns = column_names(dataset)
     if "pii_likelihood" not in columns:
         raise ValueError(
             f"protection={protection!r} needs to know which tokens are private, but there is neither a tagger nor a "
             "pii_likelihood column. Pass tagger=RuleTagger(), or protection='none' for ordinary distillation."
+        )
+    if isinstance(dataset, Dataset) and "int" not in str(dataset.features["pii_likelihood"]):
+        raise ValueError(
+            "The pii_likelihood column holds no whole numbers. It counts from 0 (ordinary) to 255 (surely private): "
+            "write (likelihood * 255).round().astype('uint8')."
         )
     if isinstance(dataset, Dataset) and not any(
         pc.any(pc.greater(pc.list_flatten(batch["pii_likelihood"]), 0)).as_py()

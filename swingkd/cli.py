@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,7 +28,7 @@ def recipes_dir() -> Path:
 
 
 def _fail(message: str) -> typer.Exit:
-    Console(stderr=True).print(f"[bold red]error:[/] {message}", highlight=False)
+    Console(stderr=True).print(Text("error: ", style="bold red") + Text(message), highlight=False, soft_wrap=True)
     return typer.Exit(2)
 
 
@@ -40,10 +41,9 @@ def quickstart(
 
     Takes a few minutes on a laptop and needs no network.  Example: swingkd quickstart
     """
-    if fresh and (output_dir / "metrics.json").exists():
-        import shutil
-
-        shutil.rmtree(output_dir)
+    if fresh:
+        (output_dir / "metrics.json").unlink(missing_ok=True)
+        shutil.rmtree(output_dir / "_private", ignore_errors=True)
     script = runpy.run_path(str(recipes_dir() / "quickstart" / "run.py"))
     script["main"](output_dir)
 
@@ -61,12 +61,17 @@ def distill(
     protection: Annotated[
         str | None, typer.Option(help="population, noise, mollify, drop or none; default: the configuration's.")
     ] = None,
+    public_model: Annotated[
+        str | None, typer.Option(help="For --protection mollify: a model trained on public text.")
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the output folder.")] = False,
 ) -> None:
     """Distil a causal language model; private tokens are found by the rules.
 
     Example: swingkd distill --teacher ./teacher --student ./student --data notes.jsonl --output-dir out/student
     """
+    from datasets.exceptions import DatasetsError
+
     from swingkd.config import PrivateDistillationConfig
     from swingkd.trainer import PrivateDistillationTrainer
 
@@ -75,10 +80,10 @@ def distill(
         fields |= {"output_dir": str(output_dir)} | ({"protection": protection} if protection else {})
         args = PrivateDistillationConfig(**fields)
         trainer = PrivateDistillationTrainer(
-            student, teacher, args, train_dataset=_load(data, split), tagger=RuleTagger()
+            student, teacher, args, train_dataset=_load(data, split), tagger=RuleTagger(), public_model=public_model
         )
         trainer.train(resume_from_checkpoint=resume or None)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, DatasetsError, yaml.YAMLError) as error:
         raise _fail(str(error)) from error
     trainer.save_model()
     typer.echo(f"The student is in {output_dir}. Next: measure what it remembers with swingkd.measure_exposure.")
@@ -98,9 +103,13 @@ def tag(
     Example: echo "My pin is 4711." | swingkd tag
     """
     try:
-        lines = sys.stdin.read().splitlines() if source == "-" else Path(source).read_text().splitlines()
+        raw = sys.stdin.read() if source == "-" else Path(source).read_text()
+        # Not splitlines(): JSON strings may hold the rarer line separators.
+        lines = [line for line in raw.split("\n") if line.strip()]
         texts = [json.loads(line)[text_column] for line in lines] if source.endswith(".jsonl") else lines
-    except (OSError, KeyError, json.JSONDecodeError) as error:
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"{text_column!r} is not text in every row")
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise _fail(
             f"cannot read {source}: {error!r}. Give a text file, or a .jsonl file with --text-column."
         ) from error

@@ -56,6 +56,11 @@ class DataSettings:
     dilation: int = 1
 
 
+def column_names(dataset: Dataset | IterableDataset) -> list[str]:
+    """Return the columns, of a stream by looking at its first row."""
+    return dataset.column_names or list(next(iter(dataset), {}))
+
+
 def prepare_dataset(
     dataset: Dataset | IterableDataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -78,7 +83,7 @@ def prepare_dataset(
     Raises:
         ValueError: slow tokenizer, unknown columns, a row without text, or likelihoods that are no uint8.
     """
-    columns = dataset.column_names or list(next(iter(dataset), {}))
+    columns = column_names(dataset)
     if "input_ids" in columns:
         if tagger is not None and "pii_likelihood" not in columns:
             raise ValueError(
@@ -117,7 +122,7 @@ def prepare_dataset(
 class _Rendered:
     """One row as text; `learn_from` is the first character that the loss counts; `learn` marks tokens instead."""
 
-    text: str
+    text: str | None
     learn_from: int = 0
     learn: list[int] | None = None
     templated: bool = False
@@ -138,7 +143,10 @@ class _CompletionReader:
 
     def __call__(self, row: dict[str, Any]) -> _Rendered:
         prompt, completion = row["prompt"], row["completion"]
-        if isinstance(prompt, str):
+        if completion is None:
+            return _Rendered(None)
+        if isinstance(prompt, str) or prompt is None:
+            prompt = prompt or ""
             return _Rendered(prompt + completion, len(prompt) if self.completion_only else 0)
         start = self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
         text = self.tokenizer.apply_chat_template(prompt + completion, tokenize=False)
@@ -188,6 +196,11 @@ def _tokenise(batch, read, tokenizer, tagger, settings, version):
     size = len(next(iter(batch.values())))
     rows = [read({key: values[i] for key, values in batch.items()}) for i in range(size)]
     texts = [row.text for row in rows]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(
+            f"{sum(not isinstance(text, str) for text in texts)} of {size} rows have no text (None). Drop them first: "
+            "dataset.filter(lambda row: row['text'] is not None)."
+        )
     encoded = tokenizer(
         texts, add_special_tokens=not rows[0].templated, return_offsets_mapping=True, return_attention_mask=False
     )
@@ -201,13 +214,12 @@ def _tokenise(batch, read, tokenizer, tagger, settings, version):
         learnt = np.array(row.learn, bool) if row.learn is not None else offsets[:, 1] > row.learn_from
         if row.learn_from == 0 and row.learn is None:
             learnt = np.ones(len(ids), bool)
-        if (
-            tokenizer.eos_token_id is not None
-            and not row.templated
-            and (not len(ids) or ids[-1] != tokenizer.eos_token_id)
-        ):
-            ids, learnt = np.append(ids, tokenizer.eos_token_id), np.append(learnt, True)
-            offsets = np.concatenate([offsets, np.full((1, 2), len(row.text))])
+        end = tokenizer.eos_token_id
+        if end is not None and not row.templated:
+            if not len(ids) or ids[-1] != end:
+                ids, learnt = np.append(ids, end), np.append(learnt, True)
+                offsets = np.concatenate([offsets, np.full((1, 2), len(row.text))])
+            learnt[-1] = True
         out["input_ids"].append(ids[:cut])
         out["labels"].append(np.where(learnt, ids, IGNORE)[:cut])
         if found is None:

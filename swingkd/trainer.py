@@ -6,10 +6,11 @@ The trainer holds hooks only; the formulas are in `swingkd.losses` and `swingkd.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,12 +28,12 @@ from transformers import (
     Trainer,
     TrainerCallback,
 )
-from transformers.trainer_utils import EvalPrediction
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction
 
 from swingkd import checks
 from swingkd.config import PrivateDistillationConfig
-from swingkd.data import IGNORE, PII_COLUMNS, DistillationCollator, prepare_dataset
-from swingkd.losses import HintProjection, TokenLosses, hint_losses, protected_targets, token_losses
+from swingkd.data import PII_COLUMNS, DistillationCollator, column_names, prepare_dataset
+from swingkd.losses import HintProjection, TokenLosses, hint_losses, projecting, protected_targets, token_losses
 from swingkd.tagging import Tagger
 from swingkd.targets import (
     Drop,
@@ -42,43 +43,13 @@ from swingkd.targets import (
     PopulationBuilder,
     PopulationTable,
     PopulationTarget,
-    PrivatePositions,
     Protection,
     Soften,
     population,
 )
+from swingkd.tokens import PredictedTokens, predicted_tokens
 
 _HINT_FILE = "hint_projection.safetensors"
-
-
-class _Tokens(NamedTuple):
-    """The N predicted tokens of a batch: where they are predicted ([B, T - 1] bool) and facts about each, [N]."""
-
-    at: torch.Tensor
-    labels: torch.Tensor
-    likelihood: torch.Tensor
-    context: torch.Tensor
-    group: torch.Tensor
-    shape: torch.Tensor
-    span: torch.Tensor
-
-    def private(
-        self, temperature: torch.Tensor | None = None, public_log_probs: torch.Tensor | None = None
-    ) -> PrivatePositions | None:
-        """Return the private ones, with their teacher temperature [N]; `None` where there are none."""
-        at = self.likelihood > 0
-        if not bool(at.any()):
-            return None
-        temperature = torch.ones_like(self.likelihood) if temperature is None else temperature
-        return PrivatePositions(
-            likelihood=self.likelihood[at],
-            temperature=temperature[at],
-            context=self.context[at],
-            group=self.group[at],
-            shape=self.shape[at],
-            span=self.span[at],
-            public_log_probs=public_log_probs,
-        )
 
 
 class PrivateDistillationTrainer(Trainer):
@@ -131,10 +102,11 @@ class PrivateDistillationTrainer(Trainer):
                 raise ValueError("The student has no name to load a tokenizer from: pass processing_class=tokenizer.")
             processing_class = AutoTokenizer.from_pretrained(name)
         checks.can_pad(processing_class)
-        model = _loaded(model, args.model_init_kwargs)
-        teacher_model = _loaded(teacher_model, args.teacher_model_init_kwargs)
+        # A checkpoint in half precision would be trained in half precision: the student's weights are float32.
+        model = _loaded(model, {"dtype": torch.float32}, args.model_init_kwargs)
+        teacher_model = _loaded(teacher_model, {}, args.teacher_model_init_kwargs)
         if public_model is not None:
-            public_model = _loaded(public_model, None)
+            public_model = _loaded(public_model, {})
         if args.protection == "mollify" and public_model is None and target_protection is None:
             raise ValueError(
                 "protection='mollify' mixes the teacher with a public model: pass public_model=<a causal LM trained "
@@ -156,28 +128,28 @@ class PrivateDistillationTrainer(Trainer):
                 HintProjection(checks.hidden_size("student", model), checks.hidden_size("teacher", teacher_model)),
             )
 
-        def prepared(dataset, name):
-            if dataset is None:
-                return None
-            return prepare_dataset(
-                dataset,
-                processing_class,
-                tagger,
-                args.data_settings,
-                num_proc=args.dataset_num_proc,
-                description=name,
-            )
-
+        self._prepare = partial(
+            prepare_dataset,
+            tokenizer=processing_class,
+            tagger=tagger,
+            settings=args.data_settings,
+            num_proc=args.dataset_num_proc,
+        )
         with args.main_process_first(desc="tokenising", local=True):
-            train_dataset = prepared(train_dataset, "train")
+            if train_dataset is not None:
+                train_dataset = self._prepare(train_dataset, description="train")
             if isinstance(eval_dataset, dict):
-                eval_dataset = {name: prepared(part, name) for name, part in eval_dataset.items()}
-            else:
-                eval_dataset = prepared(eval_dataset, "eval")
-        if train_dataset is not None:
-            checks.rows_fit(train_dataset, model)
-            if args.protection != "none" or tagger is not None or target_protection is not None:
-                checks.something_private(train_dataset, args.protection)
+                eval_dataset = {name: self._prepare(part, description=name) for name, part in eval_dataset.items()}
+            elif eval_dataset is not None:
+                eval_dataset = self._prepare(eval_dataset, description="eval")
+        parts = list(eval_dataset.values()) if isinstance(eval_dataset, dict) else [eval_dataset]
+        for part in [train_dataset, *parts]:
+            for role, other in {"student": model, **others}.items():
+                if part is not None and other is not None:
+                    checks.rows_fit(part, role, other)
+        protected = args.protection != "none" or tagger is not None or target_protection is not None
+        if train_dataset is not None and protected:
+            checks.something_private(train_dataset, args.protection)
 
         super().__init__(
             model=model,
@@ -219,9 +191,13 @@ class PrivateDistillationTrainer(Trainer):
         return self._protection
 
     def _build_protection(self, reuse: bool) -> Protection:
+        """Build it; with `reuse`, from what the run began with."""
         args = self.args
         if args.protection == "noise":
-            key = NoiseKey.load_or_create(self.private_dir / "noise_key") if args.noise_replay else None
+            path = self.private_dir / "noise_key"
+            if reuse and args.noise_replay:
+                checks.began_with(path)
+            key = NoiseKey.load_or_create(path) if args.noise_replay else None
             return NoisedTarget(
                 key,
                 scale=args.noise_scale,
@@ -238,7 +214,9 @@ class PrivateDistillationTrainer(Trainer):
     def _population_table(self, reuse: bool) -> PopulationTable:
         """Average the teacher over the training set, on one process; a resumed run reads the table it began with."""
         path = self.private_dir / "population.safetensors"
-        if self.args.process_index == 0 and not (reuse and path.exists()):
+        if reuse:
+            checks.began_with(path)
+        elif self.args.process_index == 0:
             if self.train_dataset is None:
                 raise ValueError("protection='population' averages over the training set: pass train_dataset=...")
             builder = PopulationBuilder(self.vocabulary, self.args.population_min_spans)
@@ -249,32 +227,33 @@ class PrivateDistillationTrainer(Trainer):
             )
             quiet = self.args.disable_tqdm
             for batch in tqdm(loader, desc="Counting private spans", disable=quiet):
-                positions = self._predicted_tokens(batch).private()
+                positions = self._tokens(batch).private()
                 if positions is not None:
                     builder.count(positions)
             for batch in tqdm(loader, desc="Averaging private tokens", disable=quiet):
                 batch = {key: value.to(self.args.device) for key, value in batch.items()}
-                tokens = self._predicted_tokens(batch)
+                tokens = self._tokens(batch)
                 positions = tokens.private()
                 if positions is None:
                     continue
                 with torch.no_grad(), self.compute_loss_context_manager():
                     logits = self._logits(self.teacher_model, batch, tokens.at)[tokens.likelihood > 0]
                 builder.add(logits.log_softmax(-1), positions)
-            builder.finish().save(path)
+            table = builder.finish()
+            if not len(table.keys):
+                raise ValueError(
+                    f"protection='population' found no kind of private token with {self.args.population_min_spans} "
+                    "distinct spans, so there is nothing to average. Use more data, another protection ('noise' needs "
+                    "no crowd, 'drop' learns nothing there), or lower population_min_spans: a small average shows "
+                    "its few secrets."
+                )
+            table.save(path)
         self.accelerator.wait_for_everyone()
         return PopulationTable.load(path)
 
-    def _predicted_tokens(self, inputs: dict[str, torch.Tensor]) -> _Tokens:
-        """Find the tokens that have a label, and what is known of each."""
-        labels = inputs["labels"][:, 1:]
-        at = labels != IGNORE
+    def _tokens(self, inputs: dict[str, torch.Tensor]) -> PredictedTokens:
         width = max(self.args.noise_context, population.CONTEXT)
-        ids = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -1)
-        # Row t of the windows holds the tokens just before t.
-        windows = nn.functional.pad(ids, (width, 0), value=-1)[:, :-1].unfold(1, width, 1)
-        likelihood, group, shape, span = (inputs[name][:, 1:][at] for name in PII_COLUMNS)
-        return _Tokens(at, labels[at], likelihood, windows[:, 1:][at], group, shape, span)
+        return predicted_tokens(inputs, width, self.processing_class.eos_token_id)
 
     def _logits(self, model: nn.Module, inputs: dict[str, torch.Tensor], at: torch.Tensor) -> torch.Tensor:
         """Return a frozen model's logits [N, V] in float32 where tokens are predicted."""
@@ -283,11 +262,13 @@ class PrivateDistillationTrainer(Trainer):
 
     # --- the loss --------------------------------------------------------------------------------------------------
 
-    def _losses(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[TokenLosses, torch.Tensor, _Tokens]:
+    def _losses(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor]
+    ) -> tuple[TokenLosses, torch.Tensor, PredictedTokens]:
         """Return the parts of the loss, the whole loss per token [N], and the tokens."""
         hints = self.args.hidden_weight > 0
-        tokens = self._predicted_tokens(inputs)
-        with _projecting(self.accelerator.unwrap_model(model)) if hints else nullcontext():
+        tokens = self._tokens(inputs)
+        with projecting(self.accelerator.unwrap_model(model)) if hints else nullcontext():
             student = model(
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],
@@ -340,6 +321,14 @@ class PrivateDistillationTrainer(Trainer):
 
     # --- evaluation --------------------------------------------------------------------------------------------------
 
+    def evaluate(self, eval_dataset=None, *args, **kwargs):
+        """Evaluate as `Trainer.evaluate` does; text is tokenised and tagged first."""
+        if isinstance(eval_dataset, (Dataset, IterableDataset)) and "input_ids" not in column_names(eval_dataset):
+            eval_dataset = self._prepare(eval_dataset, description="eval")
+        # Every process takes part in building it, whatever its share of the data holds.
+        _ = self.protection
+        return super().evaluate(eval_dataset, *args, **kwargs)
+
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Return the loss and, per sequence, sums from which the metrics are made: never [B, T, V] logits."""
         inputs = self._prepare_inputs(inputs)
@@ -368,7 +357,7 @@ class PrivateDistillationTrainer(Trainer):
         self._signature_columns += [name for name in PII_COLUMNS if name not in self._signature_columns]
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Save the student; the hint projection, which is no part of it, goes into a file of its own."""
+        """Save the student; the hint projection, which is no part of it, goes into checkpoints only."""
         hint = self.model._modules.pop("hint_projection", None)
         try:
             if state_dict is not None:
@@ -377,9 +366,10 @@ class PrivateDistillationTrainer(Trainer):
         finally:
             if hint is not None:
                 self.model.add_module("hint_projection", hint)
-        if hint is not None and self.args.should_save:
+        checkpoint = os.path.basename(output_dir or "").startswith(PREFIX_CHECKPOINT_DIR)
+        if hint is not None and checkpoint and self.args.should_save:
             weights = {k: v.detach().cpu().contiguous() for k, v in hint.state_dict().items()}
-            save_file(weights, os.path.join(output_dir or self.args.output_dir, _HINT_FILE))
+            save_file(weights, os.path.join(str(output_dir), _HINT_FILE))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         hint = self.model._modules.pop("hint_projection", None)
@@ -392,26 +382,10 @@ class PrivateDistillationTrainer(Trainer):
             hint.load_state_dict(load_file(os.path.join(resume_from_checkpoint, _HINT_FILE)))
 
 
-def _loaded(model: str | PreTrainedModel, options: Any) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(model, **(options or {})) if isinstance(model, str) else model
-
-
-@contextmanager
-def _projecting(student: nn.Module) -> Iterator[None]:
-    """Let the student project its last hidden state to the teacher's width within its own forward.
-
-    Used outside the forward, the projection's gradients would escape DistributedDataParallel.
-    """
-
-    def project(module: Any, inputs: Any, outputs: Any) -> Any:
-        outputs["hidden_states"] = (module.hint_projection(outputs.hidden_states[-1]),)
-        return outputs
-
-    handle = student.register_forward_hook(project)
-    try:
-        yield
-    finally:
-        handle.remove()
+def _loaded(model: str | PreTrainedModel, defaults: dict[str, Any], options: Any = None) -> PreTrainedModel:
+    if not isinstance(model, str):
+        return model
+    return AutoModelForCausalLM.from_pretrained(model, **(defaults | (options or {})))
 
 
 def _float(logits: torch.Tensor) -> torch.Tensor:

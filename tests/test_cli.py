@@ -39,6 +39,14 @@ def test_tag_of_a_missing_file_is_one_clear_line():
     assert "cannot read no-such-file.txt" in result.output
 
 
+@pytest.mark.parametrize("content", [b'{"text": null}\n', b"[1]\n", b"{\n", b"\xff\xfe"])
+def test_tag_of_broken_rows_is_one_clear_line(tmp_path, content):
+    (tmp_path / "notes.jsonl").write_bytes(content)
+    result = runner.invoke(app, ["tag", str(tmp_path / "notes.jsonl")])
+    assert result.exit_code == 2
+    assert "cannot read" in result.output
+
+
 def test_distill_trains_and_saves_a_student(tmp_path, student, teacher, tokenizer, texts):
     for name, model in (("student", student), ("teacher", teacher)):
         model.save_pretrained(tmp_path / name)
@@ -57,6 +65,10 @@ def test_distill_trains_and_saves_a_student(tmp_path, student, teacher, tokenize
     wrong = runner.invoke(app, [*command, "--protection", "magic"])
     assert wrong.exit_code == 2
     assert "protection='magic' is not known" in wrong.output
+    (tmp_path / "notes.jsonl").write_text("{")
+    broken = runner.invoke(app, command)
+    assert broken.exit_code == 2
+    assert "error:" in broken.output
 
 
 def test_card_from_metrics(tmp_path):

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 from typer.testing import CliRunner
 
 from swingkd.cli import app
@@ -17,11 +18,12 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_python_blocks(tmp_path, monkeypatch, tokenizer, texts):
+def test_python_blocks(tmp_path, monkeypatch, tokenizer):
     monkeypatch.chdir(tmp_path)
     for name, seed in (("teacher", 1), ("student", 2)):
         tiny_model(len(tokenizer), seed=seed).save_pretrained(name)
         tokenizer.save_pretrained(name)
+    texts = Dataset.from_dict({"text": [f"hello ann, my pin is {1000 + 7 * i}. thank you." for i in range(200)]})
     texts.to_json("private.jsonl")
     namespace: dict = {}
     assert len(blocks("python")) == 2

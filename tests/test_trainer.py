@@ -197,6 +197,28 @@ def test_the_hidden_part_of_secrets_stays_out_of_the_logs(make, caplog, capsys):
         assert secret not in caplog.text + printed.out + printed.err
 
 
+def test_raw_text_can_be_evaluated(make, texts):
+    trainer = make(protection="noise", eval_dataset=texts.select(range(8)))
+    assert trainer.evaluate(texts.select(range(8)))["eval_loss"] == pytest.approx(trainer.evaluate()["eval_loss"])
+
+
+def test_a_student_in_half_precision_learns_hints(make, student):
+    make(student=student.to(torch.bfloat16), hidden_weight=1.0).train()
+
+
+def test_packed_records_do_not_choose_each_others_draws(tokenizer):
+    from swingkd.tokens import predicted_tokens
+
+    end = tokenizer.eos_token_id
+    ids = torch.tensor([[7, 8, end, 9, 10, 11]])
+    zeros = torch.zeros_like(ids)
+    batch = {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
+    batch |= {"pii_likelihood": zeros.float(), "pii_group": zeros, "pii_shape": zeros, "pii_span": zeros}
+    found = predicted_tokens(batch, 2, end)
+    assert found.labels.tolist() == [8, end, 9, 10, 11]
+    assert found.context.tolist() == [[-1, 7], [7, 8], [-1, -1], [-1, 9], [9, 10]]
+
+
 # --- mistakes are found before the first step -----------------------------------------------------------------------
 
 
@@ -228,7 +250,7 @@ def test_rows_longer_than_the_model(make, tokenizer):
     with pytest.raises(ValueError, match=r"max_length=512 is longer than the student model allows \(256 positions\)"):
         make(max_length=512)
     rows = Dataset.from_dict({"input_ids": [[5] * 300], "pii_likelihood": [[255] * 300]})
-    with pytest.raises(ValueError, match="300 tokens, the model allows 256"):
+    with pytest.raises(ValueError, match="300 tokens, the student model allows 256"):
         PrivateDistillationTrainer(
             tiny_model(len(tokenizer)), tiny_model(len(tokenizer), seed=3), make().args, train_dataset=rows,
             processing_class=tokenizer,
@@ -250,6 +272,45 @@ def test_another_tokenizer(make, teacher, tokenizer, texts, tmp_path, config, st
 def test_mollify_without_a_public_model(make):
     with pytest.raises(ValueError, match="public_model="):
         make(protection="mollify")
+
+
+def test_resuming_without_the_secrets_it_began_with(make, tmp_path):
+    trainer = make(protection="noise", save_strategy="steps", save_steps=1)
+    trainer.train()
+    (tmp_path / "out" / "_private" / "noise_key").unlink()
+    with pytest.raises(ValueError, match=r"noise_key is missing. Copy the _private folder"):
+        make(protection="noise", max_steps=3).train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-1"))
+
+
+def test_too_few_secrets_for_an_average(make):
+    with pytest.raises(ValueError, match=r"no kind of private token with 5000 distinct spans"):
+        make(protection="population", population_min_spans=5000).train()
+
+
+def test_likelihoods_that_are_fractions(make, tokenizer):
+    rows = Dataset.from_dict({"input_ids": [[5, 6, 7]], "pii_likelihood": [[0.0, 0.9, 0.0]]})
+    with pytest.raises(ValueError, match=r"no whole numbers.*255"):
+        PrivateDistillationTrainer(
+            tiny_model(len(tokenizer)), tiny_model(len(tokenizer), seed=3), make().args, train_dataset=rows,
+            processing_class=tokenizer,
+        )  # fmt: skip
+
+
+def test_a_row_without_text(make):
+    with pytest.raises(ValueError, match=r"1 of 2 rows have no text.*filter"):
+        make(data=Dataset.from_dict({"text": ["my pin is 4711", None]}))
+
+
+def test_an_added_padding_token_is_no_other_tokenizer(student, teacher, tokenizer, texts, config, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "t")
+    wide = tiny_model(len(tokenizer) + 8, seed=4)
+    wide.save_pretrained(tmp_path / "t")
+    more = copy.deepcopy(tokenizer)
+    more.add_special_tokens({"pad_token": "<another>"})
+    PrivateDistillationTrainer(
+        tiny_model(len(more)), str(tmp_path / "t"), config(), train_dataset=texts, processing_class=more,
+        tagger=RuleTagger(),
+    )  # fmt: skip
 
 
 def test_an_empty_training_set(make):

@@ -29,7 +29,7 @@ class Experiment:
     def __init__(self, config: dict):
         self.config, self.out = config, Path(config["output_dir"])
         self.secret = self.out / "_private"
-        self.metrics = MetricsFile(self.out / "metrics.json", config["run"], config)
+        self.metrics = MetricsFile(self.out / "metrics.json", config["run"], setup.without_secrets(config))
         train, self.splits = setup.load_splits(config["data"])
         cut = int(len(train) * config["data"]["private_share"])
         self.private, self.public = train.select(range(cut)), train.select(range(cut, len(train)))

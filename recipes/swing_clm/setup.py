@@ -50,6 +50,12 @@ def load_splits(data: dict[str, Any]) -> tuple[Dataset, dict[str, Dataset]]:
     return splits.pop("train"), splits
 
 
+def without_secrets(config: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the seed of the canaries: whoever has it can draw them again."""
+    canaries = {key: value for key, value in config["canaries"].items() if key != "seed"}
+    return {**config, "canaries": canaries}
+
+
 def quiet(trainer: Trainer) -> Trainer:
     """Say what is trained, and leave the rest to progress bars: the numbers go to metrics.json."""
     if trainer.is_world_process_zero():

@@ -179,7 +179,7 @@ class CanarySet:
 
         Args:
             dataset: map-style data.
-            text_column: the column that gets the sentence; other columns get None.
+            text_column: the column that gets the sentence; other columns get None (a `prompt` stays empty).
             seed: of the places.
         """
         rows = [c.text for c in self.canaries if c.inserted for _ in range(c.repetitions)]

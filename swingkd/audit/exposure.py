@@ -142,6 +142,8 @@ class ExposureReport:
 
 def _bootstrap(samples: tuple[np.ndarray, ...], statistic, n: int) -> Interval:
     value = float(statistic(*samples))
+    # The library refuses a sample of one; resampled, it is itself.
+    samples = tuple(np.repeat(sample, 2) if len(sample) == 1 else sample for sample in samples)
     if all(np.ptp(sample) == 0 for sample in samples):
         return Interval(value, value, value, n)
     interval = stats.bootstrap(
@@ -274,6 +276,10 @@ def _modelled(scores: np.ndarray, secret: float) -> tuple[float, float]:
     return -(top + math.log(area)) / math.log(2), p_value
 
 
+def _exact(logits: torch.Tensor) -> torch.Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
 class _Walker:
     """Scores trees with one model; counts the tokens it feeds."""
 
@@ -286,14 +292,14 @@ class _Walker:
         inputs = torch.as_tensor(np.asarray(ids, np.int64), device=self.model.device)
         self.evaluations += inputs.numel()
         out = self.model(input_ids=inputs, past_key_values=cache, use_cache=True)
-        return out.logits[:, -1].float().log_softmax(-1), out.past_key_values
+        return _exact(out.logits[:, -1]).log_softmax(-1), out.past_key_values
 
     def score_one(self, prompt: list[int], ids: list[int]) -> float:
         """Return the log-probability (nats) of `ids` after `prompt`."""
         inputs = torch.tensor([prompt + ids], device=self.model.device)
         self.evaluations += inputs.numel()
         logits = self.model(input_ids=inputs, use_cache=False).logits[0, len(prompt) - 1 : -1]
-        log_probs = logits.float().log_softmax(-1)
+        log_probs = _exact(logits).log_softmax(-1)
         return float(log_probs.double().gather(-1, torch.tensor(ids, device=logits.device)[:, None]).sum())
 
     def walk(self, prompt: list[int], tree: PrefixTree, floor: float) -> np.ndarray:
@@ -311,7 +317,9 @@ class _Walker:
                 continue
             stack.append(self._expand(tree, scores, floor, *work))
         start = np.cumsum([0] + [len(level) for level in scores[:-1]])
-        return np.concatenate(scores)[start[tree.leaf_level] + tree.leaf_node]
+        # What all fillings share is the prefix's, not the secret's: its probability is not counted.
+        shared = scores[tree.shared - 1][0] if tree.shared else 0.0
+        return np.concatenate(scores)[start[tree.leaf_level] + tree.leaf_node] - shared
 
     def _expand(self, tree, scores, floor, level, nodes, cache_rows, cache):
         """Feed the nodes that have children, batch by batch; yield their children as further work."""

@@ -39,6 +39,12 @@ class PrefixTree:
         """How many tokens a full walk feeds to the model: every node that has children."""
         return int(sum((count > 0).sum() for count in self.child_count))
 
+    @property
+    def shared(self) -> int:
+        """How many leading tokens all fillings share; one of them always differs, so it is never the whole."""
+        single = [len(tokens) == 1 for tokens in self.tokens[:-1]]
+        return single.index(False) if False in single else len(single)
+
     @classmethod
     def build(cls, ids: np.ndarray, lengths: np.ndarray) -> PrefixTree:
         """Build from token ids [fillings, longest] (padded with -1) and their lengths [fillings]."""

@@ -1,6 +1,6 @@
 """Losses of distillation, as pure functions on tensors."""
 
-from swingkd.losses.hidden import HintProjection, hint_losses
+from swingkd.losses.hidden import HintProjection, hint_losses, projecting
 from swingkd.losses.reference import Targets, TokenLosses, divergence, protected_targets, token_losses
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "TokenLosses",
     "divergence",
     "hint_losses",
+    "projecting",
     "protected_targets",
     "token_losses",
 ]

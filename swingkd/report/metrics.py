@@ -26,7 +26,7 @@ class MetricsFile:
     Args:
         path: the JSON file; made when the first rows come.
         run: the run's name.
-        config: its settings, without secrets; its list `rows` may change from one start to the next.
+        config: its settings, without secrets; its list `rows` may grow from one start to the next.
 
     Raises:
         ValueError: the file holds numbers of other settings.
@@ -40,6 +40,10 @@ class MetricsFile:
             changed = sorted(
                 key for key in (config.keys() | measured.keys()) - {"rows"} if config.get(key) != measured.get(key)
             )
+            plans = {_plan(plan): plan for plan in measured.get("rows", [])}
+            changed += [
+                " ".join(_plan(plan)) for plan in config.get("rows", []) if plans.get(_plan(plan), plan) != plan
+            ]
             if changed:
                 raise ValueError(
                     f"{self.path} was measured with other settings ({', '.join(changed)} changed), and its rows would "
@@ -77,6 +81,7 @@ class MetricsFile:
         with FileLock(self.path.with_suffix(".lock")):
             content = self.read()
             content["rows"] += rows
+            content["config"] = self._config or content["config"]
             temporary = self.path.with_suffix(".part")
             temporary.write_text(json.dumps(content, indent=1) + "\n")
             temporary.replace(self.path)
@@ -104,6 +109,11 @@ def exposure_rows(model: str, setting: str, report: ExposureReport) -> list[dict
         if level and 0 in report.levels:
             rows.append(row(model, where, "exposure_excess", **asdict(report.excess(level))))
     return rows
+
+
+def _plan(plan: dict[str, Any]) -> tuple[str, ...]:
+    """What names a planned row: its model, transfer set, setting and seeds."""
+    return tuple(str(plan.get(key, "")) for key in ("model", "transfer", "setting", "seeds"))
 
 
 def _bare(setting: str) -> set[str]:

@@ -11,6 +11,7 @@ guarantee.  It is judged by audits.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from dataclasses import dataclass
@@ -44,15 +45,22 @@ class NoiseKey:
         return cls(int.from_bytes(raw[:8], "little", signed=True), int.from_bytes(raw[8:], "little", signed=True))
 
     @classmethod
-    def load_or_create(cls, path: Path) -> NoiseKey:
-        """Read the key at `path` (16 bytes, hexadecimal), or draw one and write it, readable by the owner only."""
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "x", opener=_owner_only) as file:
-                file.write(secrets.token_hex(16))
-        except FileExistsError:
-            pass
+    def load(cls, path: Path) -> NoiseKey:
+        """Read the key at `path`: 16 bytes, hexadecimal."""
         return cls.from_bytes(bytes.fromhex(path.read_text().strip()))
+
+    @classmethod
+    def load_or_create(cls, path: Path) -> NoiseKey:
+        """Read the key at `path`, or draw one and write it, readable by the owner only; safe among processes."""
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            part = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+            with open(part, "x", opener=_owner_only) as file:
+                file.write(secrets.token_hex(16))
+            with contextlib.suppress(FileExistsError):
+                os.link(part, path)  # whole or not at all; the first process wins
+            part.unlink()
+        return cls.load(path)
 
     def __repr__(self) -> str:
         return "NoiseKey(...)"

@@ -40,7 +40,7 @@ def brute_force(model, tokenizer, canary, canaries):
             for start in range(0, len(chosen), 2000):
                 part = chosen[start : start + 2000]
                 ids = torch.tensor([rows[i] for i in part])
-                log_probs = model(ids).logits[:, :-1].float().log_softmax(-1).double()
+                log_probs = model(ids).logits[:, :-1].log_softmax(-1).double()
                 picked = log_probs.gather(-1, ids[:, 1:, None])[..., 0]
                 scores[part] = picked[:, head - 1 :].sum(-1).numpy()
     return scores, own
@@ -74,17 +74,16 @@ def test_every_rank_of_the_space_equals_brute_force(merging):
     from swingkd.audit.prefix_tree import split_prefix
 
     canaries = CanarySet.generate("the pin of {name} is {secret}", length=4, count=1, repetitions=(1,), seed=5)
-    canary, model = canaries.canaries[0], confident(merging)
+    canary, model = canaries.canaries[0], confident(merging).double()
     head, tail = split_prefix(merging, canary.prefix, [canary.secret, "0000", "9999"])
     _, tree, _ = whole_space(merging, tail, canaries.slots)
     bos = [merging.bos_token_id]
     with torch.inference_mode():
         walked = _Walker(model, 300).walk(bos + head, tree, -math.inf)
     scores, _ = brute_force(model, merging, canary, canaries)
-    np.testing.assert_allclose(walked, scores, atol=2e-5)
-    ties = np.diff(np.sort(scores)).min()
-    assert ties < 1 or (stats.rankdata(walked) == stats.rankdata(scores)).all()
-    assert np.abs(stats.rankdata(walked) - stats.rankdata(scores)).max() <= 3
+    np.testing.assert_allclose(walked, scores, atol=1e-9)
+    # In float64 both agree far below the gaps between scores, so every rank is the same.
+    assert np.array_equal(stats.rankdata(walked.round(8)), stats.rankdata(scores.round(8)))
 
 
 def test_a_million_fillings_take_a_twentieth_of_the_evaluations(tokenizer):
@@ -120,7 +119,7 @@ def test_a_memorised_secret_has_full_exposure_and_controls_have_chance(tokenizer
     report = measure_exposure(model, tokenizer, canaries, progress=False)
     assert model.training  # left as it was found
     assert report.mean(50).value == pytest.approx(math.log2(10_000))
-    assert report.mean(0).low <= 1 / math.log(2) <= report.mean(0).high + 1.5
+    assert report.mean(0).value < 5
     assert report.excess(50).low > 5
     sampled = measure_exposure(model, tokenizer, canaries, method="sampled", references=500, progress=False)
     assert sampled.mean(50).value == pytest.approx(math.log2(501), abs=1.1)
@@ -161,6 +160,26 @@ def test_reports_hold_no_secret(tokenizer):
     said = str(report.to_dict()) + str(report) + repr(report)
     assert not any(f"'{c.secret}'" in said or c.prefix in said for c in canaries.canaries)
     assert {"id", "repetitions", "rank", "exposure", "log_perplexity"} <= report.to_dict()["canaries"][0].keys()
+
+
+def test_a_level_of_one_canary_has_a_mean(tokenizer):
+    canaries = CanarySet.generate("the pin of {name} is {secret}", length=2, count=1, repetitions=(1,), controls=5)
+    report = measure_exposure(tiny_model(len(tokenizer)), tokenizer, canaries, progress=False)
+    assert report.mean(1).low == report.mean(1).high == report.mean(1).value
+    assert "1 copies" in str(report)
+
+
+def test_the_prefix_does_not_count_into_the_log_perplexity(tokenizer):
+    """A prefix without a blank is tokenised with each filling; what all fillings share is still the prefix."""
+    model = confident(tokenizer)
+    plain = CanarySet.generate("{name}: {secret}", length=3, count=1, repetitions=(1,), controls=0, seed=0)
+    glued = CanarySet.generate("{name}:{secret}", length=3, count=1, repetitions=(1,), controls=0, seed=0)
+    for canaries in (plain, glued):
+        (measured,) = measure_exposure(model, tokenizer, canaries, progress=False).canaries
+        canary = canaries.canaries[0]
+        ids = tokenizer(canary.prefix + canary.secret, return_tensors="pt")["input_ids"]
+        log_probs = model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+        assert measured.log_perplexity == pytest.approx(-float(log_probs[-3:].sum()) / math.log(2), rel=1e-3)
 
 
 def test_mistakes(tokenizer):

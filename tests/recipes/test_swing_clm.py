@@ -20,6 +20,7 @@ def tiny(tmp_path, monkeypatch):
     }  # fmt: skip
     config["data"] |= {"limit": {"train": 60, "test": 10}}
     config["canaries"] |= {"length": 3, "count": 2, "repetitions": [1, 3]}
+    config["rows"][2]["args"]["population_min_spans"] = 5
     for kind in ("teacher_training", "student_training"):
         config[kind] = {"max_steps": 2}
     return config
@@ -40,13 +41,13 @@ def test_the_recipe_runs_restarts_and_skips_what_it_has(tiny):
     more = [
         {"model": "swing", "transfer": "B+", "args": {"protection": "noise"}},
         {"model": "scrub", "transfer": "A", "scrub": True, "args": {"protection": "none"}},
-        {"model": "population", "transfer": "A", "recall": 0.5, "setting": "recall=0.5", "args": {}},
+        {"model": "noise", "transfer": "A", "recall": 0.5, "setting": "recall=0.5", "args": {"protection": "noise"}},
         {"model": "mollify", "transfer": "A", "args": {"protection": "mollify"}},
     ]  # fmt: skip
     main(tiny | {"rows": tiny["rows"] + more})
     after = rows_of(tiny)
     assert after[: len(before)] == before  # measured once
-    assert {row["model"] for row in after} == {"teacher", "kd", "swing", "scrub", "population", "mollify"}
+    assert {row["model"] for row in after} == {"teacher", "kd", "swing", "scrub", "noise", "mollify"}
 
 
 def test_secrets_stay_in_the_private_folder(tiny):

@@ -9,6 +9,8 @@ from swingkd.report import MetricsFile, comparison_table, exposure_figure, expos
 from swingkd.report.card import findings
 from swingkd.report.summary import baseline, cut
 
+PLAN = {"model": "kd", "transfer": "A", "args": {}}
+
 
 def report(exposure: float) -> ExposureReport:
     levels = [(10, True, exposure), (0, False, 1.4)]
@@ -21,7 +23,7 @@ def report(exposure: float) -> ExposureReport:
 
 @pytest.fixture
 def metrics(tmp_path):
-    file = MetricsFile(tmp_path / "run" / "metrics.json", "a-run", {"seed": 0, "rows": [1]})
+    file = MetricsFile(tmp_path / "run" / "metrics.json", "a-run", {"seed": 0, "rows": [PLAN]})
     for model, seed, perplexity, exposure in (
         ("kd", 0, 10.0, 12.0), ("kd", 1, 12.0, 12.0), ("drop", 0, 10.5, 1.0), ("swing", 0, 11.0, 3.0),
     ):  # fmt: skip
@@ -36,7 +38,7 @@ def metrics(tmp_path):
 
 
 def test_rows_are_tidy_and_survive_a_restart(metrics):
-    again = MetricsFile(metrics.path, "a-run", {"seed": 0, "rows": [1, 2]})
+    again = MetricsFile(metrics.path, "a-run", {"seed": 0, "rows": [PLAN, {"model": "swing", "transfer": "A"}]})
     assert again.has("kd", "transfer=A seed=1")
     assert not again.has("kd", "transfer=A seed=2")
     assert not again.has("kd", "transfer=A")
@@ -48,6 +50,8 @@ def test_rows_are_tidy_and_survive_a_restart(metrics):
 def test_rows_of_other_settings_are_refused(metrics):
     with pytest.raises(ValueError, match=r"other settings \(seed changed\).*output_dir"):
         MetricsFile(metrics.path, "a-run", {"seed": 1})
+    with pytest.raises(ValueError, match="kd A"):
+        MetricsFile(metrics.path, "a-run", {"seed": 0, "rows": [PLAN | {"args": {"alpha": 0.9}}]})
 
 
 @pytest.mark.parametrize(("text", "message"), [("{", "is not JSON"), ("{}", "not a metrics file")])
