@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-from swingkd.data import column_names
+from swingkd.data import IGNORE, column_names
 
 
 def different_models(student: str | PreTrainedModel, teacher: str | PreTrainedModel) -> None:
@@ -89,6 +89,20 @@ def rows_fit(dataset: Dataset | IterableDataset, role: str, model: PreTrainedMod
         raise ValueError(
             f"The longest tokenised row has {longest} tokens, the {role} model allows {allowed}. Cut the rows, or "
             "pass packing=True to have them cut into blocks of max_length."
+        )
+
+
+def something_to_learn(dataset: Dataset | IterableDataset) -> None:
+    """Refuse data in which no token has a label."""
+    if not isinstance(dataset, Dataset) or "labels" not in dataset.column_names:
+        return
+    if not any(
+        pc.any(pc.not_equal(pc.list_flatten(batch["labels"]), IGNORE)).as_py()
+        for batch in dataset.select_columns(["labels"]).with_format("arrow").iter(10_000)
+    ):
+        raise ValueError(
+            "No token of the training set has a label, so nothing would be learnt. Prompts longer than max_length "
+            "leave nothing of their completions: raise max_length, or pass completion_only_loss=False."
         )
 
 

@@ -148,6 +148,8 @@ class PrivateDistillationTrainer(Trainer):
                 if part is not None and other is not None:
                     checks.rows_fit(part, role, other)
         protected = args.protection != "none" or tagger is not None or target_protection is not None
+        if train_dataset is not None:
+            checks.something_to_learn(train_dataset)
         if train_dataset is not None and protected:
             checks.something_private(train_dataset, args.protection)
 

@@ -313,6 +313,12 @@ def test_an_added_padding_token_is_no_other_tokenizer(student, teacher, tokenize
     )  # fmt: skip
 
 
+def test_nothing_to_learn(make):
+    rows = Dataset.from_dict({"prompt": ["my pin is 4711. " * 20], "completion": ["hello"]})
+    with pytest.raises(ValueError, match=r"No token of the training set has a label.*raise max_length"):
+        make(data=rows, max_length=16)
+
+
 def test_an_empty_training_set(make):
     with pytest.raises(ValueError, match=r"empty|no row"):
         make(data=Dataset.from_dict({"text": []}))

@@ -26,9 +26,9 @@ from swingkd.tagging.base import BaseTagger, CharTags, empty_tags, paint
 _CONTEXT_BEFORE, _CONTEXT_AFTER = 60, 24
 
 _ID_CONTEXT = re.compile(
-    r"\b(?:ids?|identifier|identity|numbers?|no\.|nr\.?|num|codes?|pins?|passwords?|passcode|accounts?|acct|orders?"
+    r"(?<![^\W_])(?:ids?|identifier|identity|numbers?|no\.|nr\.?|num|codes?|pins?|passwords?|passcode|accounts?|acct|orders?"
     r"|track(?:ing)?|tickets?|reference|ref|case|customer|member(?:ship)?|licen[cs]e|passport|ssn|social security"
-    r"|card|policy|patient|mrn|record|routing|serial|invoice|confirmation|secret|key)\b",
+    r"|card|policy|patient|mrn|record|routing|serial|invoice|confirmation|secret|key)(?![^\W_])",
     re.IGNORECASE,
 )
 _PHONE_CONTEXT = re.compile(
@@ -208,12 +208,20 @@ DEFAULT_RULES: tuple[Rule, ...] = (
         _always(0.6),
         re.compile(r"\d[-/.]\d|\d\d"),
     ),
-    Rule("ID_NUMBER", re.compile(r"(?<![\w.,-])\d(?:[ -]?\d){3,24}(?![\w-]|[.,]\d)"), _judge_number, _DIGIT4),
+    Rule(
+        "ID_NUMBER",
+        re.compile(r"(?<![^\W_])(?<![,-])(?<!\d\.)\d(?:[ -]?\d){3,24}(?![^\W_]|-|[.,]\d)"),
+        _judge_number,
+        _DIGIT4,
+    ),
     Rule(
         "ID_CODE",
-        re.compile(r"(?<![\w-])(?=[A-Z0-9-]*[A-Z])[A-Z0-9]+(?:-[A-Z0-9]+){0,4}(?<=[A-Z0-9-]{6})(?![\w-])"),
+        re.compile(
+            r"(?<![\w-])(?=[A-Z0-9-]*[A-Z])[A-Z0-9]+(?:-[A-Z0-9]+){0,4}(?<=[A-Z0-9-]{6})(?![\w-])"
+            r"|(?<![\w-])(?=[A-Za-z-]*\d)(?=[\d-]*[A-Za-z])[A-Za-z0-9]+(?:-[A-Za-z0-9]+){0,4}(?<=[A-Za-z0-9-]{6})(?![\w-])"
+        ),
         _judge_code,
-        re.compile(r"[A-Z0-9-]{6}"),
+        re.compile(r"[A-Z0-9-]{6}|[A-Za-z-]\d|\d[A-Za-z-]"),
     ),
 )
 

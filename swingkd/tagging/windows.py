@@ -38,6 +38,8 @@ def token_windows(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int, overlap: int, batch_size: int
 ) -> Iterator[WindowBatch]:
     """Yield every text as one or more windows of at most `max_length` tokens that share `overlap` tokens."""
+    if not texts:
+        return
     encoded = tokenizer(
         texts,
         truncation=True,

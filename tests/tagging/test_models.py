@@ -41,6 +41,10 @@ def test_token_classifier_gives_one_minus_p_outside(classifier, tokenizer):
     assert tagger.labels == ("", "PERSON")
 
 
+def test_no_texts_no_tags(classifier, tokenizer):
+    assert TokenClassificationTagger(classifier, tokenizer).tag([]) == []
+
+
 def test_long_texts_are_windowed_and_every_character_is_rated(classifier, tokenizer):
     text = " ".join(["hello ann, my pin is 4711."] * 30)
     tagger = TokenClassificationTagger(classifier, tokenizer, max_length=32, overlap=8, batch_size=3)

@@ -34,6 +34,10 @@ def found(text: str, threshold: float = 0.5) -> list[tuple[str, str]]:
         ("on 1971-03-17", "DATE_TIME", "1971-03-17"),
         ("my pin is 4711", "ID_NUMBER", "4711"),
         ("my tracking number is AGZIM5T6KL", "ID_CODE", "AGZIM5T6KL"),
+        ("my tracking number is agzim5t6kl", "ID_CODE", "agzim5t6kl"),
+        ("password: hunter2", "ID_CODE", "hunter2"),
+        ("account no.12345678", "ID_NUMBER", "12345678"),
+        ("id_4711", "ID_NUMBER", "4711"),
     ],
 )
 def test_each_kind_is_found_whole(text, label, private):
