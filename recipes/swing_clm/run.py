@@ -16,7 +16,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, DataCollatorForLanguageModeling, Trainer, TrainingArguments, set_seed
 
 sys.path.insert(0, str(Path(__file__).parent))
-import setup
+import prepare
 
 from swingkd import CanarySet, PrivateDistillationConfig, PrivateDistillationTrainer, measure_exposure
 from swingkd.data import PII_COLUMNS, DataSettings, prepare_dataset
@@ -29,13 +29,13 @@ class Experiment:
     def __init__(self, config: dict):
         self.config, self.out = config, Path(config["output_dir"])
         self.secret = self.out / "_private"
-        self.metrics = MetricsFile(self.out / "metrics.json", config["run"], setup.without_secrets(config))
-        train, self.splits = setup.load_splits(config["data"])
+        self.metrics = MetricsFile(self.out / "metrics.json", config["run"], prepare.without_secrets(config))
+        train, self.splits = prepare.load_splits(config["data"])
         cut = int(len(train) * config["data"]["private_share"])
         self.private, self.public = train.select(range(cut)), train.select(range(cut, len(train)))
-        self.tagger = setup.make_tagger(train, *self.splits.values())
-        self.tokenizer = setup.make_tokenizer(config["tokenizer"], self.public["text"])
-        self.canaries = setup.make_canaries(config["canaries"], self.secret / "canaries.json")
+        self.tagger = prepare.make_tagger(train, *self.splits.values())
+        self.tokenizer = prepare.make_tokenizer(config["tokenizer"], self.public["text"])
+        self.canaries = prepare.make_canaries(config["canaries"], self.secret / "canaries.json")
         # Never-seen sentences of the same form: how well is the *form* of a secret known?
         spec = config["canaries"] | {"count": 200, "repetitions": (1,), "controls": 0, "seed": 12345}
         fresh = [canary.text for canary in CanarySet.generate(**spec).canaries]
@@ -68,12 +68,12 @@ class Experiment:
         if not (folder / "config.json").exists():
             set_seed(0)
             trainer = Trainer(
-                setup.make_model(self.config["teacher"], self.tokenizer),
+                prepare.make_model(self.config["teacher"], self.tokenizer),
                 TrainingArguments(**self.arguments("teacher_training", name, 0)),
                 DataCollatorForLanguageModeling(self.tokenizer, mlm=False),
                 train_dataset=self.tokenise(data, None).select_columns(["input_ids"]),
             )
-            setup.quiet(trainer).train()
+            prepare.quiet(trainer).train()
             trainer.save_model(folder)
             trainer.accelerator.wait_for_everyone()
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -82,9 +82,9 @@ class Experiment:
         """Distil one student; `plan` is one entry of `rows` in the configuration."""
         text, tagger = self.texts[plan["transfer"]], self.tagger
         if plan.get("scrub"):
-            text, tagger = setup.scrub(text, tagger), None
+            text, tagger = prepare.scrub(text, tagger), None
         if plan.get("recall"):
-            tagger = setup.ForgetfulTagger(tagger, plan["recall"], seed)
+            tagger = prepare.ForgetfulTagger(tagger, plan["recall"], seed)
         data = self.tokenise(text, None if plan.get("untagged") else tagger)
         if "pii_likelihood" in data.column_names and not any(map(any, data["pii_likelihood"])):
             # Public text with nothing private in it: every protection is ordinary distillation there.
@@ -94,14 +94,14 @@ class Experiment:
         args = self.distillation(folder, seed, plan.get("args", {}))
         public = self.trained("public", self.texts["B"]) if args.protection == "mollify" else None
         trainer = PrivateDistillationTrainer(
-            model=setup.make_model(self.config["student"], self.tokenizer),
+            model=prepare.make_model(self.config["student"], self.tokenizer),
             teacher_model=self.trained("teacher", self.texts["A"]),
             args=args,
             train_dataset=data,
             processing_class=self.tokenizer,
             public_model=public,
         )
-        setup.quiet(trainer).train()
+        prepare.quiet(trainer).train()
         return trainer
 
     def measure(self, name: str, setting: str, trainer: PrivateDistillationTrainer) -> None:
@@ -121,7 +121,10 @@ class Experiment:
 
     def run(self, only: list[str] | None) -> None:
         if not self.metrics.has("teacher", "seed=0"):
-            models = self.trained("teacher", self.texts["A"]), setup.make_model(self.config["student"], self.tokenizer)
+            models = (
+                self.trained("teacher", self.texts["A"]),
+                prepare.make_model(self.config["student"], self.tokenizer),
+            )
             args = self.distillation("audit", 0, {"protection": "none"})
             probe = PrivateDistillationTrainer(*models, args, processing_class=self.tokenizer)
             self.measure("teacher", "seed=0", probe)
