@@ -156,3 +156,9 @@ def make_canaries(spec: dict[str, Any], path: Path) -> CanarySet:
         if not path.exists():
             CanarySet.generate(**{**spec, "repetitions": tuple(spec["repetitions"])}).save(path)
     return CanarySet.load(path)
+
+
+def fresh_sentences(spec: dict[str, Any]) -> Dataset:
+    """Return never-seen sentences of the canaries' form: how well does a model know the *form* of a secret?"""
+    fresh = CanarySet.generate(**(spec | {"count": 200, "repetitions": (1,), "controls": 0, "seed": 12345}))
+    return Dataset.from_dict({"text": [canary.text for canary in fresh.canaries]})

@@ -12,13 +12,12 @@ from pathlib import Path
 import torch
 import yaml
 from accelerate import PartialState
-from datasets import Dataset
 from transformers import AutoModelForCausalLM, DataCollatorForLanguageModeling, Trainer, TrainingArguments, set_seed
 
 sys.path.insert(0, str(Path(__file__).parent))
 import prepare
 
-from swingkd import CanarySet, PrivateDistillationConfig, PrivateDistillationTrainer, measure_exposure
+from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer, measure_exposure
 from swingkd.data import PII_COLUMNS, DataSettings, prepare_dataset
 from swingkd.report import MetricsFile, exposure_rows, row, write_card
 
@@ -36,10 +35,7 @@ class Experiment:
         self.tagger = prepare.make_tagger(train, *self.splits.values())
         self.tokenizer = prepare.make_tokenizer(config["tokenizer"], self.public["text"])
         self.canaries = prepare.make_canaries(config["canaries"], self.secret / "canaries.json")
-        # Never-seen sentences of the same form: how well is the *form* of a secret known?
-        spec = config["canaries"] | {"count": 200, "repetitions": (1,), "controls": 0, "seed": 12345}
-        fresh = [canary.text for canary in CanarySet.generate(**spec).canaries]
-        self.splits["fresh"] = Dataset.from_dict({"text": fresh})
+        self.splits["fresh"] = prepare.fresh_sentences(config["canaries"])
         self.evaluation = {name: self.tokenise(split, self.tagger) for name, split in self.splits.items()}
         self.texts = {
             "A": self.canaries.insert(self.private.select_columns(["text"])),
@@ -121,12 +117,10 @@ class Experiment:
 
     def run(self, only: list[str] | None) -> None:
         if not self.metrics.has("teacher", "seed=0"):
-            models = (
-                self.trained("teacher", self.texts["A"]),
-                prepare.make_model(self.config["student"], self.tokenizer),
-            )
+            student = prepare.make_model(self.config["student"], self.tokenizer)
             args = self.distillation("audit", 0, {"protection": "none"})
-            probe = PrivateDistillationTrainer(*models, args, processing_class=self.tokenizer)
+            teacher = self.trained("teacher", self.texts["A"])
+            probe = PrivateDistillationTrainer(teacher, student, args, processing_class=self.tokenizer)
             self.measure("teacher", "seed=0", probe)
         for plan in self.config["rows"]:
             for seed in plan.get("seeds", [0]):
