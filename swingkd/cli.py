@@ -59,7 +59,7 @@ def distill(
         Path | None, typer.Option(help="YAML with any field of PrivateDistillationConfig.", exists=True)
     ] = None,
     protection: Annotated[
-        str | None, typer.Option(help="population, noise, mollify, drop or none; default: the configuration's.")
+        str | None, typer.Option(help="mollify, population, noise, drop or none; default: the configuration's.")
     ] = None,
     public_model: Annotated[
         str | None, typer.Option(help="For --protection mollify: a model trained on public text.")

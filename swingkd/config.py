@@ -32,8 +32,9 @@ class PrivateDistillationConfig(TrainingArguments):
 
     > Parameters that control the protection of private tokens
 
-        protection (`str`, defaults to `"population"`): `"noise"` (Swing distillation, our reading), `"population"`,
-            `"mollify"` (needs a public model), `"none"` (temperature only) or `"drop"` (no loss at private tokens).
+        protection (`str`, *optional*): `"mollify"` (needs a public model), `"population"`, `"noise"` (Swing
+            distillation, our reading), `"none"` (temperature only) or `"drop"` (no loss at private tokens).  Default:
+            `"mollify"` where the trainer is given a public model, otherwise `"population"`.
         max_temperature, temperature_power, temperature_schedule, temperature_mode: how likelihood becomes the
             teacher's temperature, for `"noise"` and `"none"`.
         noise_scale, noise_support, noise_context, noise_distribution, noise_replay: the noise of `"noise"`.
@@ -65,10 +66,11 @@ class PrivateDistillationConfig(TrainingArguments):
         default=0.0, metadata={"help": "Weight of hint matching on the last hidden states; 0 turns it off."}
     )
 
-    protection: Literal["noise", "mollify", "population", "none", "drop"] = field(
-        default="population",
+    protection: Literal["noise", "mollify", "population", "none", "drop"] | None = field(
+        default=None,
         metadata={
-            "help": "What happens to the teacher's targets at private tokens.",
+            "help": "What happens to the targets at private tokens; default: mollify where there is a public "
+            "model, otherwise population.",
             "choices": list(_CHOICES["protection"]),
         },
     )
@@ -137,7 +139,7 @@ class PrivateDistillationConfig(TrainingArguments):
     def __post_init__(self):
         super().__post_init__()
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
+            if getattr(self, name) not in (*choices, self.__dataclass_fields__[name].default):
                 raise ValueError(f"{name}={getattr(self, name)!r} is not known. Choose one of {', '.join(choices)}.")
         for name in ("alpha", "beta", "population_share"):
             if not 0 <= getattr(self, name) <= 1:

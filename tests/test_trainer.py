@@ -65,6 +65,11 @@ def test_every_protection_trains_and_evaluates(make, texts, tokenizer, protectio
     assert {"eval_perplexity", "eval_perplexity_flagged", "eval_perplexity_unflagged", "eval_loss"} <= metrics.keys()
 
 
+def test_a_public_model_makes_mollified_targets_the_default(make, tokenizer):
+    assert make().args.protection == "population"
+    assert make(public_model=tiny_model(len(tokenizer), seed=5)).args.protection == "mollify"
+
+
 def test_evaluation_reports_exact_perplexities(make, texts, student):
     trainer = make(eval_dataset=texts.select(range(10)), per_device_eval_batch_size=3, protection="noise")
     metrics = trainer.evaluate()
