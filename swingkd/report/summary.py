@@ -21,7 +21,8 @@ class Summary:
     Args:
         model, setting: as in metrics.json, without the seed.
         seeds: how many runs the numbers are averaged over.
-        perplexity: by kind ("perplexity", "perplexity_flagged", "perplexity_unflagged").
+        perplexity: by kind ("perplexity", "perplexity_flagged", "perplexity_unflagged"), and "perplexity_fresh": that
+            of the flagged tokens in fresh sentences of the canaries' form.
         exposure, excess: by repetition, in bits; intervals are the widest over the seeds.
     """
 
@@ -53,14 +54,17 @@ def summarise(metrics: dict[str, Any]) -> list[Summary]:
     seeds: dict[tuple[str, str], set[str]] = {}
     for row in metrics["rows"]:
         words = dict(word.split("=", 1) for word in row["setting"].split())
-        if words.get("split", split) != split:
+        metric = row["metric"]
+        if words.get("split") == "fresh" and metric == "perplexity_flagged":
+            metric = "perplexity_fresh"
+        elif words.get("split", split) != split:
             continue
         repetitions = int(words.pop("repetitions")) if "repetitions" in words else None
         words.pop("split", None)
         seed = words.pop("seed", "0")
         key = (row["model"], " ".join(f"{k}={v}" for k, v in words.items()))
         seeds.setdefault(key, set()).add(seed)
-        grouped.setdefault(key, {}).setdefault((row["metric"], repetitions), []).append(row)
+        grouped.setdefault(key, {}).setdefault((metric, repetitions), []).append(row)
     result = []
     for key, numbers in grouped.items():
         summary = Summary(*key, seeds=len(seeds[key]))
