@@ -72,24 +72,23 @@ def fits_length(role: str, model: PreTrainedModel, max_length: int) -> None:
         )
 
 
-def rows_fit(dataset: Dataset | IterableDataset, role: str, model: PreTrainedModel) -> None:
-    """Refuse an empty data set, and tokenised rows that are longer than the model's positions."""
+def rows_fit(dataset: Dataset | IterableDataset, models: dict[str, PreTrainedModel]) -> None:
+    """Refuse an empty data set, and tokenised rows that are longer than the positions of a model (by its role)."""
     if not isinstance(dataset, Dataset):
         return
     if not len(dataset):
         raise ValueError("The data set is empty: no row is left after tokenising.")
-    allowed = getattr(model.config, "max_position_embeddings", None)
-    if allowed is None:
-        return
     longest = max(
         pc.max(pc.list_value_length(batch["input_ids"])).as_py()
         for batch in dataset.select_columns(["input_ids"]).with_format("arrow").iter(10_000)
     )
-    if longest > allowed:
-        raise ValueError(
-            f"The longest tokenised row has {longest} tokens, the {role} model allows {allowed}. Cut the rows, or "
-            "pass packing=True to have them cut into blocks of max_length."
-        )
+    for role, model in models.items():
+        allowed = getattr(model.config, "max_position_embeddings", None)
+        if allowed is not None and longest > allowed:
+            raise ValueError(
+                f"The longest tokenised row has {longest} tokens, the {role} model allows {allowed}. Cut the rows, or "
+                "pass packing=True to have them cut into blocks of max_length."
+            )
 
 
 def something_to_learn(dataset: Dataset | IterableDataset) -> None:

@@ -115,11 +115,12 @@ class PrivateDistillationTrainer(Trainer):
                 "protection='mollify' mixes the teacher with a public model: pass public_model=<a causal LM trained "
                 "on public text with the same tokenizer>, or choose protection='population'."
             )
-        others = {"teacher": teacher_model, "public": public_model}
-        for role, other in {"student": model, **others}.items():
-            if other is not None:
-                checks.fits_tokenizer(role, other, processing_class)
-                checks.fits_length(role, other, args.max_length)
+        models = {"student": model, "teacher": teacher_model}
+        if public_model is not None:
+            models["public"] = public_model
+        for role, each in models.items():
+            checks.fits_tokenizer(role, each, processing_class)
+            checks.fits_length(role, each, args.max_length)
         # Heads are often padded to different sizes over one tokenizer; what lies beyond it is never a token.
         self.vocabulary = len(processing_class)
 
@@ -147,9 +148,8 @@ class PrivateDistillationTrainer(Trainer):
                 eval_dataset = self._prepare(eval_dataset, description="eval")
         parts = list(eval_dataset.values()) if isinstance(eval_dataset, dict) else [eval_dataset]
         for part in [train_dataset, *parts]:
-            for role, other in {"student": model, **others}.items():
-                if part is not None and other is not None:
-                    checks.rows_fit(part, role, other)
+            if part is not None:
+                checks.rows_fit(part, models)
         protected = args.protection != "none" or tagger is not None or target_protection is not None
         if train_dataset is not None:
             checks.something_to_learn(train_dataset)

@@ -251,15 +251,12 @@ def test_no_padding_token(student, teacher, tokenizer, texts, config):
         )
 
 
-def test_rows_longer_than_the_model(make, tokenizer):
+def test_rows_longer_than_the_model(make):
     with pytest.raises(ValueError, match=r"max_length=512 is longer than the student model allows \(256 positions\)"):
         make(max_length=512)
     rows = Dataset.from_dict({"input_ids": [[5] * 300], "pii_likelihood": [[255] * 300]})
     with pytest.raises(ValueError, match="300 tokens, the student model allows 256"):
-        PrivateDistillationTrainer(
-            tiny_model(len(tokenizer)), tiny_model(len(tokenizer), seed=3), make().args, train_dataset=rows,
-            processing_class=tokenizer,
-        )  # fmt: skip
+        make(data=rows)
 
 
 def test_a_head_smaller_than_the_tokenizer(make):
@@ -292,13 +289,10 @@ def test_too_few_secrets_for_an_average(make):
         make(protection="population", population_min_spans=5000).train()
 
 
-def test_likelihoods_that_are_fractions(make, tokenizer):
+def test_likelihoods_that_are_fractions(make):
     rows = Dataset.from_dict({"input_ids": [[5, 6, 7]], "pii_likelihood": [[0.0, 0.9, 0.0]]})
     with pytest.raises(ValueError, match=r"no whole numbers.*255"):
-        PrivateDistillationTrainer(
-            tiny_model(len(tokenizer)), tiny_model(len(tokenizer), seed=3), make().args, train_dataset=rows,
-            processing_class=tokenizer,
-        )  # fmt: skip
+        make(data=rows)
 
 
 def test_a_row_without_text(make):
