@@ -89,9 +89,11 @@ class Experiment:
         folder = f"{plan['model']} {setting}".replace(" ", "-")
         args = self.distillation(folder, seed, plan.get("args", {}))
         public = self.trained("public", self.texts["B"]) if args.protection == "mollify" else None
+        # A row may ask the public model in the teacher's place: what a student is without any private text.
+        teacher = plan.get("teacher", "teacher")
         trainer = PrivateDistillationTrainer(
             model=prepare.make_model(self.config["student"], self.tokenizer),
-            teacher_model=self.trained("teacher", self.texts["A"]),
+            teacher_model=self.trained(teacher, self.texts["B" if teacher == "public" else "A"]),
             args=args,
             train_dataset=data,
             processing_class=self.tokenizer,

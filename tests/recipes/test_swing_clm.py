@@ -43,11 +43,12 @@ def test_the_recipe_runs_restarts_and_skips_what_it_has(tiny):
         {"model": "scrub", "transfer": "A", "scrub": True, "args": {"protection": "none"}},
         {"model": "noise", "transfer": "A", "recall": 0.5, "setting": "recall=0.5", "args": {"protection": "noise"}},
         {"model": "mollify", "transfer": "A", "args": {"protection": "mollify"}},
+        {"model": "public", "transfer": "B", "teacher": "public", "args": {"protection": "none"}},
     ]  # fmt: skip
     main(tiny | {"rows": tiny["rows"] + more})
     after = rows_of(tiny)
     assert after[: len(before)] == before  # measured once
-    assert {row["model"] for row in after} == {"teacher", "kd", "swing", "scrub", "noise", "mollify"}
+    assert {row["model"] for row in after} == {"teacher", "kd", "swing", "scrub", "noise", "mollify", "public"}
 
 
 def test_secrets_stay_in_the_private_folder(tiny):
