@@ -29,6 +29,9 @@ class PrivateDistillationConfig(TrainingArguments):
         beta (`float`, defaults to `0.0`): 0 forward KL, 1 reverse KL, between them generalised JSD, as in TRL.
         temperature (`float`, defaults to `2.0`): temperature of ordinary tokens, on both sides.
         hidden_weight (`float`, defaults to `0.0`): weight of hint matching on the last hidden states.
+        fused_loss (`bool`, defaults to `True`): make loss and gradient in one pass over the vocabulary, a few tokens
+            at a time, where the output heads can be read; `False`: always the plain formula.
+        loss_memory (`int`, defaults to `256`): megabytes for that pass.
 
     > Parameters that control the protection of private tokens
 
@@ -65,6 +68,10 @@ class PrivateDistillationConfig(TrainingArguments):
     hidden_weight: float = field(
         default=0.0, metadata={"help": "Weight of hint matching on the last hidden states; 0 turns it off."}
     )
+    fused_loss: bool = field(
+        default=True, metadata={"help": "Loss and gradient in one pass over the vocabulary, where it can be done."}
+    )
+    loss_memory: int = field(default=256, metadata={"help": "Megabytes for that pass."})
 
     protection: Literal["noise", "mollify", "population", "none", "drop"] | None = field(
         default=None,
@@ -166,7 +173,7 @@ class PrivateDistillationConfig(TrainingArguments):
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
-        for name in ("max_length", "population_min_spans"):
+        for name in ("max_length", "population_min_spans", "loss_memory"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
 

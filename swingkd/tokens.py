@@ -40,6 +40,12 @@ class PredictedTokens(NamedTuple):
             public_log_probs=public_log_probs,
         )
 
+    def private_at(self) -> torch.Tensor:
+        """Return [B, T - 1] bool: where a private token is predicted."""
+        places = self.at.clone()
+        places[self.at] = self.likelihood > 0
+        return places
+
 
 def predicted_tokens(inputs: dict[str, torch.Tensor], width: int, end: int | None) -> PredictedTokens:
     """Find the tokens of a batch that have a label.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction
 from swingkd import checks
 from swingkd.config import PrivateDistillationConfig
 from swingkd.data import PII_COLUMNS, DistillationCollator, column_names, prepare_dataset
-from swingkd.losses import HintProjection, TokenLosses, hint_losses, projecting, protected_targets, token_losses
+from swingkd.losses import HintProjection
+from swingkd.objective import Objective, StepLosses, readable_head
 from swingkd.tagging import Tagger
 from swingkd.targets import (
     Drop,
@@ -45,9 +45,7 @@ from swingkd.targets import (
     PopulationTarget,
     Protection,
     Soften,
-    population,
 )
-from swingkd.tokens import PredictedTokens, predicted_tokens
 
 _HINT_FILE = "hint_projection.safetensors"
 
@@ -121,8 +119,6 @@ class PrivateDistillationTrainer(Trainer):
         for role, each in models.items():
             checks.fits_tokenizer(role, each, processing_class)
             checks.fits_length(role, each, args.max_length)
-        # Heads are often padded to different sizes over one tokenizer; what lies beyond it is never a token.
-        self.vocabulary = len(processing_class)
 
         if peft_config is not None:
             model = get_peft_model(model, peft_config)
@@ -173,8 +169,18 @@ class PrivateDistillationTrainer(Trainer):
         self.teacher_model = self._freeze(teacher_model)
         self.public_model = self._freeze(public_model) if public_model is not None else None
         self._protection = target_protection
+        self.objective = Objective(
+            args,
+            self.teacher_model,
+            self.public_model,
+            # Heads are often padded to different sizes over one tokenizer; what lies beyond it is never a token.
+            vocabulary=len(processing_class),
+            end=processing_class.eos_token_id,
+            autocast=self.accelerator.autocast,
+            fused=args.fused_loss and readable_head("student", self.model, len(processing_class)),
+        )
 
-    def _freeze(self, model: PreTrainedModel) -> nn.Module:
+    def _freeze(self, model: PreTrainedModel) -> PreTrainedModel:
         model.eval().requires_grad_(False)
         # A model that from_pretrained spread over devices (quantised, device_map) is already where it belongs.
         if getattr(model, "hf_device_map", None) is None:
@@ -224,7 +230,8 @@ class PrivateDistillationTrainer(Trainer):
         elif self.args.process_index == 0:
             if self.train_dataset is None:
                 raise ValueError("protection='population' averages over the training set: pass train_dataset=...")
-            builder = PopulationBuilder(self.vocabulary, self.args.population_min_spans)
+            objective = self.objective
+            builder = PopulationBuilder(objective.vocabulary, self.args.population_min_spans)
             loader = DataLoader(
                 self.train_dataset,
                 batch_size=self.args.per_device_eval_batch_size,
@@ -232,18 +239,13 @@ class PrivateDistillationTrainer(Trainer):
             )
             quiet = self.args.disable_tqdm
             for batch in tqdm(loader, desc="Counting private spans", disable=quiet):
-                positions = self._tokens(batch).private()
+                positions = objective.tokens(batch).private()
                 if positions is not None:
                     builder.count(positions)
             for batch in tqdm(loader, desc="Averaging private tokens", disable=quiet):
                 batch = {key: value.to(self.args.device) for key, value in batch.items()}
-                tokens = self._tokens(batch)
-                positions = tokens.private()
-                if positions is None:
-                    continue
-                with torch.no_grad(), self.compute_loss_context_manager():
-                    logits = self._logits(self.teacher_model, batch, tokens.at)[tokens.likelihood > 0]
-                builder.add(logits.log_softmax(-1), positions)
+                for log_probs, positions in objective.teacher_log_probs(batch):
+                    builder.add(log_probs, positions)
             table = builder.finish()
             if not len(table.keys):
                 raise ValueError(
@@ -256,69 +258,19 @@ class PrivateDistillationTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         return PopulationTable.load(path)
 
-    def _tokens(self, inputs: dict[str, torch.Tensor]) -> PredictedTokens:
-        width = max(self.args.noise_context, population.CONTEXT)
-        return predicted_tokens(inputs, width, self.processing_class.eos_token_id)
-
-    def _logits(self, model: nn.Module, inputs: dict[str, torch.Tensor], at: torch.Tensor) -> torch.Tensor:
-        """Return a frozen model's logits [N, V] in float32 where tokens are predicted."""
-        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
-        return _float(outputs.logits[:, :-1, : self.vocabulary][at])
-
     # --- the loss --------------------------------------------------------------------------------------------------
 
-    def _losses(
-        self, model: nn.Module, inputs: dict[str, torch.Tensor]
-    ) -> tuple[TokenLosses, torch.Tensor, PredictedTokens]:
-        """Return the parts of the loss, the whole loss per token [N], and the tokens."""
-        hints = self.args.hidden_weight > 0
-        tokens = self._tokens(inputs)
-        with projecting(self.accelerator.unwrap_model(model)) if hints else nullcontext():
-            student = model(
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
-                use_cache=False,
-                output_hidden_states=hints,
-            )
-        with torch.no_grad():
-            teacher = self.teacher_model(
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
-                use_cache=False,
-                output_hidden_states=hints,
-            )
-        at, cut = tokens.at, self.vocabulary
-        student_logits = _float(student.logits[:, :-1, :cut][at])
-        teacher_logits = _float(teacher.logits[:, :-1, :cut][at]).to(student_logits)
-        tokens = tokens._replace(likelihood=tokens.likelihood.to(student_logits))
-        private = tokens.likelihood > 0
-        temperatures = self.args.temperature_settings.for_tokens(tokens.likelihood)
-        with torch.no_grad():
-            public = None
-            if self.public_model is not None and bool(private.any()):
-                public = self._logits(self.public_model, inputs, at)[private].log_softmax(-1)
-            positions = tokens.private(temperatures.teacher, public)
-            protection = self.protection if positions is not None else None
-            targets = protected_targets(teacher_logits, temperatures.teacher, private, positions, protection)
-        parts = token_losses(
-            student_logits, targets, tokens.labels, tokens.likelihood, temperatures, beta=self.args.beta
-        )
-        loss = parts.total(self.args.alpha)
-        if hints:
-            loss = loss + self.args.hidden_weight * hint_losses(
-                student.hidden_states[-1][:, :-1][at],
-                teacher.hidden_states[-1][:, :-1][at].to(student_logits.device),
-                tokens.likelihood,
-            )
-        return parts, loss, tokens
+    def _losses(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> StepLosses:
+        student = self.accelerator.unwrap_model(model)
+        return self.objective.losses(model, student, inputs, lambda: self.protection)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the sum over tokens divided by the tokens of the whole optimisation step (never the logits)."""
-        _, loss, tokens = self._losses(model, inputs)
+        losses = self._losses(model, inputs)
         if num_items_in_batch is None:
-            total = loss.sum() / max(len(tokens.labels), 1)
+            total = losses.total / max(len(losses.tokens.labels), 1)
         else:
-            total = loss.sum() / num_items_in_batch
+            total = losses.total / num_items_in_batch
             if self.args.average_tokens_across_devices:
                 # The count is global, and data-parallel training averages the gradients.
                 total = total * self.accelerator.num_processes
@@ -337,8 +289,8 @@ class PrivateDistillationTrainer(Trainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Return the loss and, per sequence, sums from which the metrics are made: never [B, T, V] logits."""
         inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            parts, loss, tokens = self._losses(model, inputs)
+        with torch.no_grad():
+            _, parts, loss, tokens = self._losses(model, inputs)
         row = tokens.at.nonzero()[:, 0]
         flagged = (tokens.likelihood >= 0.5).to(loss)
         columns = torch.stack(
@@ -391,11 +343,6 @@ def _loaded(model: str | PreTrainedModel, defaults: dict[str, Any], options: Any
     if not isinstance(model, str):
         return model
     return AutoModelForCausalLM.from_pretrained(model, **(defaults | (options or {})))
-
-
-def _float(logits: torch.Tensor) -> torch.Tensor:
-    """Half-precision logits become float32; float32 and float64 stay."""
-    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
 def _token_metrics(prediction: EvalPrediction) -> dict[str, Any]:

@@ -1,15 +1,16 @@
 """Losses of distillation, as pure functions on tensors."""
 
-from swingkd.losses.hidden import HintProjection, hint_losses, projecting
-from swingkd.losses.reference import Targets, TokenLosses, divergence, protected_targets, token_losses
+from swingkd.losses.divergence import fused_token_losses
+from swingkd.losses.hidden import HintProjection, hint_losses
+from swingkd.losses.reference import Targets, TokenLosses, dense_targets, divergence, token_losses
 
 __all__ = [
     "HintProjection",
     "Targets",
     "TokenLosses",
+    "dense_targets",
     "divergence",
+    "fused_token_losses",
     "hint_losses",
-    "projecting",
-    "protected_targets",
     "token_losses",
 ]

@@ -6,10 +6,6 @@ weight 1 - s of the token it predicts (our derivation).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -36,22 +32,3 @@ def hint_losses(student: torch.Tensor, teacher: torch.Tensor, likelihood: torch.
     """
     distance = (teacher.detach().float() - student.float()).square().mean(-1) / 2
     return (1 - likelihood) * distance
-
-
-@contextmanager
-def projecting(student: nn.Module) -> Iterator[None]:
-    """Let the student project its last hidden state to the teacher's width within its own forward.
-
-    Used outside the forward, the projection's gradients would escape DistributedDataParallel.
-    """
-
-    def project(module: Any, inputs: Any, outputs: Any) -> Any:
-        hidden = outputs.hidden_states[-1].to(module.hint_projection.weight.dtype)
-        outputs["hidden_states"] = (module.hint_projection(hidden),)
-        return outputs
-
-    handle = student.register_forward_hook(project)
-    try:
-        yield
-    finally:
-        handle.remove()

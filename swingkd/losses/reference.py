@@ -15,10 +15,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from swingkd.targets.base import PrivatePositions, Protection
+from swingkd.targets.teacher import ProtectedTargets, TopTokens
 from swingkd.targets.temperature import TokenTemperatures
 
-# A protected target of probability 0 counts as e^-69: the reverse divergence stays finite.
 _LOG_ZERO = -69.0
 
 
@@ -61,34 +60,32 @@ def _kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
 
 
-def protected_targets(
-    teacher_logits: torch.Tensor,
-    temperature: torch.Tensor,
-    private: torch.Tensor,
-    positions: PrivatePositions | None,
-    protection: Protection | None,
-) -> Targets:
-    """Return the teacher's distribution at its temperature, protected where private.
+def finite(log_probs: torch.Tensor) -> torch.Tensor:
+    """Count a probability of 0 as e^-69: the reverse divergence stays finite."""
+    return log_probs.clamp_min(_LOG_ZERO)
+
+
+def dense_targets(targets: ProtectedTargets, student_log_probs: torch.Tensor) -> Targets:
+    """Ask for the targets of all N tokens at once.
 
     Args:
-        teacher_logits: [N, V].
-        temperature: [N] teacher temperature.
-        private: [N] bool, P of them true.
-        positions: facts about the P private positions; `None` where there are none.
-        protection: what to do at private positions; `None`: the temperature alone, over the whole vocabulary.
+        targets: what the student learns from.
+        student_log_probs: [N, V] at the student's temperature; shapes what a cached teacher did not keep.
     """
-    targets = (teacher_logits / temperature[:, None]).log_softmax(-1)
-    present = torch.ones_like(private)
-    if protection is not None and positions is not None:
-        rows = protection.protect(teacher_logits[private].log_softmax(-1), positions)
-        present[private] = rows.amax(-1) > -torch.inf
-        targets[private] = rows.clamp_min(_LOG_ZERO)
-    return Targets(targets, present)
+    private = targets.likelihood > 0
+    log_probs = torch.empty_like(student_log_probs)
+    rows = (~private).nonzero()[:, 0]
+    found = targets.ordinary(rows)
+    log_probs[rows] = found.dense(student_log_probs[rows]) if isinstance(found, TopTokens) else found
+    if bool(private.any()):
+        rows = private.nonzero()[:, 0]
+        log_probs[rows] = targets.private(rows)
+    return Targets(finite(log_probs), log_probs.amax(-1) > -torch.inf)
 
 
 def token_losses(
     student_logits: torch.Tensor,
-    targets: Targets,
+    targets: ProtectedTargets,
     labels: torch.Tensor,
     likelihood: torch.Tensor,
     temperatures: TokenTemperatures,
@@ -99,16 +96,18 @@ def token_losses(
 
     Args:
         student_logits: [N, V].
-        targets: from `protected_targets`; a position without one is left out of the loss.
+        targets: what the student learns from; a position without a target is left out of the loss.
         labels: [N] ids of the tokens to predict.
         likelihood: [N] in [0, 1]: how likely the token to predict is private.
         temperatures: from `TemperatureSettings.for_tokens`.
         beta: which divergence, see `divergence`.
     """
     student = (student_logits / temperatures.student[:, None]).log_softmax(-1)
-    soft = temperatures.weight * divergence(targets.log_probs, student, beta)
+    with torch.no_grad():
+        log_probs, present = dense_targets(targets, student)
+    soft = temperatures.weight * divergence(log_probs, student, beta)
     return TokenLosses(
-        soft=torch.where(targets.present, soft, 0.0),
+        soft=torch.where(present, soft, 0.0),
         hard=F.cross_entropy(student_logits, labels, reduction="none"),
-        hard_weight=torch.where(targets.present, 1 - likelihood, 0.0),
+        hard_weight=torch.where(present, 1 - likelihood, 0.0),
     )

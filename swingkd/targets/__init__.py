@@ -1,13 +1,17 @@
 """What the teacher's distribution becomes before the student sees it."""
 
 from swingkd.targets.base import Drop, PrivatePositions, Protection, Soften
+from swingkd.targets.head import Head
 from swingkd.targets.mollify import MollifiedTarget
 from swingkd.targets.noise import NoisedTarget, NoiseKey
 from swingkd.targets.population import PopulationBuilder, PopulationTable, PopulationTarget
+from swingkd.targets.teacher import LiveTeacher, ProtectedTargets, TopTokens
 from swingkd.targets.temperature import TemperatureSettings, TokenTemperatures
 
 __all__ = [
     "Drop",
+    "Head",
+    "LiveTeacher",
     "MollifiedTarget",
     "NoiseKey",
     "NoisedTarget",
@@ -15,8 +19,10 @@ __all__ = [
     "PopulationTable",
     "PopulationTarget",
     "PrivatePositions",
+    "ProtectedTargets",
     "Protection",
     "Soften",
     "TemperatureSettings",
     "TokenTemperatures",
+    "TopTokens",
 ]

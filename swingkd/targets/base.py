@@ -5,7 +5,7 @@ Ordinary positions never reach a protection, so with likelihood 0 everywhere dis
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import torch
@@ -34,6 +34,12 @@ class PrivatePositions:
     shape: torch.Tensor
     span: torch.Tensor
     public_log_probs: torch.Tensor | None = None
+
+    def take(self, places: torch.Tensor, public_log_probs: torch.Tensor | None = None) -> PrivatePositions:
+        """Return some of the positions, with the public model's log-probabilities there."""
+        facts = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "public_log_probs"}
+        taken = {name: value[places] for name, value in facts.items()}
+        return PrivatePositions(**taken, public_log_probs=public_log_probs)
 
 
 class Protection(Protocol):

@@ -10,14 +10,14 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).parents[2]
 
 
-def train(folder: Path, processes: int, batch_size: int, protection: str) -> dict[str, torch.Tensor]:
+def run(folder: Path, processes: int, script: str, *words: str) -> dict[str, torch.Tensor]:
     folder.mkdir()
     # The same secret draws for both runs.
     (folder / "_private").mkdir()
     (folder / "_private" / "noise_key").write_text("00112233445566778899aabbccddeeff")
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
-        str(ROOT / "tests" / "distributed" / "train_once.py"), str(folder), str(batch_size), protection,
+        str(ROOT / "tests" / "distributed" / script), str(folder), *words,
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
@@ -28,8 +28,19 @@ def train(folder: Path, processes: int, batch_size: int, protection: str) -> dic
 @pytest.mark.distributed
 @pytest.mark.parametrize("protection", ["noise", "population"])
 def test_two_processes_equal_one(tmp_path, protection):
-    one = train(tmp_path / "one", 1, 4, protection)
-    two = train(tmp_path / "two", 2, 2, protection)
+    one = run(tmp_path / "one", 1, "train_once.py", "4", protection)
+    two = run(tmp_path / "two", 2, "train_once.py", "2", protection)
+    assert_same(one, two)
+
+
+@pytest.mark.distributed
+def test_sharded_weights_give_the_same_gradients(tmp_path):
+    one = run(tmp_path / "one", 1, "shard_once.py", "layers")
+    for parts in ("layers", "head", "reshard"):
+        assert_same(one, run(tmp_path / parts, 2, "shard_once.py", parts))
+
+
+def assert_same(one, two):
     assert one.keys() == two.keys()
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-6, atol=1e-9)

@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swingkd.losses import divergence, hint_losses, protected_targets, token_losses
-from swingkd.targets import Drop, Soften, TemperatureSettings
+from swingkd.losses import divergence, hint_losses, token_losses
+from swingkd.targets import Drop, LiveTeacher, ProtectedTargets, Soften, TemperatureSettings
 from tests.conftest import private_positions
 
 
@@ -51,7 +51,8 @@ def parts(likelihood, protection=None, beta=0.0, **settings):
     private = likelihood > 0
     n = int(private.sum())
     positions = private_positions(n, likelihood=likelihood[private], temperature=temperatures.teacher[private])
-    targets = protected_targets(teacher, temperatures.teacher, private, positions, protection)
+    live = LiveTeacher(teacher.__getitem__, temperatures.teacher)
+    targets = ProtectedTargets(live, likelihood, positions, protection or Soften(0))
     return teacher, student, labels, token_losses(student, targets, labels, likelihood, temperatures, beta=beta)
 
 

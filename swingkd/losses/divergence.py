@@ -1,0 +1,198 @@
+"""The distillation loss in one pass over the vocabulary: loss and gradient together, a few tokens at a time.
+
+The formula is `reference.py`'s.  Here it is a function of hidden states and of the student's output head: the logits
+of a chunk of tokens are made, turned into their own gradient in place, multiplied back onto the head and the hidden
+states, and forgotten.  So [N, V] never exists, and there are four vocabulary-sized products (teacher's logits,
+student's logits, gradient of the hidden states, gradient of the head) where a kernel that recomputes the logits in its
+backward needs six.
+
+With p the student's distribution at its temperature, q the target and g = dD/dp, the gradient of a divergence with
+respect to p's logits is p * (g - sum p g) (our derivation):
+
+    forward KL   p - q
+    reverse KL   p * (log p - log q - D)
+    JSD          (1 - beta) * p * (log p - log m - KL(p || m)),   m = (1 - beta) p + beta q
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from swingkd.losses.reference import TokenLosses, finite
+from swingkd.targets.head import Head, at_least_float32, compute_dtype
+from swingkd.targets.teacher import ProtectedTargets, TopTokens
+from swingkd.targets.temperature import TokenTemperatures
+
+# Chunks at private tokens are smaller: a protection works on several copies of them, some in float64.
+_PRIVATE_SHARE = 8
+# The steps between the products take so many numbers at a time: few enough for a CPU's caches, and in both cases for
+# their temporary copies to be small beside the chunk.
+_BLOCK = {"cpu": 2**18}
+_BLOCK_ELSEWHERE = 2**24
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Everything a pass needs beside the tensors that have a gradient."""
+
+    targets: ProtectedTargets
+    labels: torch.Tensor
+    likelihood: torch.Tensor
+    temperatures: TokenTemperatures
+    alpha: float
+    beta: float
+    scale: float
+    softcap: float | None
+    memory: int
+    gradient: bool
+
+
+def fused_token_losses(
+    hidden: torch.Tensor,
+    head: Head,
+    targets: ProtectedTargets,
+    labels: torch.Tensor,
+    likelihood: torch.Tensor,
+    temperatures: TokenTemperatures,
+    *,
+    alpha: float,
+    beta: float = 0.0,
+    memory: int = 2**28,
+) -> tuple[torch.Tensor, TokenLosses]:
+    """Return the loss summed over tokens, with its gradient, and its parts per token, without.
+
+    Args:
+        hidden: [N, D] the student's hidden states where tokens are predicted.
+        head: the student's output head.
+        targets: what the student learns from.
+        labels: [N] ids of the tokens to predict.
+        likelihood: [N] in [0, 1]: how likely the token to predict is private.
+        temperatures: from `TemperatureSettings.for_tokens`.
+        alpha: weight of the soft loss; the rest is the hard labels'.
+        beta: which divergence, see `reference.divergence`.
+        memory: bytes for the chunks; more is no faster beyond a few hundred tokens a chunk.
+    """
+    work = _Work(
+        targets, labels, likelihood, temperatures, alpha, beta, head.scale, head.softcap, memory,
+        torch.is_grad_enabled(),
+    )  # fmt: skip
+    total, *parts = _OnePass.apply(hidden, head.weight, head.bias, work)
+    return total, TokenLosses(*parts)
+
+
+class _OnePass(torch.autograd.Function):
+    """Loss and gradient in the forward; the backward only multiplies."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, work: _Work) -> Any:
+        wants = [needed and work.gradient for needed in ctx.needs_input_grad[:3]]
+        head = Head(weight, bias, work.scale, work.softcap).cast(compute_dtype(hidden.device))
+        states = hidden.to(head.weight.dtype)
+        exact = torch.float64 if head.weight.dtype == torch.float64 else torch.float32
+        # Sums over chunks are kept in float32, whatever the products are made in.
+        grad_hidden, grad_weight, grad_bias = grads = [
+            torch.zeros(tensor.shape, dtype=exact, device=hidden.device) if tensor is not None and wanted else None
+            for tensor, wanted in zip((hidden, weight, bias), wants, strict=True)
+        ]
+        losses = TokenLosses(*(torch.zeros(len(hidden), dtype=exact, device=hidden.device) for _ in range(3)))
+        with torch.autocast(hidden.device.type, enabled=False):
+            for rows, private in _chunks(work, head.weight.size(0)):
+                target: Any = work.targets.private(rows) if private else work.targets.ordinary(rows)
+                logits = head.logits(states[rows])
+                present = target.amax(1, keepdim=True) > -torch.inf if private else torch.ones_like(rows[:, None])
+                _losses_and_gradient(logits, target, present, rows, work, losses, any(wants))
+                if not any(wants):
+                    continue
+                slope = logits.to(head.weight.dtype)
+                if grad_hidden is not None:
+                    grad_hidden[rows] = at_least_float32(slope @ head.weight)
+                if grad_weight is not None:
+                    if slope.dtype == grad_weight.dtype:
+                        grad_weight.addmm_(slope.T, states[rows])
+                    else:
+                        grad_weight += slope.T @ states[rows]
+                if grad_bias is not None:
+                    grad_bias += logits.sum(0)
+        ctx.save_for_backward(
+            *(
+                grad.to(tensor.dtype) if tensor is not None and grad is not None else None
+                for grad, tensor in zip(grads, (hidden, weight, bias), strict=True)
+            )
+        )
+        ctx.mark_non_differentiable(*losses)
+        return losses.total(work.alpha).sum(), *losses
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor) -> Any:  # type: ignore[override]
+        return *(grad * upstream[0] if grad is not None else None for grad in ctx.saved_tensors), None
+
+
+def _chunks(work: _Work, vocabulary: int) -> Iterator[tuple[torch.Tensor, bool]]:
+    """Split the tokens into chunks that fit the memory, ordinary and private ones apart."""
+    width = 8 if work.likelihood.dtype == torch.float64 else 4
+    # Logits, targets and one more of their kind.
+    size = max(work.memory // (3 * width * vocabulary), 1)
+    private = work.likelihood > 0
+    for rows, is_private in ((~private).nonzero()[:, 0], False), (private.nonzero()[:, 0], True):
+        for part in rows.split(max(size // _PRIVATE_SHARE, 1) if is_private else size) if len(rows) else ():
+            yield part, is_private
+
+
+def _losses_and_gradient(
+    logits: torch.Tensor,
+    target: torch.Tensor | TopTokens,
+    present: torch.Tensor,
+    rows: torch.Tensor,
+    work: _Work,
+    losses: TokenLosses,
+    gradient: bool,
+) -> None:
+    """Fill in the losses of a chunk, where a target is present; turn its logits into their gradient, in place."""
+    step = max(_BLOCK.get(logits.device.type, _BLOCK_ELSEWHERE) // logits.size(1), 1)
+    temperature = work.temperatures.student[rows, None].to(logits)
+    softness = (work.alpha * work.temperatures.weight[rows, None]).to(logits)
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        z, here, own = logits[part], rows[part], temperature[part]
+        log_p = (z / own).log_softmax(-1)
+        log_q = target[part]
+        if isinstance(log_q, TopTokens):
+            log_q = log_q.dense(log_p)
+        divergence, slope = _divergence_and_slope(log_p, finite(log_q), work.beta)
+        log_z = z.log_softmax(-1)
+        label = work.labels[here, None]
+        hard_weight = present[part] * (1 - work.likelihood[here, None]).to(z)
+        losses.soft[here] = (present[part] * work.temperatures.weight[here, None] * divergence)[:, 0].to(z)
+        losses.hard[here] = -log_z.gather(1, label)[:, 0]
+        losses.hard_weight[here] = hard_weight[:, 0]
+        if not gradient:
+            continue
+        slope.mul_(softness[part] * present[part] / own)
+        hardness = (1 - work.alpha) * hard_weight
+        slope.addcmul_(log_z.exp_(), hardness).scatter_add_(1, label, -hardness)
+        if work.softcap is not None:
+            slope.mul_(1 - (z / work.softcap).square())
+        torch.mul(slope, work.scale, out=z)
+
+
+def _divergence_and_slope(log_p: torch.Tensor, log_q: torch.Tensor, beta: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return D_beta [c, 1] and its derivative with respect to the logits of p [c, V]."""
+    p = log_p.exp()
+    if beta == 0:
+        q = log_q.exp()
+        value = (log_q - log_p).mul_(q).sum(-1, keepdim=True)
+        return value, p.sub_(q)
+    if beta == 1:
+        ratio = log_p - log_q
+        value = (p * ratio).sum(-1, keepdim=True)
+        return value, ratio.sub_(value).mul_(p)
+    log_m = torch.logaddexp(log_p + math.log1p(-beta), log_q + math.log(beta))
+    ratio = log_p - log_m
+    near = (p * ratio).sum(-1, keepdim=True)
+    far = (log_q - log_m).mul_(log_q.exp()).sum(-1, keepdim=True)
+    return beta * far + (1 - beta) * near, ratio.sub_(near).mul_(p).mul_(1 - beta)

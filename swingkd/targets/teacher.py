@@ -1,0 +1,109 @@
+"""The teacher of a batch: what it says at some of the predicted tokens, protected where they are private.
+
+Targets are asked for a few tokens at a time, so that no teacher has to hold [N, V].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+import torch
+
+from swingkd.targets.base import PrivatePositions, Protection
+
+
+class TopTokens(NamedTuple):
+    """A distribution of which only the likeliest tokens are known: all that a cached teacher kept.
+
+    `ids` [c, K] and `log_probs` [c, K] of the known tokens, `tail` [c, 1] log of the others' whole mass.
+    """
+
+    ids: torch.Tensor
+    log_probs: torch.Tensor
+    tail: torch.Tensor
+
+    def __getitem__(self, part: slice) -> TopTokens:  # type: ignore[override]
+        return TopTokens(self.ids[part], self.log_probs[part], self.tail[part])
+
+    def dense(self, shape: torch.Tensor) -> torch.Tensor:
+        """Return [c, V] log-probabilities whose unknown part is shaped as `shape`, [c, V] log-probabilities.
+
+        Shaped by the student's own distribution, the tail costs what it costs as one bucket: only its mass counts.
+        """
+        others = shape.scatter(1, self.ids, -torch.inf)
+        # With every token known there is no tail to shape.
+        mass = others.logsumexp(1, keepdim=True).nan_to_num_(neginf=0.0)
+        return others.add_(self.tail - mass).scatter_(1, self.ids, self.log_probs)
+
+
+class Teacher(Protocol):
+    """What a teacher says at some of the N predicted tokens of a batch."""
+
+    def softened(self, rows: torch.Tensor) -> torch.Tensor | TopTokens:
+        """Return log-probabilities [c, V] at the tokens' own temperatures."""
+        ...
+
+    def plain(self, rows: torch.Tensor, shape: torch.Tensor | None) -> torch.Tensor:
+        """Return log-probabilities [c, V] at temperature 1; `shape` [c, V] is for what the teacher did not keep."""
+        ...
+
+
+@dataclass(frozen=True)
+class LiveTeacher:
+    """A teacher that is asked now.
+
+    Args:
+        logits: maps rows [c] to logits [c, V] in float32.
+        temperature: [N].
+    """
+
+    logits: Callable[[torch.Tensor], torch.Tensor]
+    temperature: torch.Tensor
+
+    def softened(self, rows: torch.Tensor) -> torch.Tensor:
+        """See `Teacher.softened`."""
+        logits = self.logits(rows)
+        return (logits / self.temperature[rows, None].to(logits)).log_softmax(-1)
+
+    def plain(self, rows: torch.Tensor, shape: torch.Tensor | None) -> torch.Tensor:
+        """See `Teacher.plain`."""
+        return self.logits(rows).log_softmax(-1)
+
+
+@dataclass(frozen=True)
+class ProtectedTargets:
+    """What the student learns from: the teacher where tokens are ordinary, a protected target where they are private.
+
+    Args:
+        teacher: what is protected.
+        likelihood: [N] in [0, 1] of the token to be predicted.
+        positions: facts about the P private positions, in their order; `None` where there are none.
+        protection: what to do at private positions.
+        public_logits: maps places [c] among the P private positions to a public model's logits [c, V].
+    """
+
+    teacher: Teacher
+    likelihood: torch.Tensor
+    positions: PrivatePositions | None = None
+    protection: Protection | None = None
+    public_logits: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+    def ordinary(self, rows: torch.Tensor) -> torch.Tensor | TopTokens:
+        """Return the teacher's log-probabilities [c, V] for tokens that are not private."""
+        return self.teacher.softened(rows)
+
+    def private(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return protected log-probabilities [c, V] for private tokens; a row of -inf means no target."""
+        if self.positions is None or self.protection is None:
+            raise ValueError("A private token needs its position's facts and a protection.")
+        places = self._places[rows]
+        public = self.public_logits(places).log_softmax(-1) if self.public_logits is not None else None
+        positions = self.positions.take(places, public)
+        return self.protection.protect(self.teacher.plain(rows, public), positions)
+
+    @cached_property
+    def _places(self) -> torch.Tensor:
+        return (self.likelihood > 0).cumsum(0) - 1
