@@ -3,6 +3,7 @@
 from swingkd.audit import CanarySet, ExposureReport, measure_exposure
 from swingkd.config import PrivateDistillationConfig
 from swingkd.tagging import EnsembleTagger, PresidioTagger, RarityTagger, RuleTagger, TokenClassificationTagger
+from swingkd.teacher_cache import cache_teacher
 from swingkd.trainer import PrivateDistillationTrainer
 
 __version__ = "0.1.0"
@@ -16,5 +17,6 @@ __all__ = [
     "RarityTagger",
     "RuleTagger",
     "TokenClassificationTagger",
+    "cache_teacher",
     "measure_exposure",
 ]

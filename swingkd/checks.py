@@ -8,10 +8,12 @@ import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
+from swingkd.cached_columns import CacheInfo, model_fingerprint, tokenizer_fingerprint
+from swingkd.config import PrivateDistillationConfig
 from swingkd.data import IGNORE, column_names
 
 
-def different_models(student: str | PreTrainedModel, teacher: str | PreTrainedModel) -> None:
+def different_models(student: str | PreTrainedModel, teacher: str | PreTrainedModel | None) -> None:
     """Refuse a teacher that is the student."""
     if student is teacher or (isinstance(student, str) and student == teacher):
         raise ValueError(
@@ -105,6 +107,61 @@ def something_to_learn(dataset: Dataset | IterableDataset) -> None:
         )
 
 
+def cached_teacher(
+    dataset: Dataset | IterableDataset | None,
+    teacher: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase,
+    args: PrivateDistillationConfig,
+) -> CacheInfo | None:
+    """Return what wrote the teacher's targets into the data, `None` where nothing did; refuse what does not fit."""
+    if dataset is None:
+        return None
+    if "teacher_cache" not in column_names(dataset):
+        if teacher is None:
+            raise ValueError(
+                "There is no teacher: pass teacher_model=..., or data in which its targets are cached "
+                "(swingkd cache-teacher)."
+            )
+        return None
+    if isinstance(dataset, Dataset):
+        writers = pc.unique(dataset.with_format("arrow")["teacher_cache"].combine_chunks()).to_pylist()
+    else:
+        writers = [next(iter(dataset))["teacher_cache"]]
+    if len(writers) != 1:
+        raise ValueError(
+            f"The rows carry targets of {len(writers)} different caches. Cache one teacher, with one setting, on all."
+        )
+    info = CacheInfo.loads(writers[0])
+    if info.tokenizer != tokenizer_fingerprint(tokenizer):
+        raise ValueError(
+            f"The teacher was cached with another tokenizer ({info.vocabulary} tokens; this one has {len(tokenizer)})."
+        )
+    if info.temperature != args.temperature:
+        raise ValueError(
+            f"The teacher was cached for temperature={info.temperature}, the tail at temperature={args.temperature} "
+            f"is not known. Set temperature={info.temperature}, or cache the teacher again."
+        )
+    if teacher is not None and info.teacher != model_fingerprint(teacher):
+        raise ValueError(
+            "The data carries the targets of another teacher than teacher_model. Pass teacher_model=None to learn "
+            "from the cache, or remove its columns (teacher_...) to ask this teacher."
+        )
+    if args.hidden_weight > 0:
+        raise ValueError("hidden_weight > 0 needs the teacher's hidden states, which a cache does not keep.")
+    support = args.noise_support or info.vocabulary
+    if info.protection is None and args.protection in ("noise", "none") and support > info.top_k:
+        raise ValueError(
+            f"noise_support={args.noise_support} reaches beyond the {info.top_k} tokens that the cache kept. Set "
+            f"noise_support={info.top_k} or less, or cache more with top_k."
+        )
+    if info.protection is not None and args.protection not in (None, info.protection):
+        raise ValueError(
+            f"The targets were protected with {info.protection!r} when they were written; protection="
+            f"{args.protection!r} cannot be applied to them any more. Leave protection unset."
+        )
+    return info
+
+
 def began_with(path: Path) -> None:
     """Refuse to resume a run without the secret it began with."""
     if not path.exists():
@@ -114,7 +171,7 @@ def began_with(path: Path) -> None:
         )
 
 
-def something_private(dataset: Dataset | IterableDataset, protection: str) -> None:
+def something_private(dataset: Dataset | IterableDataset, protection: str | None) -> None:
     """Refuse to protect nothing: no likelihood at all, or one that is zero everywhere."""
     columns = column_names(dataset)
     if "pii_likelihood" not in columns:

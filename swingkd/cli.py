@@ -18,6 +18,7 @@ from rich.text import Text
 
 from swingkd.tagging import CharTags, RuleTagger, label_spans
 
+_DATA = "A .jsonl, .csv, .parquet or .txt file, a folder of save_to_disk, or a data set on the Hub."
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_show_locals=False, help=__doc__)
 
 
@@ -50,9 +51,12 @@ def quickstart(
 
 @app.command()
 def distill(
-    teacher: Annotated[str, typer.Option(help="Teacher: a name on the Hub or a folder.")],
     student: Annotated[str, typer.Option(help="Student to start from: a name on the Hub or a folder.")],
-    data: Annotated[str, typer.Option(help="A .jsonl, .csv, .parquet or .txt file, or a data set on the Hub.")],
+    data: Annotated[str, typer.Option(help=_DATA)],
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="Teacher: a name on the Hub or a folder; not needed where cache-teacher wrote the data."),
+    ] = None,
     output_dir: Annotated[Path, typer.Option(help="Where the student goes.")] = Path("out/student"),
     split: Annotated[str, typer.Option(help="Which split to train on.")] = "train",
     config: Annotated[
@@ -79,14 +83,72 @@ def distill(
         fields: dict[str, Any] = yaml.safe_load(config.read_text()) or {} if config else {}
         fields |= {"output_dir": str(output_dir)} | ({"protection": protection} if protection else {})
         args = PrivateDistillationConfig(**fields)
+        rows = _load(data, split)
+        tagger = None if "input_ids" in (rows.column_names or []) else RuleTagger()
         trainer = PrivateDistillationTrainer(
-            student, teacher, args, train_dataset=_load(data, split), tagger=RuleTagger(), public_model=public_model
+            student, teacher, args, train_dataset=rows, tagger=tagger, public_model=public_model
         )
         trainer.train(resume_from_checkpoint=resume or None)
     except (ValueError, TypeError, OSError, DatasetsError, yaml.YAMLError) as error:
         raise _fail(str(error)) from error
     trainer.save_model()
     typer.echo(f"The student is in {output_dir}. Next: measure what it remembers with swingkd.measure_exposure.")
+
+
+@app.command()
+def cache_teacher(
+    teacher: Annotated[str, typer.Option(help="Teacher: a name on the Hub or a folder, with its tokenizer.")],
+    data: Annotated[str, typer.Option(help=_DATA)],
+    output_dir: Annotated[Path, typer.Option(help="The data goes to its folder `dataset`.")] = Path("out/cache"),
+    split: Annotated[str, typer.Option(help="Which split to read.")] = "train",
+    top_k: Annotated[int, typer.Option(help="How many of the teacher's likeliest tokens to keep.")] = 64,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML with any field of PrivateDistillationConfig.", exists=True)
+    ] = None,
+    protect: Annotated[
+        str | None, typer.Option(help="Write protected targets, to hand out: noise, mollify, population or drop.")
+    ] = None,
+    private_data: Annotated[
+        str | None, typer.Option(help="With --protect: the text that the teacher was trained on, to be refused.")
+    ] = None,
+    public_model: Annotated[
+        str | None, typer.Option(help="For --protect mollify: a model trained on public text.")
+    ] = None,
+) -> None:
+    """Ask the teacher once and write what it says beside the tokens: students then train without it.
+
+    Example: swingkd cache-teacher --teacher ./teacher --data notes.jsonl --output-dir out/cache
+    """
+    from datasets.exceptions import DatasetsError
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from swingkd.config import PrivateDistillationConfig
+    from swingkd.teacher_cache import cache_teacher as write
+
+    try:
+        fields: dict[str, Any] = yaml.safe_load(config.read_text()) or {} if config else {}
+        fields |= {"output_dir": str(output_dir)} | ({"protection": protect} if protect else {})
+        written = write(
+            AutoModelForCausalLM.from_pretrained(teacher),
+            PrivateDistillationConfig(**fields),
+            _load(data, split),
+            AutoTokenizer.from_pretrained(teacher),
+            tagger=RuleTagger(),
+            public_model=AutoModelForCausalLM.from_pretrained(public_model) if public_model else None,
+            top_k=top_k,
+            protect=protect is not None,
+            private_dataset=_load(private_data, split) if private_data else None,
+        )
+        written.save_to_disk(output_dir / "dataset")
+    except (ValueError, TypeError, OSError, DatasetsError, yaml.YAMLError) as error:
+        raise _fail(str(error)) from error
+    what = "the teacher's own targets: as private as the text"
+    if protect:
+        what = (
+            "protected targets. Hand out that folder only, never _private/. They carry no differential privacy "
+            "guarantee, and what the tagger missed is not protected"
+        )
+    typer.echo(f"{output_dir / 'dataset'} holds {what}. Next: swingkd distill --data {output_dir / 'dataset'} ...")
 
 
 @app.command()
@@ -154,8 +216,10 @@ def _highest(tags: CharTags, start: int, end: int) -> float:
 
 
 def _load(data: str, split: str):
-    from datasets import load_dataset
+    from datasets import load_dataset, load_from_disk
 
+    if (Path(data) / "state.json").exists():
+        return load_from_disk(data)
     kinds = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
     kind = kinds.get(os.path.splitext(data)[1])
     if kind:

@@ -24,6 +24,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
+from swingkd.cached_columns import TEACHER_COLUMNS, read_teacher
 from swingkd.tagging import CharTags, Tagger, align, dilate, label_spans, tag_texts
 from swingkd.tagging.windows import require_fast
 from swingkd.targets.population import COPY, GROUP_STRIDE, LAST_PLACE, PLACE_AFTER, PLACE_BEFORE
@@ -108,7 +109,7 @@ def prepare_dataset(
             },
             **options,
         )
-    if settings.packing:
+    if settings.packing and not set(TEACHER_COLUMNS) & set(columns):
         options = {"batched": True, "batch_size": 10_000, "fn_kwargs": {"length": settings.max_length}}
         if isinstance(prepared, Dataset):
             kept = [c for c in prepared.column_names if c in _PADDING]
@@ -304,6 +305,8 @@ def _pack(batch, length):
 class DistillationCollator:
     """Pad rows on the right into one batch; the first token of a row, which nothing predicts, gets no label.
 
+    A cached teacher's targets come along, where the rows carry them.
+
     Args:
         pad_token_id: what fills `input_ids`.
     """
@@ -325,5 +328,7 @@ class DistillationCollator:
                 padded[i, :length] = torch.as_tensor(np.asarray(values, np.int64))
             batch[key] = padded
         batch["labels"][:, 0] = IGNORE
+        if "teacher_row" in rows[0]:
+            batch |= read_teacher(rows, max(lengths))
         batch["pii_likelihood"] = batch["pii_likelihood"].to(torch.float32) / 255
         return batch

@@ -19,8 +19,9 @@ from transformers import PreTrainedModel
 
 from swingkd.config import PrivateDistillationConfig
 from swingkd.losses import TokenLosses, fused_token_losses, hint_losses, token_losses
-from swingkd.targets import LiveTeacher, PrivatePositions, ProtectedTargets, Protection, population
+from swingkd.targets import CachedTeacher, LiveTeacher, PrivatePositions, ProtectedTargets, Protection, population
 from swingkd.targets.head import Head, at_least_float32, captured_hidden, check_readable, compute_dtype
+from swingkd.targets.teacher import Teacher
 from swingkd.targets.temperature import TokenTemperatures
 from swingkd.tokens import PredictedTokens, predicted_tokens
 
@@ -40,21 +41,23 @@ class Objective:
 
     Args:
         args: the settings.
-        teacher: the frozen teacher.
+        teacher: the frozen teacher; `None`: rows carry its cached targets, or are only evaluated.
         public: a frozen public model, or `None`.
         vocabulary: length of the tokenizer: heads padded beyond it are cut.
         end: id that ends a record.
         autocast: makes the context in which frozen models and heads multiply.
         fused: whether the student's head is read; else its logits are.
+        written_protected: cached targets were protected when they were written down.
     """
 
     args: PrivateDistillationConfig
-    teacher: PreTrainedModel
+    teacher: PreTrainedModel | None
     public: PreTrainedModel | None
     vocabulary: int
     end: int | None
     autocast: Callable[[], AbstractContextManager] = nullcontext
     fused: bool = False
+    written_protected: bool = False
 
     def __post_init__(self) -> None:
         self._readable = {
@@ -64,7 +67,7 @@ class Objective:
         }
 
     def losses(
-        self, model: nn.Module, student: PreTrainedModel, inputs: dict, protection: Callable[[], Protection]
+        self, model: nn.Module, student: PreTrainedModel, inputs: dict, protection: Callable[[], Protection | None]
     ) -> StepLosses:
         """Run the models and return the loss.
 
@@ -74,36 +77,25 @@ class Objective:
             inputs: a batch of `DistillationCollator`.
             protection: returns what rewrites the targets at private tokens; asked only where there are some.
         """
-        tokens = self.tokens(inputs)
-        hints = self.args.hidden_weight > 0
-        public_logits = None
-        with torch.no_grad(), self.autocast():
-            teacher_logits, teacher_hidden = self.frozen(self.teacher, inputs, tokens.at, hidden=hints)
-            if self.public is not None and bool((tokens.likelihood > 0).any()):
-                public_logits, _ = self.frozen(self.public, inputs, tokens.private_at())
+        tokens = self.tokens(inputs, torch.float64 if student.dtype == torch.float64 else torch.float32)
+        temperatures = self.args.temperature_settings.for_tokens(tokens.likelihood)
+        asked, teacher_hidden = self.targets(inputs, tokens, temperatures.teacher, protection)
+        targets = asked if asked is not None else self._nothing(tokens)
+        alpha = self.args.alpha if asked is not None else 0.0
 
         def finish(hidden: torch.Tensor | None, logits: torch.Tensor) -> dict[str, torch.Tensor]:
-            exact = at_least_float32(logits).dtype
-            known = tokens._replace(likelihood=tokens.likelihood.to(exact))
-            temperatures = self.args.temperature_settings.for_tokens(known.likelihood)
-            positions = known.private(temperatures.teacher)
-            targets = ProtectedTargets(
-                LiveTeacher(teacher_logits, temperatures.teacher),
-                known.likelihood,
-                positions,
-                protection() if positions is not None else None,
-                public_logits,
-            )
             chosen = hidden[:, :-1][tokens.at] if hidden is not None else None
-            total, parts = self._student_losses(student, chosen, logits, targets, known, temperatures)
-            per_token = parts.total(self.args.alpha).detach()
+            total, parts = self._student_losses(student, chosen, logits, targets, tokens, temperatures, alpha)
+            per_token = parts.total(alpha).detach()
             if chosen is not None and teacher_hidden is not None:
-                far = self._hint_losses(student, chosen, teacher_hidden, known.likelihood)
+                far = self._hint_losses(student, chosen, teacher_hidden, tokens.likelihood)
                 total, per_token = total + far.sum(), per_token + far.detach()
+            if asked is None:
+                parts = parts._replace(soft=torch.full_like(parts.soft, torch.nan))
             return {"loss": total, "per_token": per_token, **parts._asdict()}
 
         call = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "use_cache": False}
-        if self.fused or hints:
+        if self.fused or self.args.hidden_weight > 0:
             with (
                 captured_hidden(student, skip_logits=self.fused) as captured,
                 finishing(student, lambda outputs: finish(captured.hidden, outputs["logits"])),
@@ -122,17 +114,16 @@ class Objective:
         targets: ProtectedTargets,
         tokens: PredictedTokens,
         temperatures: TokenTemperatures,
+        alpha: float,
     ) -> tuple[torch.Tensor, TokenLosses]:
-        known = (targets, tokens.labels, targets.likelihood, temperatures)
+        known = (targets, tokens.labels, tokens.likelihood, temperatures)
         with self.autocast():
             if self.fused and hidden is not None:
                 head, memory = Head.of(student, self.vocabulary), self.args.loss_memory * 2**20
-                return fused_token_losses(
-                    hidden, head, *known, alpha=self.args.alpha, beta=self.args.beta, memory=memory
-                )
+                return fused_token_losses(hidden, head, *known, alpha=alpha, beta=self.args.beta, memory=memory)
             chosen = at_least_float32(logits[:, :-1, : self.vocabulary][tokens.at])
             parts = token_losses(chosen, *known, beta=self.args.beta)
-            return parts.total(self.args.alpha).sum(), parts
+            return parts.total(alpha).sum(), parts
 
     def _hint_losses(
         self, student: PreTrainedModel, hidden: torch.Tensor, teacher_hidden: torch.Tensor, likelihood: torch.Tensor
@@ -141,9 +132,57 @@ class Objective:
         projected = projection(hidden.to(projection.weight.dtype))
         return self.args.hidden_weight * hint_losses(projected, teacher_hidden.to(hidden.device), likelihood)
 
-    def tokens(self, inputs: dict[str, torch.Tensor]) -> PredictedTokens:
-        """Find what a batch asks the student to predict."""
-        return predicted_tokens(inputs, max(self.args.noise_context, population.CONTEXT), self.end)
+    def tokens(self, inputs: dict[str, torch.Tensor], dtype: torch.dtype = torch.float32) -> PredictedTokens:
+        """Find what a batch asks the student to predict; `dtype` of the likelihoods."""
+        found = predicted_tokens(inputs, max(self.args.noise_context, population.CONTEXT), self.end)
+        return found._replace(likelihood=found.likelihood.to(dtype))
+
+    @torch.no_grad()
+    def targets(
+        self,
+        inputs: dict[str, torch.Tensor],
+        tokens: PredictedTokens,
+        temperature: torch.Tensor,
+        protection: Callable[[], Protection | None] | None,
+    ) -> tuple[ProtectedTargets | None, torch.Tensor | None]:
+        """Ask the teacher about a batch; return its targets and, where hints are learnt, its hidden states [N, D].
+
+        Args:
+            inputs: the batch.
+            tokens: its predicted tokens.
+            temperature: [N] of the teacher.
+            protection: returns what rewrites the targets at private tokens; `None`: nothing does.
+        """
+        teacher: Teacher
+        hidden, public_logits = None, None
+        if "teacher_ids" in inputs:
+            names = ("teacher_ids", "teacher_log_probs", "teacher_tails")
+            ids, log_probs, tails = (inputs[name][:, 1:][tokens.at] for name in names)
+            teacher = self._cached(ids, log_probs, tails, tokens.likelihood)
+        elif self.teacher is not None:
+            with self.autocast():
+                logits, hidden = self.frozen(self.teacher, inputs, tokens.at, hidden=self.args.hidden_weight > 0)
+            teacher = LiveTeacher(logits, temperature)
+        else:
+            return None, None
+        positions = tokens.private(temperature)
+        rewrite = protection() if positions is not None and protection is not None else None
+        if rewrite is not None and self.public is not None:
+            with self.autocast():
+                public_logits, _ = self.frozen(self.public, inputs, tokens.private_at())
+        return ProtectedTargets(teacher, tokens.likelihood, positions, rewrite, public_logits), hidden
+
+    def _cached(
+        self, ids: torch.Tensor, log_probs: torch.Tensor, tails: torch.Tensor, likelihood: torch.Tensor
+    ) -> CachedTeacher:
+        temperature = torch.where(likelihood > 0, 1.0, self.args.temperature).to(likelihood)
+        return CachedTeacher(ids, log_probs, tails, temperature, self.vocabulary)
+
+    def _nothing(self, tokens: PredictedTokens) -> ProtectedTargets:
+        """Return targets that know no token: to each student they say what it says itself."""
+        none = tokens.likelihood.new_zeros(len(tokens.labels), 0)
+        teacher = self._cached(none.long(), none, none.new_zeros(len(none), 2), tokens.likelihood)
+        return ProtectedTargets(teacher, torch.zeros_like(tokens.likelihood))
 
     def teacher_log_probs(self, inputs: dict[str, torch.Tensor]) -> Iterator[tuple[torch.Tensor, PrivatePositions]]:
         """Yield the teacher's log-probabilities at private positions, a few at a time, with what is known of them."""
@@ -151,11 +190,17 @@ class Objective:
         positions = tokens.private()
         if positions is None:
             return
-        with torch.no_grad(), self.autocast():
-            logits, _ = self.frozen(self.teacher, inputs, tokens.private_at())
-            places = torch.arange(len(positions.likelihood), device=positions.likelihood.device)
-            for part in places.split(max(self.args.loss_memory * 2**18 // self.vocabulary, 1)):
-                yield logits(part).log_softmax(-1), positions.take(part)
+        targets, _ = self.targets(inputs, tokens, torch.ones_like(tokens.likelihood), None)
+        if targets is None:
+            raise ValueError("The rows carry no cached teacher: pass teacher_model=..., or cache it first.")
+        rows = (tokens.likelihood > 0).nonzero()[:, 0]
+        for part in torch.arange(len(rows), device=rows.device).split(self.rows_at_once):
+            yield targets.teacher.plain(rows[part], None), positions.take(part)
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many rows of the vocabulary's length, and a few copies of them, fit the memory of the loss."""
+        return max(self.args.loss_memory * 2**20 // (16 * self.vocabulary), 1)
 
     def frozen(
         self, model: PreTrainedModel, inputs: dict[str, torch.Tensor], at: torch.Tensor, *, hidden: bool = False

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,6 @@ from datasets import Dataset, IterableDataset
 from peft import PeftConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -30,22 +27,14 @@ from transformers import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction
 
 from swingkd import checks
+from swingkd.cached_columns import TEACHER_COLUMNS
 from swingkd.config import PrivateDistillationConfig
 from swingkd.data import PII_COLUMNS, DistillationCollator, column_names, prepare_dataset
 from swingkd.losses import HintProjection
 from swingkd.objective import Objective, StepLosses, readable_head
+from swingkd.protections import build_protection
 from swingkd.tagging import Tagger
-from swingkd.targets import (
-    Drop,
-    MollifiedTarget,
-    NoisedTarget,
-    NoiseKey,
-    PopulationBuilder,
-    PopulationTable,
-    PopulationTarget,
-    Protection,
-    Soften,
-)
+from swingkd.targets import Protection
 
 _HINT_FILE = "hint_projection.safetensors"
 
@@ -57,7 +46,8 @@ class PrivateDistillationTrainer(Trainer):
 
     Args:
         model: the student, or its name on the Hub or on disk.
-        teacher_model: the teacher, or its name; it may be quantised.
+        teacher_model: the teacher, or its name; it may be quantised.  `None`: its targets are cached in the data
+            (`swingkd.cache_teacher`); rows without them can only be evaluated, by their perplexity.
         args: a `PrivateDistillationConfig`.
         train_dataset: text, prompt/completion, messages or tokenised rows, map-style or streaming.
         eval_dataset: the same, or a dict of such data sets.
@@ -79,7 +69,7 @@ class PrivateDistillationTrainer(Trainer):
     def __init__(
         self,
         model: str | PreTrainedModel,
-        teacher_model: str | PreTrainedModel,
+        teacher_model: str | PreTrainedModel | None,
         args: PrivateDistillationConfig,
         train_dataset: Dataset | IterableDataset | None = None,
         eval_dataset: Dataset | IterableDataset | dict[str, Dataset] | None = None,
@@ -92,9 +82,6 @@ class PrivateDistillationTrainer(Trainer):
         optimizers: tuple = (None, None),
         peft_config: PeftConfig | None = None,
     ):
-        if args.protection is None:
-            # What kept the most utility at no measurable leak (model_cards/swing-simdial).
-            args.protection = "population" if public_model is None else "mollify"
         checks.different_models(model, teacher_model)
         checks.one_device_per_process(args)
         if processing_class is None:
@@ -105,24 +92,31 @@ class PrivateDistillationTrainer(Trainer):
         checks.can_pad(processing_class)
         # A checkpoint in half precision would be trained in half precision: the student's weights are float32.
         model = _loaded(model, {"dtype": torch.float32}, args.model_init_kwargs)
-        teacher_model = _loaded(teacher_model, {}, args.teacher_model_init_kwargs)
+        if teacher_model is not None:
+            teacher_model = _loaded(teacher_model, {}, args.teacher_model_init_kwargs)
         if public_model is not None:
             public_model = _loaded(public_model, {})
-        if args.protection == "mollify" and public_model is None and target_protection is None:
+        cache = checks.cached_teacher(train_dataset, teacher_model, processing_class, args)
+        # Cached targets may have been protected when they were written down.
+        written = cache.protection if cache is not None else None
+        if args.protection is None:
+            # What kept the most utility at no measurable leak (model_cards/swing-simdial).
+            args.protection = written or ("population" if public_model is None else "mollify")
+        known = written is not None or target_protection is not None
+        if args.protection == "mollify" and public_model is None and not known:
             raise ValueError(
                 "protection='mollify' mixes the teacher with a public model: pass public_model=<a causal LM trained "
                 "on public text with the same tokenizer>, or choose protection='population'."
             )
-        models = {"student": model, "teacher": teacher_model}
-        if public_model is not None:
-            models["public"] = public_model
+        models = {"student": model, "teacher": teacher_model, "public": public_model}
+        models = {role: each for role, each in models.items() if each is not None}
         for role, each in models.items():
             checks.fits_tokenizer(role, each, processing_class)
             checks.fits_length(role, each, args.max_length)
 
         if peft_config is not None:
             model = get_peft_model(model, peft_config)
-        if args.hidden_weight > 0:
+        if args.hidden_weight > 0 and teacher_model is not None:
             model.add_module(
                 "hint_projection",
                 HintProjection(checks.hidden_size("student", model), checks.hidden_size("teacher", teacher_model)),
@@ -166,7 +160,7 @@ class PrivateDistillationTrainer(Trainer):
         # Our loss divides by the number of tokens of the whole optimisation step, so the Trainer must count them.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = True
-        self.teacher_model = self._freeze(teacher_model)
+        self.teacher_model = self._freeze(teacher_model) if teacher_model is not None else None
         self.public_model = self._freeze(public_model) if public_model is not None else None
         self._protection = target_protection
         self.objective = Objective(
@@ -178,6 +172,7 @@ class PrivateDistillationTrainer(Trainer):
             end=processing_class.eos_token_id,
             autocast=self.accelerator.autocast,
             fused=args.fused_loss and readable_head("student", self.model, len(processing_class)),
+            written_protected=written is not None,
         )
 
     def _freeze(self, model: PreTrainedModel) -> PreTrainedModel:
@@ -190,73 +185,20 @@ class PrivateDistillationTrainer(Trainer):
     # --- what the loss needs -------------------------------------------------------------------------------------
 
     @property
-    def private_dir(self) -> Path:
-        """Where secrets live; never pushed to the Hub."""
-        return Path(self.args.output_dir) / "_private"
+    def protection(self) -> Protection | None:
+        """What rewrites the teacher's targets at private tokens; built when first needed.
 
-    @property
-    def protection(self) -> Protection:
-        """What rewrites the teacher's targets at private tokens; built when first needed."""
+        `None` where nothing has to: the targets were protected when they were written, or there is no teacher at all.
+        """
         if self._protection is None:
             self._protection = self._build_protection(reuse=False)
         return self._protection
 
-    def _build_protection(self, reuse: bool) -> Protection:
-        """Build it; with `reuse`, from what the run began with."""
-        args = self.args
-        if args.protection == "noise":
-            path = self.private_dir / "noise_key"
-            if reuse and args.noise_replay:
-                checks.began_with(path)
-            key = NoiseKey.load_or_create(path) if args.noise_replay else None
-            return NoisedTarget(
-                key,
-                scale=args.noise_scale,
-                support=args.noise_support,
-                context=args.noise_context,
-                distribution=args.noise_distribution,
-            )
-        if args.protection == "mollify":
-            return MollifiedTarget(args.mollify_bound, args.mollify_order)
-        if args.protection == "population":
-            return PopulationTarget(self._population_table(reuse), args.population_share)
-        return Drop() if args.protection == "drop" else Soften(args.noise_support)
-
-    def _population_table(self, reuse: bool) -> PopulationTable:
-        """Average the teacher over the training set, on one process; a resumed run reads the table it began with."""
-        path = self.private_dir / "population.safetensors"
-        if reuse:
-            checks.began_with(path)
-        elif self.args.process_index == 0:
-            if self.train_dataset is None:
-                raise ValueError("protection='population' averages over the training set: pass train_dataset=...")
-            objective = self.objective
-            builder = PopulationBuilder(objective.vocabulary, self.args.population_min_spans)
-            loader = DataLoader(
-                self.train_dataset,
-                batch_size=self.args.per_device_eval_batch_size,
-                collate_fn=self.data_collator,
-            )
-            quiet = self.args.disable_tqdm
-            for batch in tqdm(loader, desc="Counting private spans", disable=quiet):
-                positions = objective.tokens(batch).private()
-                if positions is not None:
-                    builder.count(positions)
-            for batch in tqdm(loader, desc="Averaging private tokens", disable=quiet):
-                batch = {key: value.to(self.args.device) for key, value in batch.items()}
-                for log_probs, positions in objective.teacher_log_probs(batch):
-                    builder.add(log_probs, positions)
-            table = builder.finish()
-            if not len(table.keys):
-                raise ValueError(
-                    f"protection='population' found no kind of private token with {self.args.population_min_spans} "
-                    "distinct spans, so there is nothing to average. Use more data, another protection ('noise' needs "
-                    "no crowd, 'drop' learns nothing there), or lower population_min_spans: a small average shows "
-                    "its few secrets."
-                )
-            table.save(path)
-        self.accelerator.wait_for_everyone()
-        return PopulationTable.load(path)
+    def _build_protection(self, reuse: bool) -> Protection | None:
+        cached = self.train_dataset is not None and "teacher_cache" in column_names(self.train_dataset)
+        if self.objective.written_protected or (self.teacher_model is None and not cached):
+            return None
+        return build_protection(self.args, self.objective, self.train_dataset, self.data_collator, reuse=reuse)
 
     # --- the loss --------------------------------------------------------------------------------------------------
 
@@ -311,7 +253,8 @@ class PrivateDistillationTrainer(Trainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        self._signature_columns += [name for name in PII_COLUMNS if name not in self._signature_columns]
+        ours = (*PII_COLUMNS, *TEACHER_COLUMNS)
+        self._signature_columns += [name for name in ours if name not in self._signature_columns]
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Save the student; the hint projection, which is no part of it, goes into checkpoints only."""
@@ -348,7 +291,9 @@ def _loaded(model: str | PreTrainedModel, defaults: dict[str, Any], options: Any
 def _token_metrics(prediction: EvalPrediction) -> dict[str, Any]:
     """Turn the sums of `prediction_step` into perplexities (all, flagged, unflagged) and the distillation loss."""
     tokens, flagged, nll, flagged_nll, soft, loss = np.asarray(prediction.predictions, np.float64).sum(0)
-    metrics = {"perplexity": np.exp(nll / tokens), "soft_loss": soft / tokens, "distillation_loss": loss / tokens}
+    metrics = {"perplexity": np.exp(nll / tokens)}
+    if not np.isnan(soft):  # there was a teacher to be near to
+        metrics |= {"soft_loss": soft / tokens, "distillation_loss": loss / tokens}
     if flagged:
         metrics["perplexity_flagged"] = np.exp(flagged_nll / flagged)
     if tokens > flagged:

@@ -13,7 +13,7 @@ runner = CliRunner()
 def test_help_lists_every_command():
     result = runner.invoke(app, ["--help"])
     assert result.exit_code == 0
-    for command in ("quickstart", "distill", "tag", "card"):
+    for command in ("quickstart", "distill", "cache-teacher", "tag", "card"):
         assert command in result.output
         assert "Example:" in runner.invoke(app, [command, "--help"]).output
 
@@ -69,6 +69,34 @@ def test_distill_trains_and_saves_a_student(tmp_path, student, teacher, tokenize
     broken = runner.invoke(app, command)
     assert broken.exit_code == 2
     assert "error:" in broken.output
+
+
+def test_cache_a_teacher_and_distil_without_it(tmp_path, student, teacher, tokenizer, texts):
+    for name, model in (("student", student), ("teacher", teacher)):
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    texts.to_json(tmp_path / "notes.jsonl")
+    public = [f"good day, your pin is {i * 37 % 9000 + 1000}." for i in range(30)]
+    (tmp_path / "public.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in public))
+    fields = {"max_steps": 2, "max_length": 64, "use_cpu": True, "report_to": [], "population_min_spans": 2}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(fields))
+    options = ["--config", str(tmp_path / "config.yaml")]
+    cache = [
+        "cache-teacher", "--teacher", str(tmp_path / "teacher"), *options, "--output-dir", str(tmp_path / "cache"),
+    ]  # fmt: skip
+    for more in (["--data", str(tmp_path / "notes.jsonl")],
+                 ["--data", str(tmp_path / "public.jsonl"), "--protect", "noise",
+                  "--private-data", str(tmp_path / "notes.jsonl")]):  # fmt: skip
+        result = runner.invoke(app, [*cache, *more])
+        assert result.exit_code == 0, result.output
+        assert ("no differential privacy" in result.output.replace("\n", " ")) is ("--protect" in more)
+        train = ["distill", "--student", str(tmp_path / "student"), "--data", str(tmp_path / "cache" / "dataset")]
+        result = runner.invoke(app, [*train, "--output-dir", str(tmp_path / "out"), *options])
+        assert result.exit_code == 0, result.output
+    refused = runner.invoke(app, [*cache, "--data", str(tmp_path / "notes.jsonl"), "--protect", "noise",
+                                  "--private-data", str(tmp_path / "notes.jsonl")])  # fmt: skip
+    assert refused.exit_code == 2
+    assert "60 of 60 rows of the transfer set are private" in refused.output.replace("\n", " ")
 
 
 def test_card_from_metrics(tmp_path):

@@ -102,10 +102,9 @@ class _OnePass(torch.autograd.Function):
         losses = TokenLosses(*(torch.zeros(len(hidden), dtype=exact, device=hidden.device) for _ in range(3)))
         with torch.autocast(hidden.device.type, enabled=False):
             for rows, private in _chunks(work, head.weight.size(0)):
-                target: Any = work.targets.private(rows) if private else work.targets.ordinary(rows)
+                target = work.targets.private(rows) if private else work.targets.ordinary(rows)
                 logits = head.logits(states[rows])
-                present = target.amax(1, keepdim=True) > -torch.inf if private else torch.ones_like(rows[:, None])
-                _losses_and_gradient(logits, target, present, rows, work, losses, any(wants))
+                _losses_and_gradient(logits, target, rows, private, work, losses, any(wants))
                 if not any(wants):
                     continue
                 slope = logits.to(head.weight.dtype)
@@ -146,13 +145,13 @@ def _chunks(work: _Work, vocabulary: int) -> Iterator[tuple[torch.Tensor, bool]]
 def _losses_and_gradient(
     logits: torch.Tensor,
     target: torch.Tensor | TopTokens,
-    present: torch.Tensor,
     rows: torch.Tensor,
+    private: bool,
     work: _Work,
     losses: TokenLosses,
     gradient: bool,
 ) -> None:
-    """Fill in the losses of a chunk, where a target is present; turn its logits into their gradient, in place."""
+    """Fill in the losses of a chunk; turn its logits into their gradient, in place."""
     step = max(_BLOCK.get(logits.device.type, _BLOCK_ELSEWHERE) // logits.size(1), 1)
     temperature = work.temperatures.student[rows, None].to(logits)
     softness = (work.alpha * work.temperatures.weight[rows, None]).to(logits)
@@ -163,16 +162,18 @@ def _losses_and_gradient(
         log_q = target[part]
         if isinstance(log_q, TopTokens):
             log_q = log_q.dense(log_p)
+        # A private token may have no target; then nothing is learnt there.
+        present = log_q.amax(1, keepdim=True) > -torch.inf if private else torch.ones_like(own)
         divergence, slope = _divergence_and_slope(log_p, finite(log_q), work.beta)
         log_z = z.log_softmax(-1)
         label = work.labels[here, None]
-        hard_weight = present[part] * (1 - work.likelihood[here, None]).to(z)
-        losses.soft[here] = (present[part] * work.temperatures.weight[here, None] * divergence)[:, 0].to(z)
+        hard_weight = present * (1 - work.likelihood[here, None]).to(z)
+        losses.soft[here] = (present * work.temperatures.weight[here, None] * divergence)[:, 0].to(z)
         losses.hard[here] = -log_z.gather(1, label)[:, 0]
         losses.hard_weight[here] = hard_weight[:, 0]
         if not gradient:
             continue
-        slope.mul_(softness[part] * present[part] / own)
+        slope.mul_(softness[part] * present / own)
         hardness = (1 - work.alpha) * hard_weight
         slope.addcmul_(log_z.exp_(), hardness).scatter_add_(1, label, -hardness)
         if work.softcap is not None:

@@ -74,12 +74,12 @@ def dense_targets(targets: ProtectedTargets, student_log_probs: torch.Tensor) ->
     """
     private = targets.likelihood > 0
     log_probs = torch.empty_like(student_log_probs)
-    rows = (~private).nonzero()[:, 0]
-    found = targets.ordinary(rows)
-    log_probs[rows] = found.dense(student_log_probs[rows]) if isinstance(found, TopTokens) else found
-    if bool(private.any()):
-        rows = private.nonzero()[:, 0]
-        log_probs[rows] = targets.private(rows)
+    for ask, rows in (targets.ordinary, ~private), (targets.private, private):
+        where = rows.nonzero()[:, 0]
+        if len(where):
+            found = ask(where)
+            dense = found.dense(student_log_probs[where]) if isinstance(found, TopTokens) else found
+            log_probs[where] = dense
     return Targets(finite(log_probs), log_probs.amax(-1) > -torch.inf)
 
 

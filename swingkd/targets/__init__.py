@@ -5,10 +5,11 @@ from swingkd.targets.head import Head
 from swingkd.targets.mollify import MollifiedTarget
 from swingkd.targets.noise import NoisedTarget, NoiseKey
 from swingkd.targets.population import PopulationBuilder, PopulationTable, PopulationTarget
-from swingkd.targets.teacher import LiveTeacher, ProtectedTargets, TopTokens
+from swingkd.targets.teacher import CachedTeacher, LiveTeacher, ProtectedTargets, TopTokens
 from swingkd.targets.temperature import TemperatureSettings, TokenTemperatures
 
 __all__ = [
+    "CachedTeacher",
     "Drop",
     "Head",
     "LiveTeacher",

@@ -74,6 +74,42 @@ class LiveTeacher:
 
 
 @dataclass(frozen=True)
+class CachedTeacher:
+    """A teacher that was asked before: its likeliest tokens at T = 1, and how much the others weigh.
+
+    Args:
+        ids: [N, K] the likeliest tokens.
+        log_probs: [N, K] their log-probabilities at temperature 1.
+        tails: [N, 2] log-sum-exp of the other tokens' log-probabilities at temperature 1, and of those divided by the
+            base temperature (no other temperature can be had).
+        temperature: [N] 1 or the base temperature.
+        vocabulary: size of the vocabulary.
+    """
+
+    ids: torch.Tensor
+    log_probs: torch.Tensor
+    tails: torch.Tensor
+    temperature: torch.Tensor
+    vocabulary: int
+
+    def softened(self, rows: torch.Tensor) -> TopTokens:
+        """See `Teacher.softened`."""
+        temperature = self.temperature[rows, None]
+        known = self.log_probs[rows].to(temperature) / temperature
+        tail = torch.where(temperature == 1, self.tails[rows, :1], self.tails[rows, 1:]).to(known)
+        # A token without any target has no mass to share out.
+        total = torch.cat([known, tail], 1).logsumexp(1, keepdim=True).nan_to_num(neginf=0.0)
+        return TopTokens(self.ids[rows].long(), known - total, tail - total)
+
+    def plain(self, rows: torch.Tensor, shape: torch.Tensor | None) -> torch.Tensor:
+        """See `Teacher.plain`; without a shape the others are equally likely."""
+        known = self.log_probs[rows].to(self.temperature)
+        if shape is None:
+            shape = known.new_zeros(len(rows), self.vocabulary)
+        return TopTokens(self.ids[rows].long(), known, self.tails[rows, :1].to(known)).dense(shape)
+
+
+@dataclass(frozen=True)
 class ProtectedTargets:
     """What the student learns from: the teacher where tokens are ordinary, a protected target where they are private.
 
@@ -81,7 +117,8 @@ class ProtectedTargets:
         teacher: what is protected.
         likelihood: [N] in [0, 1] of the token to be predicted.
         positions: facts about the P private positions, in their order; `None` where there are none.
-        protection: what to do at private positions.
+        protection: what to do at private positions; `None`: the teacher speaks for itself, its answers there were
+            protected when they were written down.
         public_logits: maps places [c] among the P private positions to a public model's logits [c, V].
     """
 
@@ -95,10 +132,10 @@ class ProtectedTargets:
         """Return the teacher's log-probabilities [c, V] for tokens that are not private."""
         return self.teacher.softened(rows)
 
-    def private(self, rows: torch.Tensor) -> torch.Tensor:
+    def private(self, rows: torch.Tensor) -> torch.Tensor | TopTokens:
         """Return protected log-probabilities [c, V] for private tokens; a row of -inf means no target."""
         if self.positions is None or self.protection is None:
-            raise ValueError("A private token needs its position's facts and a protection.")
+            return self.teacher.softened(rows)
         places = self._places[rows]
         public = self.public_logits(places).log_softmax(-1) if self.public_logits is not None else None
         positions = self.positions.take(places, public)
