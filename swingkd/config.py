@@ -51,6 +51,8 @@ class PrivateDistillationConfig(TrainingArguments):
             names them.
         tag_dilation: how many neighbouring tokens inherit a private token's likelihood.
 
+    The tokens are counted (`include_num_input_tokens_seen`), so that the logs tell tokens a second.
+
     The noise key is not a setting: it is drawn from the system's randomness and lives in `output_dir/_private/`.
     """
 
@@ -122,6 +124,10 @@ class PrivateDistillationConfig(TrainingArguments):
     )
     population_share: float = field(
         default=0.0, metadata={"help": "What a surely private token keeps of the individual teacher, in [0, 1]."}
+    )
+
+    include_num_input_tokens_seen: str = field(
+        default="non_padding", metadata={"help": "Count tokens, so that the logs say how many a second."}
     )
 
     # From the command line they come as JSON text, which TrainingArguments reads.

@@ -26,7 +26,7 @@ def test_python_blocks(tmp_path, monkeypatch, tokenizer):
     texts = Dataset.from_dict({"text": [f"hello ann, my pin is {1000 + 7 * i}. thank you." for i in range(200)]})
     texts.to_json("private.jsonl")
     namespace: dict = {}
-    assert len(blocks("python")) == 2
+    assert len(blocks("python")) == 3
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), namespace)
     assert (tmp_path / "out" / "student" / "model.safetensors").exists()

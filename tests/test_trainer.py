@@ -207,6 +207,12 @@ def test_the_hidden_part_of_secrets_stays_out_of_the_logs(make, caplog, capsys):
         assert secret not in caplog.text + printed.out + printed.err
 
 
+def test_the_logs_tell_tokens_a_second(make):
+    trainer = make(protection="noise", logging_steps=1)
+    trainer.train()
+    assert all(entry["train_tokens_per_second"] > 0 for entry in trainer.state.log_history if "loss" in entry)
+
+
 def test_raw_text_can_be_evaluated(make, texts):
     trainer = make(protection="noise", eval_dataset=texts.select(range(8)))
     assert trainer.evaluate(texts.select(range(8)))["eval_loss"] == pytest.approx(trainer.evaluate()["eval_loss"])
