@@ -31,7 +31,7 @@ class PrivateDistillationConfig(TrainingArguments):
         hidden_weight (`float`, defaults to `0.0`): weight of hint matching on the last hidden states.
         fused_loss (`bool`, defaults to `True`): make loss and gradient in one pass over the vocabulary, a few tokens
             at a time, where the output heads can be read; `False`: always the plain formula.
-        loss_memory (`int`, defaults to `256`): megabytes for that pass.
+        loss_memory (`int`, defaults to `128`): megabytes for that pass.
 
     > Parameters that control the protection of private tokens
 
@@ -73,7 +73,7 @@ class PrivateDistillationConfig(TrainingArguments):
     fused_loss: bool = field(
         default=True, metadata={"help": "Loss and gradient in one pass over the vocabulary, where it can be done."}
     )
-    loss_memory: int = field(default=256, metadata={"help": "Megabytes for that pass."})
+    loss_memory: int = field(default=128, metadata={"help": "Megabytes for that pass."})
 
     protection: Literal["noise", "mollify", "population", "none", "drop"] | None = field(
         default=None,

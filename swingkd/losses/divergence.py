@@ -62,7 +62,7 @@ def fused_token_losses(
     *,
     alpha: float,
     beta: float = 0.0,
-    memory: int = 2**28,
+    memory: int = 2**27,
 ) -> tuple[torch.Tensor, TokenLosses]:
     """Return the loss summed over tokens, with its gradient, and its parts per token, without.
 
@@ -95,28 +95,14 @@ class _OnePass(torch.autograd.Function):
         states = hidden.to(head.weight.dtype)
         exact = torch.float64 if head.weight.dtype == torch.float64 else torch.float32
         # Sums over chunks are kept in float32, whatever the products are made in.
-        grad_hidden, grad_weight, grad_bias = grads = [
+        grads = tuple(
             torch.zeros(tensor.shape, dtype=exact, device=hidden.device) if tensor is not None and wanted else None
             for tensor, wanted in zip((hidden, weight, bias), wants, strict=True)
-        ]
+        )
         losses = TokenLosses(*(torch.zeros(len(hidden), dtype=exact, device=hidden.device) for _ in range(3)))
         with torch.autocast(hidden.device.type, enabled=False):
             for rows, private in _chunks(work, head.weight.size(0)):
-                target = work.targets.private(rows) if private else work.targets.ordinary(rows)
-                logits = head.logits(states[rows])
-                _losses_and_gradient(logits, target, rows, private, work, losses, any(wants))
-                if not any(wants):
-                    continue
-                slope = logits.to(head.weight.dtype)
-                if grad_hidden is not None:
-                    grad_hidden[rows] = at_least_float32(slope @ head.weight)
-                if grad_weight is not None:
-                    if slope.dtype == grad_weight.dtype:
-                        grad_weight.addmm_(slope.T, states[rows])
-                    else:
-                        grad_weight += slope.T @ states[rows]
-                if grad_bias is not None:
-                    grad_bias += logits.sum(0)
+                _chunk(head, states, rows, private, work, losses, grads)
         ctx.save_for_backward(
             *(
                 grad.to(tensor.dtype) if tensor is not None and grad is not None else None
@@ -128,21 +114,51 @@ class _OnePass(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> Any:  # type: ignore[override]
-        return *(grad * upstream[0] if grad is not None else None for grad in ctx.saved_tensors), None
+        # In place: a second copy of the head's gradient would be the largest thing in memory.
+        return *(grad.mul_(upstream[0]) if grad is not None else None for grad in ctx.saved_tensors), None
 
 
 def _chunks(work: _Work, vocabulary: int) -> Iterator[tuple[torch.Tensor, bool]]:
     """Split the tokens into chunks that fit the memory, ordinary and private ones apart."""
     width = 8 if work.likelihood.dtype == torch.float64 else 4
-    # Logits, targets and one more of their kind.
-    size = max(work.memory // (3 * width * vocabulary), 1)
+    # The student's logits and the targets.
+    size = max(work.memory // (2 * width * vocabulary), 1)
     private = work.likelihood > 0
     for rows, is_private in ((~private).nonzero()[:, 0], False), (private.nonzero()[:, 0], True):
         for part in rows.split(max(size // _PRIVATE_SHARE, 1) if is_private else size) if len(rows) else ():
             yield part, is_private
 
 
-def _losses_and_gradient(
+def _chunk(
+    head: Head,
+    states: torch.Tensor,
+    rows: torch.Tensor,
+    private: bool,
+    work: _Work,
+    losses: TokenLosses,
+    grads: tuple[torch.Tensor | None, ...],
+) -> None:
+    """Fill in the losses of a chunk of tokens, and add to the gradients of states, weight and bias what it says."""
+    grad_hidden, grad_weight, grad_bias = grads
+    wanted = any(grad is not None for grad in grads)
+    target = work.targets.private(rows) if private else work.targets.ordinary(rows)
+    logits = head.logits(states[rows])
+    _losses_and_slope(logits, target, rows, private, work, losses, wanted)
+    if not wanted:
+        return
+    slope = logits.to(head.weight.dtype)
+    if grad_hidden is not None:
+        grad_hidden[rows] = at_least_float32(slope @ head.weight)
+    if grad_weight is not None:
+        if slope.dtype == grad_weight.dtype:
+            grad_weight.addmm_(slope.T, states[rows])
+        else:
+            grad_weight += slope.T @ states[rows]
+    if grad_bias is not None:
+        grad_bias += logits.sum(0)
+
+
+def _losses_and_slope(
     logits: torch.Tensor,
     target: torch.Tensor | TopTokens,
     rows: torch.Tensor,
@@ -151,7 +167,7 @@ def _losses_and_gradient(
     losses: TokenLosses,
     gradient: bool,
 ) -> None:
-    """Fill in the losses of a chunk; turn its logits into their gradient, in place."""
+    """Fill in the losses; turn the logits into their gradient, in place."""
     step = max(_BLOCK.get(logits.device.type, _BLOCK_ELSEWHERE) // logits.size(1), 1)
     temperature = work.temperatures.student[rows, None].to(logits)
     softness = (work.alpha * work.temperatures.weight[rows, None]).to(logits)

@@ -56,7 +56,7 @@ class LiveTeacher:
     """A teacher that is asked now.
 
     Args:
-        logits: maps rows [c] to logits [c, V] in float32.
+        logits: maps rows [c] to logits [c, V] in float32 at least, in new memory.
         temperature: [N].
     """
 
@@ -66,7 +66,7 @@ class LiveTeacher:
     def softened(self, rows: torch.Tensor) -> torch.Tensor:
         """See `Teacher.softened`."""
         logits = self.logits(rows)
-        return (logits / self.temperature[rows, None].to(logits)).log_softmax(-1)
+        return logits.div_(self.temperature[rows, None]).log_softmax(-1)
 
     def plain(self, rows: torch.Tensor, shape: torch.Tensor | None) -> torch.Tensor:
         """See `Teacher.plain`."""
