@@ -327,7 +327,9 @@ class _Walker:
         nodes, cache_rows = nodes[open_], cache_rows[open_]
         for start in range(0, len(nodes), self.batch_size):
             batch = nodes[start : start + self.batch_size]
-            own = copy.deepcopy(cache)
+            # The layers are replaced by their selected rows, the parent's stay as they are: no copy of the whole.
+            own = copy.copy(cache)
+            own.layers = [copy.copy(layer) for layer in cache.layers]
             own.batch_select_indices(torch.as_tensor(cache_rows[start : start + self.batch_size]))
             log_probs, deeper = self._forward(tree.tokens[level][batch][:, None], own)
             child, owner = children(tree.first_child[level][batch], tree.child_count[level][batch])
