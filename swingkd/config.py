@@ -183,6 +183,11 @@ class PrivateDistillationConfig(TrainingArguments):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
 
+        if self.torch_compile and self.hidden_weight > 0:
+            raise ValueError(
+                "hidden_weight > 0 reads hidden states in a hook, which torch_compile=True does not call."
+            )
+
     @property
     def temperature_settings(self) -> TemperatureSettings:
         """The temperatures as the loss reads them; mollified and population targets are not softened."""

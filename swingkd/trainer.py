@@ -171,7 +171,10 @@ class PrivateDistillationTrainer(Trainer):
             vocabulary=len(processing_class),
             end=processing_class.eos_token_id,
             autocast=self.accelerator.autocast,
-            fused=args.fused_loss and readable_head("student", self.model, len(processing_class)),
+            # A compiled model does not call the hooks that the fast path works in.
+            fused=args.fused_loss
+            and not args.torch_compile
+            and readable_head("student", self.model, len(processing_class)),
             written_protected=written is not None,
         )
 

@@ -26,6 +26,11 @@ def test_a_bad_value_is_named_with_the_remedy(tmp_path, field, value, message):
         PrivateDistillationConfig(output_dir=str(tmp_path), use_cpu=True, **{field: value})
 
 
+def test_hints_and_a_compiled_model_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="torch_compile=True does not call"):
+        PrivateDistillationConfig(output_dir=str(tmp_path), use_cpu=True, torch_compile=True, hidden_weight=0.1)
+
+
 def test_every_field_of_ours_has_a_help_text_and_works_on_the_command_line(tmp_path):
     inherited = {field.name for field in dataclasses.fields(TrainingArguments)}
     own = [field for field in dataclasses.fields(PrivateDistillationConfig) if field.name not in inherited]
