@@ -80,6 +80,19 @@ def test_checkpointed_layers_and_adapters(step, student, teacher, beta):
         torch.testing.assert_close(fused, plain, rtol=1e-9, atol=1e-11)
 
 
+def test_mixed_precision_is_near_and_multiplies_in_bfloat16(step, student, monkeypatch):
+    exact_loss, exact = step(student, True, protection="noise")
+    kinds = set()
+    linear = torch.nn.functional.linear
+    monkeypatch.setattr("swingkd.targets.head.F.linear", lambda x, w, b: kinds.add(w.dtype) or linear(x, w, b))
+    loss, gradients = step(student, True, protection="noise", bf16=True)
+    assert torch.bfloat16 in kinds
+    torch.testing.assert_close(loss, exact_loss, rtol=2e-2, atol=0)
+    for name, gradient in gradients.items():
+        assert gradient.dtype == torch.float32
+        assert (gradient - exact[name]).norm() < 0.1 * exact[name].norm()
+
+
 def test_a_frozen_head_gets_no_gradient(step, student):
     _, gradients = step(student, True, LoraConfig(r=2, target_modules=["q_proj"]))
     assert gradients
