@@ -149,7 +149,8 @@ def cached_teacher(
     if args.hidden_weight > 0:
         raise ValueError("hidden_weight > 0 needs the teacher's hidden states, which a cache does not keep.")
     support = args.noise_support or info.vocabulary
-    if info.protection is None and args.protection in ("noise", "none") and support > info.top_k:
+    tagged = info.protection is None and "pii_likelihood" in column_names(dataset)
+    if tagged and args.protection in ("noise", "none") and support > info.top_k:
         raise ValueError(
             f"noise_support={args.noise_support} reaches beyond the {info.top_k} tokens that the cache kept. Set "
             f"noise_support={info.top_k} or less, or cache more with top_k."

@@ -95,6 +95,10 @@ def test_packed_rows_and_untagged_ones(cache, step):
     step(data, protection="none", packing=True, max_length=32)
 
 
+def test_a_small_cache_is_enough_where_nothing_is_private(cache, step):
+    step(cache(tagger=False, top_k=8), protection="none")
+
+
 def test_a_killed_cache_goes_on_where_it_stopped(cache, monkeypatch, teacher):
     monkeypatch.setattr(teacher_cache, "_PART", 20)
     whole = cache()
