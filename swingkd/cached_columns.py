@@ -57,6 +57,8 @@ def model_fingerprint(model: PreTrainedModel) -> str:
     """Hash a model's weights, their names, shapes and types."""
     digest = xxhash.xxh3_128()
     for name, tensor in sorted(model.state_dict().items()):
+        if tensor.is_meta:
+            raise ValueError(f"{name} is offloaded, so the teacher has no fingerprint. Load it whole to cache it.")
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
@@ -94,13 +96,23 @@ def teacher_features(info: CacheInfo, exact: bool) -> Features:
     )
 
 
-def read_teacher(rows: list[dict[str, Any]], width: int) -> dict[str, torch.Tensor]:
+def read_teacher(rows: list[dict[str, Any]], width: int, expected: CacheInfo | None) -> dict[str, torch.Tensor]:
     """Return the cached targets of a batch, padded to [rows, width, ...], each at the token that it predicts.
 
+    Args:
+        rows: rows with cached targets.
+        width: tokens of the longest row.
+        expected: what must have written them; `None`: whatever wrote the first.
+
     Raises:
-        ValueError: the targets of a row were made for other tokens.
+        ValueError: the targets of a row were made for other tokens, or by another cache.
     """
-    info = CacheInfo.loads(rows[0]["teacher_cache"])
+    info = expected or CacheInfo.loads(rows[0]["teacher_cache"])
+    if any(row.get("teacher_cache") != info.dumps() for row in rows):
+        raise ValueError(
+            "A row carries the targets of another cache than the first one did, or none. Cache one teacher, with one "
+            "setting, on all rows."
+        )
     shapes = {"teacher_ids": (info.top_k, np.int32), "teacher_log_probs": (info.top_k, np.float32)}
     shapes["teacher_tails"] = (2, np.float32)
     batch = {name: np.zeros((len(rows), width, size), kind) for name, (size, kind) in shapes.items()}

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
+from numpy.lib.stride_tricks import sliding_window_view
+from peft import PeftConfig
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from swingkd.cached_columns import CacheInfo, model_fingerprint, tokenizer_fingerprint
@@ -112,12 +115,14 @@ def cached_teacher(
     teacher: PreTrainedModel | None,
     tokenizer: PreTrainedTokenizerBase,
     args: PrivateDistillationConfig,
+    *,
+    required: bool = True,
 ) -> CacheInfo | None:
     """Return what wrote the teacher's targets into the data, `None` where nothing did; refuse what does not fit."""
     if dataset is None:
         return None
     if "teacher_cache" not in column_names(dataset):
-        if teacher is None:
+        if teacher is None and required:
             raise ValueError(
                 "There is no teacher: pass teacher_model=..., or data in which its targets are cached "
                 "(swingkd cache-teacher)."
@@ -160,7 +165,45 @@ def cached_teacher(
             f"The targets were protected with {info.protection!r} when they were written; protection="
             f"{args.protection!r} cannot be applied to them any more. Leave protection unset."
         )
+    if info.protection is not None and args.temperature_mode != "teacher_only":
+        raise ValueError(
+            "The targets were protected when they were written, for a student at temperature 1: set "
+            "temperature_mode='teacher_only'."
+        )
     return info
+
+
+def keeps_positions(peft_config: PeftConfig) -> None:
+    """Refuse adapters that put tokens of their own before the text (a prefix in the cache is fine)."""
+    if peft_config.is_prompt_learning and peft_config.peft_type != "PREFIX_TUNING":
+        raise ValueError(
+            f"{type(peft_config).__name__} puts tokens of its own before the text: student and teacher would not look "
+            "at the same positions. Use an adapter on the weights, for example LoraConfig."
+        )
+
+
+def evaluates_the_same_teacher(info: CacheInfo | None, trained: CacheInfo | None) -> None:
+    """Refuse to evaluate on another cache than what is learnt from (`None`: a live teacher)."""
+    if info is None or info == trained or (trained is None and info.protection is None):
+        return
+    raise ValueError(
+        "The evaluation data carries cached targets that differ from what the student learns from (another teacher, "
+        "temperature, size or protection). Cache it the same way, or remove its columns (teacher_...)."
+    )
+
+
+def shares_text(rows: Dataset, private: Dataset, length: int = 13) -> np.ndarray:
+    """Return which rows share a run of `length` tokens, or a whole shorter row, with private ones; bool [rows]."""
+
+    def runs(ids: list[int]) -> np.ndarray:
+        part = np.asarray(ids, np.int64)
+        windows = sliding_window_view(part, min(length, len(part))) if len(part) else np.zeros((0, 1), np.int64)
+        # A polynomial hash modulo 2^64, over all windows at once.
+        powers = np.array([pow(6364136223846793005, i, 2**64) for i in range(windows.shape[1])], np.uint64)
+        return ((windows + 1).astype(np.uint64) * powers).sum(1)
+
+    known = np.unique(np.concatenate([runs(ids) for ids in private["input_ids"]] or [np.zeros(0, np.uint64)]))
+    return np.array([bool(np.isin(runs(ids), known).any()) for ids in rows["input_ids"]], bool)
 
 
 def began_with(path: Path) -> None:

@@ -99,7 +99,9 @@ def distill(
 def cache_teacher(
     teacher: Annotated[str, typer.Option(help="Teacher: a name on the Hub or a folder, with its tokenizer.")],
     data: Annotated[str, typer.Option(help=_DATA)],
-    output_dir: Annotated[Path, typer.Option(help="The data goes to its folder `dataset`.")] = Path("out/cache"),
+    output_dir: Annotated[
+        Path, typer.Option(help="The data goes to its folder `private`; to `protected` with --protect.")
+    ] = Path("out/cache"),
     split: Annotated[str, typer.Option(help="Which split to read.")] = "train",
     top_k: Annotated[int, typer.Option(help="How many of the teacher's likeliest tokens to keep.")] = 64,
     config: Annotated[
@@ -125,7 +127,11 @@ def cache_teacher(
     from swingkd.config import PrivateDistillationConfig
     from swingkd.teacher_cache import cache_teacher as write
 
+    # Never in one folder: what is handed out must not lie among what is private.
+    target = output_dir / ("protected" if protect else "private")
     try:
+        if target.exists():
+            raise ValueError(f"{target} exists already. Choose another --output-dir, or delete it first.")
         fields: dict[str, Any] = yaml.safe_load(config.read_text()) or {} if config else {}
         fields |= {"output_dir": str(output_dir)} | ({"protection": protect} if protect else {})
         written = write(
@@ -139,7 +145,7 @@ def cache_teacher(
             protect=protect is not None,
             private_dataset=_load(private_data, split) if private_data else None,
         )
-        written.save_to_disk(output_dir / "dataset")
+        written.save_to_disk(target)
     except (ValueError, TypeError, OSError, DatasetsError, yaml.YAMLError) as error:
         raise _fail(str(error)) from error
     what = "the teacher's own targets: as private as the text"
@@ -148,7 +154,7 @@ def cache_teacher(
             "protected targets. Hand out that folder only, never _private/. They carry no differential privacy "
             "guarantee, and what the tagger missed is not protected"
         )
-    typer.echo(f"{output_dir / 'dataset'} holds {what}. Next: swingkd distill --data {output_dir / 'dataset'} ...")
+    typer.echo(f"{target} holds {what}. Next: swingkd distill --data {target} --student ...")
 
 
 @app.command()

@@ -24,7 +24,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from swingkd.cached_columns import TEACHER_COLUMNS, read_teacher
+from swingkd.cached_columns import TEACHER_COLUMNS, CacheInfo, read_teacher
 from swingkd.tagging import CharTags, Tagger, align, dilate, label_spans, tag_texts
 from swingkd.tagging.windows import require_fast
 from swingkd.targets.population import COPY, GROUP_STRIDE, LAST_PLACE, PLACE_AFTER, PLACE_BEFORE
@@ -309,10 +309,12 @@ class DistillationCollator:
 
     Args:
         pad_token_id: what fills `input_ids`.
+        cache: what must have written the cached targets; `None`: one and the same for a batch.
     """
 
-    def __init__(self, pad_token_id: int):
+    def __init__(self, pad_token_id: int, cache: CacheInfo | None = None):
         self.pad_token_id = pad_token_id
+        self.cache = cache
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Return tensors [rows, longest]; `pii_likelihood` as float32 in [0, 1]."""
@@ -329,6 +331,6 @@ class DistillationCollator:
             batch[key] = padded
         batch["labels"][:, 0] = IGNORE
         if "teacher_row" in rows[0]:
-            batch |= read_teacher(rows, max(lengths))
+            batch |= read_teacher(rows, max(lengths), self.cache)
         batch["pii_likelihood"] = batch["pii_likelihood"].to(torch.float32) / 255
         return batch

@@ -61,7 +61,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         self._readable = {
-            id(model): readable_head(role, model, self.vocabulary)
+            id(model): self.args.fused_loss and readable_head(role, model, self.vocabulary)
             for role, model in (("teacher", self.teacher), ("public", self.public))
             if model is not None
         }
@@ -80,6 +80,11 @@ class Objective:
         tokens = self.tokens(inputs, torch.float64 if student.dtype == torch.float64 else torch.float32)
         temperatures = self.args.temperature_settings.for_tokens(tokens.likelihood)
         asked, teacher_hidden = self.targets(inputs, tokens, temperatures.teacher, protection)
+        if asked is None and torch.is_grad_enabled():
+            raise ValueError(
+                "The batch carries no cached targets and there is no teacher to ask. A data_collator of your own must "
+                "hand on the columns teacher_ids, teacher_log_probs and teacher_tails, as DistillationCollator does."
+            )
         targets = asked if asked is not None else self._nothing(tokens)
         alpha = self.args.alpha if asked is not None else 0.0
 
@@ -170,7 +175,9 @@ class Objective:
         if rewrite is not None and self.public is not None:
             with self.autocast():
                 public_logits, _ = self.frozen(self.public, inputs, tokens.private_at())
-        return ProtectedTargets(teacher, tokens.likelihood, positions, rewrite, public_logits), hidden
+        # With no protection asked for, nobody may read the private positions' targets.
+        written = self.written_protected and "teacher_ids" in inputs
+        return ProtectedTargets(teacher, tokens.likelihood, positions, rewrite, public_logits, written), hidden
 
     def _cached(
         self, ids: torch.Tensor, log_probs: torch.Tensor, tails: torch.Tensor, likelihood: torch.Tensor
@@ -182,7 +189,7 @@ class Objective:
         """Return targets that know no token: to each student they say what it says itself."""
         none = tokens.likelihood.new_zeros(len(tokens.labels), 0)
         teacher = self._cached(none.long(), none, none.new_zeros(len(none), 2), tokens.likelihood)
-        return ProtectedTargets(teacher, torch.zeros_like(tokens.likelihood))
+        return ProtectedTargets(teacher, tokens.likelihood, written=True)
 
     def teacher_log_probs(self, inputs: dict[str, torch.Tensor]) -> Iterator[tuple[torch.Tensor, PrivatePositions]]:
         """Yield the teacher's log-probabilities at private positions, a few at a time, with what is known of them."""
@@ -230,6 +237,13 @@ class Objective:
 
     def _chosen(self, logits: torch.Tensor, at: torch.Tensor, device: torch.device) -> torch.Tensor:
         return at_least_float32(logits[:, :-1, : self.vocabulary][at]).to(device)
+
+
+def frozen_model(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """Return the model, which is from now on on this device, evaluated and never trained."""
+    model.eval().requires_grad_(False)
+    # A model that from_pretrained spread over devices (quantised, device_map) is already where it belongs.
+    return model if getattr(model, "hf_device_map", None) is not None else model.to(device)
 
 
 @contextmanager

@@ -32,6 +32,7 @@ def build_protection(
     collator: Callable,
     *,
     reuse: bool = False,
+    release: str | None = None,
 ) -> Protection:
     """Return what rewrites the teacher's targets at private tokens.
 
@@ -41,6 +42,7 @@ def build_protection(
         dataset: the prepared training set.
         collator: makes its batches.
         reuse: take the secrets that an interrupted run began with.
+        release: names targets that are to be handed out; each release has draws of its own.
 
     Raises:
         ValueError: those secrets are missing, or there is nothing to average.
@@ -50,8 +52,9 @@ def build_protection(
         path = private_dir / "noise_key"
         if reuse and args.noise_replay:
             checks.began_with(path)
+        key = NoiseKey.load_or_create(path) if args.noise_replay else None
         return NoisedTarget(
-            NoiseKey.load_or_create(path) if args.noise_replay else None,
+            key.derive(release) if key is not None and release is not None else key,
             scale=args.noise_scale,
             support=args.noise_support,
             context=args.noise_context,

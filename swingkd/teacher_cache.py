@@ -8,13 +8,18 @@ privacy in them, whatever the tagger missed is unprotected, and ordinary tokens 
 
 from __future__ import annotations
 
+import hashlib
+import math
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import xxhash
-from datasets import Dataset, Features, concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from swingkd import checks
@@ -28,9 +33,10 @@ from swingkd.cached_columns import (
 )
 from swingkd.config import PrivateDistillationConfig
 from swingkd.data import PII_COLUMNS, DistillationCollator, prepare_dataset
-from swingkd.objective import Objective
+from swingkd.objective import Objective, frozen_model
 from swingkd.protections import build_protection
 from swingkd.tagging import Tagger
+from swingkd.targets import NoisedTarget, PopulationTarget, Protection
 
 # Rows of one part of the work: what is done when a process is killed stays done.
 _PART = 2048
@@ -55,7 +61,7 @@ def cache_teacher(
     are kept in `output_dir/_private/teacher_cache/`, so a second call goes on where the first one was stopped.
 
     Args:
-        teacher_model: the teacher.
+        teacher_model: the teacher; it is frozen and moved to `args.device`.
         args: `temperature`, the data settings, `per_device_eval_batch_size`; with `protect` the protection as well.
         dataset: what `PrivateDistillationTrainer` takes as `train_dataset`, map-style.
         processing_class: the tokenizer of teacher and student.
@@ -67,22 +73,27 @@ def cache_teacher(
         private_dataset: with `protect`: the text that the teacher was trained on, to refuse it as `dataset`.
 
     Raises:
-        ValueError: the models do not fit the tokenizer, or protected targets are asked for on private text.
+        ValueError: the models do not fit the tokenizer, or protected targets are asked for on private text or with
+            settings that protect nothing.
     """
     if not isinstance(dataset, Dataset):
         raise ValueError("A stream cannot be cached: make it a map-style data set first, Dataset.from_generator(...).")
     if top_k < 1:
         raise ValueError(f"top_k={top_k} keeps nothing of the teacher: use at least 1 (64 is a good start).")
-    checks.fits_tokenizer("teacher", teacher_model, processing_class)
+    checks.can_pad(processing_class)
+    models = {"teacher": teacher_model} | ({"public": public_model} if public_model is not None else {})
+    for role, model in models.items():
+        checks.fits_tokenizer(role, model, processing_class)
     if protect:
-        _refuse_private_text(args, dataset, private_dataset)
-    rows = prepare_dataset(
-        dataset, processing_class, tagger, args.data_settings, num_proc=args.dataset_num_proc, description="cache"
-    )
+        _refuse_no_protection(args, public_model)
+    prepare = partial(prepare_dataset, tokenizer=processing_class, num_proc=args.dataset_num_proc)
+    rows = prepare(dataset, tagger=tagger, settings=args.data_settings, description="cache")
     rows = rows.remove_columns([name for name in TEACHER_COLUMNS if name in rows.column_names])
-    checks.rows_fit(rows, {"teacher": teacher_model})
+    checks.rows_fit(rows, models)
     if protect:
         checks.something_private(rows, args.protection)
+        whole = replace(args.data_settings, packing=False, max_length=2**31)
+        _refuse_private_text(rows, private_dataset, lambda data: prepare(data, tagger=None, settings=whole))
     writer = _Writer(teacher_model, public_model, args, rows, processing_class, top_k, exact, protect)
     folder = Path(args.output_dir) / "_private" / "teacher_cache"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -90,12 +101,14 @@ def cache_teacher(
     for start in range(0, len(rows), _PART):
         part = rows.select(range(start, min(start + _PART, len(rows))))
         name = writer.name(part)
+        # Nothing but the teacher's columns is kept: the others are the rows' own, as they are now.
         parts.append(
             part.map(
                 writer,
                 batched=True,
                 batch_size=args.per_device_eval_batch_size,
-                features=Features({**part.features, **teacher_features(writer.info, exact)}),
+                remove_columns=part.column_names,
+                features=teacher_features(writer.info, exact),
                 cache_file_name=str(folder / f"{name}.arrow"),
                 load_from_cache_file=True,
                 # Known already: hashing the models again for each part would take longer than asking them.
@@ -105,7 +118,7 @@ def cache_teacher(
         )
     # Whoever gets protected targets needs to know where they are, not what was found there.
     surplus = [name for name in PII_COLUMNS[1:] if protect and name in rows.column_names]
-    return concatenate_datasets(parts).remove_columns(surplus)
+    return concatenate_datasets([rows.remove_columns(surplus), concatenate_datasets(parts)], axis=1)
 
 
 class _Writer:
@@ -133,21 +146,29 @@ class _Writer:
         )
         self.args, self.exact = args, exact
         self.collator = DistillationCollator(tokenizer.pad_token_id)
-        models = [model.eval().requires_grad_(False).to(args.device) if model else None for model in (teacher, public)]
         half = torch.bfloat16 if args.bf16 else torch.float16
         self.objective = Objective(
-            args, models[0], models[1], vocabulary, tokenizer.eos_token_id,
+            args, frozen_model(teacher, args.device), frozen_model(public, args.device) if public else None,
+            vocabulary, tokenizer.eos_token_id,
             autocast=partial(torch.autocast, args.device.type, half, enabled=args.bf16 or args.fp16),
         )  # fmt: skip
-        self.protection = build_protection(args, self.objective, rows, self.collator) if protect else None
+        settings: dict = {}
+        if protect:
+            fields = ("noise", "mollify", "population", "temperature", "max_temperature")
+            settings = {name: value for name, value in sorted(args.to_dict().items()) if name.startswith(fields)}
+            settings["public"] = model_fingerprint(public) if public is not None else None
+        # All that the targets depend on, but for the rows: names a release, and the parts that are done.
+        self.settings = repr((self.info, exact, args.bf16, args.fp16, tokenizer.eos_token_id, settings))
+        self.protection = None
+        if protect:
+            self.protection = build_protection(args, self.objective, rows, self.collator, release=self.settings)
+            self.settings += _secret_fingerprint(self.protection)
 
     def name(self, part: Dataset) -> str:
-        """Name a part's results by everything that they depend on; the noise key lies beside them."""
-        fields = self.args.to_dict()
-        settings = {k: v for k, v in sorted(fields.items()) if k.startswith(("noise", "mollify", "population"))}
-        digest = xxhash.xxh3_64(repr((self.info, self.exact, settings, self.args.bf16, self.args.fp16)).encode())
+        """Name a part's results by everything that they depend on."""
+        digest = xxhash.xxh3_128(self.settings.encode())
         for row in part:
-            digest.update(repr((row["input_ids"], row.get("labels"), row.get("pii_likelihood"))).encode())
+            digest.update(repr([row.get(name) for name in ("input_ids", "labels", *PII_COLUMNS)]).encode())
         return digest.hexdigest()
 
     def __call__(self, batch: dict[str, list]) -> dict[str, list]:
@@ -192,13 +213,22 @@ class _Writer:
         return {"teacher_ids": ids.int(), "teacher_log_probs": known, "teacher_tails": tails}
 
 
-def _refuse_private_text(args: PrivateDistillationConfig, dataset: Dataset, private: Dataset | None) -> None:
-    """Refuse to write targets to be handed out for text that the teacher was trained on."""
-    if private is None:
-        raise ValueError(
-            "protect=True writes targets to be handed out, with the text beside them. Pass private_dataset=<the text "
-            "that the teacher was trained on>, so that it can be refused as transfer set."
+def _secret_fingerprint(protection: Protection) -> str:
+    """Hash what a protection drew or averaged, so that it is told from another draw; one way only."""
+    digest = hashlib.blake2b(digest_size=16)
+    if isinstance(protection, NoisedTarget):
+        # Without a key every visit draws afresh, and no part may be used twice.
+        digest.update(
+            repr(protection.key.derive("fingerprint").low if protection.key else secrets.token_hex()).encode()
         )
+    if isinstance(protection, PopulationTarget):
+        for tensor in (protection.table.keys, protection.table.log_probs):
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _refuse_no_protection(args: PrivateDistillationConfig, public: PreTrainedModel | None) -> None:
+    """Refuse to stamp as protected what is not."""
     if args.protection not in ("noise", "mollify", "population", "drop"):
         raise ValueError(
             f"protect=True with protection={args.protection!r} protects nothing. Name one: 'noise', 'mollify', "
@@ -206,20 +236,31 @@ def _refuse_private_text(args: PrivateDistillationConfig, dataset: Dataset, priv
         )
     if args.temperature_mode != "teacher_only":
         raise ValueError("protect=True needs temperature_mode='teacher_only'; the symmetric form protects nothing.")
-    column = next((name for name in (args.dataset_text_field, "input_ids") if name in dataset.column_names), None)
-    if column is None or column not in private.column_names:
-        raise ValueError(
-            f"Cannot compare the transfer set (columns {dataset.column_names}) with the private data (columns "
-            f"{private.column_names}): both need {args.dataset_text_field!r}, or 'input_ids'."
-        )
-    secret = {_normal(value) for value in private[column]}
-    shared = sum(_normal(value) in secret for value in dataset[column])
-    if shared:
-        raise ValueError(
-            f"{shared} of {len(dataset)} rows of the transfer set are private text of the teacher. Targets to be "
-            "handed out can be made on public text only; leave protect=False to train on these rows yourself."
-        )
+    if args.protection == "mollify" and public is None:
+        raise ValueError("protection='mollify' mixes the teacher with a public model: pass public_model=...")
+    idle = {
+        "noise": ("noise_scale", args.noise_scale, args.noise_scale == 0),
+        "population": ("population_share", args.population_share, args.population_share == 1),
+        "mollify": ("mollify_bound", args.mollify_bound, math.isinf(args.mollify_bound)),
+        "drop": ("protection", "drop", False),
+    }
+    name, value, useless = idle[args.protection]
+    if useless:
+        raise ValueError(f"protect=True with {name}={value} leaves the teacher's own targets at private tokens.")
 
 
-def _normal(value: str | list[int]) -> str:
-    return " ".join(value.casefold().split()) if isinstance(value, str) else repr(list(value))
+def _refuse_private_text(rows: Dataset, private: Dataset | None, prepare: Callable[[Dataset], Dataset]) -> None:
+    """Refuse to write targets to be handed out for text that the teacher was trained on."""
+    if not isinstance(private, Dataset):
+        raise ValueError(
+            "protect=True writes targets to be handed out, with the text beside them. Pass private_dataset=<the text "
+            "that the teacher was trained on, a map-style data set>, so that it can be refused as transfer set."
+        )
+    shared = checks.shares_text(rows, prepare(private))
+    if shared.any():
+        first = ", ".join(map(str, np.flatnonzero(shared)[:5]))
+        raise ValueError(
+            f"{int(shared.sum())} of {len(rows)} rows of the transfer set share private text with the teacher's "
+            f"training data (13 tokens in a row, or a whole short row; rows {first} ...). Targets to be handed out "
+            "can be made on public text only: drop these rows. To train on them yourself, leave protect=False."
+        )

@@ -31,7 +31,7 @@ from swingkd.cached_columns import TEACHER_COLUMNS
 from swingkd.config import PrivateDistillationConfig
 from swingkd.data import PII_COLUMNS, DistillationCollator, column_names, prepare_dataset
 from swingkd.losses import HintProjection
-from swingkd.objective import Objective, StepLosses, readable_head
+from swingkd.objective import Objective, StepLosses, frozen_model, readable_head
 from swingkd.protections import build_protection
 from swingkd.tagging import Tagger
 from swingkd.targets import Protection
@@ -115,6 +115,8 @@ class PrivateDistillationTrainer(Trainer):
             checks.fits_length(role, each, args.max_length)
 
         if peft_config is not None:
+            checks.keeps_positions(peft_config)
+        if peft_config is not None:
             model = get_peft_model(model, peft_config)
         if args.hidden_weight > 0 and teacher_model is not None:
             model.add_module(
@@ -140,6 +142,9 @@ class PrivateDistillationTrainer(Trainer):
         for part in [train_dataset, *parts]:
             if part is not None:
                 checks.rows_fit(part, models)
+        for part in parts:
+            found = checks.cached_teacher(part, teacher_model, processing_class, args, required=False)
+            checks.evaluates_the_same_teacher(found, cache)
         protected = args.protection != "none" or tagger is not None or target_protection is not None
         if train_dataset is not None:
             checks.something_to_learn(train_dataset)
@@ -149,7 +154,7 @@ class PrivateDistillationTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=data_collator or DistillationCollator(processing_class.pad_token_id),
+            data_collator=data_collator or DistillationCollator(processing_class.pad_token_id, cache),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -160,8 +165,10 @@ class PrivateDistillationTrainer(Trainer):
         # Our loss divides by the number of tokens of the whole optimisation step, so the Trainer must count them.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = True
-        self.teacher_model = self._freeze(teacher_model) if teacher_model is not None else None
-        self.public_model = self._freeze(public_model) if public_model is not None else None
+        frozen = (
+            frozen_model(each, args.device) if each is not None else None for each in (teacher_model, public_model)
+        )
+        self.teacher_model, self.public_model = frozen
         self._protection = target_protection
         self.objective = Objective(
             args,
@@ -177,13 +184,6 @@ class PrivateDistillationTrainer(Trainer):
             and readable_head("student", self.model, len(processing_class)),
             written_protected=written is not None,
         )
-
-    def _freeze(self, model: PreTrainedModel) -> PreTrainedModel:
-        model.eval().requires_grad_(False)
-        # A model that from_pretrained spread over devices (quantised, device_map) is already where it belongs.
-        if getattr(model, "hf_device_map", None) is None:
-            model = model.to(self.args.device)
-        return model
 
     # --- what the loss needs -------------------------------------------------------------------------------------
 
@@ -215,7 +215,8 @@ class PrivateDistillationTrainer(Trainer):
         if num_items_in_batch is None:
             total = losses.total / max(len(losses.tokens.labels), 1)
         else:
-            total = losses.total / num_items_in_batch
+            # A step may hold no token with a label at all; its gradient is zero, not a division by zero.
+            total = losses.total / torch.as_tensor(num_items_in_batch).clamp(min=1).to(losses.total.device)
             if self.args.average_tokens_across_devices:
                 # The count is global, and data-parallel training averages the gradients.
                 total = total * self.accelerator.num_processes

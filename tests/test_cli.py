@@ -90,13 +90,18 @@ def test_cache_a_teacher_and_distil_without_it(tmp_path, student, teacher, token
         result = runner.invoke(app, [*cache, *more])
         assert result.exit_code == 0, result.output
         assert ("no differential privacy" in result.output.replace("\n", " ")) is ("--protect" in more)
-        train = ["distill", "--student", str(tmp_path / "student"), "--data", str(tmp_path / "cache" / "dataset")]
+        written = tmp_path / "cache" / ("protected" if "--protect" in more else "private")
+        train = ["distill", "--student", str(tmp_path / "student"), "--data", str(written)]
         result = runner.invoke(app, [*train, "--output-dir", str(tmp_path / "out"), *options])
         assert result.exit_code == 0, result.output
-    refused = runner.invoke(app, [*cache, "--data", str(tmp_path / "notes.jsonl"), "--protect", "noise",
-                                  "--private-data", str(tmp_path / "notes.jsonl")])  # fmt: skip
+        again = runner.invoke(app, [*cache, *more])
+        assert again.exit_code == 2
+        assert "exists already" in again.output
+    cache[-1] = str(tmp_path / "other")
+    private = str(tmp_path / "notes.jsonl")
+    refused = runner.invoke(app, [*cache, "--data", private, "--protect", "noise", "--private-data", private])
     assert refused.exit_code == 2
-    assert "60 of 60 rows of the transfer set are private" in refused.output.replace("\n", " ")
+    assert "60 of 60 rows of the transfer set share private text" in refused.output.replace("\n", " ")
 
 
 def test_card_from_metrics(tmp_path):

@@ -4,20 +4,24 @@ import copy
 
 import pytest
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, concatenate_datasets, interleave_datasets
 
 from swingkd import PrivateDistillationTrainer, RuleTagger, cache_teacher, teacher_cache
-from swingkd.cached_columns import CacheInfo
+from swingkd.cached_columns import TEACHER_COLUMNS, CacheInfo
+from swingkd.data import DataSettings, DistillationCollator, prepare_dataset
+from swingkd.targets import NoiseKey
 from tests.conftest import TEXTS, tiny_model
 
 
 @pytest.fixture
-def cache(teacher, tokenizer, texts, config):
+def cache(teacher, tokenizer, texts, config, tmp_path):
     """A function that caches the tiny teacher."""
 
     def cache(data=texts, *, teacher=teacher, tagger=True, **fields):
         names = ("top_k", "exact", "protect", "private_dataset", "public_model")
         options = {name: fields.pop(name) for name in names if name in fields}
+        if "output_dir_name" in fields:
+            fields["output_dir"] = str(tmp_path / fields.pop("output_dir_name"))
         return cache_teacher(
             teacher, config(**fields), data, tokenizer, tagger=RuleTagger() if tagger else None, **options
         )
@@ -99,15 +103,86 @@ def test_a_small_cache_is_enough_where_nothing_is_private(cache, step):
     step(cache(tagger=False, top_k=8), protection="none")
 
 
-def test_a_killed_cache_goes_on_where_it_stopped(cache, monkeypatch, teacher):
+def test_a_killed_cache_goes_on_where_it_stopped(cache, monkeypatch):
     monkeypatch.setattr(teacher_cache, "_PART", 20)
-    whole = cache()
-    calls = []
-    teacher.register_forward_pre_hook(lambda *_: calls.append(1))
-    again = cache()
-    # The check of the head alone.
-    assert len(calls) <= 2
-    assert again.to_dict() == whole.to_dict()
+    asked, call = [], teacher_cache._Writer.__call__
+
+    def until(limit):
+        asked.clear()
+
+        def counted(writer, batch):
+            asked.extend(batch["input_ids"])
+            if len(asked) > limit:
+                raise KeyboardInterrupt
+            return call(writer, batch)
+
+        monkeypatch.setattr(teacher_cache._Writer, "__call__", counted)
+
+    until(30)  # killed within the second of three parts
+    with pytest.raises(KeyboardInterrupt):
+        cache()
+    until(1000)
+    resumed = cache()
+    assert len(asked) == 40
+    whole = cache(output_dir_name="fresh")
+    assert resumed.to_dict() == whole.to_dict()
+    until(0)  # everything is there
+    assert cache().to_dict() == whole.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("protection", "before", "after"),
+    [
+        ("noise", {"max_temperature": 1.0}, {"max_temperature": 32.0}),
+        ("noise", {"noise_scale": 1.0}, {"noise_scale": 0.5}),
+        ("population", {"population_share": 0.0}, {"population_share": 0.5}),
+    ],
+)
+def test_no_part_of_other_settings_is_used_again(cache, texts, protection, before, after):
+    handed_out(cache, texts, protection, **before)
+    changed = handed_out(cache, texts, protection, **after)
+    assert changed["teacher_log_probs"] != handed_out(cache, texts, protection, **before)["teacher_log_probs"]
+    assert changed["teacher_log_probs"] == handed_out(cache, texts, protection, **after)["teacher_log_probs"]
+
+
+def test_a_new_noise_key_and_another_public_model_are_noticed(cache, texts, tokenizer, tmp_path):
+    first = handed_out(cache, texts)
+    (tmp_path / "out" / "_private" / "noise_key").unlink()
+    assert handed_out(cache, texts)["teacher_log_probs"] != first["teacher_log_probs"]
+    one, two = (
+        handed_out(cache, texts, "mollify", public_model=tiny_model(len(tokenizer), seed=seed)) for seed in (5, 6)
+    )
+    assert one["teacher_log_probs"] != two["teacher_log_probs"]
+
+
+def test_the_rows_other_columns_are_as_they_are_now(cache, texts, tokenizer):
+    rows = prepare_dataset(texts, tokenizer, RuleTagger(), DataSettings(max_length=64))
+    assert cache(rows, tagger=False)["pii_group"] == rows["pii_group"]
+    other = rows.map(lambda row: {"pii_group": [9] * len(row["pii_group"])}).add_column("id", list(range(len(rows))))
+    again = cache(other, tagger=False)
+    assert again["pii_group"] == other["pii_group"]
+    assert again["id"] == list(range(len(rows)))
+
+
+def test_two_releases_do_not_undo_each_other(cache, texts, tokenizer):
+    """With the same draws at two scales, 2 q1 - q2 would be the target before the noise."""
+    whole = {"top_k": len(tokenizer), "exact": True, "max_temperature": 4.0}
+
+    def targets(**fields):
+        data = handed_out(cache, texts, **whole, **fields)
+        dense = []
+        for row in data:
+            at = [i for i, s in enumerate(row["pii_likelihood"]) if i and s == 255]
+            ids = torch.tensor(row["teacher_ids"]).view(-1, len(tokenizer))
+            log_probs = torch.tensor(row["teacher_log_probs"]).view(-1, len(tokenizer))
+            dense.append(torch.zeros_like(log_probs).scatter(1, ids, log_probs.exp())[[i - 1 for i in at]])
+        return torch.cat(dense)
+
+    clean = targets(noise_scale=1e-6)
+    small, large = targets(noise_scale=0.05), targets(noise_scale=0.1)
+    guess = (2 * small - large).clamp_min(0)
+    guess /= guess.sum(1, keepdim=True)
+    assert (guess - clean).abs().sum(1).mean() > 0.9 * (small - clean).abs().sum(1).mean()
 
 
 def test_compact_types(cache):
@@ -131,8 +206,10 @@ def handed_out(cache, texts, protection="noise", **fields):
 
 @pytest.mark.parametrize("protection", ["noise", "population", "drop", "mollify"])
 def test_protected_targets_are_what_the_trainer_would_have_made(
-    cache, student, teacher, tokenizer, texts, config, protection
+    cache, student, teacher, tokenizer, texts, config, protection, monkeypatch
 ):
+    # Each release has draws of its own; here both sides take the run's.
+    monkeypatch.setattr(NoiseKey, "derive", lambda key, purpose: key)
     public = tiny_model(len(tokenizer), seed=5) if protection == "mollify" else None
     data = handed_out(cache, texts, protection, top_k=len(tokenizer), exact=True, public_model=public)
     assert {"pii_group", "pii_shape", "pii_span"}.isdisjoint(data.column_names)
@@ -154,20 +231,47 @@ def test_what_is_handed_out_says_what_it_is_and_holds_no_key(cache, texts, tmp_p
     data = handed_out(cache, texts)
     assert CacheInfo.loads(data[0]["teacher_cache"]).protection == "noise"
     data.save_to_disk(str(tmp_path / "gift"))
-    key = (tmp_path / "out" / "_private" / "noise_key").read_bytes()
-    assert not any(key in path.read_bytes() for path in (tmp_path / "gift").rglob("*") if path.is_file())
+    key = NoiseKey.load(tmp_path / "out" / "_private" / "noise_key")
+    halves = [half.to_bytes(8, "little", signed=True) for half in (key.low, key.high)]
+    written = b"".join(path.read_bytes() for path in (tmp_path / "gift").rglob("*") if path.is_file())
+    assert not any(half in written or half.hex().encode() in written for half in halves)
 
 
-def test_private_text_is_refused(cache, texts):
+def test_private_text_is_refused(cache, texts, tokenizer):
     mixed = concatenate_datasets([Dataset.from_dict({"text": PUBLIC}), texts.select(range(3))])
-    with pytest.raises(ValueError, match=r"3 of 39 rows of the transfer set are private text"):
-        cache(mixed, protect=True, private_dataset=texts, protection="noise")
-    with pytest.raises(ValueError, match="private_dataset="):
-        cache(texts, protect=True, protection="noise")
-    with pytest.raises(ValueError, match="protects nothing"):
-        cache(texts, protect=True, protection="none", private_dataset=texts)
-    with pytest.raises(ValueError, match="symmetric"):
-        cache(texts, protect=True, protection="noise", private_dataset=texts, temperature_mode="symmetric")
+    known = {"protect": True, "protection": "noise", "private_dataset": texts}
+    with pytest.raises(ValueError, match=r"3 of 39 rows of the transfer set share private text.*rows 36, 37, 38"):
+        cache(mixed, **known)
+    joined = Dataset.from_dict({"text": [f"well. {text} and so on" for text in texts["text"][:5]]})
+    with pytest.raises(ValueError, match="5 of 5 rows"):
+        cache(joined, **known)
+    # What is tokenised is what is compared, whatever other columns say.
+    ids = prepare_dataset(texts, tokenizer, RuleTagger(), DataSettings(max_length=64))
+    disguised = ids.add_column("text", ["nothing to see"] * len(ids))
+    with pytest.raises(ValueError, match="60 of 60 rows"):
+        cache(disguised, tagger=False, **known)
+    pairs = Dataset.from_dict(
+        {"prompt": [t[:10] for t in texts["text"]], "completion": [t[10:] for t in texts["text"]]}
+    )
+    with pytest.raises(ValueError, match="60 of 60 rows"):
+        cache(pairs, **known)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"private_dataset": None, "protection": "noise"}, "private_dataset="),
+        ({"protection": "none"}, "protects nothing"),
+        ({"protection": "noise", "temperature_mode": "symmetric"}, "symmetric"),
+        ({"protection": "noise", "noise_scale": 0.0}, "noise_scale=0.0 leaves the teacher's own"),
+        ({"protection": "population", "population_share": 1.0}, "population_share=1.0 leaves"),
+        ({"protection": "mollify", "mollify_bound": float("inf")}, "public_model="),
+    ],
+)
+def test_settings_that_protect_nothing_are_refused(cache, texts, fields, message):
+    public = Dataset.from_dict({"text": PUBLIC})
+    with pytest.raises(ValueError, match=message):
+        cache(public, protect=True, **({"private_dataset": texts} | fields))
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------
@@ -192,6 +296,38 @@ def test_what_does_not_fit_is_refused(cache, step, texts, teacher, tokenizer):
         step(handed_out(cache, texts), protection="drop")
     with pytest.raises(ValueError, match="top_k=0"):
         cache(top_k=0)
+
+
+def test_an_evaluation_set_of_another_cache_is_refused(cache, student, tokenizer, config, teacher):
+    train, other = cache(), cache(teacher=tiny_model(len(tokenizer), seed=9))
+    for asked, data in ((None, train), (teacher, Dataset.from_dict({"text": TEXTS}))):
+        with pytest.raises(ValueError, match=r"cached targets that differ|another teacher"):
+            PrivateDistillationTrainer(
+                student, asked, config(protection="noise"), train_dataset=data, eval_dataset=other,
+                processing_class=tokenizer, tagger=RuleTagger(),
+            )  # fmt: skip
+
+
+def test_a_stream_of_two_caches_is_refused(cache, step, texts, student, tokenizer, config):
+    streams = [data.to_iterable_dataset() for data in (handed_out(cache, texts), cache())]
+    kept = ["input_ids", "labels", "pii_likelihood", *TEACHER_COLUMNS]
+    mixed = interleave_datasets([stream.select_columns(kept) for stream in streams])
+    trainer = PrivateDistillationTrainer(student, None, config(), train_dataset=mixed, processing_class=tokenizer)
+    with pytest.raises(ValueError, match="targets of another cache"):
+        trainer.train()
+
+
+def test_a_collator_that_loses_the_targets_is_noticed(cache, student, tokenizer, config):
+    def forgetful(rows):
+        batch = DistillationCollator(tokenizer.pad_token_id)(rows)
+        return {name: value for name, value in batch.items() if not name.startswith("teacher")}
+
+    trainer = PrivateDistillationTrainer(
+        student, None, config(protection="noise"), train_dataset=cache(), processing_class=tokenizer,
+        data_collator=forgetful,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="must hand on the columns"):
+        trainer.train()
 
 
 def test_another_tokenizer_is_refused(cache, student, config):

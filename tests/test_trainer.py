@@ -1,10 +1,11 @@
 import copy
+import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 from datasets import Dataset, IterableDataset
-from peft import LoraConfig
+from peft import LoraConfig, PromptTuningConfig
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -220,6 +221,24 @@ def test_raw_text_can_be_evaluated(make, texts):
 
 def test_a_student_in_half_precision_learns_hints(make, student):
     make(student=student.to(torch.bfloat16), hidden_weight=1.0).train()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_without_any_label_changes_nothing(make, fused):
+    rows = Dataset.from_dict(
+        {"prompt": ["my pin is 4711. " * 20, "hello"], "completion": ["hello", " ann, my pin is 4711."]}
+    )
+    trainer = make(
+        data=rows, max_length=24, protection="noise", per_device_train_batch_size=1, max_steps=6, fused_loss=fused
+    )
+    trainer.train()
+    assert all(value.isfinite().all() for value in trainer.model.state_dict().values())
+    assert all(math.isfinite(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
+
+
+def test_prompt_tuning_is_refused(make):
+    with pytest.raises(ValueError, match=r"PromptTuningConfig puts tokens of its own.*LoraConfig"):
+        make(peft_config=PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
 
 
 def test_packed_records_do_not_choose_each_others_draws(tokenizer):

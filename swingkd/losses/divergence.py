@@ -91,7 +91,10 @@ class _OnePass(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, work: _Work) -> Any:
         wants = [needed and work.gradient for needed in ctx.needs_input_grad[:3]]
-        head = Head(weight, bias, work.scale, work.softcap).cast(compute_dtype(hidden.device))
+        # Not in float16: the gradient is made here, before a loss scale could lift it out of the underflow.
+        dtype = compute_dtype(hidden.device) or weight.dtype
+        dtype = torch.float32 if dtype == torch.float16 else dtype
+        head = Head(weight, bias, work.scale, work.softcap).cast(dtype)
         states = hidden.to(head.weight.dtype)
         exact = torch.float64 if head.weight.dtype == torch.float64 else torch.float32
         # Sums over chunks are kept in float32, whatever the products are made in.
@@ -114,7 +117,8 @@ class _OnePass(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> Any:  # type: ignore[override]
-        # In place: a second copy of the head's gradient would be the largest thing in memory.
+        # In place: a second copy of the head's gradient would be the largest thing in memory.  A second backward
+        # through the same graph (retain_graph=True) is therefore an error, torch's own.
         return *(grad.mul_(upstream[0]) if grad is not None else None for grad in ctx.saved_tensors), None
 
 

@@ -90,6 +90,8 @@ def head_module(model: PreTrainedModel) -> nn.Linear:
             f"its output head is a {type(module).__module__}.{type(module).__name__}; with an adapter on it, or "
             "quantised, it is not one matrix that the loss could read and return a gradient for"
         )
+    if module.weight.is_meta or model.get_input_embeddings().weight.is_meta:
+        raise ValueError("its weights are offloaded")
     if not module.weight.is_floating_point():
         raise ValueError(f"its output head holds {module.weight.dtype}")
     return module
@@ -128,7 +130,7 @@ def captured_hidden(model: PreTrainedModel, *, skip_logits: bool) -> Iterator[_C
 
     Args:
         model: a causal language model, or an adapter's wrapper around one.
-        skip_logits: the head makes no logits at all: the model returns an empty [B, T, 0].
+        skip_logits: the head makes no logits at all: the model returns an empty [B, 0, V].
     """
     captured, module = _Captured(), model.get_output_embeddings()
 
@@ -152,7 +154,7 @@ def check_readable(model: PreTrainedModel, vocabulary: int) -> None:
         ValueError: they differ, or the head cannot be read; with the reason.
     """
     head_module(model)
-    ids = torch.arange(min(4, vocabulary), device=next(model.parameters()).device)[None]
+    ids = torch.arange(min(4, vocabulary), device=model.get_input_embeddings().weight.device)[None]
     training = model.training
     model.eval()
     try:

@@ -12,6 +12,7 @@ guarantee.  It is judged by audits.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 from dataclasses import dataclass
@@ -61,6 +62,11 @@ class NoiseKey:
                 os.link(part, path)  # whole or not at all; the first process wins
             part.unlink()
         return cls.load(path)
+
+    def derive(self, purpose: str) -> NoiseKey:
+        """Return another key for one purpose: two releases with the same draws would undo each other's noise."""
+        secret = self.low.to_bytes(8, "little", signed=True) + self.high.to_bytes(8, "little", signed=True)
+        return NoiseKey.from_bytes(hashlib.blake2b(purpose.encode(), key=secret, digest_size=16).digest())
 
     def __repr__(self) -> str:
         return "NoiseKey(...)"

@@ -103,10 +103,12 @@ class CachedTeacher:
 
     def plain(self, rows: torch.Tensor, shape: torch.Tensor | None) -> torch.Tensor:
         """See `Teacher.plain`; without a shape the others are equally likely."""
-        known = self.log_probs[rows].to(self.temperature)
+        known, tail = self.log_probs[rows].to(self.temperature), self.tails[rows, :1].to(self.temperature)
+        # Few bits were kept: what was written down does not add up to one exactly.
+        total = torch.cat([known, tail], 1).logsumexp(1, keepdim=True).nan_to_num(neginf=0.0)
         if shape is None:
             shape = known.new_zeros(len(rows), self.vocabulary)
-        return TopTokens(self.ids[rows].long(), known, self.tails[rows, :1].to(known)).dense(shape)
+        return TopTokens(self.ids[rows].long(), known - total, tail - total).dense(shape.to(known))
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,9 @@ class ProtectedTargets:
         teacher: what is protected.
         likelihood: [N] in [0, 1] of the token to be predicted.
         positions: facts about the P private positions, in their order; `None` where there are none.
-        protection: what to do at private positions; `None`: the teacher speaks for itself, its answers there were
-            protected when they were written down.
+        protection: what to do at private positions.
         public_logits: maps places [c] among the P private positions to a public model's logits [c, V].
+        written: the teacher's answers at private positions were protected when they were written down.
     """
 
     teacher: Teacher
@@ -127,6 +129,7 @@ class ProtectedTargets:
     positions: PrivatePositions | None = None
     protection: Protection | None = None
     public_logits: Callable[[torch.Tensor], torch.Tensor] | None = None
+    written: bool = False
 
     def ordinary(self, rows: torch.Tensor) -> torch.Tensor | TopTokens:
         """Return the teacher's log-probabilities [c, V] for tokens that are not private."""
@@ -134,8 +137,10 @@ class ProtectedTargets:
 
     def private(self, rows: torch.Tensor) -> torch.Tensor | TopTokens:
         """Return protected log-probabilities [c, V] for private tokens; a row of -inf means no target."""
-        if self.positions is None or self.protection is None:
+        if self.written:
             return self.teacher.softened(rows)
+        if self.positions is None or self.protection is None:
+            raise ValueError("A private token needs a protection; without one its target would be the teacher's own.")
         places = self._places[rows]
         public = self.public_logits(places).log_softmax(-1) if self.public_logits is not None else None
         positions = self.positions.take(places, public)
