@@ -1,6 +1,6 @@
 """swingkd: distil a model without distilling its secrets."""
 
-from swingkd.audit import CanarySet, ExposureReport, measure_exposure
+from swingkd.audit import CanarySet, EpsilonLowerBound, ExposureReport, epsilon_lower_bound, measure_exposure
 from swingkd.config import PrivateDistillationConfig
 from swingkd.tagging import EnsembleTagger, PresidioTagger, RarityTagger, RuleTagger, TokenClassificationTagger
 from swingkd.teacher_cache import cache_teacher
@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CanarySet",
     "EnsembleTagger",
+    "EpsilonLowerBound",
     "ExposureReport",
     "PresidioTagger",
     "PrivateDistillationConfig",
@@ -18,5 +19,6 @@ __all__ = [
     "RuleTagger",
     "TokenClassificationTagger",
     "cache_teacher",
+    "epsilon_lower_bound",
     "measure_exposure",
 ]
