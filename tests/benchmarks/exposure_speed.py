@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import runpy
 import time
 from pathlib import Path
 
@@ -17,29 +18,14 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from swingkd import CanarySet, measure_exposure
 from swingkd.audit.exposure import _Walker
-from swingkd.audit.prefix_tree import split_prefix, whole_space
+from swingkd.audit.prefix_tree import leading_special_ids, split_prefix, whole_space
 from swingkd.report.metrics import environment
 
 TEMPLATE = "the account number of {name} at our house is {secret}"
-
-
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=600, special_tokens=["<s>"], initial_alphabet=alphabet, show_progress=False
-    )
-    bpe.train_from_iterator([TEMPLATE.format(name=name, secret="0") for name in ("ann", "bob", "eve")], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="<s>", pad_token="<s>")
 
 
 @torch.inference_mode()
@@ -60,7 +46,9 @@ def main() -> None:
     parser.add_argument("--timed", type=int, default=20_000, help="fillings that brute force is timed on")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    tokenizer = make_tokenizer()
+    prepare = runpy.run_path(str(Path(__file__).parents[2] / "recipes" / "swing_clm" / "prepare.py"))
+    names = [TEMPLATE.format(name=name, secret="0") for name in ("ann", "bob", "eve")]
+    tokenizer = prepare["make_tokenizer"]({"vocab_size": 600}, names)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=4096, hidden_size=192, num_hidden_layers=4, num_attention_heads=3, intermediate_size=768
@@ -72,7 +60,7 @@ def main() -> None:
     head, tail = split_prefix(tokenizer, canaries.canaries[0].prefix, ["0000", "1234"])
     fillings, tree, _ = whole_space(tokenizer, tail, canaries.slots)
     with torch.inference_mode():
-        walked = _Walker(model, 1024).walk(head, tree, -math.inf)
+        walked = _Walker(model, 1024).walk(leading_special_ids(tokenizer) + head, tree, -math.inf)
     # A tree and a batch round differently: a rank is the same if only fillings as near as that could swap.
     walked_ranks = len(walked) - np.searchsorted(np.sort(walked), walked, side="left")
     own = brute_force(model, tokenizer, canaries.canaries[0].prefix, fillings)
