@@ -1,5 +1,6 @@
 """Every Python block of the README runs, in order, in one session; so do the shell blocks that can run here."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -39,6 +40,23 @@ def test_the_tag_command():
     result = CliRunner().invoke(app, ["tag"], input=text)
     assert "4711 ID_NUMBER" in result.output
     assert "ann@example.org EMAIL_ADDRESS" in result.output
+
+
+def test_the_numbers_are_those_of_the_benchmarks():
+    def read(name):
+        return json.loads((Path(__file__).parent / "benchmarks" / f"{name}.json").read_text())
+
+    memory, time = read("loss_memory")["results"][0], read("loss_time")["rows"][0]["seconds"]
+    step, text = read("training_step"), " ".join(README.split())
+    assert memory["vocabulary"] == read("loss_time")["vocabulary"] == step["vocabulary"] == 50_257
+    for words in (
+        f"1/{memory['dense'] / memory['fused']:.0f} of the dense formula's memory",
+        f"{time['one pass'] / time['dense']:.2f} of its time",
+        f"{time['one pass'] / time['trl']:.2f} of the time of TRL's chunked kernel",
+        f"takes {step['swing_over_floor']:.2f} of what the models' own passes take",
+        f"{step['live_over_cached']:.1f} times less with a cached teacher",
+    ):
+        assert words in text
 
 
 def test_make_targets_and_paths_exist():
