@@ -15,6 +15,8 @@ from swingkd.report.summary import Summary, baseline, cut, summarise
 
 # A protection is told from the plain rivals that must stand beside it.
 _PROTECTIONS, _RIVALS = ("swing", "noise", "mollify", "population"), ("drop", "scrub")
+# And from a student of public text alone, where one was trained.
+_PUBLIC = "public"
 
 
 def write_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
@@ -76,6 +78,11 @@ def findings(summaries: list[Summary]) -> list[str]:
                 said.append(
                     f"`{summary.name}` does not beat `{rival.name}`, which leaks no more at a perplexity that is no "
                     "higher."
+                )
+            if rival.model == _PUBLIC and rival.perplexity["perplexity"] <= summary.perplexity["perplexity"]:
+                said.append(
+                    f"`{summary.name}` does not beat `{rival.name}`, which never saw private text: whatever the private "
+                    "teacher knew beyond the public model did not come across, or is worth nothing on this test split."
                 )
         for level, excess in summary.excess.items():
             if excess.low > 0:

@@ -104,3 +104,13 @@ def test_an_empty_run_is_an_error(tmp_path):
     MetricsFile(tmp_path / "metrics.json", "r", {}).add([])
     with pytest.raises(ValueError, match="measured nothing yet"):
         write_card(tmp_path / "metrics.json", tmp_path)
+
+
+def test_a_student_of_public_text_alone_is_a_rival(metrics):
+    kd, drop, swing = summarise(metrics.read())
+    public = replace(
+        kd, model="public", setting="transfer=B", perplexity={"perplexity": swing.perplexity["perplexity"]}
+    )
+    assert any("`swing` does not beat `public (B)`, which never saw" in line for line in findings([kd, swing, public]))
+    worse = replace(public, perplexity={"perplexity": 1e3})
+    assert not any("public" in line for line in findings([kd, swing, worse]))
