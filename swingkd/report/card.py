@@ -81,8 +81,8 @@ def findings(summaries: list[Summary]) -> list[str]:
                 )
             if rival.model == _PUBLIC and rival.perplexity["perplexity"] <= summary.perplexity["perplexity"]:
                 said.append(
-                    f"`{summary.name}` does not beat `{rival.name}`, which never saw private text: whatever the private "
-                    "teacher knew beyond the public model did not come across, or is worth nothing on this test split."
+                    f"`{summary.name}` does not beat `{rival.name}`, which never saw private text: nothing that the "
+                    "private teacher knows beyond public text helps on this split."
                 )
         for level, excess in summary.excess.items():
             if excess.low > 0:

@@ -107,7 +107,7 @@ def test_an_empty_run_is_an_error(tmp_path):
 
 
 def test_a_student_of_public_text_alone_is_a_rival(metrics):
-    kd, drop, swing = summarise(metrics.read())
+    kd, _, swing = summarise(metrics.read())
     public = replace(
         kd, model="public", setting="transfer=B", perplexity={"perplexity": swing.perplexity["perplexity"]}
     )
