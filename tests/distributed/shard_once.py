@@ -53,6 +53,8 @@ def main(folder: str, parts: str) -> None:
     dist.all_reduce(total)
     if rank == 0:
         save_file(gradients | {"loss": total}, f"{folder}/result.safetensors")
+    # Nobody leaves while another still talks to it.
+    dist.barrier()
     dist.destroy_process_group()
 
 
