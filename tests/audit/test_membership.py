@@ -1,0 +1,155 @@
+import math
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from swingkd.audit.membership import evaluate_attack, lira_scores, ratio_scores, rmia_scores, roc_curve, score_texts
+from tests.conftest import TEXTS, tiny_model
+
+
+@pytest.fixture
+def model(tokenizer):
+    model = tiny_model(len(tokenizer), seed=3).eval()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(10)
+    return model
+
+
+def test_scores_are_their_definitions(model, tokenizer):
+    """One text at a time, token by token, in float64."""
+    texts = [TEXTS[0], TEXTS[1] * 3, "hello ann", TEXTS[5] + TEXTS[7]]
+    found = score_texts(model, tokenizer, texts, share=0.3, memory=2**20, progress=False)
+    model.double().requires_grad_(False)
+    for i, text in enumerate(texts):
+        ids = tokenizer(text)["input_ids"]
+        logits = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+        own, relative = [], []
+        for row, token in zip(logits, ids[1:], strict=True):
+            p = row.exp()
+            mean = float((p * row).sum())
+            deviation = math.sqrt(float((p * (row - mean) ** 2).sum()))
+            own.append(float(row[token]))
+            relative.append((own[-1] - mean) / deviation)
+        least = max(round(0.3 * len(own)), 1)
+        assert found.loss[i] == pytest.approx(np.mean(own), rel=1e-4)
+        assert found.zlib[i] == pytest.approx(sum(own) / len(zlib.compress(text.encode())), rel=1e-4)
+        assert found.min_k[i] == pytest.approx(np.mean(sorted(own)[:least]), rel=1e-4)
+        assert found.min_k_plus_plus[i] == pytest.approx(np.mean(sorted(relative)[:least]), rel=1e-3)
+
+
+def test_batches_do_not_change_scores(model, tokenizer):
+    one, many = (score_texts(model, tokenizer, TEXTS[:20], memory=m, progress=False) for m in (1, 2**28))
+    np.testing.assert_allclose(one.min_k_plus_plus, many.min_k_plus_plus, rtol=1e-4)
+
+
+def test_a_text_is_scored_in_one_forward(model, tokenizer):
+    rows = []
+    model.register_forward_pre_hook(lambda m, a, k: rows.append(len(k["input_ids"])), with_kwargs=True)
+    score_texts(model, tokenizer, TEXTS, progress=False)
+    assert sum(rows) == len(TEXTS)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), st.integers(2, 30), st.integers(2, 30))
+def test_the_auc_is_the_chance_that_a_member_scores_higher(seed, m, n):
+    rng = np.random.default_rng(seed)
+    members, others = rng.integers(0, 6, m).astype(float), rng.integers(0, 6, n).astype(float)
+    wins = sum((a > b) + 0.5 * (a == b) for a in members for b in others) / (m * n)
+    result = evaluate_attack("loss", members, others, resamples=2)
+    assert result.auc.value == pytest.approx(wins)
+    false, true = roc_curve(members, others)
+    assert (false[0], true[0], false[-1], true[-1]) == (0, 0, 1, 1)
+    best = max(((members >= c).mean() + (others < c).mean()) / 2 for c in [*range(7), 9])
+    assert result.balanced_accuracy.value == pytest.approx(max(best, 0.5))
+
+
+def test_rates_at_few_false_alarms():
+    others = np.arange(1000.0)
+    members = np.array([2000.0] * 30 + [995.5] * 20 + [500.5] * 50)
+    result = evaluate_attack("loss", members, others, resamples=50)
+    assert result.tpr_at_1_fpr.value == 0.5
+    assert result.tpr_at_01_fpr.value == 0.3
+    assert result.tpr_at_1_fpr.low <= 0.5 <= result.tpr_at_1_fpr.high
+
+
+def test_guessing_finds_nothing():
+    rng = np.random.default_rng(0)
+    result = evaluate_attack("loss", rng.normal(size=400), rng.normal(size=400))
+    assert result.auc.low < 0.5 < result.auc.high
+
+
+def test_references_take_out_what_is_easy_for_everybody():
+    """Members are a little likelier than without them; texts differ much more among themselves."""
+    rng = np.random.default_rng(1)
+    easy, member = rng.normal(-3, 1, 400), np.arange(400) < 200
+    target = easy + 0.3 * member + rng.normal(0, 0.1, 400)
+    references = easy + rng.normal(0, 0.1, (4, 400))
+    population = rng.normal(-3, 1, 300)
+    known = (population + rng.normal(0, 0.1, 300), population + rng.normal(0, 0.1, (4, 300)))
+    plain, ratio, rmia = (
+        evaluate_attack(name, scores[member], scores[~member], resamples=50).auc.value
+        for name, scores in (
+            ("loss", target), ("ratio", ratio_scores(target, references)),
+            ("rmia", rmia_scores(target, references, *known)),
+        )
+    )  # fmt: skip
+    assert ratio > 0.9 > plain
+    assert rmia > plain + 0.05
+
+
+def test_rmia_counts_the_population_that_is_dominated():
+    target, references = np.array([-1.0, -2.0]), np.array([[-1.5, -1.0], [-2.0, -1.2]])
+    z, z_references = np.array([-1.0, -3.0, -2.5]), np.array([[-1.2, -2.0, -2.5], [-1.0, -2.2, -2.4]])
+
+    def ratio(own, others):
+        return math.exp(own) / ((1.4 * np.mean([math.exp(o) for o in others]) + 0.6) / 2)
+
+    expected = [
+        np.mean([ratio(target[i], references[:, i]) / ratio(z[j], z_references[:, j]) >= 1 for j in range(3)])
+        for i in range(2)
+    ]
+    assert rmia_scores(target, references, z, z_references, offline=0.4).tolist() == expected
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_lira_is_a_ratio_of_two_gaussians(online):
+    rng = np.random.default_rng(2)
+    inside = np.array([[True, False, True], [False, True, False], [True, True, False], [False, False, True]])
+    shadows, target = rng.normal(0, 1, (4, 3)) + 2 * inside, np.array([0.3, 1.2, 2.5])
+    found = lira_scores(target, shadows, inside, online=online)
+
+    def spread(side):
+        errors = [
+            (shadows[m, i] - shadows[inside[:, i] == side, i].mean()) ** 2
+            for i in range(3) for m in range(4) if inside[m, i] == side
+        ]  # fmt: skip
+        return math.sqrt(np.mean(errors))
+
+    for i in range(3):
+        out = shadows[~inside[:, i], i].mean(), spread(False)
+        if online:
+            there = shadows[inside[:, i], i].mean(), spread(True)
+            expected = stats.norm.logpdf(target[i], *there) - stats.norm.logpdf(target[i], *out)
+        else:
+            expected = stats.norm.logcdf(target[i], *out)
+        assert found[i] == pytest.approx(expected)
+
+
+def test_mistakes_are_named(model, tokenizer):
+    with pytest.raises(ValueError, match="There are no members"):
+        evaluate_attack("loss", np.zeros(0), np.ones(3))
+    with pytest.raises(ValueError, match="1 of 2 nonmembers have no finite loss score"):
+        evaluate_attack("loss", np.ones(2), np.array([1.0, np.nan]))
+    with pytest.raises(ValueError, match="Text 1 has fewer than two tokens"):
+        score_texts(model, tokenizer, ["hello ann", ""], progress=False)
+    with pytest.raises(ValueError, match=r"3 records have fewer than two shadow models with them"):
+        lira_scores(np.zeros(3), np.zeros((2, 3)), np.zeros((2, 3), bool))
+    with torch.no_grad():
+        model.lm_head.weight.fill_(torch.nan)
+    with pytest.raises(ValueError, match="no finite log-probabilities at text"):
+        score_texts(model, tokenizer, TEXTS[:3], progress=False)
