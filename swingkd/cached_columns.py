@@ -20,7 +20,8 @@ from datasets import Features, List, Value
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TEACHER_COLUMNS = ("teacher_ids", "teacher_log_probs", "teacher_tails", "teacher_row", "teacher_cache")
-_IGNORE = -100
+# The label of a token that is not predicted.
+IGNORE = -100
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def row_key(info: str, ids: Sequence[int], labels: Sequence[int]) -> int:
 
 def predicted(labels: Sequence[int]) -> np.ndarray:
     """Return which tokens of a row are predicted: those with a label, but never the first."""
-    mask = np.asarray(labels) != _IGNORE
+    mask = np.asarray(labels) != IGNORE
     mask[:1] = False
     return mask
 

@@ -24,12 +24,11 @@ import torch
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from swingkd.cached_columns import TEACHER_COLUMNS, CacheInfo, read_teacher
+from swingkd.cached_columns import IGNORE, TEACHER_COLUMNS, CacheInfo, read_teacher
 from swingkd.tagging import CharTags, Tagger, align, dilate, label_spans, tag_texts
 from swingkd.tagging.windows import require_fast
 from swingkd.targets.population import COPY, GROUP_STRIDE, LAST_PLACE, PLACE_AFTER, PLACE_BEFORE
 
-IGNORE = -100
 PII_COLUMNS = ("pii_likelihood", "pii_group", "pii_shape", "pii_span")
 # Part of the cache's key, which knows a function's arguments but not its code: raise it when columns change meaning.
 _VERSION = 3

@@ -99,15 +99,14 @@ class Objective:
                 parts = parts._replace(soft=torch.full_like(parts.soft, torch.nan))
             return {"loss": total, "per_token": per_token, **parts._asdict()}
 
-        call = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "use_cache": False}
         if self.fused or self.args.hidden_weight > 0:
             with (
                 captured_hidden(student, skip_logits=self.fused) as captured,
                 finishing(student, lambda outputs: finish(captured.hidden, outputs["logits"])),
             ):
-                out = model(**call)
+                out = model(**_call(inputs))
         else:
-            out = finish(None, model(**call)["logits"])
+            out = finish(None, model(**_call(inputs))["logits"])
         parts = TokenLosses(*(out[name] for name in TokenLosses._fields))
         return StepLosses(out["loss"], parts, out["per_token"], tokens)
 
@@ -221,12 +220,11 @@ class Objective:
             hidden: return the last hidden states as well.
         """
         readable, device = self._readable[id(model)], inputs["input_ids"].device
-        call = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "use_cache": False}
         if not readable and not hidden:
-            whole = self._chosen(model(**call).logits, at, device)
+            whole = self._chosen(model(**_call(inputs)).logits, at, device)
             return whole.__getitem__, None
         with captured_hidden(model, skip_logits=readable) as captured:
-            outputs = model(**call)
+            outputs = model(**_call(inputs))
         states = captured.hidden[:, :-1][at]
         if not readable:
             whole = self._chosen(outputs.logits, at, device)
@@ -244,6 +242,11 @@ def frozen_model(model: PreTrainedModel, device: torch.device) -> PreTrainedMode
     model.eval().requires_grad_(False)
     # A model that from_pretrained spread over devices (quantised, device_map) is already where it belongs.
     return model if getattr(model, "hf_device_map", None) is not None else model.to(device)
+
+
+def _call(inputs: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Return what every model's forward gets of a batch."""
+    return {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "use_cache": False}
 
 
 @contextmanager

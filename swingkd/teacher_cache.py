@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -85,7 +84,7 @@ def cache_teacher(
     for role, model in models.items():
         checks.fits_tokenizer(role, model, processing_class)
     if protect:
-        _refuse_no_protection(args, public_model)
+        _refuse_no_protection(args, public_model, private_dataset)
     prepare = partial(prepare_dataset, tokenizer=processing_class, num_proc=args.dataset_num_proc)
     rows = prepare(dataset, tagger=tagger, settings=args.data_settings, description="cache")
     rows = rows.remove_columns([name for name in TEACHER_COLUMNS if name in rows.column_names])
@@ -93,7 +92,7 @@ def cache_teacher(
     if protect:
         checks.something_private(rows, args.protection)
         whole = replace(args.data_settings, packing=False, max_length=2**31)
-        _refuse_private_text(rows, private_dataset, lambda data: prepare(data, tagger=None, settings=whole))
+        _refuse_private_text(rows, prepare(private_dataset, tagger=None, settings=whole, description="private"))
     writer = _Writer(teacher_model, public_model, args, rows, processing_class, top_k, exact, protect)
     folder = Path(args.output_dir) / "_private" / "teacher_cache"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -227,8 +226,15 @@ def _secret_fingerprint(protection: Protection) -> str:
     return digest.hexdigest()
 
 
-def _refuse_no_protection(args: PrivateDistillationConfig, public: PreTrainedModel | None) -> None:
-    """Refuse to stamp as protected what is not."""
+def _refuse_no_protection(
+    args: PrivateDistillationConfig, public: PreTrainedModel | None, private: Dataset | None
+) -> None:
+    """Refuse to stamp as protected what is not, or what cannot be told from private text."""
+    if not isinstance(private, Dataset):
+        raise ValueError(
+            "protect=True writes targets to be handed out, with the text beside them. Pass private_dataset=<the text "
+            "that the teacher was trained on, a map-style data set>, so that it can be refused as transfer set."
+        )
     if args.protection not in ("noise", "mollify", "population", "drop"):
         raise ValueError(
             f"protect=True with protection={args.protection!r} protects nothing. Name one: 'noise', 'mollify', "
@@ -249,14 +255,9 @@ def _refuse_no_protection(args: PrivateDistillationConfig, public: PreTrainedMod
         raise ValueError(f"protect=True with {name}={value} leaves the teacher's own targets at private tokens.")
 
 
-def _refuse_private_text(rows: Dataset, private: Dataset | None, prepare: Callable[[Dataset], Dataset]) -> None:
-    """Refuse to write targets to be handed out for text that the teacher was trained on."""
-    if not isinstance(private, Dataset):
-        raise ValueError(
-            "protect=True writes targets to be handed out, with the text beside them. Pass private_dataset=<the text "
-            "that the teacher was trained on, a map-style data set>, so that it can be refused as transfer set."
-        )
-    shared = checks.shares_text(rows, prepare(private))
+def _refuse_private_text(rows: Dataset, private: Dataset) -> None:
+    """Refuse to write targets to be handed out for text that the teacher was trained on; both tokenised."""
+    shared = checks.shares_text(rows, private)
     if shared.any():
         first = ", ".join(map(str, np.flatnonzero(shared)[:5]))
         raise ValueError(

@@ -116,7 +116,6 @@ class PrivateDistillationTrainer(Trainer):
 
         if peft_config is not None:
             checks.keeps_positions(peft_config)
-        if peft_config is not None:
             model = get_peft_model(model, peft_config)
         if args.hidden_weight > 0 and teacher_model is not None:
             model.add_module(

@@ -47,13 +47,19 @@ def test_tag_of_broken_rows_is_one_clear_line(tmp_path, content):
     assert "cannot read" in result.output
 
 
-def test_distill_trains_and_saves_a_student(tmp_path, student, teacher, tokenizer, texts):
+@pytest.fixture
+def project(tmp_path, student, teacher, tokenizer, texts):
+    """A folder with a student, a teacher, notes.jsonl and config.yaml."""
     for name, model in (("student", student), ("teacher", teacher)):
         model.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
     texts.to_json(tmp_path / "notes.jsonl")
     fields = {"max_steps": 2, "max_length": 64, "use_cpu": True, "report_to": [], "population_min_spans": 2}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(fields))
+
+
+@pytest.mark.usefixtures("project")
+def test_distill_trains_and_saves_a_student(tmp_path):
     command = [
         "distill", "--teacher", str(tmp_path / "teacher"), "--student", str(tmp_path / "student"), "--data",
         str(tmp_path / "notes.jsonl"), "--output-dir", str(tmp_path / "out"),
@@ -71,15 +77,10 @@ def test_distill_trains_and_saves_a_student(tmp_path, student, teacher, tokenize
     assert "error:" in broken.output
 
 
-def test_cache_a_teacher_and_distil_without_it(tmp_path, student, teacher, tokenizer, texts):
-    for name, model in (("student", student), ("teacher", teacher)):
-        model.save_pretrained(tmp_path / name)
-        tokenizer.save_pretrained(tmp_path / name)
-    texts.to_json(tmp_path / "notes.jsonl")
+@pytest.mark.usefixtures("project")
+def test_cache_a_teacher_and_distil_without_it(tmp_path):
     public = [f"good day, your pin is {i * 37 % 9000 + 1000}." for i in range(30)]
     (tmp_path / "public.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in public))
-    fields = {"max_steps": 2, "max_length": 64, "use_cpu": True, "report_to": [], "population_min_spans": 2}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(fields))
     options = ["--config", str(tmp_path / "config.yaml")]
     cache = [
         "cache-teacher", "--teacher", str(tmp_path / "teacher"), *options, "--output-dir", str(tmp_path / "cache"),
