@@ -1,6 +1,20 @@
 """swingkd: distil a model without distilling its secrets."""
 
-from swingkd.audit import CanarySet, EpsilonLowerBound, ExposureReport, epsilon_lower_bound, measure_exposure
+from swingkd.audit import (
+    AuditReport,
+    CanarySet,
+    EpsilonLowerBound,
+    ExposureReport,
+    ExtractionReport,
+    MembershipReport,
+    PrivacyAuditCallback,
+    audit_extraction,
+    audit_membership,
+    audit_model,
+    epsilon_lower_bound,
+    measure_exposure,
+    shadow_models,
+)
 from swingkd.config import PrivateDistillationConfig
 from swingkd.tagging import EnsembleTagger, PresidioTagger, RarityTagger, RuleTagger, TokenClassificationTagger
 from swingkd.teacher_cache import cache_teacher
@@ -8,17 +22,25 @@ from swingkd.trainer import PrivateDistillationTrainer
 
 __version__ = "0.1.0"
 __all__ = [
+    "AuditReport",
     "CanarySet",
     "EnsembleTagger",
     "EpsilonLowerBound",
     "ExposureReport",
+    "ExtractionReport",
+    "MembershipReport",
     "PresidioTagger",
+    "PrivacyAuditCallback",
     "PrivateDistillationConfig",
     "PrivateDistillationTrainer",
     "RarityTagger",
     "RuleTagger",
     "TokenClassificationTagger",
+    "audit_extraction",
+    "audit_membership",
+    "audit_model",
     "cache_teacher",
     "epsilon_lower_bound",
     "measure_exposure",
+    "shadow_models",
 ]

@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import os
 import random
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -167,6 +168,21 @@ class CanarySet:
     def space(self) -> int:
         """|R|: how many secrets the template allows."""
         return _size(self.slots)
+
+    @property
+    def coin_levels(self) -> list[int]:
+        """The numbers of repetitions at which a coin left canaries out, rising."""
+        return sorted({c.repetitions for c in self.canaries if c.repetitions and not c.inserted})
+
+    def head(self, count: int) -> CanarySet:
+        """Return a set with the first `count` canaries of each level, of those left out and of the controls."""
+        seen: Counter[tuple[int, bool]] = Counter()
+        chosen = []
+        for canary in self.canaries:
+            seen[canary.repetitions, canary.inserted] += 1
+            if seen[canary.repetitions, canary.inserted] <= count:
+                chosen.append(canary)
+        return replace(self, canaries=tuple(chosen))
 
     def filling(self, index: int) -> str:
         """Return the secret number `index` of the space, 0 <= index < |R|."""

@@ -140,6 +140,12 @@ class ExposureReport:
         return "\n".join(lines)
 
 
+def proportion(hits: int, n: int) -> Interval:
+    """Return a share with its exact 95 % interval (Clopper and Pearson)."""
+    interval = stats.binomtest(hits, n).proportion_ci()
+    return Interval(hits / n, float(interval.low), float(interval.high), n)
+
+
 def _bootstrap(samples: tuple[np.ndarray, ...], statistic, n: int) -> Interval:
     value = float(statistic(*samples))
     # The library refuses a sample of one; resampled, it is itself.

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from swingkd.audit.membership import evaluate_attack, lira_scores, ratio_scores, rmia_scores, roc_curve, score_texts
+from swingkd.audit.attacks import lira_scores, ratio_scores, rmia_scores
+from swingkd.audit.membership import evaluate_attack, roc_curve
+from swingkd.audit.scores import score_texts
 from tests.conftest import TEXTS, tiny_model
 
 
@@ -36,15 +38,15 @@ def test_scores_are_their_definitions(model, tokenizer):
             own.append(float(row[token]))
             relative.append((own[-1] - mean) / deviation)
         least = max(round(0.3 * len(own)), 1)
-        assert found.loss[i] == pytest.approx(np.mean(own), rel=1e-4)
-        assert found.zlib[i] == pytest.approx(sum(own) / len(zlib.compress(text.encode())), rel=1e-4)
-        assert found.min_k[i] == pytest.approx(np.mean(sorted(own)[:least]), rel=1e-4)
-        assert found.min_k_plus_plus[i] == pytest.approx(np.mean(sorted(relative)[:least]), rel=1e-3)
+        assert found.attacks["loss"][i] == pytest.approx(np.mean(own), rel=1e-4)
+        assert found.attacks["zlib"][i] == pytest.approx(sum(own) / len(zlib.compress(text.encode())), rel=1e-4)
+        assert found.attacks["min_k"][i] == pytest.approx(np.mean(sorted(own)[:least]), rel=1e-4)
+        assert found.attacks["min_k++"][i] == pytest.approx(np.mean(sorted(relative)[:least]), rel=1e-3)
 
 
 def test_batches_do_not_change_scores(model, tokenizer):
     one, many = (score_texts(model, tokenizer, TEXTS[:20], memory=m, progress=False) for m in (1, 2**28))
-    np.testing.assert_allclose(one.min_k_plus_plus, many.min_k_plus_plus, rtol=1e-4)
+    np.testing.assert_allclose(one.attacks["min_k++"], many.attacks["min_k++"], rtol=1e-4)
 
 
 def test_a_text_is_scored_in_one_forward(model, tokenizer):
@@ -145,11 +147,11 @@ def test_mistakes_are_named(model, tokenizer):
         evaluate_attack("loss", np.zeros(0), np.ones(3))
     with pytest.raises(ValueError, match="1 of 2 nonmembers have no finite loss score"):
         evaluate_attack("loss", np.ones(2), np.array([1.0, np.nan]))
-    with pytest.raises(ValueError, match="Text 1 has fewer than two tokens"):
+    with pytest.raises(ValueError, match="text 1: it has fewer than two tokens"):
         score_texts(model, tokenizer, ["hello ann", ""], progress=False)
     with pytest.raises(ValueError, match=r"3 records have fewer than two shadow models with them"):
         lira_scores(np.zeros(3), np.zeros((2, 3)), np.zeros((2, 3), bool))
     with torch.no_grad():
         model.lm_head.weight.fill_(torch.nan)
-    with pytest.raises(ValueError, match="no finite log-probabilities at text"):
+    with pytest.raises(ValueError, match="text [012]: the model gives NaN or infinite logits"):
         score_texts(model, tokenizer, TEXTS[:3], progress=False)

@@ -1,0 +1,77 @@
+"""Attacks with other models, on scores alone: higher means "in".
+
+With reference models that saw none of the records: ratio (log-likelihood relative to theirs; Carlini et al. 2021,
+arXiv 2012.07805) and rmia (Zarifzadeh et al. 2024, arXiv 2312.03262).  With shadow models that were trained on known
+halves of them: lira (Carlini et al. 2022, arXiv 2112.03570).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import stats
+
+
+def ratio_scores(target: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """Return the mean log-likelihood relative to the references' mean, [n]; `references` [models, n]."""
+    return target - references.mean(0)
+
+
+def rmia_scores(
+    target: np.ndarray,
+    references: np.ndarray,
+    population_target: np.ndarray,
+    population_references: np.ndarray,
+    *,
+    gamma: float = 1.0,
+    offline: float = 1.0,
+) -> np.ndarray:
+    """Return the share of a population that each record dominates, [n] (RMIA, offline form).
+
+    Args:
+        target: [n] the model's mean log-likelihoods of the records.
+        references: [models, n] those of reference models that saw none of them.
+        population_target: [z] the model's, of a population of other records.
+        population_references: [models, z].
+        gamma: how much likelier a record must have become than one of the population.
+        offline: the a of p(x) = ((1 + a) p_out(x) + 1 - a) / 2, which stands in for models that saw x; the paper's
+            0.3 is for classifiers, whose probabilities are near 1; those of a text's tokens are not.
+    """
+
+    def ratio(own: np.ndarray, others: np.ndarray) -> np.ndarray:
+        average = ((1 + offline) * np.exp(others).mean(0) + 1 - offline) / 2
+        return own - np.log(average)
+
+    records, population = ratio(target, references), np.sort(ratio(population_target, population_references))
+    return np.searchsorted(population, records - np.log(gamma), side="right") / len(population)
+
+
+def lira_scores(target: np.ndarray, shadows: np.ndarray, inside: np.ndarray, *, online: bool = True) -> np.ndarray:
+    """Return log-likelihood ratios of "in" against "out", [n], from shadow models (LiRA).
+
+    Args:
+        target: [n] the audited model's score of each record (log-odds for classifiers, mean log-likelihood for text).
+        shadows: [models, n] the shadow models' scores.
+        inside: [models, n] bool, whether a record was in a shadow's training half.
+        online: compare with shadows that saw the record as well; offline only with those that did not.
+
+    Raises:
+        ValueError: a record has fewer than two shadows on a side that is needed.
+    """
+    sides = (True, False) if online else (False,)
+    for side in sides:
+        few = (inside == side).sum(0) < 2
+        if few.any():
+            raise ValueError(
+                f"{int(few.sum())} records have fewer than two shadow models {'with' if side else 'without'} them. "
+                "Train more shadows, each on a random half."
+            )
+    means, deviations = {}, {}
+    for side in sides:
+        scores = np.where(inside == side, shadows, np.nan)
+        means[side] = np.nanmean(scores, 0)
+        # One variance for all records: with few shadows a record's own would be noise.
+        deviations[side] = np.sqrt(np.nanmean((scores - means[side]) ** 2)) + 1e-12
+    outside = stats.norm.logpdf(target, means[False], deviations[False])
+    if online:
+        return stats.norm.logpdf(target, means[True], deviations[True]) - outside
+    return stats.norm.logcdf(target, means[False], deviations[False])

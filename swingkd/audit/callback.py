@@ -1,0 +1,81 @@
+"""Audits while a model is trained: see a secret being learnt before the run is over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import Trainer, TrainerCallback
+
+from swingkd.audit.canaries import CanarySet
+from swingkd.audit.exposure import ExposureReport, measure_exposure
+from swingkd.audit.membership import audit_membership
+from swingkd.audit.records import Data
+
+
+class PrivacyAuditCallback(TrainerCallback):
+    """Audit a trainer's model whenever it is evaluated, and log what was found.
+
+        trainer.add_callback(PrivacyAuditCallback(trainer, canaries=canaries, members=texts, nonmembers=others))
+
+    Logged are `audit_exposure_x10` (mean over the canaries that stand there ten times, in bits),
+    `audit_exposure_controls`, `audit_auc_<attack>` and `audit_tpr_at_1_fpr_<attack>`; never a secret.  Every process
+    measures the same, since sharded models need all of them in a forward pass.
+
+    Args:
+        trainer: the trainer, of this library or any other `transformers.Trainer` with a processing class.
+        canaries: measure their exposure.
+        members, nonmembers: measure the membership of these records.
+        exposure_canaries: take so many canaries of each level, the first ones.
+        exposure_references: rank each secret among so many random ones.
+
+    Raises:
+        ValueError: nothing to measure, one side of the records only, or a trainer without a processing class.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        *,
+        canaries: CanarySet | None = None,
+        members: Data | None = None,
+        nonmembers: Data | None = None,
+        exposure_canaries: int = 20,
+        exposure_references: int = 1000,
+    ):
+        if (members is None) != (nonmembers is None):
+            raise ValueError("Give members and nonmembers: an attack needs records of both kinds.")
+        if canaries is None and members is None:
+            raise ValueError("There is nothing to audit with. Give canaries, or members and nonmembers.")
+        if trainer.processing_class is None:
+            raise ValueError("The trainer has no processing_class. Give it the model's tokenizer or image processor.")
+        self.trainer = trainer
+        self.canaries = canaries.head(exposure_canaries) if canaries else None
+        self.members, self.nonmembers = members, nonmembers
+        self.references = exposure_references
+
+    def on_evaluate(self, args, state, control, **kwargs) -> None:
+        """Measure, and write to the trainer's log."""
+        self.trainer.log(self.measure())
+
+    def measure(self) -> dict[str, float]:
+        """Return what would be logged, measured now."""
+        model, processing = self.trainer.model, self.trainer.processing_class
+        found: dict[str, float] = {}
+        if self.canaries is not None:
+            report = measure_exposure(
+                model, processing, self.canaries, method="sampled", references=self.references, progress=False
+            )
+            found |= _exposures(report)
+        if self.members is not None and self.nonmembers is not None:
+            for result in audit_membership(
+                model, processing, self.members, self.nonmembers, resamples=100, progress=False
+            ).results:
+                found[f"audit_auc_{result.attack}"] = result.auc.value
+                found[f"audit_tpr_at_1_fpr_{result.attack}"] = result.tpr_at_1_fpr.value
+        return found
+
+
+def _exposures(report: ExposureReport) -> dict[str, Any]:
+    return {
+        f"audit_exposure_{f'x{level}' if level else 'controls'}": report.mean(level).value for level in report.levels
+    }

@@ -1,0 +1,73 @@
+"""Batched sampling from a causal language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from swingkd.audit.prefix_tree import leading_special_ids
+from swingkd.audit.scores import check_tokenizer, evaluating
+
+
+@torch.inference_mode()
+def sample_texts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    top_k: int = 40,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: bool = True,
+) -> list[str]:
+    """Sample a continuation of each prompt; return what was added.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer.
+        prompts: the beginnings; "" starts a text of its own.
+        max_new_tokens: length of a continuation; it ends earlier where the model ends the text or begins another.
+        top_k: sample among so many likeliest tokens.
+        batch_size: prompts at a time.
+        seed: of the samples; torch's own generator is left as it was.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: the tokenizer belongs to another model, or has no token to start a text with.
+    """
+    check_tokenizer(model, tokenizer)
+    ends = {tokenizer.eos_token_id, tokenizer.bos_token_id} - {None}
+    start = leading_special_ids(tokenizer) or sorted(ends)[:1]
+    if not start:
+        raise ValueError("The tokenizer has no beginning- or end-of-sequence token to start a text with.")
+    room = model.config.get_text_config().max_position_embeddings - max_new_tokens
+    ids = [start + tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+    # Prompts of one length stand together; a long one keeps its end.
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    found = [""] * len(ids)
+    devices = [model.device] if model.device.type == "cuda" else []
+    with (
+        evaluating(model),
+        torch.random.fork_rng(devices),
+        tqdm(total=len(ids), desc="Sampling", disable=not progress) as bar,
+    ):
+        torch.manual_seed(seed)
+        for first in range(0, len(order), batch_size):
+            batch = order[first : first + batch_size]
+            rows = [ids[i][-room:] for i in batch]
+            width = max(map(len, rows))
+            inputs = torch.tensor([[start[0]] * (width - len(row)) + row for row in rows], device=model.device)
+            mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
+            drawn = model.generate(
+                input_ids=inputs, attention_mask=mask, do_sample=True, top_k=top_k, top_p=1.0, temperature=1.0,
+                max_new_tokens=max_new_tokens, eos_token_id=sorted(ends), pad_token_id=sorted(ends)[0],
+            )  # fmt: skip
+            texts = tokenizer.batch_decode(drawn[:, width:], skip_special_tokens=True)
+            for i, text in zip(batch, texts, strict=True):
+                found[i] = text
+            bar.update(len(batch))
+    return found

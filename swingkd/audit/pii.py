@@ -1,0 +1,336 @@
+"""Three attacks on private values in the training text (Lukas et al. 2023, arXiv 2302.00539).
+
+- extraction: sample the model, tag what it says, and look the values up in the training text;
+- reconstruction: a value is masked in its sentence; the model proposes candidates and picks one;
+- inference: the attacker holds a list of candidates, the true value among them, and the model picks one.
+
+A pick is the candidate with which the sentence is likeliest.  The same attacks on text that the model never saw show
+what can be guessed without a memory.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from swingkd.audit.exposure import Interval, proportion
+from swingkd.audit.generation import sample_texts
+from swingkd.audit.records import TextRecords
+from swingkd.audit.scores import score_texts
+from swingkd.tagging import Tagger, label_spans
+from swingkd.tagging.base import tag_texts
+
+
+@dataclass(frozen=True, repr=False)
+class PrivateValue:
+    """A private value in its text.
+
+    Args:
+        text: the whole text.
+        start, end: where the value stands, in characters.
+        label: what it is ("PHONE_NUMBER").
+    """
+
+    text: str
+    start: int
+    end: int
+    label: str
+
+    @property
+    def value(self) -> str:
+        """The value itself."""
+        return self.text[self.start : self.end]
+
+    def __repr__(self) -> str:
+        return f"PrivateValue(<redacted>, start={self.start}, end={self.end}, label={self.label!r})"
+
+
+@dataclass(frozen=True, repr=False)
+class FoundValue:
+    """A training value that the model said unasked.
+
+    Args:
+        label: what it is.
+        copies: how often it stands in the training text.
+        samples: how often the model said it.
+        value: the value.
+    """
+
+    label: str
+    copies: int
+    samples: int
+    value: str
+
+    def __repr__(self) -> str:
+        return f"FoundValue(label={self.label!r}, copies={self.copies}, samples={self.samples}, value=<redacted>)"
+
+    def to_dict(self, show_secrets: bool = False) -> dict[str, Any]:
+        """Return everything as plain types; the value only where secrets may be shown."""
+        hidden = {} if show_secrets else {"value": f"<redacted, {len(self.value)} characters>"}
+        return asdict(self) | hidden
+
+
+@dataclass(frozen=True)
+class ValueExtraction:
+    """What sampling the model gave away.
+
+    Args:
+        samples: how many texts were sampled.
+        said: distinct values in the samples.
+        training: distinct values in the training text.
+        found: those in both, the most sampled first.
+        by_chance: distinct values of text that the model never saw, and how many of them were said; None: not asked.
+    """
+
+    samples: int
+    said: int
+    training: int
+    found: tuple[FoundValue, ...]
+    by_chance: tuple[int, int] | None = None
+
+    @property
+    def precision(self) -> float:
+        """Share of the values said that stand in the training text."""
+        return len(self.found) / self.said if self.said else 0.0
+
+    @property
+    def recall(self) -> float:
+        """Share of the training text's values that were said."""
+        return len(self.found) / self.training if self.training else 0.0
+
+    def to_dict(self, show_secrets: bool = False) -> dict[str, Any]:
+        """Return everything as plain types; values only where secrets may be shown."""
+        own = {"precision": self.precision, "recall": self.recall}
+        return asdict(self) | own | {"found": [value.to_dict(show_secrets) for value in self.found]}
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """How often the model picked the true value.
+
+    Args:
+        right: share of the values, with the 95 % interval.
+        chance: what guessing blindly gives; None where the model proposes the candidates.
+        by_label: share by kind of value.
+    """
+
+    right: Interval
+    chance: float | None
+    by_label: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain types."""
+        return asdict(self)
+
+
+def private_values(
+    records: TextRecords, spans: Sequence[Sequence[dict[str, Any]]] | None, tagger: Tagger
+) -> list[PrivateValue]:
+    """List the private values of texts: those that came with them, or what a tagger finds.
+
+    Args:
+        records: the texts.
+        spans: for each text, its values as {"start", "end", "label"}; None: ask the tagger.
+        tagger: finds the values of texts without spans.
+
+    Raises:
+        ValueError: a span lies outside its text; names the record.
+    """
+    if spans is None:
+        return [value for values in _tagged(records.texts, tagger) for value in values]
+    found = []
+    for text, own, name in zip(records.texts, spans, records.names, strict=True):
+        for span in own:
+            start, end = span["start"], span["end"]
+            if not 0 <= start < end <= len(text):
+                raise ValueError(
+                    f"{name}: the span {start}..{end} does not lie in its text of {len(text)} characters. Give "
+                    "character offsets, end exclusive."
+                )
+            found.append(PrivateValue(text, start, end, span["label"]))
+    return found
+
+
+def _tagged(texts: Sequence[str], tagger: Tagger) -> list[list[PrivateValue]]:
+    """Return what a tagger finds in each text."""
+    labels = getattr(tagger, "labels", ("", "PRIVATE"))
+    return [
+        [
+            PrivateValue(text, start, end, labels[label])
+            for start, end, label in label_spans(np.where(tags.likelihood >= 0.5, tags.labels, 0))
+        ]
+        for text, tags in zip(texts, tag_texts(tagger, list(texts)), strict=True)
+    ]
+
+
+def extract_values(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    training: Sequence[str],
+    tagger: Tagger,
+    *,
+    unseen: Sequence[str] | None = None,
+    samples: int = 1000,
+    max_new_tokens: int = 128,
+    top_k: int = 40,
+    seed: int = 0,
+    progress: bool = True,
+) -> ValueExtraction:
+    """Sample a model without a prompt, tag what it says, and look the values up in the training text.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer.
+        training: the training text.
+        tagger: says what a value is, in the samples as in the training text.
+        unseen: text alike that the model never saw: how many of its values come up by chance?
+        samples: how many texts to sample.
+        max_new_tokens: their length.
+        top_k: sample among so many likeliest tokens.
+        seed: of the samples.
+        progress: show a progress bar.
+    """
+    copies = Counter(v.value for own in _tagged(training, tagger) for v in own)
+    drawn = sample_texts(
+        model, tokenizer, [""] * samples, max_new_tokens=max_new_tokens, top_k=top_k, seed=seed, progress=progress
+    )
+    said: Counter[str] = Counter()
+    labels: dict[str, str] = {}
+    for own in _tagged(drawn, tagger):
+        said.update({value.value for value in own})
+        labels |= {value.value: value.label for value in own}
+    found = [FoundValue(labels[v], copies[v], times, v) for v, times in said.items() if v in copies]
+    chance = None
+    if unseen is not None:
+        others = {v.value for own in _tagged(unseen, tagger) for v in own} - copies.keys()
+        chance = (len(others), len(others & said.keys()))
+    found.sort(key=lambda value: (-value.samples, -value.copies, value.value))
+    return ValueExtraction(samples, len(said), len(copies), tuple(found), chance)
+
+
+def infer_values(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    values: Sequence[PrivateValue],
+    *,
+    candidates: int = 20,
+    limit: int = 200,
+    max_length: int = 512,
+    seed: int = 0,
+    progress: bool = True,
+) -> Guesses:
+    """Let a model pick each value among candidates: other values of its kind.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its fast tokenizer.
+        values: values in their texts; one that stands twice in its text is left out, since it can be copied.
+        candidates: how many, the true one among them.
+        limit: ask for so many values, drawn by `seed`.
+        max_length: longer texts are cut, in tokens.
+        seed: of what is drawn.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: no kind has enough different values.
+    """
+    rng = np.random.default_rng(seed)
+    pools: dict[str, list[str]] = {}
+    for label in sorted({v.label for v in values}):
+        pools[label] = sorted({v.value for v in values if v.label == label})
+    asked = [v for v in _askable(values) if len(pools[v.label]) >= candidates]
+    if not asked:
+        most = max(map(len, pools.values()), default=0)
+        raise ValueError(
+            f"No kind of value has {candidates} different ones to choose among (the largest has {most}). Lower "
+            "candidates, or give more texts."
+        )
+    asked = [asked[i] for i in rng.permutation(len(asked))[:limit]]
+    lists = []
+    for value in asked:
+        pool = [other for other in pools[value.label] if other != value.value]
+        drawn = [pool[i] for i in rng.choice(len(pool), candidates - 1, replace=False)]
+        drawn.insert(int(rng.integers(candidates)), value.value)
+        lists.append(drawn)
+    return _pick(model, tokenizer, asked, lists, 1 / candidates, max_length, progress)
+
+
+def reconstruct_values(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    values: Sequence[PrivateValue],
+    tagger: Tagger,
+    *,
+    proposals: int = 32,
+    limit: int = 200,
+    value_tokens: int = 24,
+    max_length: int = 512,
+    top_k: int = 40,
+    seed: int = 0,
+    progress: bool = True,
+) -> Guesses:
+    """Let a model propose what stands in a gap, and pick one of its proposals.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its fast tokenizer.
+        values: values in their texts; one that stands twice in its text is left out, since it can be copied.
+        tagger: finds the proposed value in what the model says.
+        proposals: how many continuations are sampled for each gap.
+        limit: ask for so many values, drawn by `seed`.
+        value_tokens: length of a continuation.
+        max_length: longer texts are cut, in tokens.
+        top_k: sample among so many likeliest tokens.
+        seed: of what is drawn.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: there is no value to ask for.
+    """
+    asked = _askable(values)
+    if not asked:
+        raise ValueError("There is no private value to reconstruct: give texts with spans, or another tagger.")
+    asked = [asked[i] for i in np.random.default_rng(seed).permutation(len(asked))[:limit]]
+    prompts = [value.text[: value.start].rstrip() for value in asked for _ in range(proposals)]
+    said = sample_texts(
+        model, tokenizer, prompts, max_new_tokens=value_tokens, top_k=top_k, seed=seed, progress=progress
+    )
+    texts = [prompt + more for prompt, more in zip(prompts, said, strict=True)]
+    proposed: list[set[str]] = [set() for _ in asked]
+    for i, (prompt, found) in enumerate(zip(prompts, _tagged(texts, tagger), strict=True)):
+        proposed[i // proposals].update([value.value for value in found if value.start >= len(prompt)][:1])
+    return _pick(model, tokenizer, asked, [sorted(own) for own in proposed], None, max_length, progress)
+
+
+def _askable(values: Sequence[PrivateValue]) -> list[PrivateValue]:
+    """Leave out what can be copied from elsewhere in its text, and what has nothing before it."""
+    return [v for v in values if v.text[: v.start].strip() and v.text.count(v.value) == 1]
+
+
+def _pick(model, tokenizer, asked, lists, chance, max_length, progress) -> Guesses:
+    """Put each candidate into its sentence and take the one with which it is likeliest."""
+    texts = [
+        value.text[: value.start] + candidate + value.text[value.end :]
+        for value, own in zip(asked, lists, strict=True)
+        for candidate in own
+    ]
+    names = [f"candidate {i}" for i in range(len(texts))]
+    scores = np.zeros(0)
+    if texts:
+        records = TextRecords(texts, [0] * len(texts), names)
+        scores = score_texts(model, tokenizer, records, max_length=max_length, progress=progress).log_likelihood
+    right, place = [], 0
+    for value, own in zip(asked, lists, strict=True):
+        best = int(scores[place : place + len(own)].argmax()) if own else 0
+        right.append(bool(own) and own[best] == value.value)
+        place += len(own)
+    kinds = defaultdict(list)
+    for value, hit in zip(asked, right, strict=True):
+        kinds[value.label].append(hit)
+    by_label = {label: float(np.mean(hits)) for label, hits in sorted(kinds.items())}
+    return Guesses(proportion(sum(right), len(right)), chance, by_label)

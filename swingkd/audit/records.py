@@ -1,0 +1,191 @@
+"""The records of an audit: texts, prompts with completions, or labelled examples, and where each was read.
+
+Every error names the record: `members.jsonl:17` for one that was read from a file, `members[16]` for one in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from datasets import Dataset, load_dataset, load_from_disk
+from transformers import PreTrainedConfig
+
+_ORIGIN = "read_from"
+_LABELS = ("label", "labels")
+Data: TypeAlias = Dataset | Sequence[str]
+
+
+@dataclass(frozen=True)
+class TextRecords:
+    """Texts to be scored.
+
+    Args:
+        texts: whole texts, prompt included.
+        starts: the character at which the scored part begins; 0 where there is no prompt.
+        names: what each record is called in errors.
+    """
+
+    texts: list[str]
+    starts: list[int]
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def keys(self) -> list[str]:
+        """Return what two equal records share."""
+        return self.texts
+
+    def __add__(self, other: TextRecords) -> TextRecords:
+        return TextRecords(self.texts + other.texts, self.starts + other.starts, self.names + other.names)
+
+
+@dataclass(frozen=True)
+class LabelledRecords:
+    """Examples of a classifier.
+
+    Args:
+        inputs: texts, or images.
+        labels: [n] ids of the true classes.
+        names: what each record is called in errors.
+    """
+
+    inputs: list[Any]
+    labels: np.ndarray
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def keys(self) -> list[str | bytes]:
+        """Return what two equal records share."""
+        return [given if isinstance(given, str) else np.asarray(given).tobytes() for given in self.inputs]
+
+    def __add__(self, other: LabelledRecords) -> LabelledRecords:
+        labels = np.concatenate([self.labels, other.labels])
+        return LabelledRecords(self.inputs + other.inputs, labels, self.names + other.names)
+
+
+def read_records(source: str | Path) -> Dataset:
+    """Read records and remember where each was found.
+
+    Args:
+        source: a .jsonl, .txt, .csv or .parquet file, a folder of `save_to_disk`, or a data set on the Hub.
+
+    Raises:
+        ValueError: the file is empty or a line cannot be read; names the file and the line.
+    """
+    path = Path(source)
+    if path.suffix in (".jsonl", ".txt"):
+        rows, lines = [], []
+        # Not splitlines(): JSON strings may hold the rarer line separators.
+        for number, line in enumerate(path.read_text().split("\n"), 1):
+            if line.strip():
+                rows.append(_parse(line, path, number) if path.suffix == ".jsonl" else {"text": line})
+                lines.append(f"{path}:{number}")
+        columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(key for row in rows for key in row)}
+        data = Dataset.from_dict({**columns, _ORIGIN: lines})
+    else:
+        kind = {".csv": "csv", ".parquet": "parquet"}.get(path.suffix)
+        if kind:
+            data = load_dataset(kind, data_files=str(path), split="train")
+        elif (path / "state.json").exists():
+            data = load_from_disk(path)
+        else:
+            data = load_dataset(str(source), split="train")
+        data = data.add_column(_ORIGIN, [f"{source}: row {i + 1}" for i in range(len(data))])
+    if not len(data):
+        raise ValueError(f"{source} is empty: there is no record to audit in it.")
+    return data
+
+
+def _parse(line: str, path: Path, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{number}: this line is no JSON ({error.msg} at character {error.colno}).") from error
+    if not isinstance(row, dict):
+        raise ValueError(f'{path}:{number}: this line is no record. Write one object a line, such as {{"text": "…"}}.')
+    return row
+
+
+def text_records(data: Data, side: str) -> TextRecords:
+    """Take the texts out of a data set, or a list of texts.
+
+    Args:
+        data: texts, or a data set with the column `text`, or with `prompt` and `completion`.
+        side: what errors call the data ("members").
+
+    Raises:
+        ValueError: there is no record, no such column, or a record without text.
+    """
+    columns, names = _columns(data, side)
+    if {"prompt", "completion"} <= columns.keys():
+        prompts, completions = columns["prompt"], columns["completion"]
+    elif "text" in columns:
+        prompts, completions = [""] * len(names), columns["text"]
+    else:
+        raise ValueError(
+            f"The {side} have the columns {', '.join(columns)}; 'text' is needed, or 'prompt' and 'completion'."
+        )
+    for name, prompt, completion in zip(names, prompts, completions, strict=True):
+        if not isinstance(prompt, str) or not isinstance(completion, str) or not completion.strip():
+            raise ValueError(f"{name}: there is no text. Drop the record, or fill it in.")
+    texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+    return TextRecords(texts, [len(prompt) for prompt in prompts], names)
+
+
+def labelled_records(data: Data, side: str, config: PreTrainedConfig) -> LabelledRecords:
+    """Take examples and labels out of a data set.
+
+    Args:
+        data: a data set with the column `text` or `image` and the column `label` or `labels`.
+        side: what errors call the data.
+        config: the model's, which names its classes.
+
+    Raises:
+        ValueError: there is no record, no such column, or a label that the model does not have.
+    """
+    columns, names = _columns(data, side)
+    inputs = next((columns[name] for name in ("image", "img", "pixel_values", "text") if name in columns), None)
+    found = next((columns[name] for name in _LABELS if name in columns), None)
+    if inputs is None or found is None:
+        raise ValueError(
+            f"The {side} have the columns {', '.join(columns)}; a classifier's need 'text' or 'image', and 'label'."
+        )
+    labels = []
+    for name, label in zip(names, found, strict=True):
+        label = config.label2id.get(label, label) if isinstance(label, str) else label
+        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < config.num_labels:
+            raise ValueError(
+                f"{name}: the label {label!r} is none of the model's {config.num_labels} classes. Give its number, "
+                "or its name in the model's config."
+            )
+        labels.append(label)
+    return LabelledRecords(list(inputs), np.array(labels), names)
+
+
+def refuse_overlap(inside: TextRecords | LabelledRecords, outside: TextRecords | LabelledRecords) -> None:
+    """Refuse a record that is said to be a member and not to be one.
+
+    Raises:
+        ValueError: names both places.
+    """
+    where = dict(zip(inside.keys(), inside.names, strict=True))
+    for key, name in zip(outside.keys(), outside.names, strict=True):
+        if key in where:
+            raise ValueError(f"{name} is the same record as {where[key]}: it cannot be in and out. Drop one of them.")
+
+
+def _columns(data: Data, side: str) -> tuple[dict[str, Any], list[str]]:
+    if not len(data):
+        raise ValueError(f"There are no {side}: an attack needs records of both kinds.")
+    if not isinstance(data, Dataset):
+        return {"text": list(data)}, [f"{side}[{i}]" for i in range(len(data))]
+    columns = {name: data[name][:] for name in data.column_names}
+    return columns, columns.pop(_ORIGIN, [f"{side}[{i}]" for i in range(len(data))])

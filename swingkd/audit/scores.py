@@ -1,0 +1,236 @@
+"""What one pass over the records tells an attacker: a score each, for every attack that needs no other model.
+
+Higher means "in".  For texts:
+
+- loss: mean log-likelihood of a token (Yeom et al. 2018, arXiv 1709.01604);
+- zlib: log-likelihood per byte of the compressed text (Carlini et al. 2021, arXiv 2012.07805);
+- min_k: mean over the share k of least likely tokens (Shi et al. 2024, arXiv 2310.16789);
+- min_k++: the same, each token relative to what the model expected there (Zhang et al. 2025, arXiv 2404.02936).
+
+For classifiers: loss, and entropy, which needs no label (Salem et al. 2019, arXiv 1806.01246).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from swingkd.audit.records import LabelledRecords, TextRecords
+
+
+@dataclass(frozen=True, eq=False)
+class RecordScores:
+    """What one pass over the records found.
+
+    Args:
+        attacks: by attack, [records]; higher means "in".
+        log_likelihood: [records] in nats: a text's per token, or that of an example's label.
+        statistic: [records] what LiRA models as a Gaussian: the log-odds of the label; for texts, log_likelihood.
+    """
+
+    attacks: dict[str, np.ndarray]
+    log_likelihood: np.ndarray
+    statistic: np.ndarray
+
+
+def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer that has more tokens than the model knows.
+
+    Raises:
+        ValueError: names both numbers.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"The tokenizer has {len(tokenizer)} tokens and the model knows {rows}: they do not belong together. Give "
+            "the tokenizer that the model was trained with."
+        )
+
+
+@torch.inference_mode()
+def score_texts(
+    model: PreTrainedModel,
+    processing_class: PreTrainedTokenizerBase,
+    records: TextRecords | Sequence[str],
+    *,
+    share: float = 0.2,
+    max_length: int = 512,
+    memory: int = 2**28,
+    progress: bool = True,
+) -> RecordScores:
+    """Score texts by all attacks that need no other model, in one forward pass a text.
+
+    Args:
+        model: any causal language model.
+        processing_class: its fast tokenizer.
+        records: the texts; of those with a prompt, only what follows it is scored.
+        share: the k of min_k and min_k++.
+        max_length: longer texts are cut, in tokens.
+        memory: bytes for a batch's logits.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: a text without a token to predict, a tokenizer of another model, or logits that are not finite;
+            names the record.
+    """
+    if not isinstance(records, TextRecords):
+        records = TextRecords(list(records), [0] * len(records), [f"text {i}" for i in range(len(records))])
+    check_tokenizer(model, processing_class)
+    config = model.config.get_text_config()
+    ids, first = _tokens(processing_class, records, min(max_length, config.max_position_embeddings))
+    found = np.zeros((4, len(ids)))
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    with evaluating(model), tqdm(total=len(ids), desc="Scoring texts", disable=not progress) as bar:
+        for batch in length_batches(order, [len(row) for row in ids], max(memory // (12 * config.vocab_size), 1)):
+            scores = _token_scores(model, [ids[i] for i in batch], [first[i] for i in batch])
+            for i, (log_probs, relative) in zip(batch, scores, strict=True):
+                if not np.isfinite(log_probs).all():
+                    raise ValueError(
+                        f"{records.names[i]}: the model gives NaN or infinite logits here. Audit it in float32, or "
+                        "look for a training run that diverged."
+                    )
+                packed = len(zlib.compress(records.texts[i][records.starts[i] :].encode()))
+                least = max(round(share * len(log_probs)), 1)
+                lowest = [np.partition(values, least - 1)[:least].mean() for values in (log_probs, relative)]
+                found[:, i] = (log_probs.mean(), log_probs.sum() / packed, *lowest)
+            bar.update(len(batch))
+    attacks = dict(zip(("loss", "zlib", "min_k", "min_k++"), found, strict=True))
+    return RecordScores(attacks, found[0], found[0])
+
+
+@torch.inference_mode()
+def score_labels(
+    model: PreTrainedModel,
+    processing_class,
+    records: LabelledRecords,
+    *,
+    max_length: int = 512,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> RecordScores:
+    """Score a classifier's examples by all attacks that need no other model.
+
+    Args:
+        model: a sequence or image classifier.
+        processing_class: its tokenizer or image processor.
+        records: the examples.
+        max_length: longer texts are cut, in tokens.
+        batch_size: examples a forward pass.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: logits that are not finite; names the record.
+    """
+    rows = []
+    is_text = isinstance(processing_class, PreTrainedTokenizerBase)
+    if is_text:
+        check_tokenizer(model, processing_class)
+    with evaluating(model):
+        for start in tqdm(range(0, len(records), batch_size), desc="Scoring examples", disable=not progress):
+            inputs = records.inputs[start : start + batch_size]
+            if is_text:
+                batch = processing_class(
+                    inputs, truncation=True, max_length=max_length, padding=True, return_tensors="pt"
+                )
+            else:
+                batch = processing_class([_colour(image) for image in inputs], return_tensors="pt")
+            rows.append(model(**batch.to(model.device)).logits.double().cpu())
+    logits = torch.cat(rows)
+    wrong = torch.nonzero(~logits.isfinite().all(-1))
+    if len(wrong):
+        raise ValueError(f"{records.names[int(wrong[0])]}: the model gives NaN or infinite logits here.")
+    log_probs, labels = logits.log_softmax(-1), torch.as_tensor(records.labels)[:, None]
+    own = log_probs.gather(-1, labels)[:, 0]
+    others = log_probs.scatter(-1, labels, -torch.inf).logsumexp(-1)
+    entropy = -(log_probs.exp() * log_probs).sum(-1)
+    attacks = {"loss": own.numpy(), "entropy": -entropy.numpy()}
+    return RecordScores(attacks, own.numpy(), (own - others).numpy())
+
+
+def _colour(image):
+    return image.convert("RGB") if hasattr(image, "convert") else image
+
+
+@contextmanager
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Switch dropout off, and back to what it was."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _tokens(
+    tokenizer: PreTrainedTokenizerBase, records: TextRecords, max_length: int
+) -> tuple[list[list[int]], list[int]]:
+    """Return each text's ids and the place of the first one to score (at least 1: the first is never predicted)."""
+    prompted = any(records.starts)
+    encoded = tokenizer(
+        records.texts, truncation=True, max_length=max_length, return_offsets_mapping=prompted, verbose=False
+    )
+    ids, first = encoded["input_ids"], [1] * len(records)
+    if prompted:
+        for i, (start, offsets) in enumerate(zip(records.starts, encoded["offset_mapping"], strict=True)):
+            if start:
+                first[i] = first_token(offsets, start)
+    for i, (row, place) in enumerate(zip(ids, first, strict=True)):
+        if place >= len(row):
+            why = f"its prompt fills all {max_length} tokens" if records.starts[i] else "it has fewer than two tokens"
+            raise ValueError(f"{records.names[i]}: {why}, so nothing is predicted in it. Drop such records.")
+    return ids, first
+
+
+def first_token(offsets: list[tuple[int, int]], start: int) -> int:
+    """Return the first token, after the very first, that reaches beyond a character; their number if none does."""
+    return next((k for k, (_, end) in enumerate(offsets) if end > start and k), len(offsets))
+
+
+def length_batches(order: list[int], lengths: list[int], tokens: int) -> Iterator[list[int]]:
+    """Cut an order of rising lengths into batches of at most so many padded tokens."""
+    batch: list[int] = []
+    for i in order:
+        if batch and (len(batch) + 1) * lengths[i] > tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def asked_logits(
+    model: PreTrainedModel, rows: list[list[int]], first: list[int]
+) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """Return the logits [asked, V] and the ids [asked, 1] of each row from `first` on, and where each row ends."""
+    longest = max(map(len, rows))
+    inputs = torch.zeros(len(rows), longest, dtype=torch.int64)
+    mask, asked = torch.zeros_like(inputs), torch.zeros(len(rows), longest, dtype=torch.bool)
+    for i, (row, start) in enumerate(zip(rows, first, strict=True)):
+        inputs[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = 1
+        asked[i, start : len(row)] = True
+    inputs, mask, at = inputs.to(model.device), mask.to(model.device), asked[:, 1:].to(model.device)
+    logits = model(input_ids=inputs, attention_mask=mask, use_cache=False).logits[:, :-1]
+    return logits[at].float(), inputs[:, 1:][at][:, None], at.sum(1).cumsum(0).tolist()
+
+
+def _token_scores(
+    model: PreTrainedModel, rows: list[list[int]], first: list[int]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the scored tokens' log-probabilities, and how many deviations they are from the expected ones."""
+    logits, ids, ends = asked_logits(model, rows, first)
+    log_probs = logits.log_softmax(-1)
+    own = log_probs.gather(-1, ids)[:, 0]
+    probs = log_probs.exp()
+    mean = (probs * log_probs).sum(-1)
+    deviation = ((probs * log_probs.square()).sum(-1) - mean.square()).clamp_min(1e-12).sqrt()
+    values = [value.double().cpu().numpy() for value in (own, (own - mean) / deviation)]
+    return [(values[0][a:b], values[1][a:b]) for a, b in zip([0, *ends], ends, strict=False)]

@@ -1,0 +1,170 @@
+"""Every audit that what was given allows, on one model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+from swingkd.audit.canaries import CanarySet
+from swingkd.audit.exposure import ExposureReport, measure_exposure
+from swingkd.audit.extraction import ExtractionReport, audit_extraction
+from swingkd.audit.lower_bound import EpsilonLowerBound
+from swingkd.audit.membership import MembershipReport, audit_membership
+from swingkd.audit.records import Data
+from swingkd.tagging import Tagger
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What was measured on one model; what was not asked for is None or empty.
+
+    Args:
+        exposure: of the canaries.
+        membership: by kind of record: "records" as they were given; of canaries in or out by coin, "canary_secrets"
+            (the secret after its prefix) and "canary_records" (the whole sentence), with "x10" for ten copies.
+        epsilon: for those canaries, by kind and attack: the privacy loss that the attack proves, of the group of a
+            canary's copies.
+        extraction: of training text and private values.
+    """
+
+    exposure: ExposureReport | None = None
+    membership: dict[str, MembershipReport] = field(default_factory=dict)
+    epsilon: dict[str, dict[str, EpsilonLowerBound]] = field(default_factory=dict)
+    extraction: ExtractionReport | None = None
+
+    def to_dict(self, show_secrets: bool = False) -> dict[str, Any]:
+        """Return everything as plain types.
+
+        Args:
+            show_secrets: with the private values that were found, instead of their lengths.
+        """
+        return {
+            "exposure": self.exposure and self.exposure.to_dict(),
+            "membership": {kind: report.to_dict() for kind, report in self.membership.items()},
+            "epsilon": {
+                kind: {attack: asdict(bound) for attack, bound in bounds.items()}
+                for kind, bounds in self.epsilon.items()
+            },
+            "extraction": self.extraction and self.extraction.to_dict(show_secrets),
+        }
+
+
+def audit_model(
+    model: PreTrainedModel,
+    processing_class,
+    *,
+    members: Data | None = None,
+    nonmembers: Data | None = None,
+    references: Sequence[PreTrainedModel] = (),
+    canaries: CanarySet | None = None,
+    exposure_canaries: int = 100,
+    private_text: Data | None = None,
+    unseen_text: Data | None = None,
+    tagger: Tagger | None = None,
+    delta: float = 1e-5,
+    seed: int = 0,
+    progress: bool = True,
+    **extraction: Any,
+) -> AuditReport:
+    """Run every audit that what is given allows.
+
+    Args:
+        model: a causal language model, or (for membership) a classifier.
+        processing_class: its tokenizer or image processor.
+        members, nonmembers: records that it was trained on, and records alike that it was not: membership.
+        references: models that saw none of the records, for the attacks ratio and rmia.
+        canaries: what was inserted before training: exposure; where a coin chose, membership and epsilon as well.
+        exposure_canaries: measure the exposure of so many canaries a level, the first ones.
+        private_text: training text, with `spans` of private values where they are known: extraction.
+        unseen_text: text alike that the model never saw, beside it.
+        tagger: finds private values; default: `RuleTagger()`.
+        delta: of the epsilon.
+        seed: of everything that is drawn.
+        progress: show progress bars.
+        **extraction: settings of `audit_extraction`.
+
+    Raises:
+        ValueError: nothing is given to audit with, or only one of members and nonmembers; and whatever the audits
+            refuse.
+    """
+    if (members is None) != (nonmembers is None):
+        missing = "nonmembers" if nonmembers is None else "members"
+        raise ValueError(f"There are no {missing}: an attack needs records of both kinds.")
+    if members is None and canaries is None and private_text is None:
+        raise ValueError("There is nothing to audit with. Give members and nonmembers, canaries, or private text.")
+    if not model.can_generate() and (canaries is not None or private_text is not None):
+        raise ValueError(
+            f"{type(model).__name__} writes no text, so it has no exposure and nothing can be extracted. Give members "
+            "and nonmembers only."
+        )
+    common: dict[str, Any] = {"seed": seed, "progress": progress}
+    exposure = extraction_report = None
+    membership: dict[str, MembershipReport] = {}
+    epsilon: dict[str, dict[str, EpsilonLowerBound]] = {}
+    if members is not None and nonmembers is not None:
+        membership["records"] = audit_membership(
+            model, processing_class, members, nonmembers, references=references, **common
+        )
+    if canaries is not None:
+        exposure = measure_exposure(
+            model, processing_class, canaries.head(exposure_canaries),
+            method="exact" if canaries.space <= 10**6 else "sampled", **common,
+        )  # fmt: skip
+        for level in canaries.coin_levels:
+            for part in ("secrets", "records"):
+                kind = f"canary_{part} x{level}"
+                membership[kind] = audit_canary_membership(
+                    model, processing_class, canaries, level, part, references=references, **common
+                )
+                epsilon[kind] = {
+                    result.attack: membership[kind].epsilon(result.attack, delta=delta)
+                    for result in membership[kind].results
+                }
+    if private_text is not None:
+        extraction_report = audit_extraction(
+            model, processing_class, private_text, unseen=unseen_text, tagger=tagger, **common, **extraction
+        )
+    return AuditReport(exposure, membership, epsilon, extraction_report)
+
+
+def audit_canary_membership(
+    model: PreTrainedModel,
+    tokenizer,
+    canaries: CanarySet,
+    repetitions: int,
+    part: Literal["secrets", "records"],
+    *,
+    references: Sequence[PreTrainedModel] = (),
+    shadows: Iterable[tuple[PreTrainedModel, Any]] = (),
+    seed: int = 0,
+    progress: bool = True,
+) -> MembershipReport:
+    """Tell canaries that a coin put in from those that it left out.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its fast tokenizer.
+        canaries: a set with assign="coin".
+        repetitions: the level: canaries that are, or would have been, inserted so often.
+        part: "secrets": score the secret after its prefix; "records": the whole sentence.
+        references, shadows: as for `audit_membership`; shadows' masks follow the order inside, outside.
+        seed: of the bootstrap.
+        progress: show progress bars.
+    """
+    inside, outside = (
+        Dataset.from_list(
+            [
+                {"prompt": c.prefix, "completion": c.secret} if part == "secrets" else {"text": c.text}
+                for c in canaries.canaries
+                if c.repetitions == repetitions and c.inserted == inserted
+            ]
+        )
+        for inserted in (True, False)
+    )
+    return audit_membership(
+        model, tokenizer, inside, outside, references=references, shadows=shadows, seed=seed, progress=progress
+    )
