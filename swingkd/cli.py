@@ -92,7 +92,7 @@ def distill(
     except (ValueError, TypeError, OSError, DatasetsError, yaml.YAMLError) as error:
         raise _fail(str(error)) from error
     trainer.save_model()
-    typer.echo(f"The student is in {output_dir}. Next: measure what it remembers with swingkd.measure_exposure.")
+    typer.echo(f"The student is in {output_dir}. Next: measure what it remembers with swingkd audit.")
 
 
 @app.command()
@@ -197,6 +197,71 @@ def tag(
             coloured.stylize("bold white on red", start, end)
             coloured = coloured[:end] + Text(f" {tagger.labels[label]}", style="dim red") + coloured[end:]
         console.print(coloured)
+
+
+@app.command()
+def audit(
+    model: Annotated[str, typer.Option(help="The model: a name on the Hub or a folder, with its tokenizer.")],
+    members: Annotated[str | None, typer.Option(help="Records that it was trained on. " + _DATA)] = None,
+    nonmembers: Annotated[str | None, typer.Option(help="Records alike that it was not trained on.")] = None,
+    reference: Annotated[
+        list[str] | None, typer.Option(help="A model that saw none of the records; may be given several times.")
+    ] = None,
+    canaries: Annotated[Path | None, typer.Option(help="What CanarySet.save wrote.", exists=True)] = None,
+    pii: Annotated[
+        str | None,
+        typer.Option(help="Training text to extract private values from, with their `spans` where they are known."),
+    ] = None,
+    unseen: Annotated[
+        str | None, typer.Option(help="With --pii: text alike that the model never saw, to compare with.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where report.json and the figures go.")] = Path("out/audit"),
+    prefix_tokens: Annotated[int, typer.Option(help="How much of a text is given to be continued.")] = 50,
+    suffix_tokens: Annotated[int, typer.Option(help="How much of it is asked for.")] = 50,
+    samples: Annotated[int, typer.Option(help="How many texts to sample in search of private values.")] = 1000,
+    candidates: Annotated[int, typer.Option(help="Among how many the model picks a private value.")] = 20,
+    show_secrets: Annotated[
+        bool, typer.Option("--show-secrets", help="Write the private values that were found into report.json.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report instead of tables.")] = False,
+) -> None:
+    """Attack a model: exposure of canaries, membership, empirical epsilon, extraction.
+
+    Example: swingkd audit --model ./student --members train.jsonl --nonmembers test.jsonl --canaries canaries.json
+    """
+    from datasets.exceptions import DatasetsError
+
+    from swingkd.audit import CanarySet, audit_model, read_records
+    from swingkd.audit.loading import load_model, load_reference
+    from swingkd.report import audit_tables, write_audit
+
+    try:
+        # What is read first is refused first: models take longer.
+        data: dict[str, Any] = {
+            name: read_records(source) if source else None
+            for name, source in (
+                ("members", members), ("nonmembers", nonmembers), ("private_text", pii), ("unseen_text", unseen),
+            )
+        }  # fmt: skip
+        canary_set = CanarySet.load(canaries) if canaries else None
+        audited, processing = load_model(model)
+        report = audit_model(
+            audited, processing, **data, canaries=canary_set,
+            references=[load_reference(name, processing) for name in reference or []],
+            prefix_tokens=prefix_tokens, suffix_tokens=suffix_tokens, samples=samples, candidates=candidates,
+        )  # fmt: skip
+    except (ValueError, OSError, DatasetsError) as error:
+        raise _fail(str(error)) from error
+    written = write_audit(report, out, show_secrets=show_secrets)
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(show_secrets), ensure_ascii=False))
+        return
+    console = Console()
+    for table in audit_tables(report):
+        console.print(table)
+    if report.extraction:
+        console.print(str(report.extraction), highlight=False)
+    console.print(f"Written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from swingkd.audit import ExposureReport
+from swingkd.audit import ExposureReport, ExtractionReport, MembershipReport
+from swingkd.audit.lower_bound import Method
 
 
 class MetricsFile:
@@ -108,6 +109,54 @@ def exposure_rows(model: str, setting: str, report: ExposureReport) -> list[dict
         rows.append(row(model, where, "exposure", **asdict(report.mean(level))))
         if level and 0 in report.levels:
             rows.append(row(model, where, "exposure_excess", **asdict(report.excess(level))))
+    return rows
+
+
+def membership_rows(
+    model: str, setting: str, report: MembershipReport, *, by_coin: bool = False, delta: float = 1e-5
+) -> list[dict[str, Any]]:
+    """Return the rows of a membership report, and what it proves of epsilon where a coin chose the members.
+
+    Args:
+        model, setting: what was attacked, and with which records.
+        report: the attacks.
+        by_coin: members were chosen by a fair coin, so that epsilon can be bounded from below.
+        delta: of that epsilon.
+    """
+    rows = []
+    for result in report.results:
+        where = f"{setting} attack={result.attack}"
+        for metric in ("auc", "balanced_accuracy", "tpr_at_1_fpr", "tpr_at_01_fpr"):
+            rows.append(row(model, where, metric, **asdict(getattr(result, metric))))
+        if by_coin:
+            methods: tuple[tuple[str, Method], ...] = (("epsilon_lower", "one_run"), ("epsilon_lower_f_dp", "f_dp"))
+            for metric, method in methods:
+                bound = report.epsilon(result.attack, delta=delta, method=method)
+                rows.append(row(model, where, metric, bound.epsilon, n=bound.canaries))
+    return rows
+
+
+def extraction_rows(model: str, setting: str, report: ExtractionReport) -> list[dict[str, Any]]:
+    """Return the rows of an extraction report; those of unseen text carry the word `seen=no`."""
+    rows = []
+    if report.continuation:
+        rows.append(row(model, setting, "continued", **asdict(report.continuation.greedy)))
+        for n, share in report.continuation.sampled.items():
+            where = f"{setting} queries={n} p={report.continuation.p:g}"
+            rows.append(row(model, where, "continued", share, n=report.continuation.texts))
+    if report.values:
+        values = report.values
+        rows.append(row(model, setting, "values_precision", values.precision, n=values.said))
+        rows.append(row(model, setting, "values_recall", values.recall, n=values.training))
+        rows.append(row(model, setting, "values_found", len(values.found), n=values.samples))
+        if values.by_chance and values.by_chance[0]:
+            unseen, hits = values.by_chance
+            rows.append(row(model, f"{setting} seen=no", "values_recall", hits / unseen, n=unseen))
+    for metric, guesses in (("reconstruction", report.reconstruction), ("inference", report.inference)):
+        if guesses:
+            rows.append(row(model, setting, metric, **asdict(guesses.right)))
+    if report.unseen:
+        rows += extraction_rows(model, f"{setting} seen=no", report.unseen)
     return rows
 
 

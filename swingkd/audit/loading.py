@@ -1,0 +1,68 @@
+"""Load any model for an audit: what it is stands in its configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
+from transformers.utils import find_adapter_config_file
+
+_KINDS = (
+    ("ForCausalLM", AutoModelForCausalLM, AutoTokenizer),
+    ("LMHeadModel", AutoModelForCausalLM, AutoTokenizer),
+    ("ForSequenceClassification", AutoModelForSequenceClassification, AutoTokenizer),
+    ("ForImageClassification", AutoModelForImageClassification, AutoImageProcessor),
+)
+
+
+def load_model(name: str) -> tuple[PreTrainedModel, Any]:
+    """Load a causal language model, a sequence classifier or an image classifier, and what prepares its input.
+
+    Args:
+        name: a name on the Hub or a folder.  An adapter's folder is loaded with its base model.
+
+    Raises:
+        ValueError: the model is of another kind.
+    """
+    adapter = find_adapter_config_file(name)
+    base = PeftConfig.from_pretrained(name).base_model_name_or_path if adapter else name
+    architectures = AutoConfig.from_pretrained(base).architectures or ["none given"]
+    for ending, model_class, processing_class in _KINDS:
+        if architectures[0].endswith(ending):
+            model = model_class.from_pretrained(name, dtype=torch.float32)
+            if torch.cuda.is_available():
+                model.to("cuda")
+            return model.eval(), processing_class.from_pretrained(name)
+    raise ValueError(
+        f"{name} is a {architectures[0]}. Audited can be causal language models (…ForCausalLM), sequence classifiers "
+        "and image classifiers."
+    )
+
+
+def load_reference(name: str, processing_class) -> PreTrainedModel:
+    """Load a model to compare with.
+
+    Args:
+        name: a name on the Hub or a folder.
+        processing_class: that of the audited model.
+
+    Raises:
+        ValueError: the two models number their tokens differently.
+    """
+    model, own = load_model(name)
+    if hasattr(own, "get_vocab") and own.get_vocab() != processing_class.get_vocab():
+        raise ValueError(
+            f"The reference {name} has another tokenizer than the audited model, so their log-likelihoods do not "
+            "compare. Choose a reference with the same tokenizer."
+        )
+    return model
