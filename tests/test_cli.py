@@ -1,11 +1,16 @@
 import json
 
 import pytest
+import torch
 import yaml
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
+from swingkd import CanarySet
+from swingkd.audit.loading import load_model
 from swingkd.cli import app, recipes_dir
 from swingkd.report import MetricsFile, row
+from tests.conftest import train_tokenizer
 
 runner = CliRunner()
 
@@ -13,7 +18,7 @@ runner = CliRunner()
 def test_help_lists_every_command():
     result = runner.invoke(app, ["--help"])
     assert result.exit_code == 0
-    for command in ("quickstart", "distill", "cache-teacher", "tag", "card"):
+    for command in ("quickstart", "distill", "cache-teacher", "tag", "audit", "card"):
         assert command in result.output
         assert "Example:" in runner.invoke(app, [command, "--help"]).output
 
@@ -56,6 +61,7 @@ def project(tmp_path, student, teacher, tokenizer, texts):
     texts.to_json(tmp_path / "notes.jsonl")
     fields = {"max_steps": 2, "max_length": 64, "use_cpu": True, "report_to": [], "population_min_spans": 2}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(fields))
+    return tmp_path
 
 
 @pytest.mark.usefixtures("project")
@@ -124,3 +130,89 @@ def test_card_from_metrics(tmp_path):
 @pytest.mark.parametrize("recipe", ["quickstart", "swing_clm"])
 def test_recipes_are_where_the_command_looks(recipe):
     assert (recipes_dir() / recipe / "run.py").exists()
+
+
+def audit(project, *options):
+    own = ["--model", str(project / "student"), "--out", str(project / "audit")]
+    return runner.invoke(app, ["audit", *own, *options])
+
+
+def test_audit_of_everything(project, texts):
+    records = sorted(set(texts["text"]))
+    for name, part in (("in", records[::2]), ("out", records[1::2])):
+        (project / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
+    canaries = CanarySet.generate(
+        "the pin of {name} is {secret}", length=3, count=20, repetitions=(2,), controls=0, assign="coin", seed=0
+    )
+    canaries.save(project / "canaries.json")
+    members, others = str(project / "in.jsonl"), str(project / "out.jsonl")
+    result = audit(
+        project, "--members", members, "--nonmembers", others, "--reference", str(project / "teacher"),
+        "--canaries", str(project / "canaries.json"), "--pii", members, "--unseen", others, "--prefix-tokens", "8",
+        "--suffix-tokens", "4", "--samples", "10", "--candidates", "4",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "membership of records: 30 in, 30 out" in result.output
+    assert "never seen: inference" in result.output
+    report = json.loads((project / "audit" / "report.json").read_text())
+    assert {"exposure", "membership", "epsilon", "extraction"} == report.keys()
+    assert (project / "audit" / "roc_records.png").exists()
+    again = audit(project, "--members", members, "--nonmembers", others, "--json")
+    assert json.loads(again.stdout[again.stdout.index("{") :])["exposure"] is None
+
+
+def test_audit_names_the_file_and_the_line(project, tokenizer):
+    files = {
+        "good": '{"text": "hello ann"}\n{"text": "hello bob"}\n', "empty": "", "broken": '{"text": "a b"}\n{"text"\n',
+        "same": '{"text": "hello eve"}\n{"text": "hello bob"}\n', "short": '{"text": "hello joe"}\n{"text": " "}\n',
+    }  # fmt: skip
+    paths = {name: str(project / f"{name}.jsonl") for name in files}
+    for name, content in files.items():
+        (project / f"{name}.jsonl").write_text(content)
+    for name, message in (
+        ("empty", "empty.jsonl is empty"), ("broken", "broken.jsonl:2: this line is no JSON"),
+        ("same", "same.jsonl:2 is the same record as"), ("short", "short.jsonl:2: there is no text"),
+    ):  # fmt: skip
+        result = audit(project, "--members", paths["good"], "--nonmembers", paths[name])
+        assert result.exit_code == 2
+        assert message in result.stderr
+    result = audit(project, "--members", paths["good"])
+    assert result.exit_code == 2
+    assert "There are no nonmembers" in result.stderr
+    assert "nothing to audit with" in audit(project).stderr
+
+
+def test_audit_refuses_a_reference_with_another_tokenizer(project, tokenizer):
+    (project / "a.jsonl").write_text('{"text": "hello ann"}\n')
+    (project / "b.jsonl").write_text('{"text": "hello bob"}\n')
+    other = train_tokenizer(["something else entirely, nothing alike"], vocab_size=300)
+    other.save_pretrained(project / "teacher")
+    sides = ["--members", str(project / "a.jsonl"), "--nonmembers", str(project / "b.jsonl")]
+    result = audit(project, *sides, "--reference", str(project / "teacher"))
+    assert result.exit_code == 2
+    assert "has another tokenizer" in result.stderr
+
+
+def test_audit_of_a_diverged_model_names_the_line(project, student):
+    with torch.no_grad():
+        student.lm_head.weight.fill_(torch.nan)
+    student.save_pretrained(project / "student")
+    (project / "a.jsonl").write_text('{"text": "hello ann"}\n')
+    (project / "b.jsonl").write_text('{"text": "hello bob"}\n')
+    result = audit(project, "--members", str(project / "a.jsonl"), "--nonmembers", str(project / "b.jsonl"))
+    assert result.exit_code == 2
+    assert ".jsonl:1: the model gives NaN" in result.stderr
+
+
+def test_audit_of_an_adapter(project, student):
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(student, LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    adapted.peft_config["default"].base_model_name_or_path = str(project / "student")
+    adapted.save_pretrained(project / "adapter")
+    AutoTokenizer.from_pretrained(project / "student").save_pretrained(project / "adapter")
+    model, _ = load_model(str(project / "adapter"))
+    assert model.can_generate()
+    student.model.save_pretrained(project / "headless")
+    with pytest.raises(ValueError, match="is a LlamaModel"):
+        load_model(str(project / "headless"))

@@ -205,9 +205,12 @@ def measure_exposure(
             others = None if method == "exact" else drawn
             scores, secret, tokens = _score(walker, tokenizer, canaries, canary, others, drawn[:64])
             brute_force += tokens
+            rank = None
             if method == "modelled":
-                rank, (exposure, p_value) = None, _modelled(scores[1:], secret)
+                exposure, p_value = modelled_exposure(secret, scores[1:])
                 p_values.append(p_value)
+            elif method == "sampled":
+                rank, exposure = sampled_rank(secret, scores[1:]), sampled_exposure(secret, scores[1:])
             else:
                 # Ties count half: a model that knows nothing at all ranks everything in the middle.
                 rank = float((scores > secret).sum() + ((scores == secret).sum() + 1) / 2)
@@ -219,7 +222,7 @@ def measure_exposure(
             )
     finally:
         model.train(training)
-    size = canaries.space if method == "exact" else len(drawn) + 1
+    size = canaries.space if method == "exact" else len(drawn)
     return ExposureReport(
         method,
         math.inf if method == "modelled" else math.log2(size),
@@ -266,9 +269,29 @@ def _score(
     return scores, float(scores[place]), tokens + len(fillings) * len(prompt)
 
 
-def _modelled(scores: np.ndarray, secret: float) -> tuple[float, float]:
-    """Fit a skew-normal to the references' log-perplexities; return exposure in bits and the fit's p-value."""
-    perplexities = -scores / math.log(2)
+def sampled_rank(secret: float, references: np.ndarray) -> float:
+    """Return the rank of a secret among reference fillings by log-probability; 1 = likeliest, ties count half."""
+    return float((references > secret).sum() + (references == secret).sum() / 2 + 1)
+
+
+def sampled_exposure(secret: float, references: np.ndarray) -> float:
+    """Return a secret's exposure in bits from its rank among reference fillings; at most log2 of their number.
+
+    Args:
+        secret: its log-probability.
+        references: [n] theirs.
+    """
+    return math.log2(len(references)) - math.log2(sampled_rank(secret, references))
+
+
+def modelled_exposure(secret: float, references: np.ndarray) -> tuple[float, float]:
+    """Return a secret's exposure in bits from a skew-normal fit of the references, and the fit's p-value.
+
+    Args:
+        secret: its log-probability, in nats.
+        references: [n] theirs.
+    """
+    perplexities = -references / math.log(2)
     shape, location, scale = stats.skewnorm.fit(perplexities)
     fit = stats.skewnorm(shape, location, scale)
     p_value = float(stats.kstest(perplexities, fit.cdf).pvalue)

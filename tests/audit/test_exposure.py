@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from swingkd import CanarySet, measure_exposure
-from swingkd.audit.exposure import _modelled
+from swingkd.audit.exposure import modelled_exposure, sampled_exposure
 from swingkd.audit.prefix_tree import PrefixTree, whole_space
 from tests.conftest import tiny_model, train_tokenizer
 
@@ -122,8 +122,8 @@ def test_a_memorised_secret_has_full_exposure_and_controls_have_chance(tokenizer
     assert report.mean(0).value < 5
     assert report.excess(50).low > 5
     sampled = measure_exposure(model, tokenizer, canaries, method="sampled", references=500, progress=False)
-    assert sampled.mean(50).value == pytest.approx(math.log2(501), abs=1.1)
-    assert sampled.maximum == pytest.approx(math.log2(501))
+    assert sampled.mean(50).value == pytest.approx(math.log2(500), abs=1.1)
+    assert sampled.maximum == pytest.approx(math.log2(500))
 
 
 def test_a_model_that_knows_nothing_ranks_everything_in_the_middle(tokenizer):
@@ -139,10 +139,26 @@ def test_modelled_exposure_extrapolates():
     rng = np.random.default_rng(0)
     scores = -stats.skewnorm(3, 30, 8).rvs(5000, random_state=rng) * math.log(2)
     for x in (30.0, 20.0, 5.0, -20.0):
-        exposure, p_value = _modelled(scores, -x * math.log(2))
+        exposure, p_value = modelled_exposure(-x * math.log(2), scores)
         exact = -stats.skewnorm(3, 30, 8).logcdf(x) / math.log(2)
         assert p_value > 0.01
         assert exposure == pytest.approx(exact, rel=0.25) if math.isfinite(exact) and exact < 60 else exposure > 60
+
+
+def test_the_formulas_of_secret_sharer_on_the_same_scores():
+    """The published implementation ranks by perplexity: log2 n - log2(1 + how many references have a smaller one).
+
+    Its own test's arrays: references 1..16; 0 and 0.1 lie below all, 20 above all, 3.5 between the third and fourth.
+    Its extrapolation is -log2 of a skew-normal's cdf, fitted to the references.
+    """
+    perplexities = np.arange(1.0, 17)
+    for perplexity, expected in ((0.0, 4.0), (0.1, 4.0), (20.0, 4 - math.log2(17)), (3.5, 2.0)):
+        assert sampled_exposure(-perplexity, -perplexities) == pytest.approx(expected)
+    references = stats.skewnorm(4, 0, 1).rvs(1000, random_state=np.random.default_rng(0))
+    fit = stats.skewnorm(*stats.skewnorm.fit(references))
+    for perplexity in (-0.2, 0.3, 1.5):
+        found, _ = modelled_exposure(-perplexity * math.log(2), -references * math.log(2))
+        assert found == pytest.approx(-np.log2(fit.cdf(perplexity)), rel=1e-6)
 
 
 def test_modelled_reports_its_fit(tokenizer):

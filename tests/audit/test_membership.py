@@ -153,5 +153,5 @@ def test_mistakes_are_named(model, tokenizer):
         lira_scores(np.zeros(3), np.zeros((2, 3)), np.zeros((2, 3), bool))
     with torch.no_grad():
         model.lm_head.weight.fill_(torch.nan)
-    with pytest.raises(ValueError, match="text [012]: the model gives NaN or infinite logits"):
+    with pytest.raises(ValueError, match=r"text [012]: the model gives NaN or infinite logits"):
         score_texts(model, tokenizer, TEXTS[:3], progress=False)
