@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from swingkd.audit.exposure import Interval, proportion
 from swingkd.audit.records import TextRecords
-from swingkd.audit.scores import asked_logits, check_tokenizer, evaluating, first_token, length_batches
+from swingkd.audit.scores import asked_logits, batch_tokens, check_tokenizer, evaluating, first_token, length_batches
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def extract_continuations(
     p: float = 0.5,
     temperature: float = 1.0,
     top_k: int | None = None,
-    memory: int = 2**28,
+    memory: int | None = None,
     progress: bool = True,
 ) -> ContinuationReport:
     """Ask a causal language model for the rest of texts.
@@ -83,7 +83,7 @@ def extract_continuations(
         queries: numbers of samples.
         p: the probability with which a text must come up in so many samples.
         temperature, top_k: how the model is sampled.
-        memory: bytes for a batch's logits.
+        memory: bytes for a batch's logits; default: as for `score_texts`.
         progress: show a progress bar.
 
     Raises:
@@ -98,9 +98,8 @@ def extract_continuations(
         )
     greedy, log_probs = np.zeros(len(rows), bool), np.zeros(len(rows))
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    tokens = max(memory // (12 * model.config.get_text_config().vocab_size), 1)
     with evaluating(model), tqdm(total=len(rows), desc="Continuing texts", disable=not progress) as bar:
-        for batch in length_batches(order, [len(row) for row in rows], tokens):
+        for batch in length_batches(order, [len(row) for row in rows], batch_tokens(model, memory)):
             own, best = _suffix_scores(model, [rows[i] for i in batch], [first[i] for i in batch], temperature, top_k)
             log_probs[batch], greedy[batch] = own, best
             bar.update(len(batch))

@@ -62,7 +62,7 @@ def score_texts(
     *,
     share: float = 0.2,
     max_length: int = 512,
-    memory: int = 2**28,
+    memory: int | None = None,
     progress: bool = True,
 ) -> RecordScores:
     """Score texts by all attacks that need no other model, in one forward pass a text.
@@ -73,7 +73,7 @@ def score_texts(
         records: the texts; of those with a prompt, only what follows it is scored.
         share: the k of min_k and min_k++.
         max_length: longer texts are cut, in tokens.
-        memory: bytes for a batch's logits.
+        memory: bytes for a batch's logits; default: what a CPU's caches like, more on an accelerator.
         progress: show a progress bar.
 
     Raises:
@@ -83,12 +83,12 @@ def score_texts(
     if not isinstance(records, TextRecords):
         records = TextRecords(list(records), [0] * len(records), [f"text {i}" for i in range(len(records))])
     check_tokenizer(model, processing_class)
-    config = model.config.get_text_config()
-    ids, first = _tokens(processing_class, records, min(max_length, config.max_position_embeddings))
+    longest = min(max_length, model.config.get_text_config().max_position_embeddings)
+    ids, first = _tokens(processing_class, records, longest)
     found = np.zeros((4, len(ids)))
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     with evaluating(model), tqdm(total=len(ids), desc="Scoring texts", disable=not progress) as bar:
-        for batch in length_batches(order, [len(row) for row in ids], max(memory // (12 * config.vocab_size), 1)):
+        for batch in length_batches(order, [len(row) for row in ids], batch_tokens(model, memory)):
             scores = _token_scores(model, [ids[i] for i in batch], [first[i] for i in batch])
             for i, (log_probs, relative) in zip(batch, scores, strict=True):
                 if not np.isfinite(log_probs).all():
@@ -194,6 +194,14 @@ def first_token(offsets: list[tuple[int, int]], start: int) -> int:
     return next((k for k, (_, end) in enumerate(offsets) if end > start and k), len(offsets))
 
 
+def batch_tokens(model: PreTrainedModel, memory: int | None) -> int:
+    """Return how many padded tokens fit into a batch whose logits take so many bytes."""
+    if memory is None:
+        # On a CPU, small arrays are used again and large ones are fetched from the system page by page.
+        memory = 2**26 if model.device.type == "cpu" else 2**30
+    return max(memory // (12 * model.config.get_text_config().vocab_size), 1)
+
+
 def length_batches(order: list[int], lengths: list[int], tokens: int) -> Iterator[list[int]]:
     """Cut an order of rising lengths into batches of at most so many padded tokens."""
     batch: list[int] = []
@@ -227,10 +235,20 @@ def _token_scores(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the scored tokens' log-probabilities, and how many deviations they are from the expected ones."""
     logits, ids, ends = asked_logits(model, rows, first)
-    log_probs = logits.log_softmax(-1)
-    own = log_probs.gather(-1, ids)[:, 0]
-    probs = log_probs.exp()
-    mean = (probs * log_probs).sum(-1)
-    deviation = ((probs * log_probs.square()).sum(-1) - mean.square()).clamp_min(1e-12).sqrt()
-    values = [value.double().cpu().numpy() for value in (own, (own - mean) / deviation)]
-    return [(values[0][a:b], values[1][a:b]) for a, b in zip([0, *ends], ends, strict=False)]
+    # A few rows at a time: what is computed in several steps stays in the cache.
+    step = max(2**19 // logits.shape[-1], 1)
+    parts = [_token_statistics(*part) for part in zip(logits.split(step), ids.split(step), strict=True)]
+    own, relative = (torch.cat(values).double().cpu().numpy() for values in zip(*parts, strict=True))
+    return [(own[a:b], relative[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
+
+
+def _token_statistics(logits: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return log p(id) [n] and its distance from the expected log-probability, in deviations [n]."""
+    logits = logits - logits.max(-1, keepdim=True).values
+    weights = logits.exp()
+    total = weights.sum(-1)
+    chosen = logits.gather(-1, ids)[:, 0]
+    mean = torch.linalg.vecdot(weights, logits) / total
+    # The spread of log-probabilities is that of the logits: they differ by one number.
+    variance = torch.linalg.vecdot(weights, logits.square_()) / total - mean.square()
+    return chosen - total.log(), (chosen - mean) / variance.clamp_min(1e-12).sqrt()

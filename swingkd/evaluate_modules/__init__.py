@@ -1,9 +1,9 @@
 """The measures as `evaluate` modules: they load by path, and each folder can be pushed to the Hub as it is.
 
-    >>> import evaluate
-    >>> recall = evaluate.load(module_path("pii_character_recall"))
-    >>> recall.compute(predictions=[[[0, 3]]], references=[[[0, 6]]])["recall"]
-    0.5
+>>> import evaluate
+>>> recall = evaluate.load(module_path("pii_character_recall"))
+>>> recall.compute(predictions=[[[0, 3]]], references=[[[0, 6]]])["recall"]
+0.5
 """
 
 from __future__ import annotations
