@@ -27,11 +27,21 @@ def test_python_blocks(tmp_path, monkeypatch, tokenizer):
     texts = Dataset.from_dict({"text": [f"hello ann, my pin is {1000 + 7 * i}. thank you." for i in range(200)]})
     texts.to_json("private.jsonl")
     namespace: dict = {}
-    assert len(blocks("python")) == 3
+    assert len(blocks("python")) == 4
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), namespace)
     assert (tmp_path / "out" / "student" / "model.safetensors").exists()
     assert len(namespace["with_canaries"]) == len(texts) + 55
+
+    Dataset.from_dict({"text": [f"hello bob, my pin is {3000 + 7 * i}. bye." for i in range(50)]}).to_json(
+        "other.jsonl"
+    )
+    tokenizer.save_pretrained("out/student")
+    (command,) = [block for block in blocks("bash") if "swingkd audit" in block]
+    result = CliRunner().invoke(app, [*shlex.split(command.replace("\\\n", " "))[1:], "--samples", "20"])
+    assert result.exit_code == 0, result.output
+    assert "membership of records: 200 in, 50 out" in result.output
+    assert (tmp_path / "out" / "audit" / "report.json").exists()
 
 
 def test_the_tag_command():
@@ -68,6 +78,6 @@ def test_make_targets_and_paths_exist():
         assert (root / path).exists(), path
 
 
-@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "LICENSE", "docs/methods.md"])
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "LICENSE", "docs/methods.md", "docs/audits.md"])
 def test_documents_exist(name):
     assert (Path(__file__).parents[1] / name).stat().st_size > 500

@@ -35,6 +35,7 @@ class ContinuationReport:
         p: that probability.
         texts: how many texts were long enough to be asked for.
         skipped: how many were not.
+        halves: no text was, so all were cut in the middle.
         names: which texts follow greedily, by the names of their records.
     """
 
@@ -43,6 +44,7 @@ class ContinuationReport:
     p: float
     texts: int
     skipped: int
+    halves: bool
     names: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,7 +80,8 @@ def extract_continuations(
         model: the model.
         tokenizer: its fast tokenizer.
         records: texts with a prompt are asked for all that follows it; of others, the first `prefix_tokens` are given
-            and the next `suffix_tokens` asked for, and shorter ones are skipped.
+            and the next `suffix_tokens` asked for, and shorter ones are skipped; where all are shorter, the first half
+            is given and the second asked for.
         prefix_tokens, suffix_tokens: see there.
         queries: numbers of samples.
         p: the probability with which a text must come up in so many samples.
@@ -87,15 +90,15 @@ def extract_continuations(
         progress: show a progress bar.
 
     Raises:
-        ValueError: no text is long enough, or the tokenizer belongs to another model.
+        ValueError: no text has two tokens, or the tokenizer belongs to another model.
     """
     check_tokenizer(model, tokenizer)
     rows, first, names = _split(tokenizer, records, prefix_tokens, suffix_tokens)
+    halves = not rows
+    if halves:
+        rows, first, names = _split(tokenizer, records, None, suffix_tokens)
     if not rows:
-        raise ValueError(
-            f"None of the {len(records)} texts has {prefix_tokens} + {suffix_tokens} tokens, so none can be "
-            "continued. Lower prefix_tokens or suffix_tokens, or give prompts and completions."
-        )
+        raise ValueError(f"None of the {len(records)} texts has two tokens to cut between.")
     greedy, log_probs = np.zeros(len(rows), bool), np.zeros(len(rows))
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     with evaluating(model), tqdm(total=len(rows), desc="Continuing texts", disable=not progress) as bar:
@@ -109,6 +112,7 @@ def extract_continuations(
         p=p,
         texts=len(rows),
         skipped=len(records) - len(rows),
+        halves=halves,
         names=tuple(names[i] for i in np.flatnonzero(greedy)),
     )
 
@@ -127,19 +131,25 @@ def needed_queries(log_probs: np.ndarray, p: float) -> np.ndarray:
 
 
 def _split(
-    tokenizer: PreTrainedTokenizerBase, records: TextRecords, prefix_tokens: int, suffix_tokens: int
+    tokenizer: PreTrainedTokenizerBase, records: TextRecords, prefix_tokens: int | None, suffix_tokens: int
 ) -> tuple[list[list[int]], list[int], list[str]]:
-    """Return ids to feed, the place of the first one that is asked for, and the records' names."""
+    """Return ids to feed, the place of the first one that is asked for, and the records' names.
+
+    Without `prefix_tokens`, texts are cut in the middle.
+    """
     encoded = tokenizer(records.texts, return_offsets_mapping=True, verbose=False)
     rows, places, names = [], [], []
     for ids, offsets, start, name in zip(
         encoded["input_ids"], encoded["offset_mapping"], records.starts, records.names, strict=True
     ):
         if start:
-            place = first_token(offsets, start)
+            place, wanted = first_token(offsets, start), len(ids)
+        elif prefix_tokens is None:
+            place, wanted = max(len(ids) // 2, 1), len(ids)
         else:
-            place, ids = prefix_tokens, ids[: prefix_tokens + suffix_tokens]
-        if place < len(ids) and (start or len(ids) == prefix_tokens + suffix_tokens):
+            place, wanted = prefix_tokens, prefix_tokens + suffix_tokens
+        if place < wanted <= len(ids):
+            ids = ids[:wanted]
             rows.append(ids)
             places.append(place)
             names.append(name)

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from swingkd.audit.continuation import ContinuationReport, extract_continuations
 from swingkd.audit.pii import (
     Guesses,
+    PrivateValue,
     ValueExtraction,
     extract_values,
     infer_values,
@@ -121,6 +122,10 @@ def audit_extraction(
     tagger = tagger or RuleTagger()
     records = text_records(texts, "texts")
     found: dict[str, Any] = {}
+    # Whether there is anything to ask for is known before the models are asked.
+    values = _values(texts, "texts", tagger, attacks)
+    if unseen is not None:
+        _values(unseen, "unseen texts", tagger, attacks)
     if "continuation" in attacks:
         found["continuation"] = extract_continuations(
             model, tokenizer, records, prefix_tokens=prefix_tokens, suffix_tokens=suffix_tokens, progress=progress
@@ -131,13 +136,10 @@ def audit_extraction(
             model, tokenizer, records.texts, tagger, unseen=others, samples=samples, seed=seed, progress=progress
         )
     common: dict[str, Any] = {"limit": limit, "max_length": max_length, "seed": seed, "progress": progress}
-    if {"reconstruction", "inference"} & set(attacks):
-        spans = texts["spans"][:] if isinstance(texts, Dataset) and "spans" in texts.column_names else None
-        values = private_values(records, spans, tagger)
-        if "reconstruction" in attacks:
-            found["reconstruction"] = reconstruct_values(model, tokenizer, values, tagger, **common)
-        if "inference" in attacks:
-            found["inference"] = infer_values(model, tokenizer, values, candidates=candidates, **common)
+    if "reconstruction" in attacks:
+        found["reconstruction"] = reconstruct_values(model, tokenizer, values, tagger, **common)
+    if "inference" in attacks:
+        found["inference"] = infer_values(model, tokenizer, values, candidates=candidates, **common)
     again = [attack for attack in attacks if attack != "values"]
     if unseen is not None and again:
         found["unseen"] = audit_extraction(
@@ -145,3 +147,18 @@ def audit_extraction(
             suffix_tokens=suffix_tokens, candidates=candidates, **common,
         )  # fmt: skip
     return ExtractionReport(**found)
+
+
+def _values(texts: Data, side: str, tagger: Tagger, attacks: Sequence[Attack]) -> list[PrivateValue]:
+    """Return the private values of texts, where an attack asks for them."""
+    records = text_records(texts, side)
+    if not {"reconstruction", "inference"} & set(attacks):
+        return []
+    spans = texts["spans"][:] if isinstance(texts, Dataset) and "spans" in texts.column_names else None
+    values = private_values(records, spans, tagger)
+    if not values:
+        raise ValueError(
+            f"No private value stands in the {side}. Give their spans or another tagger, or choose among the attacks "
+            "'continuation' and 'values'."
+        )
+    return values

@@ -230,25 +230,25 @@ def infer_values(
         model: a causal language model.
         tokenizer: its fast tokenizer.
         values: values in their texts; one that stands twice in its text is left out, since it can be copied.
-        candidates: how many, the true one among them.
+        candidates: how many, the true one among them; fewer where no kind of value has so many different ones.
         limit: ask for so many values, drawn by `seed`.
         max_length: longer texts are cut, in tokens.
         seed: of what is drawn.
         progress: show a progress bar.
 
     Raises:
-        ValueError: no kind has enough different values.
+        ValueError: no kind has two different values.
     """
     rng = np.random.default_rng(seed)
     pools: dict[str, list[str]] = {}
     for label in sorted({v.label for v in values}):
         pools[label] = sorted({v.value for v in values if v.label == label})
+    candidates = min(candidates, max(map(len, pools.values()), default=0))
     asked = [v for v in _askable(values) if len(pools[v.label]) >= candidates]
-    if not asked:
-        most = max(map(len, pools.values()), default=0)
+    if candidates < 2 or not asked:
         raise ValueError(
-            f"No kind of value has {candidates} different ones to choose among (the largest has {most}). Lower "
-            "candidates, or give more texts."
+            "No kind of private value has two different ones to choose between. Give more texts, their spans, or "
+            "another tagger."
         )
     asked = [asked[i] for i in rng.permutation(len(asked))[:limit]]
     lists = []

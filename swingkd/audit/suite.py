@@ -105,6 +105,10 @@ def audit_model(
     exposure = extraction_report = None
     membership: dict[str, MembershipReport] = {}
     epsilon: dict[str, dict[str, EpsilonLowerBound]] = {}
+    if private_text is not None:
+        extraction_report = audit_extraction(
+            model, processing_class, private_text, unseen=unseen_text, tagger=tagger, **common, **extraction
+        )
     if members is not None and nonmembers is not None:
         membership["records"] = audit_membership(
             model, processing_class, members, nonmembers, references=references, **common
@@ -124,10 +128,6 @@ def audit_model(
                     result.attack: membership[kind].epsilon(result.attack, delta=delta)
                     for result in membership[kind].results
                 }
-    if private_text is not None:
-        extraction_report = audit_extraction(
-            model, processing_class, private_text, unseen=unseen_text, tagger=tagger, **common, **extraction
-        )
     return AuditReport(exposure, membership, epsilon, extraction_report)
 
 

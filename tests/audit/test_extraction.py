@@ -131,6 +131,13 @@ def test_values_are_inferred_and_reconstructed_from_memory(parrot, tokenizer):
         assert guessed.by_label.keys() == {"PIN"}
 
 
+def test_short_texts_are_cut_in_the_middle_and_few_values_are_all_candidates(parrot, tokenizer):
+    report = audit_extraction(parrot, tokenizer, spans(SECRETS), attacks=["continuation", "inference"], progress=False)
+    assert report.continuation.halves
+    assert report.continuation.texts == 10
+    assert report.inference.chance == 0.1
+
+
 def test_what_can_be_copied_is_not_asked_for(parrot, tokenizer):
     texts = [f"{text} again: {text[10:14]}" for text in SECRETS]
     values = private_values(text_records(texts, "texts"), spans(texts)["spans"][:], RuleTagger())
@@ -151,12 +158,14 @@ def test_the_whole_call(parrot, tokenizer):
 
 
 def test_mistakes_are_named(parrot, tokenizer):
-    with pytest.raises(ValueError, match="None of the 10 texts has 50 \\+ 50 tokens"):
-        audit_extraction(parrot, tokenizer, SECRETS, attacks=["continuation"], progress=False)
+    with pytest.raises(ValueError, match="No private value stands in the texts"):
+        audit_extraction(parrot, tokenizer, ["hello ann"], attacks=["inference"], progress=False)
+    with pytest.raises(ValueError, match="No private value stands in the unseen texts"):
+        audit_extraction(parrot, tokenizer, SECRETS, unseen=["hello"], attacks=["inference"], progress=False)
     with pytest.raises(ValueError, match="choose some of continuation, values"):
         audit_extraction(parrot, tokenizer, SECRETS, attacks=["magic"], progress=False)
-    with pytest.raises(ValueError, match=r"No kind of value has 20 different ones .* has 10"):
-        audit_extraction(parrot, tokenizer, spans(SECRETS), attacks=["inference"], progress=False)
+    with pytest.raises(ValueError, match="No kind of private value has two different ones"):
+        audit_extraction(parrot, tokenizer, spans(SECRETS[:1]), attacks=["inference"], progress=False)
     outside = Dataset.from_dict({"text": ["hello ann"], "spans": [[{"start": 4, "end": 40, "label": "X"}]]})
     with pytest.raises(ValueError, match=r"texts\[0\]: the span 4..40 does not lie in its text of 9 characters"):
         audit_extraction(parrot, tokenizer, outside, attacks=["inference"], progress=False)
