@@ -21,7 +21,7 @@ from swingkd import PrivateDistillationTrainer, RuleTagger, audit_extraction, au
 from swingkd.audit import audit_canary_membership
 from swingkd.audit.shadows import shadow_halves
 from swingkd.data import DataSettings, prepare_dataset
-from swingkd.report import MetricsFile, exposure_rows, extraction_rows, membership_rows, row, write_audit_card
+from swingkd.report import MetricsFile, exposure_rows, extraction_rows, membership_rows, row, write_card
 
 
 class Audit:
@@ -131,7 +131,7 @@ class Audit:
             if PartialState().is_main_process:
                 self.metrics.add(rows)
         if PartialState().is_main_process:
-            write_audit_card(self.metrics.path, self.out)
+            write_card(self.metrics.path, self.out)
 
 
 def main(config: dict, only: list[str] | None = None) -> Path:

@@ -22,7 +22,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from swingkd.audit.exposure import Interval, proportion
 from swingkd.audit.records import TextRecords
-from swingkd.audit.scores import asked_logits, batch_tokens, check_tokenizer, evaluating, first_token, length_batches
+from swingkd.audit.scores import (
+    asked_logits,
+    batch_tokens,
+    check_tokenizer,
+    evaluating,
+    first_token,
+    length_batches,
+    longest_input,
+)
 
 
 @dataclass(frozen=True)
@@ -93,10 +101,11 @@ def extract_continuations(
         ValueError: no text has two tokens, or the tokenizer belongs to another model.
     """
     check_tokenizer(model, tokenizer)
-    rows, first, names = _split(tokenizer, records, prefix_tokens, suffix_tokens)
+    longest = longest_input(model, 2**20)
+    rows, first, names = _split(tokenizer, records, prefix_tokens, suffix_tokens, longest)
     halves = not rows
     if halves:
-        rows, first, names = _split(tokenizer, records, None, suffix_tokens)
+        rows, first, names = _split(tokenizer, records, None, suffix_tokens, longest)
     if not rows:
         raise ValueError(f"None of the {len(records)} texts has two tokens to cut between.")
     greedy, log_probs = np.zeros(len(rows), bool), np.zeros(len(rows))
@@ -131,7 +140,11 @@ def needed_queries(log_probs: np.ndarray, p: float) -> np.ndarray:
 
 
 def _split(
-    tokenizer: PreTrainedTokenizerBase, records: TextRecords, prefix_tokens: int | None, suffix_tokens: int
+    tokenizer: PreTrainedTokenizerBase,
+    records: TextRecords,
+    prefix_tokens: int | None,
+    suffix_tokens: int,
+    longest: int,
 ) -> tuple[list[list[int]], list[int], list[str]]:
     """Return ids to feed, the place of the first one that is asked for, and the records' names.
 
@@ -148,7 +161,7 @@ def _split(
             place, wanted = max(len(ids) // 2, 1), len(ids)
         else:
             place, wanted = prefix_tokens, prefix_tokens + suffix_tokens
-        if place < wanted <= len(ids):
+        if place < wanted <= min(len(ids), longest):
             ids = ids[:wanted]
             rows.append(ids)
             places.append(place)

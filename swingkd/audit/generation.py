@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from swingkd.audit.prefix_tree import leading_special_ids
-from swingkd.audit.scores import check_tokenizer, evaluating
+from swingkd.audit.scores import check_tokenizer, evaluating, longest_input
 
 
 @torch.inference_mode()
@@ -44,7 +44,9 @@ def sample_texts(
     start = leading_special_ids(tokenizer) or sorted(ends)[:1]
     if not start:
         raise ValueError("The tokenizer has no beginning- or end-of-sequence token to start a text with.")
-    room = model.config.get_text_config().max_position_embeddings - max_new_tokens
+    longest = longest_input(model, 2**20)
+    max_new_tokens = min(max_new_tokens, longest // 2)
+    room = longest - max_new_tokens
     ids = [start + tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
     # Prompts of one length stand together; a long one keeps its end.
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))

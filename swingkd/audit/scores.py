@@ -41,11 +41,16 @@ class RecordScores:
 
 
 def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a tokenizer that has more tokens than the model knows.
+    """Refuse a tokenizer that has more tokens than the model knows, or cannot say where they stand in a text.
 
     Raises:
-        ValueError: names both numbers.
+        ValueError: names both numbers, or the tokenizer.
     """
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"{type(tokenizer).__name__} cannot say where its tokens stand in a text. Give the fast tokenizer of the "
+            "model (a tokenizer.json)."
+        )
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise ValueError(
@@ -83,8 +88,7 @@ def score_texts(
     if not isinstance(records, TextRecords):
         records = TextRecords(list(records), [0] * len(records), [f"text {i}" for i in range(len(records))])
     check_tokenizer(model, processing_class)
-    longest = min(max_length, model.config.get_text_config().max_position_embeddings)
-    ids, first = _tokens(processing_class, records, longest)
+    ids, first = _tokens(processing_class, records, longest_input(model, max_length))
     found = np.zeros((4, len(ids)))
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     with evaluating(model), tqdm(total=len(ids), desc="Scoring texts", disable=not progress) as bar:
@@ -192,6 +196,11 @@ def _tokens(
 def first_token(offsets: list[tuple[int, int]], start: int) -> int:
     """Return the first token, after the very first, that reaches beyond a character; their number if none does."""
     return next((k for k, (_, end) in enumerate(offsets) if end > start and k), len(offsets))
+
+
+def longest_input(model: PreTrainedModel, limit: int) -> int:
+    """Return how many tokens a text may have; some models name no limit of their own."""
+    return min(limit, getattr(model.config.get_text_config(), "max_position_embeddings", None) or limit)
 
 
 def batch_tokens(model: PreTrainedModel, memory: int | None) -> int:

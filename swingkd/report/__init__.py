@@ -1,7 +1,6 @@
 """What is said: cards and figures made from measured results, and nothing else."""
 
 from swingkd.report.audit import audit_tables, roc_figure, write_audit
-from swingkd.report.audit_card import write_audit_card
 from swingkd.report.card import write_card
 from swingkd.report.metrics import MetricsFile, exposure_rows, extraction_rows, membership_rows, row
 from swingkd.report.plots import exposure_figure
@@ -20,6 +19,5 @@ __all__ = [
     "row",
     "summarise",
     "write_audit",
-    "write_audit_card",
     "write_card",
 ]

@@ -59,6 +59,11 @@ class AuditTable:
         return f"{value} [{form.format(found['low'])}, {form.format(found['high'])}]"
 
 
+def is_audit(metrics: dict[str, Any]) -> bool:
+    """Tell whether a run's rows are those of an audit: attacks on kinds of records."""
+    return any("attack=" in row["setting"] for row in metrics["rows"])
+
+
 def write_audit_card(metrics: str | Path, output_dir: str | Path) -> Path:
     """Write README.md, audit.png and metrics.json of an audit into a folder.
 
@@ -68,13 +73,8 @@ def write_audit_card(metrics: str | Path, output_dir: str | Path) -> Path:
 
     Returns:
         The path of the card.
-
-    Raises:
-        ValueError: nothing was measured yet.
     """
     content, folder = MetricsFile(metrics).read(), Path(output_dir)
-    if not content["rows"]:
-        raise ValueError("The run has measured nothing yet: metrics.json has no rows.")
     table = AuditTable(content["rows"])
     folder.mkdir(parents=True, exist_ok=True)
     _figure(table, content["run"], folder / "audit.png")

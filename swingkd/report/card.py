@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from swingkd.report.audit_card import is_audit, write_audit_card
 from swingkd.report.metrics import MetricsFile
 from swingkd.report.plots import exposure_figure
 from swingkd.report.summary import Summary, baseline, cut, summarise
@@ -20,7 +21,9 @@ _PUBLIC = "public"
 
 
 def write_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
-    """Write README.md, exposure.png and metrics.json of a run into a folder.
+    """Write README.md, a figure and metrics.json of a run into a folder.
+
+    The figure is exposure.png, or audit.png where every attack was run.
 
     Args:
         metrics: the run's metrics.json.
@@ -33,6 +36,8 @@ def write_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Pat
         ValueError: the file has no rows.
     """
     content, folder = MetricsFile(metrics).read(), Path(output_dir)
+    if is_audit(content):
+        return write_audit_card(metrics, output_dir)
     summaries = summarise(content)
     folder.mkdir(parents=True, exist_ok=True)
     exposure_figure(content, folder / "exposure.png")

@@ -15,7 +15,7 @@ from swingkd.report import (
     membership_rows,
     row,
     write_audit,
-    write_audit_card,
+    write_card,
 )
 from swingkd.report.audit_card import AuditTable, findings
 
@@ -61,7 +61,7 @@ def test_a_card_says_which_attack_gets_through(report, tmp_path):
         metrics.add([row(model, "split=test", "perplexity", 2.5), row(model, "canaries=published", "times_said", 7)])
         metrics.add(membership_rows(model, "records=canary_secrets", membership, by_coin=True))
         metrics.add(extraction_rows(model, "text=dialogues", report.extraction))
-    card = write_audit_card(metrics.path, tmp_path / "card").read_text()
+    card = write_card(metrics.path, tmp_path / "card").read_text()
     assert "`kd`, canaries, their secrets: loss" in card
     assert "get through; plain distillation teaches" in card
     loss = membership["loss"].tpr_at_1_fpr
@@ -69,7 +69,7 @@ def test_a_card_says_which_attack_gets_through(report, tmp_path):
     assert "not one record" in card  # the unit of the epsilon
     assert (tmp_path / "card" / "audit.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match="measured nothing yet"):
-        write_audit_card(MetricsFile(tmp_path / "none.json", "x", config).path, tmp_path / "card")
+        write_card(MetricsFile(tmp_path / "none.json", "x", config).path, tmp_path / "card")
 
 
 def test_findings_follow_the_numbers():
