@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def is_audit(metrics: dict[str, Any]) -> bool:
     return any("attack=" in row["setting"] for row in metrics["rows"])
 
 
-def write_audit_card(metrics: str | Path, output_dir: str | Path) -> Path:
+def write_audit_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
     """Write README.md, audit.png and metrics.json of an audit into a folder.
 
     Args:
