@@ -218,6 +218,10 @@ def audit(
     out: Annotated[Path, typer.Option(help="Where report.json and the figures go.")] = Path("out/audit"),
     prefix_tokens: Annotated[int, typer.Option(help="How much of a text is given to be continued.")] = 50,
     suffix_tokens: Annotated[int, typer.Option(help="How much of it is asked for.")] = 50,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(help="With --pii, only this: continuation, values, reconstruction or inference; several times."),
+    ] = None,
     samples: Annotated[int, typer.Option(help="How many texts to sample in search of private values.")] = 1000,
     candidates: Annotated[int, typer.Option(help="Among how many the model picks a private value.")] = 20,
     show_secrets: Annotated[
@@ -237,6 +241,7 @@ def audit(
 
     try:
         # What is read first is refused first: models take longer.
+        out.mkdir(parents=True, exist_ok=True)
         data: dict[str, Any] = {
             name: read_records(source) if source else None
             for name, source in (
@@ -244,11 +249,15 @@ def audit(
             )
         }  # fmt: skip
         canary_set = CanarySet.load(canaries) if canaries else None
+        extraction: dict[str, Any] | None = None
+        if pii:
+            extraction = {"prefix_tokens": prefix_tokens, "suffix_tokens": suffix_tokens, "samples": samples}
+            extraction |= {"candidates": candidates} | ({"attacks": attack} if attack else {})
         audited, processing = load_model(model)
         report = audit_model(
             audited, processing, **data, canaries=canary_set,
             references=[load_reference(name, processing) for name in reference or []],
-            prefix_tokens=prefix_tokens, suffix_tokens=suffix_tokens, samples=samples, candidates=candidates,
+            extraction=extraction,
         )  # fmt: skip
     except (ValueError, OSError, DatasetsError) as error:
         raise _fail(str(error)) from error

@@ -66,7 +66,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def tiny_model(vocabulary: int, hidden: int = 16, seed: int = 0, **options) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 2 * hidden}
-    config = LlamaConfig(vocab_size=vocabulary, hidden_size=hidden, max_position_embeddings=256, **(sizes | options))
+    sizes |= {"max_position_embeddings": 256} | options
+    config = LlamaConfig(vocab_size=vocabulary, hidden_size=hidden, **sizes)
     return LlamaForCausalLM(config)
 
 

@@ -180,6 +180,11 @@ def test_audit_names_the_file_and_the_line(project, tokenizer):
     assert result.exit_code == 2
     assert "There are no nonmembers" in result.stderr
     assert "nothing to audit with" in audit(project).stderr
+    assert "holds no canaries" in audit(project, "--canaries", paths["good"]).stderr
+    (project / "audit").rmdir()
+    (project / "audit").write_text("")  # where the report should go
+    result = audit(project, "--members", paths["good"], "--nonmembers", paths["same"])
+    assert result.exit_code == 2
 
 
 def test_audit_refuses_a_reference_with_another_tokenizer(project, tokenizer):
@@ -211,8 +216,11 @@ def test_audit_of_an_adapter(project, student):
     adapted.peft_config["default"].base_model_name_or_path = str(project / "student")
     adapted.save_pretrained(project / "adapter")
     AutoTokenizer.from_pretrained(project / "student").save_pretrained(project / "adapter")
-    model, _ = load_model(str(project / "adapter"))
+    for path in (project / "adapter").glob("tokenizer*"):
+        path.unlink()  # as peft saves it
+    model, own = load_model(str(project / "adapter"))
     assert model.can_generate()
+    assert len(own) > 200
     student.model.save_pretrained(project / "headless")
     with pytest.raises(ValueError, match="is a LlamaModel"):
         load_model(str(project / "headless"))

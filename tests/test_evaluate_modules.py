@@ -20,6 +20,8 @@ def test_exposure():
     assert found["exposure"] == pytest.approx(3.0)
     modelled = exposure.compute(predictions=[5.0], references=references[:1], method="modelled")
     assert modelled["exposure"] > 4
+    with pytest.raises(ValueError, match="Secret 0 has no references"):
+        exposure.compute(predictions=[0.0], references=[[]])
     with pytest.raises(ValueError, match="method='magic' is not known"):
         exposure.compute(predictions=[0.0], references=references[:1], method="magic")
 

@@ -8,7 +8,7 @@ halves of them: lira (Carlini et al. 2022, arXiv 2112.03570).
 from __future__ import annotations
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 
 def ratio_scores(target: np.ndarray, references: np.ndarray) -> np.ndarray:
@@ -30,7 +30,7 @@ def rmia_scores(
     Args:
         target: [n] the model's mean log-likelihoods of the records.
         references: [models, n] those of reference models that saw none of them.
-        population_target: [z] the model's, of a population of other records.
+        population_target: [z] the model's, of the population that is to be dominated.
         population_references: [models, z].
         gamma: how much likelier a record must have become than one of the population.
         offline: the a of p(x) = ((1 + a) p_out(x) + 1 - a) / 2, which stands in for models that saw x; the paper's
@@ -38,8 +38,9 @@ def rmia_scores(
     """
 
     def ratio(own: np.ndarray, others: np.ndarray) -> np.ndarray:
-        average = ((1 + offline) * np.exp(others).mean(0) + 1 - offline) / 2
-        return own - np.log(average)
+        mean = special.logsumexp(others, axis=0) - np.log(len(others))
+        with np.errstate(divide="ignore"):
+            return own - np.logaddexp(mean + np.log((1 + offline) / 2), np.log((1 - offline) / 2))
 
     records, population = ratio(target, references), np.sort(ratio(population_target, population_references))
     return np.searchsorted(population, records - np.log(gamma), side="right") / len(population)
@@ -74,4 +75,5 @@ def lira_scores(target: np.ndarray, shadows: np.ndarray, inside: np.ndarray, *, 
     outside = stats.norm.logpdf(target, means[False], deviations[False])
     if online:
         return stats.norm.logpdf(target, means[True], deviations[True]) - outside
-    return stats.norm.logcdf(target, means[False], deviations[False])
+    # In the order of the Gaussian's tail, which would round to ties where a record is remembered best.
+    return (target - means[False]) / deviations[False]

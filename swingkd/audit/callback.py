@@ -8,7 +8,7 @@ from transformers import Trainer, TrainerCallback
 
 from swingkd.audit.canaries import CanarySet
 from swingkd.audit.exposure import ExposureReport, measure_exposure
-from swingkd.audit.membership import audit_membership
+from swingkd.audit.membership import audit_membership, membership_records
 from swingkd.audit.records import Data
 
 
@@ -48,6 +48,9 @@ class PrivacyAuditCallback(TrainerCallback):
             raise ValueError("There is nothing to audit with. Give canaries, or members and nonmembers.")
         if trainer.processing_class is None:
             raise ValueError("The trainer has no processing_class. Give it the model's tokenizer or image processor.")
+        if members is not None and nonmembers is not None:
+            # Now, and not at the first evaluation, hours from here.
+            membership_records(trainer.model, members, nonmembers)
         self.trainer = trainer
         self.canaries = canaries.head(exposure_canaries) if canaries else None
         self.members, self.nonmembers = members, nonmembers

@@ -228,14 +228,22 @@ class CanarySet:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> CanarySet:
-        """Read a set that `save` wrote."""
-        raw = json.loads(Path(path).read_text())
-        return cls(
-            raw["template"],
-            raw["kind"],
-            tuple(tuple(slot) for slot in raw["slots"]),
-            tuple(Canary(**canary) for canary in raw["canaries"]),
-        )
+        """Read a set that `save` wrote.
+
+        Raises:
+            ValueError: the file is something else.
+        """
+        try:
+            raw = json.loads(Path(path).read_text())
+            return cls(
+                raw["template"],
+                raw["kind"],
+                tuple(tuple(slot) for slot in raw["slots"]),
+                tuple(Canary(**canary) for canary in raw["canaries"]),
+            )
+        except (json.JSONDecodeError, KeyError, TypeError):
+            # Not with their words, which may quote a secret.
+            raise ValueError(f"{path} holds no canaries. Give the file that CanarySet.save wrote.") from None
 
     def __repr__(self) -> str:
         return f"CanarySet(template={self.template!r}, kind={self.kind!r}, canaries={len(self.canaries)})"

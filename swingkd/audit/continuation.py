@@ -61,9 +61,11 @@ class ContinuationReport:
 
     def __str__(self) -> str:
         queries = ", ".join(f"{share:.1%} in {n}" for n, share in self.sampled.items())
+        how = " cut in the middle" if self.halves else ""
+        how += f" ({self.skipped} were too short)" if self.skipped else ""
         return (
             f"continued word for word: {self.greedy.value:.1%} [{self.greedy.low:.1%}, {self.greedy.high:.1%}] of "
-            f"{self.texts} texts; with probability {self.p:g} in n samples: {queries}"
+            f"{self.texts} texts{how}; with probability {self.p:g} in n samples: {queries}"
         )
 
 
@@ -75,6 +77,7 @@ def extract_continuations(
     *,
     prefix_tokens: int = 50,
     suffix_tokens: int = 50,
+    in_halves: bool | None = None,
     queries: tuple[int, ...] = (1, 10, 100, 1000),
     p: float = 0.5,
     temperature: float = 1.0,
@@ -91,6 +94,7 @@ def extract_continuations(
             and the next `suffix_tokens` asked for, and shorter ones are skipped; where all are shorter, the first half
             is given and the second asked for.
         prefix_tokens, suffix_tokens: see there.
+        in_halves: cut texts in the middle, or not; default: where none is long enough.
         queries: numbers of samples.
         p: the probability with which a text must come up in so many samples.
         temperature, top_k: how the model is sampled.
@@ -101,13 +105,21 @@ def extract_continuations(
         ValueError: no text has two tokens, or the tokenizer belongs to another model.
     """
     check_tokenizer(model, tokenizer)
+    if prefix_tokens < 1 or suffix_tokens < 1 or not 0 < p < 1 or temperature <= 0:
+        raise ValueError(
+            f"prefix_tokens={prefix_tokens} and suffix_tokens={suffix_tokens} must be at least 1, p={p} lie in "
+            f"(0, 1) and temperature={temperature} be positive."
+        )
     longest = longest_input(model, 2**20)
-    rows, first, names = _split(tokenizer, records, prefix_tokens, suffix_tokens, longest)
-    halves = not rows
-    if halves:
+    halves = bool(in_halves)
+    rows, first, names = _split(tokenizer, records, None if halves else prefix_tokens, suffix_tokens, longest)
+    if not rows and in_halves is None:
+        halves = True
         rows, first, names = _split(tokenizer, records, None, suffix_tokens, longest)
     if not rows:
-        raise ValueError(f"None of the {len(records)} texts has two tokens to cut between.")
+        raise ValueError(
+            f"None of the {len(records)} texts is long enough to be continued, and short enough for the model."
+        )
     greedy, log_probs = np.zeros(len(rows), bool), np.zeros(len(rows))
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     with evaluating(model), tqdm(total=len(rows), desc="Continuing texts", disable=not progress) as bar:
@@ -174,9 +186,9 @@ def _suffix_scores(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return each row's log-probability to be sampled from `first` on, and whether greedy decoding gives it."""
     logits, ids, ends = asked_logits(model, rows, first)
-    best = logits.gather(-1, ids)[:, 0] >= logits.max(-1).values
+    best = logits.argmax(-1) == ids[:, 0]
     if top_k is not None:
         logits = logits.masked_fill(logits < logits.topk(min(top_k, logits.shape[-1])).values[:, -1:], -torch.inf)
-    log_probs = (logits / temperature).log_softmax(-1).gather(-1, ids)[:, 0].double().cpu().numpy()
+    log_probs = (logits / temperature).log_softmax(-1).gather(-1, ids)[:, 0].cpu().double().numpy()
     starts = [0, *ends[:-1]]
     return np.add.reduceat(log_probs, starts), np.logical_and.reduceat(best.cpu().numpy(), starts)

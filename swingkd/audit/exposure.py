@@ -129,7 +129,11 @@ class ExposureReport:
         return {**asdict(self), "canaries": [asdict(c) for c in self.canaries], "levels": levels}
 
     def __str__(self) -> str:
-        lines = [f"exposure in bits ({self.method}, at most {self.maximum:.2f})"]
+        limit = f"at most {self.maximum:.2f}"
+        if self.fit_p_values:
+            bad = sum(p < 0.01 for p in self.fit_p_values)
+            limit = f"the fit is bad (p < 0.01) for {bad} of {len(self.fit_p_values)} canaries"
+        lines = [f"exposure in bits ({self.method}, {limit})"]
         for level in self.levels:
             mean = self.mean(level)
             name = f"{level} copies" if level else "controls"

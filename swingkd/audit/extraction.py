@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from datasets import Dataset
@@ -14,6 +14,8 @@ from swingkd.audit.pii import (
     Guesses,
     PrivateValue,
     ValueExtraction,
+    askable_values,
+    candidate_pools,
     extract_values,
     infer_values,
     private_values,
@@ -107,7 +109,7 @@ def audit_extraction(
         prefix_tokens: how much of a text is given for its continuation.
         suffix_tokens: how much of it is asked for.
         samples: how many texts to sample in search of private values.
-        candidates: among how many the model picks a value.
+        candidates: among how many the model picks a value; fewer where no kind of value has so many different ones.
         limit: how many values to reconstruct and to infer.
         max_length: longer texts are cut, in tokens.
         seed: of samples and candidates.
@@ -119,46 +121,64 @@ def audit_extraction(
     wrong = set(attacks) - set(ATTACKS)
     if wrong or not attacks:
         raise ValueError(f"attacks={list(attacks)!r}: choose some of {', '.join(ATTACKS)}.")
-    tagger = tagger or RuleTagger()
-    records = text_records(texts, "texts")
-    found: dict[str, Any] = {}
-    # Whether there is anything to ask for is known before the models are asked.
-    values = _values(texts, "texts", tagger, attacks)
-    if unseen is not None:
-        _values(unseen, "unseen texts", tagger, attacks)
-    if "continuation" in attacks:
-        found["continuation"] = extract_continuations(
-            model, tokenizer, records, prefix_tokens=prefix_tokens, suffix_tokens=suffix_tokens, progress=progress
-        )
-    if "values" in attacks:
-        others = text_records(unseen, "unseen texts").texts if unseen is not None else None
-        found["values"] = extract_values(
-            model, tokenizer, records.texts, tagger, unseen=others, samples=samples, seed=seed, progress=progress
-        )
-    common: dict[str, Any] = {"limit": limit, "max_length": max_length, "seed": seed, "progress": progress}
-    if "reconstruction" in attacks:
-        found["reconstruction"] = reconstruct_values(model, tokenizer, values, tagger, **common)
-    if "inference" in attacks:
-        found["inference"] = infer_values(model, tokenizer, values, candidates=candidates, **common)
-    again = [attack for attack in attacks if attack != "values"]
-    if unseen is not None and again:
-        found["unseen"] = audit_extraction(
-            model, tokenizer, unseen, tagger=tagger, attacks=again, prefix_tokens=prefix_tokens,
-            suffix_tokens=suffix_tokens, candidates=candidates, **common,
-        )  # fmt: skip
-    return ExtractionReport(**found)
-
-
-def _values(texts: Data, side: str, tagger: Tagger, attacks: Sequence[Attack]) -> list[PrivateValue]:
-    """Return the private values of texts, where an attack asks for them."""
-    records = text_records(texts, side)
-    if not {"reconstruction", "inference"} & set(attacks):
-        return []
-    spans = texts["spans"][:] if isinstance(texts, Dataset) and "spans" in texts.column_names else None
-    values = private_values(records, spans, tagger)
-    if not values:
+    if candidates < 2 or limit < 1 or samples < 1:
         raise ValueError(
-            f"No private value stands in the {side}. Give their spans or another tagger, or choose among the attacks "
-            "'continuation' and 'values'."
+            f"candidates={candidates} must be at least 2, limit={limit} and samples={samples} at least 1."
         )
-    return values
+    tagger = tagger or RuleTagger()
+    # Whether there is anything to ask for is known before the models are asked, and both sides are asked the same.
+    given = [(texts, "texts")] + ([(unseen, "unseen texts")] if unseen is not None else [])
+    sides = [_Side(data, name, tagger, attacks) for data, name in given]
+    candidates = min(candidates, *(side.choice for side in sides))
+    reports: list[ExtractionReport] = []
+    halves = None
+    for side in sides:
+        found: dict[str, Any] = {}
+        common: dict[str, Any] = {"limit": limit, "max_length": max_length, "seed": seed, "progress": progress}
+        if "continuation" in attacks:
+            found["continuation"] = extract_continuations(
+                model, tokenizer, side.records, prefix_tokens=prefix_tokens, suffix_tokens=suffix_tokens,
+                in_halves=halves, progress=progress,
+            )  # fmt: skip
+            halves = found["continuation"].halves
+        if "values" in attacks and side is sides[0]:
+            others = sides[1].records.texts if unseen is not None else None
+            found["values"] = extract_values(
+                model, tokenizer, side.records.texts, tagger, unseen=others, samples=samples, seed=seed,
+                progress=progress,
+            )  # fmt: skip
+        if "reconstruction" in attacks:
+            found["reconstruction"] = reconstruct_values(model, tokenizer, side.values, tagger, **common)
+        if "inference" in attacks:
+            found["inference"] = infer_values(model, tokenizer, side.values, candidates=candidates, **common)
+        reports.append(ExtractionReport(**found))
+    if unseen is not None and set(attacks) != {"values"}:
+        return replace(reports[0], unseen=reports[1])
+    return reports[0]
+
+
+class _Side:
+    """Texts that are asked for, and the private values in them."""
+
+    def __init__(self, data: Data, name: str, tagger: Tagger, attacks: Sequence[Attack]):
+        self.records = text_records(data, name)
+        self.values: list[PrivateValue] = []
+        self.choice = 2**31  # among how many candidates a value can be picked
+        if not {"reconstruction", "inference"} & set(attacks):
+            return
+        spans = data["spans"][:] if isinstance(data, Dataset) and "spans" in data.column_names else None
+        self.values = private_values(self.records, spans, tagger)
+        asked = askable_values(self.values)
+        if not asked:
+            raise ValueError(
+                f"No private value that could be asked for stands in the {name}. Give their spans or another tagger, "
+                "or choose among the attacks 'continuation' and 'values'."
+            )
+        if "inference" in attacks:
+            pools = candidate_pools(self.values)
+            self.choice = max(len(pools[value.label]) for value in asked)
+            if self.choice < 2:
+                raise ValueError(
+                    f"No kind of private value in the {name} has two different ones to choose between. Give more "
+                    "texts, or leave out the attack 'inference'."
+                )

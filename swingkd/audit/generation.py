@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,6 +21,7 @@ def sample_texts(
     *,
     max_new_tokens: int,
     top_k: int = 40,
+    several: bool = False,
     batch_size: int = 64,
     seed: int = 0,
     progress: bool = True,
@@ -30,8 +32,10 @@ def sample_texts(
         model: a causal language model.
         tokenizer: its tokenizer.
         prompts: the beginnings; "" starts a text of its own.
-        max_new_tokens: length of a continuation; it ends earlier where the model ends the text or begins another.
+        max_new_tokens: length of a continuation; it ends earlier where the model ends the text.
         top_k: sample among so many likeliest tokens.
+        several: go on where the model ends a text and begins another, as models do that were trained on packed texts
+            (the later ones are more like their training); the texts are put on lines of their own.
         batch_size: prompts at a time.
         seed: of the samples; torch's own generator is left as it was.
         progress: show a progress bar.
@@ -41,13 +45,20 @@ def sample_texts(
     """
     check_tokenizer(model, tokenizer)
     ends = {tokenizer.eos_token_id, tokenizer.bos_token_id} - {None}
-    start = leading_special_ids(tokenizer) or sorted(ends)[:1]
+    own = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    start = leading_special_ids(tokenizer) or ([own] if own is not None else [])
     if not start:
         raise ValueError("The tokenizer has no beginning- or end-of-sequence token to start a text with.")
     longest = longest_input(model, 2**20)
     max_new_tokens = min(max_new_tokens, longest // 2)
     room = longest - max_new_tokens
     ids = [start + tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+    # All of it said here: a model's own settings (beams, a repetition penalty) would sample something else.
+    settings = {
+        "do_sample": True, "top_k": top_k, "top_p": 1.0, "min_p": None, "temperature": 1.0, "num_beams": 1,
+        "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "max_new_tokens": max_new_tokens,
+        "eos_token_id": None if several else sorted(ends), "pad_token_id": sorted(ends)[0],
+    }  # fmt: skip
     # Prompts of one length stand together; a long one keeps its end.
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     found = [""] * len(ids)
@@ -64,12 +75,10 @@ def sample_texts(
             width = max(map(len, rows))
             inputs = torch.tensor([[start[0]] * (width - len(row)) + row for row in rows], device=model.device)
             mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
-            drawn = model.generate(
-                input_ids=inputs, attention_mask=mask, do_sample=True, top_k=top_k, top_p=1.0, temperature=1.0,
-                max_new_tokens=max_new_tokens, eos_token_id=sorted(ends), pad_token_id=sorted(ends)[0],
-            )  # fmt: skip
-            texts = tokenizer.batch_decode(drawn[:, width:], skip_special_tokens=True)
-            for i, text in zip(batch, texts, strict=True):
-                found[i] = text
+            drawn = model.generate(input_ids=inputs, attention_mask=mask, **settings)
+            for i, row in zip(batch, drawn[:, width:].cpu().numpy(), strict=True):
+                pieces = np.split(row, np.flatnonzero(np.isin(row, sorted(ends))))
+                texts = tokenizer.batch_decode(pieces if several else pieces[:1], skip_special_tokens=True)
+                found[i] = "\n".join(text for text in texts if text or not several)
             bar.update(len(batch))
     return found

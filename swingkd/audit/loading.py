@@ -24,6 +24,8 @@ _KINDS = (
     ("ForImageClassification", AutoModelForImageClassification, AutoImageProcessor),
 )
 
+_ADAPTERS = {"CAUSAL_LM": "ForCausalLM", "SEQ_CLS": "ForSequenceClassification"}
+
 
 def load_model(name: str) -> tuple[PreTrainedModel, Any]:
     """Load a causal language model, a sequence classifier or an image classifier, and what prepares its input.
@@ -34,17 +36,25 @@ def load_model(name: str) -> tuple[PreTrainedModel, Any]:
     Raises:
         ValueError: the model is of another kind.
     """
-    adapter = find_adapter_config_file(name)
-    base = PeftConfig.from_pretrained(name).base_model_name_or_path if adapter else name
-    architectures = AutoConfig.from_pretrained(base).architectures or ["none given"]
+    base, kind = name, None
+    if find_adapter_config_file(name):
+        adapter = PeftConfig.from_pretrained(name)
+        # What the adapter was trained for says more than what its base is.
+        base, kind = adapter.base_model_name_or_path, _ADAPTERS.get(str(adapter.task_type).rpartition(".")[2])
+    kind = kind or (AutoConfig.from_pretrained(base).architectures or ["none given"])[0]
     for ending, model_class, processing_class in _KINDS:
-        if architectures[0].endswith(ending):
+        if kind.endswith(ending):
             model = model_class.from_pretrained(name, dtype=torch.float32)
             if torch.cuda.is_available():
                 model.to("cuda")
-            return model.eval(), processing_class.from_pretrained(name)
+            try:
+                return model.eval(), processing_class.from_pretrained(name)
+            except (OSError, ValueError):
+                if base == name:
+                    raise
+                return model.eval(), processing_class.from_pretrained(base)  # adapters come without a tokenizer
     raise ValueError(
-        f"{name} is a {architectures[0]}. Audited can be causal language models (…ForCausalLM), sequence classifiers "
+        f"{name} is a {kind}. Audited can be causal language models (…ForCausalLM), sequence classifiers "
         "and image classifiers."
     )
 

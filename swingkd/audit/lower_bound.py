@@ -29,7 +29,7 @@ class EpsilonLowerBound:
         delta: the delta it belongs to.
         confidence: with which it holds.
         method: how it was computed.
-        canaries: how many were in or out by coin.
+        canaries: how many of those that were in or out by coin it was measured on: a half.
         guesses: how many guesses were made, and how many of them were right.
     """
 
@@ -85,8 +85,10 @@ def epsilon_lower_bound(
         raise ValueError("method='f_dp' needs delta > 0: a Gaussian trade-off has no finite epsilon at delta = 0.")
     bound = _METHODS[method]
     rng = np.random.default_rng(seed)
-    halves = [np.array_split(rng.permutation(side), 2) for side in sides]
-    choose, measure = ((halves[0][half], halves[1][half]) for half in (0, 1))
+    scores, inserted = np.concatenate(sides), np.repeat([True, False], [len(side) for side in sides])
+    # All canaries are mixed: on each half, the coin still decided who was in.
+    halves = np.array_split(rng.permutation(len(scores)), 2)
+    choose, measure = ((scores[half][inserted[half]], scores[half][~inserted[half]]) for half in halves)
     # The best cut for one audit of one run is a good one for the other, which takes far longer to compute.
     quick = _one_run if method == "f_dp" else bound
     cut = max(_cuts(*choose), key=lambda pair: quick(_count(*choose, pair), delta, confidence))
@@ -222,6 +224,8 @@ def _rates(counts: _Counts, confidence: float) -> list[tuple[float, float]]:
         (counts.true_in, counts.inside, counts.false_in, counts.outside),
         (counts.true_out, counts.outside, counts.false_out, counts.inside),
     ):
+        if not of_true or not of_false:
+            continue  # a half of very few canaries
         # One-sided intervals, two of them, for both ends: a quarter of the error each.
         level = 1 - (1 - confidence) / 4
         low = stats.binomtest(true, of_true, alternative="greater").proportion_ci(level, "exact").low
@@ -237,7 +241,7 @@ def _clopper_pearson(counts: _Counts, delta: float, confidence: float) -> float:
 
 
 def _gdp(counts: _Counts, delta: float, confidence: float) -> float:
-    mu = max(stats.norm.ppf(low) - stats.norm.ppf(high) for low, high in _rates(counts, confidence))
+    mu = max([0.0, *(stats.norm.ppf(low) - stats.norm.ppf(high) for low, high in _rates(counts, confidence))])
     if not mu > 0 or not math.isfinite(mu):
         return 0.0
     return _largest(lambda epsilon: gdp_delta(epsilon, mu) <= delta)

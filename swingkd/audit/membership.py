@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from swingkd.audit.attacks import lira_scores, ratio_scores, rmia_scores
 from swingkd.audit.exposure import Interval
 from swingkd.audit.lower_bound import EpsilonLowerBound, Method, epsilon_lower_bound
 from swingkd.audit.records import Data, labelled_records, refuse_overlap, text_records
-from swingkd.audit.scores import RecordScores, score_labels, score_texts
+from swingkd.audit.scores import RecordScores, longest_input, score_labels, score_texts
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,9 @@ class MembershipResult:
     Args:
         attack: its name.
         auc: area under the ROC curve; 0.5 is chance.
-        balanced_accuracy: of the best cut.
-        tpr_at_1_fpr, tpr_at_01_fpr: share of the members found at 1 % and at 0.1 % false alarms.
+        balanced_accuracy: of the cut that is best on one half of the records, measured on the other.
+        tpr_at_1_fpr, tpr_at_01_fpr: share of the members found at 1 % and at 0.1 % false alarms, or, where there are
+            fewer than 100 or 1,000 nonmembers, above the highest of them.
         members, nonmembers: how many records.
     """
 
@@ -36,6 +37,10 @@ class MembershipResult:
     tpr_at_01_fpr: Interval
     members: int
     nonmembers: int
+
+    def chance(self, rate: float) -> float:
+        """Return the true positive rate that guessing has at a false positive rate, given so many nonmembers."""
+        return chance_rate(rate, self.nonmembers)
 
 
 @dataclass(frozen=True)
@@ -68,11 +73,19 @@ class MembershipReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the results as plain types."""
-        return {"results": [asdict(result) for result in self.results]}
+        return {
+            "results": [
+                asdict(result) | {"chance_at_1_fpr": result.chance(0.01), "chance_at_01_fpr": result.chance(0.001)}
+                for result in self.results
+            ]
+        }
 
     def __str__(self) -> str:
         first = self.results[0]
-        lines = [f"{first.members} members, {first.nonmembers} others; 95 % intervals; chance: AUC 0.5, TPR = FPR"]
+        lines = [
+            f"{first.members} members, {first.nonmembers} others; 95 % intervals; chance: AUC 0.5, TPR "
+            f"{first.chance(0.01):.3f}"
+        ]
         for r in self.results:
             lines.append(
                 f"{r.attack:>14}: AUC {r.auc.value:.3f} [{r.auc.low:.3f}, {r.auc.high:.3f}]  TPR at 1 % FPR "
@@ -118,14 +131,15 @@ def audit_membership(
             gives no finite logits for it; a tokenizer that does not belong to the model.
     """
     is_text = model.can_generate()
-    inside, outside = (
-        text_records(data, side) if is_text else labelled_records(data, side, model.config)
-        for data, side in ((members, "members"), (nonmembers, "nonmembers"))
-    )
-    refuse_overlap(inside, outside)
-    both: Any = inside + outside  # type: ignore[operator]  # of one kind
+    # All models see the same part of a text.
+    max_length = min(longest_input(asked, max_length) for asked in (model, *references))
+    both = membership_records(model, members, nonmembers)
 
     def score(asked: PreTrainedModel) -> RecordScores:
+        if not is_text and asked.config.num_labels != model.config.num_labels:
+            raise ValueError(
+                f"A reference or shadow has {asked.config.num_labels} classes, the model {model.config.num_labels}."
+            )
         scored = score_texts if is_text else score_labels
         return scored(asked, processing_class, both, max_length=max_length, progress=progress)
 
@@ -136,7 +150,14 @@ def audit_membership(
         scores["ratio"] = ratio_scores(own.log_likelihood, others)
         # The population to be dominated: all records, so that the attack does not know who is in.
         scores["rmia"] = rmia_scores(own.log_likelihood, others, own.log_likelihood, others)
-    trained = [(score(shadow).statistic, seen) for shadow, seen in shadows]
+    trained = []
+    for shadow, seen in shadows:
+        if np.shape(seen) != (len(both),) or np.asarray(seen).dtype != bool:
+            raise ValueError(
+                f"A shadow's mask has shape {np.shape(seen)}; one bool for each of the {len(both)} records is needed, "
+                "members first."
+            )
+        trained.append((score(shadow).statistic, seen))
     if trained:
         statistics, seen = (np.array(side) for side in zip(*trained, strict=True))
         for name, online in (("lira", True), ("lira_offline", False)):
@@ -144,6 +165,20 @@ def audit_membership(
     split = {name: (values[: len(members)], values[len(members) :]) for name, values in scores.items()}
     results = [evaluate_attack(name, *sides, resamples=resamples, seed=seed) for name, sides in split.items()]
     return MembershipReport(tuple(results), split)
+
+
+def membership_records(model: PreTrainedModel, members: Data, nonmembers: Data) -> Any:
+    """Return all records, members first, as texts or labelled examples, whichever the model takes.
+
+    Raises:
+        ValueError: as for `audit_membership`.
+    """
+    inside, outside = (
+        text_records(data, side) if model.can_generate() else labelled_records(data, side, model.config)
+        for data, side in ((members, "members"), (nonmembers, "nonmembers"))
+    )
+    refuse_overlap(inside, outside)
+    return inside + outside  # type: ignore[operator]  # both are of one kind
 
 
 def evaluate_attack(
@@ -159,19 +194,45 @@ def evaluate_attack(
             raise ValueError(f"There are no {name}: an attack needs records of both kinds.")
         if not np.isfinite(side).all():
             raise ValueError(f"{int((~np.isfinite(side)).sum())} of {len(side)} {name} have no finite {attack} score.")
-    values = attack_quality(members, nonmembers)
+    sides = [np.asarray(side, np.float64) for side in (members, nonmembers)]
+    auc, tpr, tpr_small = _bootstrap(attack_quality, sides, resamples, seed)
+    (accuracy,) = _bootstrap(_accuracy, _hits_of_the_best_cut(sides[0], sides[1], seed), resamples, seed)
+    return MembershipResult(attack, auc, accuracy, tpr, tpr_small, len(members), len(nonmembers))
+
+
+def chance_rate(rate: float, nonmembers: int) -> float:
+    """Return the expected true positive rate of guessing where the highest `rate` of n scores are allowed above."""
+    return (int(rate * nonmembers) + 1) / (nonmembers + 1)
+
+
+def _bootstrap(statistic: Callable, sides: Sequence[np.ndarray], resamples: int, seed: int) -> list[Interval]:
+    """Return a statistic's values with their percentile intervals."""
     # The library refuses a sample of one; resampled, it is itself.
-    sides = [np.repeat(side, 2) if len(side) == 1 else side for side in (members, nonmembers)]
+    doubled = [np.repeat(side, 2) if len(side) == 1 else side for side in sides]
     drawn = stats.bootstrap(
-        sides, attack_quality, method="percentile", n_resamples=resamples, batch=max(2**20 // sum(map(len, sides)), 1),
+        doubled, statistic, method="percentile", n_resamples=resamples, batch=max(2**20 // sum(map(len, doubled)), 1),
         vectorized=True, rng=np.random.default_rng(seed),
     ).confidence_interval  # fmt: skip
-    count = len(members) + len(nonmembers)
-    auc, accuracy, tpr, tpr_small = (
+    count = sum(map(len, sides))
+    return [
         Interval(float(value), float(low), float(high), count)
-        for value, low, high in zip(values, drawn.low, drawn.high, strict=True)
-    )
-    return MembershipResult(attack, auc, accuracy, tpr, tpr_small, len(members), len(nonmembers))
+        for value, low, high in zip(statistic(*sides), drawn.low, drawn.high, strict=True)
+    ]
+
+
+def _hits_of_the_best_cut(members: np.ndarray, nonmembers: np.ndarray, seed: int) -> list[np.ndarray]:
+    """Choose a cut on one half of the records; return which of the other half it gets right, members and others."""
+    rng = np.random.default_rng(seed)
+    # A side of one record has to do for both halves.
+    halves = [np.array_split(rng.permutation(np.resize(side, max(len(side), 2))), 2) for side in (members, nonmembers)]
+    cuts = np.unique(np.concatenate([halves[0][0], halves[1][0]]))
+    true = [1 - np.searchsorted(np.sort(side[0]), cuts) / len(side[0]) for side in halves]
+    best = cuts[np.argmax(true[0] - true[1])]
+    return [(halves[0][1] >= best).astype(float), (halves[1][1] < best).astype(float)]
+
+
+def _accuracy(found: np.ndarray, left: np.ndarray, axis: int = -1) -> np.ndarray:
+    return np.stack([(found.mean(axis) + left.mean(axis)) / 2])
 
 
 def roc_curve(members: np.ndarray, nonmembers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -184,7 +245,7 @@ def roc_curve(members: np.ndarray, nonmembers: np.ndarray) -> tuple[np.ndarray, 
 
 
 def attack_quality(members: np.ndarray, nonmembers: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Return AUC, balanced accuracy and the true positive rates at 1 % and 0.1 % false positives, [4, ...].
+    """Return AUC and the true positive rates at 1 % and 0.1 % false positives, [3, ...].
 
     Args:
         members: [..., m] scores; many samples at once.
@@ -192,15 +253,8 @@ def attack_quality(members: np.ndarray, nonmembers: np.ndarray, axis: int = -1) 
         axis: the last one.
     """
     m, n = members.shape[-1], nonmembers.shape[-1]
-    scores = np.concatenate([members, nonmembers], -1)
-    ranks = stats.rankdata(scores, axis=-1)
+    ranks = stats.rankdata(np.concatenate([members, nonmembers], -1), axis=-1)
     auc = (ranks[..., :m].sum(-1) - m * (m + 1) / 2) / (m * n)
-    order = np.argsort(-scores, axis=-1, kind="stable")
-    gained = np.where(order < m, 1 / m, -1 / n).cumsum(-1)
-    falling = np.take_along_axis(scores, order, -1)
-    # A cut lies between different scores only.
-    cut = np.concatenate([falling[..., 1:] != falling[..., :-1], np.ones((*falling.shape[:-1], 1), bool)], -1)
-    accuracy = (1 + np.where(cut, gained, 0).max(-1)) / 2
     highest = -np.sort(-nonmembers, axis=-1)
     found = [(members > highest[..., [int(rate * n)]]).mean(-1) for rate in (0.01, 0.001)]
-    return np.stack([auc, accuracy, *found])
+    return np.stack([auc, *found])

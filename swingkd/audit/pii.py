@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from swingkd.audit.exposure import Interval, proportion
 from swingkd.audit.generation import sample_texts
 from swingkd.audit.records import TextRecords
-from swingkd.audit.scores import score_texts
+from swingkd.audit.scores import longest_input, score_texts
 from swingkd.tagging import Tagger, label_spans
 from swingkd.tagging.base import tag_texts
 
@@ -145,14 +145,14 @@ def private_values(
         return [value for values in _tagged(records.texts, tagger) for value in values]
     found = []
     for text, own, name in zip(records.texts, spans, records.names, strict=True):
-        for span in own:
+        for span in own or ():
             start, end = span["start"], span["end"]
             if not 0 <= start < end <= len(text):
                 raise ValueError(
                     f"{name}: the span {start}..{end} does not lie in its text of {len(text)} characters. Give "
                     "character offsets, end exclusive."
                 )
-            found.append(PrivateValue(text, start, end, span["label"]))
+            found.append(PrivateValue(text, start, end, span.get("label") or "PRIVATE"))
     return found
 
 
@@ -197,8 +197,9 @@ def extract_values(
     """
     copies = Counter(v.value for own in _tagged(training, tagger) for v in own)
     drawn = sample_texts(
-        model, tokenizer, [""] * samples, max_new_tokens=max_new_tokens, top_k=top_k, seed=seed, progress=progress
-    )
+        model, tokenizer, [""] * samples, max_new_tokens=max_new_tokens, top_k=top_k, several=True, seed=seed,
+        progress=progress,
+    )  # fmt: skip
     said: Counter[str] = Counter()
     labels: dict[str, str] = {}
     for own in _tagged(drawn, tagger):
@@ -230,25 +231,22 @@ def infer_values(
         model: a causal language model.
         tokenizer: its fast tokenizer.
         values: values in their texts; one that stands twice in its text is left out, since it can be copied.
-        candidates: how many, the true one among them; fewer where no kind of value has so many different ones.
+        candidates: how many, the true one among them.
         limit: ask for so many values, drawn by `seed`.
         max_length: longer texts are cut, in tokens.
         seed: of what is drawn.
         progress: show a progress bar.
 
     Raises:
-        ValueError: no kind has two different values.
+        ValueError: no kind has so many different values.
     """
     rng = np.random.default_rng(seed)
-    pools: dict[str, list[str]] = {}
-    for label in sorted({v.label for v in values}):
-        pools[label] = sorted({v.value for v in values if v.label == label})
-    candidates = min(candidates, max(map(len, pools.values()), default=0))
-    asked = [v for v in _askable(values) if len(pools[v.label]) >= candidates]
-    if candidates < 2 or not asked:
+    pools = candidate_pools(values)
+    asked = [v for v in askable_values(values) if len(pools[v.label]) >= candidates]
+    if not asked:
         raise ValueError(
-            "No kind of private value has two different ones to choose between. Give more texts, their spans, or "
-            "another tagger."
+            f"No kind of private value has {candidates} different ones to choose among. Give more texts, their spans, "
+            "another tagger, or fewer candidates."
         )
     asked = [asked[i] for i in rng.permutation(len(asked))[:limit]]
     lists = []
@@ -292,7 +290,7 @@ def reconstruct_values(
     Raises:
         ValueError: there is no value to ask for.
     """
-    asked = _askable(values)
+    asked = askable_values(values)
     if not asked:
         raise ValueError("There is no private value to reconstruct: give texts with spans, or another tagger.")
     asked = [asked[i] for i in np.random.default_rng(seed).permutation(len(asked))[:limit]]
@@ -307,15 +305,24 @@ def reconstruct_values(
     return _pick(model, tokenizer, asked, [sorted(own) for own in proposed], None, max_length, progress)
 
 
-def _askable(values: Sequence[PrivateValue]) -> list[PrivateValue]:
-    """Leave out what can be copied from elsewhere in its text, and what has nothing before it."""
-    return [v for v in values if v.text[: v.start].strip() and v.text.count(v.value) == 1]
+def askable_values(values: Sequence[PrivateValue]) -> list[PrivateValue]:
+    """List what can be asked for: each place once, nothing that stands elsewhere in its text, something before it."""
+    return [v for v in dict.fromkeys(values) if v.text[: v.start].strip() and v.text.count(v.value) == 1]
+
+
+def candidate_pools(values: Sequence[PrivateValue]) -> dict[str, list[str]]:
+    """Return the different values of each kind."""
+    return {
+        label: sorted({v.value for v in values if v.label == label}) for label in sorted({v.label for v in values})
+    }
 
 
 def _pick(model, tokenizer, asked, lists, chance, max_length, progress) -> Guesses:
     """Put each candidate into its sentence and take the one with which it is likeliest."""
+    # Characters, of which a token has several: what stands too far before the value would push it out of sight.
+    before = 2 * longest_input(model, max_length)
     texts = [
-        value.text[: value.start] + candidate + value.text[value.end :]
+        value.text[max(value.start - before, 0) : value.start] + candidate + value.text[value.end :]
         for value, own in zip(asked, lists, strict=True)
         for candidate in own
     ]

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset, load_dataset, load_from_disk
 from transformers import PreTrainedConfig
 
@@ -30,7 +31,7 @@ class TextRecords:
         names: what each record is called in errors.
     """
 
-    texts: list[str]
+    texts: list[str] = field(repr=False)
     starts: list[int]
     names: list[str]
 
@@ -55,7 +56,7 @@ class LabelledRecords:
         names: what each record is called in errors.
     """
 
-    inputs: list[Any]
+    inputs: list[Any] = field(repr=False)
     labels: np.ndarray
     names: list[str]
 
@@ -75,7 +76,7 @@ def read_records(source: str | Path) -> Dataset:
     """Read records and remember where each was found.
 
     Args:
-        source: a .jsonl, .txt, .csv or .parquet file, a folder of `save_to_disk`, or a data set on the Hub.
+        source: a .jsonl, .txt, .json, .csv or .parquet file, a folder of `save_to_disk`, or a data set on the Hub.
 
     Raises:
         ValueError: the file is empty or a line cannot be read; names the file and the line.
@@ -84,14 +85,18 @@ def read_records(source: str | Path) -> Dataset:
     if path.suffix in (".jsonl", ".txt"):
         rows, lines = [], []
         # Not splitlines(): JSON strings may hold the rarer line separators.
-        for number, line in enumerate(path.read_text().split("\n"), 1):
+        for number, line in enumerate(_read(path).split("\n"), 1):
             if line.strip():
                 rows.append(_parse(line, path, number) if path.suffix == ".jsonl" else {"text": line})
                 lines.append(f"{path}:{number}")
         columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(key for row in rows for key in row)}
-        data = Dataset.from_dict({**columns, _ORIGIN: lines})
+        try:
+            data = Dataset.from_dict({**columns, _ORIGIN: lines})
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            # Not with their words, which quote the text.
+            raise ValueError(f"{path}: a field holds text in one line and something else in another.") from None
     else:
-        kind = {".csv": "csv", ".parquet": "parquet"}.get(path.suffix)
+        kind = {".csv": "csv", ".parquet": "parquet", ".json": "json"}.get(path.suffix)
         if kind:
             data = load_dataset(kind, data_files=str(path), split="train")
         elif (path / "state.json").exists():
@@ -102,6 +107,13 @@ def read_records(source: str | Path) -> Dataset:
     if not len(data):
         raise ValueError(f"{source} is empty: there is no record to audit in it.")
     return data
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 (byte {error.start}). Save it as UTF-8.") from None
 
 
 def _parse(line: str, path: Path, number: int) -> dict[str, Any]:
@@ -126,7 +138,7 @@ def text_records(data: Data, side: str) -> TextRecords:
     """
     columns, names = _columns(data, side)
     if {"prompt", "completion"} <= columns.keys():
-        prompts, completions = columns["prompt"], columns["completion"]
+        prompts, completions = [prompt or "" for prompt in columns["prompt"]], columns["completion"]
     elif "text" in columns:
         prompts, completions = [""] * len(names), columns["text"]
     else:
@@ -152,14 +164,16 @@ def labelled_records(data: Data, side: str, config: PreTrainedConfig) -> Labelle
         ValueError: there is no record, no such column, or a label that the model does not have.
     """
     columns, names = _columns(data, side)
-    inputs = next((columns[name] for name in ("image", "img", "pixel_values", "text") if name in columns), None)
+    inputs = next((columns[name] for name in ("image", "img", "text") if name in columns), None)
     found = next((columns[name] for name in _LABELS if name in columns), None)
     if inputs is None or found is None:
         raise ValueError(
             f"The {side} have the columns {', '.join(columns)}; a classifier's need 'text' or 'image', and 'label'."
         )
     labels = []
-    for name, label in zip(names, found, strict=True):
+    for name, given, label in zip(names, inputs, found, strict=True):
+        if given is None or (isinstance(given, str) and not given.strip()):
+            raise ValueError(f"{name}: there is neither text nor image. Drop the record, or fill it in.")
         label = config.label2id.get(label, label) if isinstance(label, str) else label
         if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < config.num_labels:
             raise ValueError(
@@ -183,6 +197,8 @@ def refuse_overlap(inside: TextRecords | LabelledRecords, outside: TextRecords |
 
 
 def _columns(data: Data, side: str) -> tuple[dict[str, Any], list[str]]:
+    if isinstance(data, str):
+        raise ValueError(f"The {side} are one text. Give a list of texts, or a file's by read_records.")
     if not len(data):
         raise ValueError(f"There are no {side}: an attack needs records of both kinds.")
     if not isinstance(data, Dataset):

@@ -3,7 +3,7 @@
 Higher means "in".  For texts:
 
 - loss: mean log-likelihood of a token (Yeom et al. 2018, arXiv 1709.01604);
-- zlib: log-likelihood per byte of the compressed text (Carlini et al. 2021, arXiv 2012.07805);
+- zlib: the same, divided by the size of the compressed text in bytes (Carlini et al. 2021, arXiv 2012.07805);
 - min_k: mean over the share k of least likely tokens (Shi et al. 2024, arXiv 2310.16789);
 - min_k++: the same, each token relative to what the model expected there (Zhang et al. 2025, arXiv 2404.02936).
 
@@ -100,10 +100,10 @@ def score_texts(
                         f"{records.names[i]}: the model gives NaN or infinite logits here. Audit it in float32, or "
                         "look for a training run that diverged."
                     )
-                packed = len(zlib.compress(records.texts[i][records.starts[i] :].encode()))
+                packed = len(zlib.compress(processing_class.decode(ids[i][first[i] :]).encode()))
                 least = max(round(share * len(log_probs)), 1)
                 lowest = [np.partition(values, least - 1)[:least].mean() for values in (log_probs, relative)]
-                found[:, i] = (log_probs.mean(), log_probs.sum() / packed, *lowest)
+                found[:, i] = (log_probs.mean(), log_probs.mean() / packed, *lowest)
             bar.update(len(batch))
     attacks = dict(zip(("loss", "zlib", "min_k", "min_k++"), found, strict=True))
     return RecordScores(attacks, found[0], found[0])
@@ -134,18 +134,28 @@ def score_labels(
     """
     rows = []
     is_text = isinstance(processing_class, PreTrainedTokenizerBase)
+    longest = longest_input(model, max_length)
     if is_text:
         check_tokenizer(model, processing_class)
+        longest = min(longest, processing_class.model_max_length)
     with evaluating(model):
         for start in tqdm(range(0, len(records), batch_size), desc="Scoring examples", disable=not progress):
             inputs = records.inputs[start : start + batch_size]
             if is_text:
                 batch = processing_class(
-                    inputs, truncation=True, max_length=max_length, padding=True, return_tensors="pt"
+                    inputs, truncation=True, max_length=longest, padding=True, return_tensors="pt"
                 )
             else:
-                batch = processing_class([_colour(image) for image in inputs], return_tensors="pt")
-            rows.append(model(**batch.to(model.device)).logits.double().cpu())
+                if getattr(model.config, "num_channels", 3) == 3:
+                    inputs = [_colour(image) for image in inputs]
+                batch = processing_class(inputs, return_tensors="pt")
+                batch["pixel_values"] = batch["pixel_values"].to(model.dtype)
+            rows.append(model(**batch.to(model.device)).logits.cpu().double())
+            if rows[-1].ndim != 2 or rows[-1].shape[1] < 2:
+                raise ValueError(
+                    f"{type(model).__name__} gives logits of shape {tuple(rows[-1].shape)}, which are no classes. "
+                    "Audited can be causal language models, sequence classifiers and image classifiers."
+                )
     logits = torch.cat(rows)
     wrong = torch.nonzero(~logits.isfinite().all(-1))
     if len(wrong):
@@ -247,7 +257,7 @@ def _token_scores(
     # A few rows at a time: what is computed in several steps stays in the cache.
     step = max(2**19 // logits.shape[-1], 1)
     parts = [_token_statistics(*part) for part in zip(logits.split(step), ids.split(step), strict=True)]
-    own, relative = (torch.cat(values).double().cpu().numpy() for values in zip(*parts, strict=True))
+    own, relative = (torch.cat(values).cpu().double().numpy() for values in zip(*parts, strict=True))
     return [(own[a:b], relative[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
 
 
@@ -257,6 +267,8 @@ def _token_statistics(logits: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Te
     weights = logits.exp()
     total = weights.sum(-1)
     chosen = logits.gather(-1, ids)[:, 0]
+    # A token that is ruled out counts nothing, not 0 times infinity.
+    logits = logits.clamp_min(-1e4)
     mean = torch.linalg.vecdot(weights, logits) / total
     # The spread of log-probabilities is that of the logits: they differ by one number.
     variance = torch.linalg.vecdot(weights, logits.square_()) / total - mean.square()

@@ -65,10 +65,11 @@ def audit_model(
     private_text: Data | None = None,
     unseen_text: Data | None = None,
     tagger: Tagger | None = None,
+    extraction: dict[str, Any] | None = None,
+    max_length: int = 512,
     delta: float = 1e-5,
     seed: int = 0,
     progress: bool = True,
-    **extraction: Any,
 ) -> AuditReport:
     """Run every audit that what is given allows.
 
@@ -82,10 +83,11 @@ def audit_model(
         private_text: training text, with `spans` of private values where they are known: extraction.
         unseen_text: text alike that the model never saw, beside it.
         tagger: finds private values; default: `RuleTagger()`.
+        extraction: settings of `audit_extraction`: attacks, prefix_tokens, suffix_tokens, samples, candidates, limit.
+        max_length: longer texts are cut, in tokens.
         delta: of the epsilon.
         seed: of everything that is drawn.
         progress: show progress bars.
-        **extraction: settings of `audit_extraction`.
 
     Raises:
         ValueError: nothing is given to audit with, or only one of members and nonmembers; and whatever the audits
@@ -101,24 +103,44 @@ def audit_model(
             f"{type(model).__name__} writes no text, so it has no exposure and nothing can be extracted. Give members "
             "and nonmembers only."
         )
+    if private_text is None and (unseen_text is not None or extraction):
+        raise ValueError("Unseen text and settings of the extraction need private text to extract. Give private_text.")
+    if references and members is None and canaries is None:
+        raise ValueError("References are for membership. Give members and nonmembers, or canaries, as well.")
+    levels = canaries.coin_levels if canaries is not None else []
+    for level in levels:
+        own = [c.inserted for c in canaries.canaries if c.repetitions == level]  # type: ignore[union-attr]
+        counts = own.count(True), own.count(False)
+        if min(counts) < 4:
+            raise ValueError(
+                f"The coin put {counts[0]} canaries of {level} copies in and left {counts[1]} out; an audit needs at "
+                "least 4 on each side, and a few hundred to prove much. Generate more."
+            )
     common: dict[str, Any] = {"seed": seed, "progress": progress}
     exposure = extraction_report = None
     membership: dict[str, MembershipReport] = {}
     epsilon: dict[str, dict[str, EpsilonLowerBound]] = {}
     if private_text is not None:
         extraction_report = audit_extraction(
-            model, processing_class, private_text, unseen=unseen_text, tagger=tagger, **common, **extraction
+            model,
+            processing_class,
+            private_text,
+            unseen=unseen_text,
+            tagger=tagger,
+            max_length=max_length,
+            **common,
+            **(extraction or {}),
         )
     if members is not None and nonmembers is not None:
         membership["records"] = audit_membership(
-            model, processing_class, members, nonmembers, references=references, **common
+            model, processing_class, members, nonmembers, references=references, max_length=max_length, **common
         )
     if canaries is not None:
         exposure = measure_exposure(
             model, processing_class, canaries.head(exposure_canaries),
             method="exact" if canaries.space <= 10**6 else "sampled", **common,
         )  # fmt: skip
-        for level in canaries.coin_levels:
+        for level in levels:
             for part in ("secrets", "records"):
                 kind = f"canary_{part} x{level}"
                 membership[kind] = audit_canary_membership(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +34,11 @@ def write_audit(report: AuditReport, output_dir: str | Path, *, show_secrets: bo
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.json"
-    path.write_text(json.dumps(report.to_dict(show_secrets), indent=1, ensure_ascii=False) + "\n")
+    path.unlink(missing_ok=True)
+    # Only the owner may read secrets.
+    mode = 0o600 if show_secrets else 0o666
+    with open(path, "x", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+        file.write(json.dumps(report.to_dict(show_secrets), indent=1, ensure_ascii=False) + "\n")
     figures = [
         roc_figure(membership, kind, folder / f"roc_{kind.replace(' ', '_')}.png")
         for kind, membership in report.membership.items()
@@ -84,12 +89,12 @@ def audit_tables(report: AuditReport) -> list[Table]:
 
 def _membership_table(kind: str, report: MembershipReport, bounds: dict[str, EpsilonLowerBound]) -> Table:
     headings = ["attack", "AUC", "95 % interval", "TPR at 1 % FPR", "95 % interval"]
-    caption = "chance: AUC 0.5, TPR 0.01"
+    first = report.results[0]
+    caption = f"chance: AUC 0.5, TPR {first.chance(0.01):.3f}"
     if bounds:
         delta = next(iter(bounds.values())).delta
         headings.append("epsilon at least")
         caption += f"; epsilon of a canary with all its copies, at delta {delta:g}, with 95 % confidence"
-    first = report.results[0]
     table = _table(f"membership of {kind}: {first.members} in, {first.nonmembers} out", headings, caption)
     for r in report.results:
         row = [f"{r.auc.value:.3f}", _span(r.auc, 3), f"{r.tpr_at_1_fpr.value:.3f}", _span(r.tpr_at_1_fpr, 3)]

@@ -105,7 +105,9 @@ def findings(table: AuditTable) -> list[str]:
                 where = f"records={kind} attack={attack}"
                 rate = table.row(model, where, "tpr_at_1_fpr")
                 epsilon = table.row(model, where, "epsilon_lower")
-                if rate and (rate["low"] > 0.01 or (epsilon and epsilon["value"] > 0.5)):
+                chance = table.row(model, where, "tpr_at_1_fpr_chance")
+                above = rate and rate["low"] > (chance["value"] if chance else 0.01)
+                if above or (epsilon and epsilon["value"] > 0.5):
                     through.append(attack)
             name = _KINDS.get(kind, kind)
             if through:

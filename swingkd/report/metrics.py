@@ -128,6 +128,8 @@ def membership_rows(
         where = f"{setting} attack={result.attack}"
         for metric in ("auc", "balanced_accuracy", "tpr_at_1_fpr", "tpr_at_01_fpr"):
             rows.append(row(model, where, metric, **asdict(getattr(result, metric))))
+        for metric, rate in (("tpr_at_1_fpr", 0.01), ("tpr_at_01_fpr", 0.001)):
+            rows.append(row(model, where, f"{metric}_chance", result.chance(rate)))
         if by_coin:
             methods: tuple[tuple[str, Method], ...] = (("epsilon_lower", "one_run"), ("epsilon_lower_f_dp", "f_dp"))
             for metric, method in methods:
@@ -155,6 +157,8 @@ def extraction_rows(model: str, setting: str, report: ExtractionReport) -> list[
     for metric, guesses in (("reconstruction", report.reconstruction), ("inference", report.inference)):
         if guesses:
             rows.append(row(model, setting, metric, **asdict(guesses.right)))
+            if guesses.chance is not None:
+                rows.append(row(model, setting, f"{metric}_chance", guesses.chance))
     if report.unseen:
         rows += extraction_rows(model, f"{setting} seen=no", report.unseen)
     return rows

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from swingkd import RuleTagger, audit_extraction
 from swingkd.audit.continuation import extract_continuations, needed_queries
 from swingkd.audit.generation import sample_texts
-from swingkd.audit.pii import extract_values, infer_values, private_values, reconstruct_values
+from swingkd.audit.pii import askable_values, extract_values, infer_values, private_values, reconstruct_values
 from swingkd.audit.records import text_records
 from tests.audit.test_audit_membership import train
 from tests.conftest import NAMES, tiny_model
@@ -131,6 +131,44 @@ def test_values_are_inferred_and_reconstructed_from_memory(parrot, tokenizer):
         assert guessed.by_label.keys() == {"PIN"}
 
 
+def test_a_copy_is_asked_for_once_and_what_stands_far_behind_is_seen(parrot, tokenizer):
+    text = turned(SECRETS)[0]
+    far = "hello " * 300 + text
+    values = private_values(text_records([text] * 5 + [far], "texts"), None, RuleTagger())
+    assert len(askable_values(values)) == 2
+    others = private_values(text_records(turned(SECRETS)[1:], "texts"), None, RuleTagger())
+    guessed = infer_values(parrot, tokenizer, values[-1:] + others, candidates=5, max_length=64, progress=False)
+    assert guessed.right.n == 10
+
+
+def test_both_sides_are_asked_the_same(parrot, tokenizer):
+    attacks = ["continuation", "inference"]
+    report = audit_extraction(
+        parrot, tokenizer, spans(SECRETS), unseen=spans(UNSEEN[:4]), attacks=attacks, progress=False
+    )
+    assert report.inference.chance == report.unseen.inference.chance == 0.25
+    assert report.continuation.halves
+    assert report.unseen.continuation.halves
+
+
+def test_models_with_few_positions(tokenizer):
+    model = tiny_model(len(tokenizer), max_position_embeddings=64)
+    drawn = sample_texts(model, tokenizer, ["hello " * 200, ""], max_new_tokens=128, several=True, progress=False)
+    assert max(len(tokenizer(text)["input_ids"]) for text in drawn) < 100
+    report = audit_extraction(model, tokenizer, SECRETS, attacks=["continuation"], progress=False)
+    assert report.continuation.texts == 10
+
+
+def test_a_models_own_settings_do_not_change_the_samples(parrot, tokenizer):
+    before = sample_texts(parrot, tokenizer, [""] * 5, max_new_tokens=10, progress=False)
+    kept = parrot.generation_config.repetition_penalty
+    parrot.generation_config.repetition_penalty = 5.0
+    try:
+        assert sample_texts(parrot, tokenizer, [""] * 5, max_new_tokens=10, progress=False) == before
+    finally:
+        parrot.generation_config.repetition_penalty = kept
+
+
 def test_short_texts_are_cut_in_the_middle_and_few_values_are_all_candidates(parrot, tokenizer):
     report = audit_extraction(parrot, tokenizer, spans(SECRETS), attacks=["continuation", "inference"], progress=False)
     assert report.continuation.halves
@@ -141,6 +179,7 @@ def test_short_texts_are_cut_in_the_middle_and_few_values_are_all_candidates(par
 def test_what_can_be_copied_is_not_asked_for(parrot, tokenizer):
     texts = [f"{text} again: {text[10:14]}" for text in SECRETS]
     values = private_values(text_records(texts, "texts"), spans(texts)["spans"][:], RuleTagger())
+    assert not askable_values(values)
     with pytest.raises(ValueError, match="There is no private value to reconstruct"):
         reconstruct_values(parrot, tokenizer, values, RuleTagger(), progress=False)
 
@@ -158,13 +197,17 @@ def test_the_whole_call(parrot, tokenizer):
 
 
 def test_mistakes_are_named(parrot, tokenizer):
-    with pytest.raises(ValueError, match="No private value stands in the texts"):
+    with pytest.raises(ValueError, match="candidates=1 must be at least 2"):
+        audit_extraction(parrot, tokenizer, SECRETS, candidates=1)
+    with pytest.raises(ValueError, match="prefix_tokens=0"):
+        audit_extraction(parrot, tokenizer, SECRETS, attacks=["continuation"], prefix_tokens=0, progress=False)
+    with pytest.raises(ValueError, match="No private value that could be asked for stands in the texts"):
         audit_extraction(parrot, tokenizer, ["hello ann"], attacks=["inference"], progress=False)
-    with pytest.raises(ValueError, match="No private value stands in the unseen texts"):
+    with pytest.raises(ValueError, match="No private value that could be asked for stands in the unseen texts"):
         audit_extraction(parrot, tokenizer, SECRETS, unseen=["hello"], attacks=["inference"], progress=False)
     with pytest.raises(ValueError, match="choose some of continuation, values"):
         audit_extraction(parrot, tokenizer, SECRETS, attacks=["magic"], progress=False)
-    with pytest.raises(ValueError, match="No kind of private value has two different ones"):
+    with pytest.raises(ValueError, match="No kind of private value in the texts has two different ones"):
         audit_extraction(parrot, tokenizer, spans(SECRETS[:1]), attacks=["inference"], progress=False)
     outside = Dataset.from_dict({"text": ["hello ann"], "spans": [[{"start": 4, "end": 40, "label": "X"}]]})
     with pytest.raises(ValueError, match=r"texts\[0\]: the span 4..40 does not lie in its text of 9 characters"):

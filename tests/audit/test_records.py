@@ -16,6 +16,14 @@ def test_errors_name_the_file_and_the_line(tmp_path):
     (tmp_path / "c.jsonl").write_text('{"text": "hello"}\n{"text": null}\n')
     with pytest.raises(ValueError, match=r"c\.jsonl:2: there is no text"):
         text_records(read_records(tmp_path / "c.jsonl"), "members")
+    for rows in ('{"text": 5}\n{"text": "my pin is 4711"}\n', '{"text": "my pin is 4711"}\n{"text": 5}\n'):
+        (tmp_path / "e.jsonl").write_text(rows)
+        with pytest.raises(ValueError, match=r"e\.jsonl: a field holds text in one line") as caught:
+            read_records(tmp_path / "e.jsonl")
+        assert "4711" not in str(caught.value)
+    (tmp_path / "f.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"f\.jsonl is not UTF-8"):
+        read_records(tmp_path / "f.jsonl")
     (tmp_path / "d.txt").write_text("\n \n")
     with pytest.raises(ValueError, match=r"d\.txt is empty"):
         read_records(tmp_path / "d.txt")
@@ -37,6 +45,8 @@ def test_records_are_read_from_every_kind_of_file(tmp_path):
 def test_a_prompt_is_not_scored():
     records = text_records(Dataset.from_dict({"prompt": ["my pin is "], "completion": ["4711"]}), "members")
     assert (records.texts, records.starts, records.names) == (["my pin is 4711"], [10], ["members[0]"])
+    without = text_records(Dataset.from_dict({"prompt": [None], "completion": ["4711"]}), "members")
+    assert (without.texts, without.starts) == (["4711"], [0])
 
 
 def test_a_record_cannot_be_in_and_out(tmp_path):
@@ -59,6 +69,11 @@ def test_labels_are_the_models():
         labelled_records(Dataset.from_dict({"text": ["a"]}), "members", config)
     with pytest.raises(ValueError, match="columns words; 'text' is needed"):
         text_records(Dataset.from_dict({"words": ["a"]}), "members")
+    assert "hello" not in repr(text_records(["hello ann"], "members"))
+    with pytest.raises(ValueError, match="The members are one text"):
+        text_records("members.jsonl", "members")
+    with pytest.raises(ValueError, match=r"members\[0\]: there is neither text nor image"):
+        labelled_records(Dataset.from_dict({"text": [None], "label": [0]}), "members", config)
     with pytest.raises(ValueError, match="There are no members"):
         text_records([], "members")
 

@@ -51,6 +51,13 @@ def test_what_cannot_be_audited_is_refused(model, tokenizer):
         audit_model(model, tokenizer)
     with pytest.raises(ValueError, match="There are no nonmembers"):
         audit_model(model, tokenizer, members=TEXTS)
+    with pytest.raises(ValueError, match="need private text"):
+        audit_model(model, tokenizer, members=TEXTS[:5], nonmembers=["a b"], unseen_text=TEXTS)
+    with pytest.raises(ValueError, match="References are for membership"):
+        audit_model(model, tokenizer, private_text=TEXTS, references=[model])
+    few = CanarySet.generate("{name}: {secret}", count=3, repetitions=(1,), controls=0, assign="coin", seed=1)
+    with pytest.raises(ValueError, match="an audit needs at least 4 on each side"):
+        audit_model(model, tokenizer, canaries=few)
     config = LlamaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_labels=2)
     with pytest.raises(ValueError, match="LlamaForSequenceClassification writes no text"):
         audit_model(LlamaForSequenceClassification(config), tokenizer, private_text=TEXTS)

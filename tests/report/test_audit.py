@@ -41,6 +41,7 @@ def test_files_hold_secrets_only_where_asked(report, tmp_path):
     assert content["extraction"]["values"]["found"][0]["value"] == "<redacted, 6 characters>"
     assert content["membership"]["canary_secrets x10"]["results"][0]["attack"] == "loss"
     write_audit(report, tmp_path, show_secrets=True)
+    assert paths[0].stat().st_mode & 0o077 == 0
     assert "471199" in paths[0].read_text()
 
 

@@ -49,6 +49,9 @@ class CanaryExposure(evaluate.Metric):
         methods = {"sampled": sampled_exposure, "modelled": lambda *scores: modelled_exposure(*scores)[0]}
         if method not in methods:
             raise ValueError(f"method={method!r} is not known. Choose 'sampled' or 'modelled'.")
+        empty = [i for i, others in enumerate(references) if not len(others)]
+        if empty:
+            raise ValueError(f"Secret {empty[0]} has no references to be ranked among.")
         exposures = [
             methods[method](secret, np.asarray(others)) for secret, others in zip(predictions, references, strict=True)
         ]
