@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 import yaml
 from accelerate import PartialState
-from datasets import Dataset
 
 sys.path.insert(0, str(Path(__file__).parent))
 from worlds import Records, World, prepare
 
-from swingkd import PrivateDistillationTrainer, RuleTagger, audit_extraction, audit_membership, measure_exposure
-from swingkd.audit import audit_canary_membership
+from swingkd import PrivateDistillationTrainer, audit_extraction, audit_membership, measure_exposure
+from swingkd.audit import audit_canary_membership, canary_records
 from swingkd.audit.shadows import shadow_halves
 from swingkd.data import DataSettings, prepare_dataset
 from swingkd.report import MetricsFile, exposure_rows, extraction_rows, membership_rows, row, write_card
@@ -87,37 +86,34 @@ class Audit:
         return rows + exposure_rows(name, "canaries=published", report)
 
     def extraction(self, name: str, model) -> list[dict]:
-        """Extract text and private values; the published canary must come up by itself."""
+        """Continue texts, and reconstruct and infer private values."""
         records, asked = self.records, self.config["extraction"]
         own, other = (records.dialogues.select(i[: asked["texts"]]) for i in (self.inside, self.outside))
         attacks = ("continuation", "reconstruction", "inference")
-        common = {"tagger": RuleTagger(), "samples": asked["samples"], "limit": asked["limit"]}
-        common |= {"prefix_tokens": asked["prefix_tokens"], "suffix_tokens": asked["suffix_tokens"]}
+        common = {key: asked[key] for key in ("limit", "prefix_tokens", "suffix_tokens")}
         report = audit_extraction(model, records.tokenizer, own, unseen=other, attacks=attacks, **common)
         rows = extraction_rows(name, "text=dialogues", report)
-        prompts = [
-            Dataset.from_list(
-                [
-                    {"prompt": canary.prefix, "completion": canary.secret}
-                    for canary in records.canaries.canaries
-                    if canary.inserted == inserted
-                ]
-            )
-            for inserted in (True, False)
-        ]
+        inside, outside = canary_records(records.canaries, records.canaries.coin_levels[0], "secrets")
         report = audit_extraction(
-            model, records.tokenizer, prompts[0], unseen=prompts[1], attacks=("continuation",), **common
+            model, records.tokenizer, inside, unseen=outside, attacks=("continuation",), **common
         )
         rows += extraction_rows(name, "text=canaries", report)
-        training = self.target.texts["A"]
-        report = audit_extraction(model, records.tokenizer, training, unseen=other, attacks=("values",), **common)
-        rows += extraction_rows(name, "text=training", report)
+        return rows
+
+    def values(self, name: str, model) -> list[dict]:
+        """Look for private values in what the model says unasked; the published canary must come up by itself."""
+        records, samples = self.records, self.config["extraction"]["samples"]
+        report = audit_extraction(
+            model, records.tokenizer, self.target.texts["A"], attacks=("values",), samples=samples,
+            unseen=records.dialogues.select(self.outside[: self.config["extraction"]["texts"]]),
+        )  # fmt: skip
+        rows = extraction_rows(name, "text=training", report)
         # Its place among all that was found, the most sampled first: nobody told the attack what to look for.
         found = [value.value for value in report.values.found]
         secret = records.published.canaries[0].secret
         place = found.index(secret) + 1 if secret in found else None
         times = next((value.samples for value in report.values.found if value.value == secret), 0)
-        rows.append(row(name, "canaries=published", "times_said", times, n=asked["samples"]))
+        rows.append(row(name, "canaries=published", "times_said", times, n=samples))
         return rows + ([row(name, "canaries=published", "place_found", place, n=len(found))] if place else [])
 
     def run(self, only: list[str] | None = None) -> None:
@@ -126,7 +122,7 @@ class Audit:
                 continue
             model = self.target.model(name)
             rows = [row(name, "audit=all", "parameters", model.num_parameters())]
-            for part in (self.utility, self.exposure, self.membership, self.extraction):
+            for part in (self.utility, self.exposure, self.membership, self.extraction, self.values):
                 rows += part(name, model)
             if PartialState().is_main_process:
                 self.metrics.add(rows)

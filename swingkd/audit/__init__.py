@@ -8,7 +8,7 @@ from swingkd.audit.lower_bound import EpsilonLowerBound, epsilon_lower_bound
 from swingkd.audit.membership import MembershipReport, MembershipResult, audit_membership, evaluate_attack
 from swingkd.audit.records import read_records
 from swingkd.audit.shadows import shadow_models
-from swingkd.audit.suite import AuditReport, audit_canary_membership, audit_model
+from swingkd.audit.suite import AuditReport, audit_canary_membership, audit_model, canary_records
 
 __all__ = [
     "AuditReport",
@@ -26,6 +26,7 @@ __all__ = [
     "audit_extraction",
     "audit_membership",
     "audit_model",
+    "canary_records",
     "epsilon_lower_bound",
     "evaluate_attack",
     "measure_exposure",

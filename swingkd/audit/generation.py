@@ -17,7 +17,7 @@ from swingkd.audit.scores import check_tokenizer, evaluating, longest_input
 def sample_texts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[str | list[int]],
     *,
     max_new_tokens: int,
     top_k: int = 40,
@@ -31,7 +31,7 @@ def sample_texts(
     Args:
         model: a causal language model.
         tokenizer: its tokenizer.
-        prompts: the beginnings; "" starts a text of its own.
+        prompts: the beginnings, as text or as token ids; "" starts a text of its own.
         max_new_tokens: length of a continuation; it ends earlier where the model ends the text.
         top_k: sample among so many likeliest tokens.
         several: go on where the model ends a text and begins another, as models do that were trained on packed texts
@@ -45,14 +45,14 @@ def sample_texts(
     """
     check_tokenizer(model, tokenizer)
     ends = {tokenizer.eos_token_id, tokenizer.bos_token_id} - {None}
-    own = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    start = leading_special_ids(tokenizer) or ([own] if own is not None else [])
-    if not start:
-        raise ValueError("The tokenizer has no beginning- or end-of-sequence token to start a text with.")
+    start = text_start(tokenizer)
     longest = longest_input(model, 2**20)
     max_new_tokens = min(max_new_tokens, longest // 2)
     room = longest - max_new_tokens
-    ids = [start + tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+    ids = [
+        start + (tokenizer(prompt, add_special_tokens=False)["input_ids"] if isinstance(prompt, str) else prompt)
+        for prompt in prompts
+    ]
     # All of it said here: a model's own settings (beams, a repetition penalty) would sample something else.
     settings = {
         "do_sample": True, "top_k": top_k, "top_p": 1.0, "min_p": None, "temperature": 1.0, "num_beams": 1,
@@ -82,3 +82,27 @@ def sample_texts(
                 found[i] = "\n".join(text for text in texts if text or not several)
             bar.update(len(batch))
     return found
+
+
+def text_start(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens that a text begins with, before its first word.
+
+    Raises:
+        ValueError: the tokenizer has neither a beginning- nor an end-of-sequence token.
+    """
+    own = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    start = leading_special_ids(tokenizer) or ([own] if own is not None else [])
+    if not start:
+        raise ValueError("The tokenizer has no beginning- or end-of-sequence token to start a text with.")
+    return start
+
+
+@torch.inference_mode()
+def first_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, least: float) -> list[int]:
+    """List the tokens that a text begins with at least so often, the likeliest first; never the special ones."""
+    inputs = torch.tensor([text_start(tokenizer)], device=model.device)
+    with evaluating(model):
+        probs = model(input_ids=inputs).logits[0, -1].float().softmax(-1)
+    likely = torch.nonzero(probs >= least)[:, 0]
+    ordered = likely[probs[likely].argsort(descending=True)].tolist()
+    return [token for token in ordered if token not in tokenizer.all_special_ids]

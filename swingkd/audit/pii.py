@@ -19,7 +19,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from swingkd.audit.exposure import Interval, proportion
-from swingkd.audit.generation import sample_texts
+from swingkd.audit.generation import first_tokens, sample_texts
 from swingkd.audit.records import TextRecords
 from swingkd.audit.scores import longest_input, score_texts
 from swingkd.tagging import Tagger, label_spans
@@ -183,6 +183,9 @@ def extract_values(
 ) -> ValueExtraction:
     """Sample a model without a prompt, tag what it says, and look the values up in the training text.
 
+    Half of the samples spread their first tokens evenly (Carlini et al. 2021, arXiv 2012.07805, section 5, use a
+    temperature that decays, for the same reason).
+
     Args:
         model: a causal language model.
         tokenizer: its tokenizer.
@@ -196,10 +199,15 @@ def extract_values(
         progress: show a progress bar.
     """
     copies = Counter(v.value for own in _tagged(training, tagger) for v in own)
-    drawn = sample_texts(
-        model, tokenizer, [""] * samples, max_new_tokens=max_new_tokens, top_k=top_k, several=True, seed=seed,
+    # One half begins as the model likes to.  The other half begins as often with a rare first token as with a common
+    # one, among those to be expected in so many samples: rare kinds of text would hardly come up otherwise.
+    starts = [[token] for token in first_tokens(model, tokenizer, 1 / samples)] or [[]]
+    prompts: list[str | list[int]] = [[] if i % 2 == 0 else starts[i // 2 % len(starts)] for i in range(samples)]
+    added = sample_texts(
+        model, tokenizer, prompts, max_new_tokens=max_new_tokens, top_k=top_k, several=True, seed=seed,
         progress=progress,
     )  # fmt: skip
+    drawn = [tokenizer.decode(prompt) + text for prompt, text in zip(prompts, added, strict=True)]
     said: Counter[str] = Counter()
     labels: dict[str, str] = {}
     for own in _tagged(drawn, tagger):

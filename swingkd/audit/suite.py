@@ -177,6 +177,22 @@ def audit_canary_membership(
         seed: of the bootstrap.
         progress: show progress bars.
     """
+    inside, outside = canary_records(canaries, repetitions, part)
+    return audit_membership(
+        model, tokenizer, inside, outside, references=references, shadows=shadows, seed=seed, progress=progress
+    )
+
+
+def canary_records(
+    canaries: CanarySet, repetitions: int, part: Literal["secrets", "records"]
+) -> tuple[Dataset, Dataset]:
+    """Return the canaries that a coin put in, and those that it left out, as records of an audit.
+
+    Args:
+        canaries: a set with assign="coin".
+        repetitions: the level.
+        part: "secrets": the prefix as prompt, the secret as completion; "records": the whole sentence as text.
+    """
     inside, outside = (
         Dataset.from_list(
             [
@@ -187,6 +203,4 @@ def audit_canary_membership(
         )
         for inserted in (True, False)
     )
-    return audit_membership(
-        model, tokenizer, inside, outside, references=references, shadows=shadows, seed=seed, progress=progress
-    )
+    return inside, outside
