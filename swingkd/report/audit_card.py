@@ -31,7 +31,8 @@ _WHY = {
     "swing": "a softened target still ranks the teacher's tokens, and tokens that are not flagged are learnt as they "
     "are.",
     "mollify": "tokens that are not flagged are learnt from the private teacher.",
-    "population": "its averages are made of the records' own secrets and lean a little towards each of them.",
+    "population": "its averages are made of the records' own values and lean a little towards each of them, and "
+    "tokens that are not flagged are learnt from the private teacher.",
 }
 
 
@@ -77,6 +78,9 @@ def write_audit_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) 
     """
     content, folder = MetricsFile(metrics).read(), Path(output_dir)
     table = AuditTable(content["rows"])
+    # The teacher first, then the students as they were planned, whichever was measured first.
+    order = ["teacher", *(plan["model"] for plan in content["config"].get("rows", []))]
+    table.models.sort(key=lambda model: order.index(model) if model in order else len(order))
     folder.mkdir(parents=True, exist_ok=True)
     _figure(table, content["run"], folder / "audit.png")
     if Path(metrics).resolve() != (folder / "metrics.json").resolve():
@@ -142,7 +146,7 @@ def _figure(table: AuditTable, run: str, path: Path) -> None:
                     found["value"], height, marker="osD^vPX*"[m % 8], color=COLOURS[m % len(COLOURS)], markersize=4.5,
                     linestyle="none", label=model if a == 0 else None,
                 )  # fmt: skip
-        axis.set(title=_KINDS.get(kind, kind), xlabel="AUC (0.5: chance)", xlim=(0.44, 1.01))
+        axis.set(title=_KINDS.get(kind, kind), xlabel="AUC (0.5: chance)", xlim=(0.41, 1.01))
         axis.set_yticks(range(len(table.attacks)), table.attacks)
         axis.grid(axis="x", alpha=0.25)
     axes[0][0].invert_yaxis()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from swingkd import RuleTagger, audit_extraction
 from swingkd.audit.continuation import extract_continuations, needed_queries
-from swingkd.audit.generation import sample_texts
+from swingkd.audit.generation import first_tokens, sample_texts
 from swingkd.audit.pii import askable_values, extract_values, infer_values, private_values, reconstruct_values
 from swingkd.audit.records import text_records
 from tests.audit.test_audit_membership import train
@@ -115,6 +115,25 @@ def test_values_come_up_unasked_and_are_counted(parrot, tokenizer):
     secrets = [text[10:14] for text in SECRETS]
     assert not any(secret in str(report.to_dict()) + repr(report) for secret in secrets)
     assert any(secret in str(report.to_dict(show_secrets=True)) for secret in secrets)
+
+
+def test_a_rare_beginning_is_tried_as_often_as_a_common_one(tokenizer):
+    """A text that is one of four hundred comes up a few times in two hundred samples, and hardly by plain sampling."""
+    common = [f"hello {name}, thank you." for name in NAMES] * 40
+    rare = ["pin of bob: 8919."]
+    model = train(tiny_model(len(tokenizer), hidden=32), tokenizer, common[:60] + rare, steps=80)
+    with torch.no_grad():
+        start = torch.tensor([[tokenizer.bos_token_id]])
+        chance = model(start).logits[0, -1].softmax(-1)[tokenizer("pin", add_special_tokens=False)["input_ids"][0]]
+    assert chance < 0.1
+    starts = first_tokens(model, tokenizer, 1 / 200)
+    assert tokenizer("pin", add_special_tokens=False)["input_ids"][0] in starts
+    assert not set(starts) & set(tokenizer.all_special_ids)
+    report = extract_values(
+        model, tokenizer, [*common, *rare], RuleTagger(), samples=200, max_new_tokens=16, progress=False
+    )
+    assert [value.value for value in report.found] == ["8919"]
+    assert report.found[0].samples > 3 * 200 * float(chance) / 2
 
 
 def test_values_are_inferred_and_reconstructed_from_memory(parrot, tokenizer):
