@@ -105,7 +105,7 @@ class Audit:
         records, samples = self.records, self.config["extraction"]["samples"]
         report = audit_extraction(
             model, records.tokenizer, self.target.texts["A"], attacks=("values",), samples=samples,
-            unseen=records.dialogues.select(self.outside[: self.config["extraction"]["texts"]]),
+            unseen=records.texts(~self.target_mask),
         )  # fmt: skip
         rows = extraction_rows(name, "text=training", report)
         # Its place among all that was found, the most sampled first: nobody told the attack what to look for.
