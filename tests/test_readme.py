@@ -69,6 +69,20 @@ def test_the_numbers_are_those_of_the_benchmarks():
         assert words in text
 
 
+def test_the_epsilons_are_those_of_the_card():
+    card = Path(__file__).parents[1] / "model_cards" / "audit-simdial" / "metrics.json"
+    rows = [row for row in json.loads(card.read_text())["rows"] if "records=canary_records" in row["setting"]]
+    kd, population, mollify = (
+        max(row["value"] for row in rows if row["model"] == model and row["metric"] == "epsilon_lower")
+        for model in ("kd", "population", "mollify")
+    )
+    assert len({row["setting"] for row in rows}) == 8
+    words = (
+        f"an epsilon of {kd:.1f} against plain distillation, {population:.1f} against `population` and {mollify:.1f}"
+    )
+    assert words in " ".join(README.split())
+
+
 def test_make_targets_and_paths_exist():
     root = Path(__file__).parents[1]
     makefile = (root / "Makefile").read_text()
