@@ -59,7 +59,9 @@ def test_the_numbers_are_those_of_the_benchmarks():
     memory, time = read("loss_memory")["results"][0], read("loss_time")["rows"][0]["seconds"]
     step, text = read("training_step"), " ".join(README.split())
     assert memory["vocabulary"] == read("loss_time")["vocabulary"] == step["vocabulary"] == 50_257
+    audit = read("membership_speed")
     for words in (
+        f"{audit['texts_per_second']['one pass for all']:.0f} texts a second on two cores, {audit['speedup']:.1f} times",
         f"1/{memory['dense'] / memory['fused']:.0f} of the dense formula's memory",
         f"{time['one pass'] / time['dense']:.2f} of its time",
         f"{time['one pass'] / time['trl']:.2f} of the time of TRL's chunked kernel",
