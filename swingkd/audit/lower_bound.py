@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import special, stats
+
+from swingkd.privacy.gaussian import gdp_delta, gdp_mu
 
 Method = Literal["one_run", "f_dp", "clopper_pearson", "gdp"]
 # No attack on a few thousand canaries can prove more.
@@ -202,19 +204,6 @@ def f_dp_holds(right: int, made: int, canaries: int, mu: float, significance: fl
         correct = min(correct + (i / (made - i)) * (more - wrong), 1.0)
         wrong = more
     return correct + wrong <= made / canaries
-
-
-def gdp_delta(epsilon: float, mu: float) -> float:
-    """Return the delta at which mu-GDP is (epsilon, delta)-DP (Dong et al. 2022, Corollary 2.13)."""
-    if mu == 0:
-        return 0.0
-    near, far = -epsilon / mu + mu / 2, -epsilon / mu - mu / 2
-    return float(stats.norm.cdf(near) - math.exp(epsilon + stats.norm.logcdf(far)))
-
-
-def gdp_mu(epsilon: float, delta: float) -> float:
-    """Return the mu whose Gaussian trade-off is (epsilon, delta)-DP."""
-    return float(optimize.brentq(lambda mu: gdp_delta(epsilon, mu) - delta, 1e-9, 100.0))
 
 
 def _rates(counts: _Counts, confidence: float) -> list[tuple[float, float]]:

@@ -7,9 +7,11 @@ from swingkd.privacy.label_dp import (
     randomized_response_rdp,
     response_probabilities,
 )
+from swingkd.privacy.plan import PrivacyPlan
 from swingkd.privacy.randomness import secret_generator
 
 __all__ = [
+    "PrivacyPlan",
     "best_candidates",
     "multi_stage_labels",
     "randomize_labels",

@@ -1,0 +1,166 @@
+"""The plan of a differentially private training run: what is sampled, what noise is added, what it adds up to.
+
+Sampling, noise and accounting are built from one frozen object, so they cannot disagree.
+
+    >>> plan = PrivacyPlan.solve(epsilon=8.0, sampling_rate=0.01, steps=1000, delta=1e-5)
+    >>> 7.9 < plan.epsilon <= 8.0
+    True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from opacus.accountants import PRVAccountant, RDPAccountant
+
+from swingkd.privacy.gaussian import gdp_epsilon
+
+Accountant = Literal["prv", "rdp"]
+# The PRV accountant's memory grows with epsilon; above this one, the Renyi bound is used, which is never too small.
+_PRV_LIMIT = 50.0
+_MOST_STEPS = 10_000_000
+
+
+@dataclass(frozen=True)
+class PrivacyPlan:
+    """A run of Poisson-sampled Gaussian releases, and what it promises.
+
+    Args:
+        sampling_rate: probability that a unit is in a step's batch; 1 for full batches.
+        steps: how many steps.
+        noise_multiplier: standard deviation of the noise, in units of the clip.
+        clip_norm: largest contribution of one unit to a step's sum, in Euclidean norm.
+        delta: of the guarantee; well below 1 / units.
+        unit: what one guarantee is about: "record", or the column that names users.
+        accountant: "prv" reports, "rdp" checks; "gdp" under-reports and is not offered.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    sampling_rate: float
+    steps: int
+    noise_multiplier: float
+    clip_norm: float = 1.0
+    delta: float = 1e-5
+    unit: str = "record"
+    accountant: Accountant = "prv"
+
+    #: Two data sets are neighbours where one has a unit more than the other.
+    neighbours = "add or remove one"
+
+    def __post_init__(self) -> None:
+        for name, holds, range_ in (
+            ("sampling_rate", 0 < self.sampling_rate <= 1, "in (0, 1]"),
+            ("steps", self.steps >= 1 and self.steps == int(self.steps), "a positive whole number"),
+            ("noise_multiplier", self.noise_multiplier > 0, "positive: without noise there is no guarantee"),
+            ("clip_norm", self.clip_norm > 0, "positive"),
+            ("delta", 0 < self.delta < 1, "in (0, 1)"),
+        ):
+            if not holds:
+                raise ValueError(f"{name}={getattr(self, name)} must be {range_}.")
+        if self.accountant not in ("prv", "rdp"):
+            raise ValueError(f"accountant={self.accountant!r} is not offered. Choose 'prv' or 'rdp'.")
+
+    @cached_property
+    def epsilon(self) -> float:
+        """The epsilon of the whole run."""
+        return self.epsilon_after(self.steps)
+
+    def epsilon_after(self, steps: int) -> float:
+        """Return the epsilon that so many steps have spent."""
+        if steps == 0:
+            return 0.0
+        if self.sampling_rate == 1:
+            return gdp_epsilon(steps**0.5 / self.noise_multiplier, self.delta)
+        history = [(self.noise_multiplier, self.sampling_rate, steps)]
+        rdp = RDPAccountant()
+        rdp.history = history
+        bound = float(rdp.get_epsilon(self.delta))
+        if self.accountant == "rdp" or bound > _PRV_LIMIT:
+            return bound
+        prv = PRVAccountant()
+        prv.history = history
+        return float(prv.get_epsilon(self.delta))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan and its epsilon as plain types."""
+        return {**asdict(self), "neighbours": self.neighbours, "epsilon": self.epsilon}
+
+    @classmethod
+    def solve(
+        cls,
+        *,
+        epsilon: float | None = None,
+        sampling_rate: float | None = None,
+        steps: int | None = None,
+        noise_multiplier: float | None = None,
+        **others: Any,
+    ) -> PrivacyPlan:
+        """Find the one of epsilon, sampling rate, steps and noise that is left out.
+
+        Solved for noise, the epsilon is at most the one asked for and within 1 % of it; solved for steps or rate, it
+        is the largest that stays below.
+
+        Args:
+            epsilon, sampling_rate, steps, noise_multiplier: all but one.
+            **others: clip_norm, delta, unit and accountant.
+
+        Raises:
+            ValueError: not exactly one is left out, or nothing in range reaches the epsilon.
+        """
+        run: dict[str, Any] = {
+            "sampling_rate": sampling_rate, "steps": steps, "noise_multiplier": noise_multiplier,
+        }  # fmt: skip
+        missing = [name for name, value in {"epsilon": epsilon, **run}.items() if value is None]
+        if len(missing) != 1:
+            raise ValueError(
+                f"Leave out exactly one of epsilon, sampling_rate, steps and noise_multiplier; missing is: "
+                f"{', '.join(missing) or 'none'}."
+            )
+        # Something in range stands for what is looked for; every candidate replaces it.
+        fields: dict[str, Any] = {name: 1 if value is None else value for name, value in run.items()}
+        plan = cls(**fields, **others)
+        if epsilon is None:
+            return plan
+        if not epsilon > 0:
+            raise ValueError(f"epsilon={epsilon} must be positive.")
+
+        def spent(**changes: Any) -> float:
+            return replace(plan, **changes).epsilon
+
+        if noise_multiplier is None:
+            noise = _smallest(lambda sigma: spent(noise_multiplier=sigma) <= epsilon, 0.05, 1e4, 1e-4)
+            return replace(plan, noise_multiplier=_found(noise, epsilon, "noise"))
+        if steps is None:
+            # Looked for downwards: the smallest number of steps fewer than the most.
+            fewer = _smallest(lambda less: spent(steps=round(_MOST_STEPS / less)) <= epsilon, 1.0, _MOST_STEPS, 1e-9)
+            count = round(_MOST_STEPS / _found(fewer, epsilon, "number of steps"))
+            while count > 1 and spent(steps=count) > epsilon:
+                count -= 1
+            return replace(plan, steps=count)
+        inverse = _smallest(lambda less: spent(sampling_rate=1 / less) <= epsilon, 1.0, 1e7, 1e-4)
+        return replace(plan, sampling_rate=1 / _found(inverse, epsilon, "sampling rate"))
+
+
+def _smallest(holds: Callable[[float], bool], low: float, high: float, tolerance: float) -> float | None:
+    """Return the smallest value, to a relative tolerance, for which a monotone condition holds; None: none does."""
+    if holds(low):
+        return low
+    if not holds(high):
+        return None
+    while high / low > 1 + tolerance:
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def _found(value: float | None, epsilon: float, name: str) -> float:
+    if value is None:
+        raise ValueError(
+            f"No {name} in range reaches epsilon={epsilon}. Ask for a larger epsilon, or change the others."
+        )
+    return value
