@@ -84,6 +84,8 @@ def test_the_epsilons_are_those_of_the_card():
         f"an epsilon of {kd:.1f} against plain distillation, {population:.1f} against `population` and {mollify:.1f}"
     )
     assert words in " ".join(README.split())
+    methods = (Path(__file__).parents[1] / "docs" / "methods.md").read_text()
+    assert f"proves an epsilon of {population:.1f}" in " ".join(methods.split())
 
 
 def test_make_targets_and_paths_exist():
