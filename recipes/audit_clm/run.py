@@ -19,7 +19,6 @@ from worlds import Records, World, prepare
 from swingkd import PrivateDistillationTrainer, audit_extraction, audit_membership, measure_exposure
 from swingkd.audit import audit_canary_membership, canary_records
 from swingkd.audit.shadows import shadow_halves
-from swingkd.data import DataSettings, prepare_dataset
 from swingkd.report import MetricsFile, exposure_rows, extraction_rows, membership_rows, row, write_card
 
 
@@ -50,9 +49,7 @@ class Audit:
         arguments = self.target.distillation("audit", 0, {"protection": "none"})
         tokenizer = self.records.tokenizer
         probe = PrivateDistillationTrainer(model, self.target.model("teacher"), arguments, processing_class=tokenizer)
-        settings = DataSettings(max_length=self.config["max_length"], packing=True)
-        data = prepare_dataset(self.records.splits["test"], tokenizer, self.records.tagger, settings)
-        measured = probe.evaluate(data)
+        measured = probe.evaluate(self.target.tokenise(self.records.splits["test"], self.records.tagger))
         return [
             row(name, "split=test", metric.removeprefix("eval_"), value)
             for metric, value in measured.items()

@@ -2,8 +2,9 @@
 
 from swingkd.audit.callback import PrivacyAuditCallback
 from swingkd.audit.canaries import Canary, CanarySet
-from swingkd.audit.exposure import CanaryExposure, ExposureReport, Interval, measure_exposure
+from swingkd.audit.exposure import CanaryExposure, ExposureReport, measure_exposure
 from swingkd.audit.extraction import ExtractionReport, audit_extraction
+from swingkd.audit.intervals import Interval
 from swingkd.audit.lower_bound import EpsilonLowerBound, epsilon_lower_bound
 from swingkd.audit.membership import MembershipReport, MembershipResult, audit_membership, evaluate_attack
 from swingkd.audit.records import read_records

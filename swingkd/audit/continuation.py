@@ -20,7 +20,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from swingkd.audit.exposure import Interval, proportion
+from swingkd.audit.intervals import Interval, proportion
 from swingkd.audit.records import TextRecords
 from swingkd.audit.scores import (
     asked_logits,

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from swingkd.audit.canaries import Canary, CanarySet
+from swingkd.audit.intervals import Interval, bootstrap
 from swingkd.audit.prefix_tree import (
     PrefixTree,
     children,
@@ -30,6 +31,7 @@ from swingkd.audit.prefix_tree import (
     tokenise_fillings,
     whole_space,
 )
+from swingkd.audit.scores import evaluating
 
 # Above this many fillings an exact rank takes too long to be what the user meant.
 _EXACT_LIMIT = 20_000_000
@@ -55,16 +57,6 @@ class CanaryExposure:
     rank: float | None
     exposure: float
     log_perplexity: float
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over `n` canaries with its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-    n: int
 
 
 @dataclass(frozen=True)
@@ -105,7 +97,7 @@ class ExposureReport:
     def mean(self, repetitions: int) -> Interval:
         """Return the mean exposure of a level, in bits."""
         values = self.exposures(repetitions)
-        return _bootstrap((values,), lambda x, axis=-1: x.mean(axis=axis), len(values))
+        return _bootstrap(lambda x, axis=-1: x.mean(axis=axis), values)
 
     def excess(self, repetitions: int) -> Interval:
         """Return how far a level's mean exposure lies above that of the controls, in bits.
@@ -116,7 +108,7 @@ class ExposureReport:
         values, controls = self.exposures(repetitions), self.exposures(0)
         if not len(controls):
             raise ValueError("The canary set has no controls, so there is no excess: generate it with controls > 0.")
-        return _bootstrap((values, controls), lambda x, y, axis=-1: x.mean(axis=axis) - y.mean(axis=axis), len(values))
+        return _bootstrap(lambda x, y, axis=-1: x.mean(axis=axis) - y.mean(axis=axis), values, controls)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain types; no secrets."""
@@ -144,22 +136,8 @@ class ExposureReport:
         return "\n".join(lines)
 
 
-def proportion(hits: int, n: int) -> Interval:
-    """Return a share with its exact 95 % interval (Clopper and Pearson)."""
-    interval = stats.binomtest(hits, n).proportion_ci()
-    return Interval(hits / n, float(interval.low), float(interval.high), n)
-
-
-def _bootstrap(samples: tuple[np.ndarray, ...], statistic, n: int) -> Interval:
-    value = float(statistic(*samples))
-    # The library refuses a sample of one; resampled, it is itself.
-    samples = tuple(np.repeat(sample, 2) if len(sample) == 1 else sample for sample in samples)
-    if all(np.ptp(sample) == 0 for sample in samples):
-        return Interval(value, value, value, n)
-    interval = stats.bootstrap(
-        samples, statistic, method="percentile", n_resamples=4000, vectorized=True, rng=np.random.default_rng(0)
-    ).confidence_interval
-    return Interval(value, float(interval.low), float(interval.high), n)
+def _bootstrap(statistic, values: np.ndarray, *others: np.ndarray) -> Interval:
+    return bootstrap(statistic, (values, *others), len(values), resamples=4000)[0]
 
 
 @torch.inference_mode()
@@ -196,9 +174,7 @@ def measure_exposure(
             f"The template has {canaries.space:,} fillings; ranking among all of them would take too long. Use "
             "method='sampled' or method='modelled'."
         )
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         walker = _Walker(model, batch_size)
         rng = random.Random(seed)
         drawn = [
@@ -224,8 +200,6 @@ def measure_exposure(
                     canary.id, canary.kind, canary.repetitions, canary.inserted, rank, exposure, -secret / math.log(2)
                 )
             )
-    finally:
-        model.train(training)
     size = canaries.space if method == "exact" else len(drawn)
     return ExposureReport(
         method,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from scipy import stats
 from transformers import PreTrainedModel
 
 from swingkd.audit.attacks import lira_scores, ratio_scores, rmia_scores
-from swingkd.audit.exposure import Interval
+from swingkd.audit.intervals import Interval, bootstrap
 from swingkd.audit.lower_bound import EpsilonLowerBound, Method, epsilon_lower_bound
 from swingkd.audit.records import Data, labelled_records, refuse_overlap, text_records
 from swingkd.audit.scores import RecordScores, longest_input, score_labels, score_texts
@@ -195,29 +195,16 @@ def evaluate_attack(
         if not np.isfinite(side).all():
             raise ValueError(f"{int((~np.isfinite(side)).sum())} of {len(side)} {name} have no finite {attack} score.")
     sides = [np.asarray(side, np.float64) for side in (members, nonmembers)]
-    auc, tpr, tpr_small = _bootstrap(attack_quality, sides, resamples, seed)
-    (accuracy,) = _bootstrap(_accuracy, _hits_of_the_best_cut(sides[0], sides[1], seed), resamples, seed)
+    common = {"resamples": resamples, "seed": seed}
+    auc, tpr, tpr_small = bootstrap(attack_quality, sides, sum(map(len, sides)), **common)
+    hits = _hits_of_the_best_cut(sides[0], sides[1], seed)
+    (accuracy,) = bootstrap(_accuracy, hits, sum(map(len, hits)), **common)
     return MembershipResult(attack, auc, accuracy, tpr, tpr_small, len(members), len(nonmembers))
 
 
 def chance_rate(rate: float, nonmembers: int) -> float:
     """Return the expected true positive rate of guessing where the highest `rate` of n scores are allowed above."""
     return (int(rate * nonmembers) + 1) / (nonmembers + 1)
-
-
-def _bootstrap(statistic: Callable, sides: Sequence[np.ndarray], resamples: int, seed: int) -> list[Interval]:
-    """Return a statistic's values with their percentile intervals."""
-    # The library refuses a sample of one; resampled, it is itself.
-    doubled = [np.repeat(side, 2) if len(side) == 1 else side for side in sides]
-    drawn = stats.bootstrap(
-        doubled, statistic, method="percentile", n_resamples=resamples, batch=max(2**20 // sum(map(len, doubled)), 1),
-        vectorized=True, rng=np.random.default_rng(seed),
-    ).confidence_interval  # fmt: skip
-    count = sum(map(len, sides))
-    return [
-        Interval(float(value), float(low), float(high), count)
-        for value, low, high in zip(statistic(*sides), drawn.low, drawn.high, strict=True)
-    ]
 
 
 def _hits_of_the_best_cut(members: np.ndarray, nonmembers: np.ndarray, seed: int) -> list[np.ndarray]:
@@ -232,7 +219,7 @@ def _hits_of_the_best_cut(members: np.ndarray, nonmembers: np.ndarray, seed: int
 
 
 def _accuracy(found: np.ndarray, left: np.ndarray, axis: int = -1) -> np.ndarray:
-    return np.stack([(found.mean(axis) + left.mean(axis)) / 2])
+    return (found.mean(axis) + left.mean(axis)) / 2
 
 
 def roc_curve(members: np.ndarray, nonmembers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from swingkd.audit.exposure import Interval, proportion
 from swingkd.audit.generation import first_tokens, sample_texts
+from swingkd.audit.intervals import Interval, proportion
 from swingkd.audit.records import TextRecords
 from swingkd.audit.scores import longest_input, score_texts
 from swingkd.tagging import Tagger, label_spans

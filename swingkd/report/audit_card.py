@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +11,10 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from swingkd.report.metrics import MetricsFile
-from swingkd.report.plots import COLOURS
+from swingkd.report.plots import COLOURS, MARKERS
+from swingkd.report.render import render_card
 
 _KINDS = {
     "canary_secrets": "canaries, their secrets",
@@ -83,20 +81,18 @@ def write_audit_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) 
     table.models.sort(key=lambda model: order.index(model) if model in order else len(order))
     folder.mkdir(parents=True, exist_ok=True)
     _figure(table, content["run"], folder / "audit.png")
-    if Path(metrics).resolve() != (folder / "metrics.json").resolve():
-        shutil.copy(metrics, folder / "metrics.json")
-    template = Environment(
-        loader=PackageLoader("swingkd.report"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).get_template("audit.md")
-    path = folder / "README.md"
-    path.write_text(
-        template.render(
-            run=content["run"], t=table, kinds=_KINDS, environment=content["environment"],
-            config=json.dumps(content["config"], indent=1), copies=content["config"]["canaries"]["repetitions"][0],
-            findings=findings(table), maximum=_maximum(content["config"]),
-        )
-    )  # fmt: skip
-    return path
+    config = content["config"]
+    return render_card(
+        "audit.md",
+        metrics,
+        content,
+        folder,
+        t=table,
+        kinds=_KINDS,
+        copies=config["canaries"]["repetitions"][0],
+        findings=findings(table),
+        maximum=config["canaries"]["length"] * math.log2(10),
+    )
 
 
 def findings(table: AuditTable) -> list[str]:
@@ -121,10 +117,6 @@ def findings(table: AuditTable) -> list[str]:
     return said
 
 
-def _maximum(config: dict[str, Any]) -> float:
-    return config["canaries"]["length"] * math.log2(10)
-
-
 def _figure(table: AuditTable, run: str, path: Path) -> None:
     """Draw the AUC of every attack on every model, one panel a kind of record; 0.5 is chance."""
     figure, axes = plt.subplots(
@@ -139,12 +131,11 @@ def _figure(table: AuditTable, run: str, path: Path) -> None:
                 if found is None:
                     continue
                 height = a + (m - (len(table.models) - 1) / 2) * 0.12
+                colour, marker = COLOURS[m % len(COLOURS)], MARKERS[m % len(MARKERS)]
+                axis.plot([found["low"], found["high"]], [height, height], color=colour, linewidth=1.6)
                 axis.plot(
-                    [found["low"], found["high"]], [height, height], color=COLOURS[m % len(COLOURS)], linewidth=1.6
-                )
-                axis.plot(
-                    found["value"], height, marker="osD^vPX*"[m % 8], color=COLOURS[m % len(COLOURS)], markersize=4.5,
-                    linestyle="none", label=model if a == 0 else None,
+                    found["value"], height, marker=marker, color=colour, markersize=4.5, linestyle="none",
+                    label=model if a == 0 else None,
                 )  # fmt: skip
         axis.set(title=_KINDS.get(kind, kind), xlabel="AUC (0.5: chance)", xlim=(0.41, 1.01))
         axis.set_yticks(range(len(table.attacks)), table.attacks)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from pathlib import Path
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from swingkd.report.audit_card import is_audit, write_audit_card
 from swingkd.report.metrics import MetricsFile
 from swingkd.report.plots import exposure_figure
+from swingkd.report.render import render_card
 from swingkd.report.summary import Summary, baseline, cut, summarise
 
 # A protection is told from the plain rivals that must stand beside it.
@@ -41,25 +38,17 @@ def write_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Pat
     summaries = summarise(content)
     folder.mkdir(parents=True, exist_ok=True)
     exposure_figure(content, folder / "exposure.png")
-    if Path(metrics).resolve() != (folder / "metrics.json").resolve():
-        shutil.copy(metrics, folder / "metrics.json")
-    template = Environment(
-        loader=PackageLoader("swingkd.report"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).get_template("card.md")
-    path = folder / "README.md"
-    path.write_text(
-        template.render(
-            run=content["run"],
-            environment=content["environment"],
-            config=json.dumps(content["config"], indent=1),
-            summaries=summaries,
-            levels=sorted({level for s in summaries for level in s.exposure if level}),
-            cut=lambda summary, level: cut(summary, baseline(summaries, summary), level),
-            perplexity_change=lambda summary: _change(summary, baseline(summaries, summary)),
-            findings=findings(summaries),
-        )
+    return render_card(
+        "card.md",
+        metrics,
+        content,
+        folder,
+        summaries=summaries,
+        levels=sorted({level for s in summaries for level in s.exposure if level}),
+        cut=lambda summary, level: cut(summary, baseline(summaries, summary), level),
+        perplexity_change=lambda summary: _change(summary, baseline(summaries, summary)),
+        findings=findings(summaries),
     )
-    return path
 
 
 def _change(summary: Summary, kd: Summary | None) -> float | None:

@@ -14,7 +14,7 @@ from swingkd.report.summary import Summary, summarise
 
 # Okabe and Ito's colours: told apart by colour-blind readers as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-_MARKERS = "osD^vPX*"
+MARKERS = "osD^vPX*"
 
 
 def exposure_figure(metrics: dict[str, Any], path: Path) -> Path:
@@ -34,7 +34,7 @@ def exposure_figure(metrics: dict[str, Any], path: Path) -> Path:
             low, high = min(c.low for c in controls), max(c.high for c in controls)
             axis.axhspan(low, high, color="0.88", zorder=0, label="controls (chance)")
         for i, summary in enumerate(s for s in summaries if level in s.exposure):
-            _point(axis, summary, level, COLOURS[i % 8], _MARKERS[(i + i // 8) % 8])
+            _point(axis, summary, level, COLOURS[i % 8], MARKERS[(i + i // 8) % 8])
         axis.set_title(f"secrets repeated {level} times")
         axis.set_xlabel("perplexity (lower is better)")
         axis.set_xscale("log")

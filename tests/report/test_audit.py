@@ -5,8 +5,8 @@ import pytest
 from rich.console import Console
 
 from swingkd.audit import AuditReport, MembershipReport, epsilon_lower_bound, evaluate_attack
-from swingkd.audit.exposure import Interval
 from swingkd.audit.extraction import ExtractionReport
+from swingkd.audit.intervals import Interval
 from swingkd.audit.pii import FoundValue, Guesses, ValueExtraction
 from swingkd.report import (
     MetricsFile,

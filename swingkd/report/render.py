@@ -1,0 +1,43 @@
+"""Write a card: a template filled with what was measured, and the metrics beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+def render_card(
+    template: str, metrics: str | os.PathLike, content: dict[str, Any], folder: Path, **context: Any
+) -> Path:
+    """Write README.md and metrics.json of a run into a folder.
+
+    Args:
+        template: its name.
+        metrics: the run's metrics.json.
+        content: what stands in it.
+        folder: where the two files go.
+        **context: what the template needs beside the run, its environment and its configuration.
+
+    Returns:
+        The path of the card.
+    """
+    if Path(metrics).resolve() != (folder / "metrics.json").resolve():
+        shutil.copy(metrics, folder / "metrics.json")
+    environment = Environment(
+        loader=PackageLoader("swingkd.report"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    path = folder / "README.md"
+    path.write_text(
+        environment.get_template(template).render(
+            run=content["run"],
+            environment=content["environment"],
+            config=json.dumps(content["config"], indent=1),
+            **context,
+        )
+    )
+    return path
