@@ -4,7 +4,6 @@
 weights are given back after its forward).  With one process nothing is sharded.
 """
 
-import os
 import sys
 
 import torch
@@ -16,6 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer, RuleTagger
 from tests.conftest import TEXTS, tiny_model, train_tokenizer
+from tests.distributed.leaving import leave_together
 
 
 def main(folder: str, parts: str) -> None:
@@ -54,11 +54,7 @@ def main(folder: str, parts: str) -> None:
     dist.all_reduce(total)
     if rank == 0:
         save_file(gradients | {"loss": total}, f"{folder}/result.safetensors")
-    # Nobody leaves while another still talks to it.  And then at once: gloo's threads, which sharding leaves behind,
-    # now and then abort an interpreter that winds down ("terminate called without an active exception").
-    dist.barrier()
-    sys.stdout.flush()
-    os._exit(0)
+    leave_together()
 
 
 if __name__ == "__main__":

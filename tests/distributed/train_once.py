@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer, RuleTagger
 from tests.conftest import TEXTS, tiny_model, train_tokenizer
+from tests.distributed.leaving import leave_together
 
 
 def main(folder: str, batch_size: int, protection: str) -> None:
@@ -35,6 +36,7 @@ def main(folder: str, batch_size: int, protection: str) -> None:
     if trainer.is_world_process_zero():
         extra = {"perplexity": torch.tensor(metrics["eval_perplexity_flagged"], dtype=torch.float64)}
         save_file(trainer.model.state_dict() | extra, f"{folder}/result.safetensors")
+    leave_together()
 
 
 if __name__ == "__main__":
