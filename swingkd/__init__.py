@@ -16,6 +16,7 @@ from swingkd.audit import (
     shadow_models,
 )
 from swingkd.config import PrivateDistillationConfig
+from swingkd.privacy import PrivacyLedger, PrivacyPlan
 from swingkd.tagging import EnsembleTagger, PresidioTagger, RarityTagger, RuleTagger, TokenClassificationTagger
 from swingkd.teacher_cache import cache_teacher
 from swingkd.trainer import PrivateDistillationTrainer
@@ -31,6 +32,8 @@ __all__ = [
     "MembershipReport",
     "PresidioTagger",
     "PrivacyAuditCallback",
+    "PrivacyLedger",
+    "PrivacyPlan",
     "PrivateDistillationConfig",
     "PrivateDistillationTrainer",
     "RarityTagger",

@@ -122,10 +122,10 @@ def cached_teacher(
     if dataset is None:
         return None
     if "teacher_cache" not in column_names(dataset):
-        if teacher is None and required:
+        if teacher is None and required and args.alpha > 0:
             raise ValueError(
-                "There is no teacher: pass teacher_model=..., or data in which its targets are cached "
-                "(swingkd cache-teacher)."
+                "There is no teacher: pass teacher_model=..., or data in which its targets are cached (swingkd "
+                "cache-teacher). To learn from the text alone, set alpha=0."
             )
         return None
     if isinstance(dataset, Dataset):

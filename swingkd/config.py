@@ -44,6 +44,22 @@ class PrivateDistillationConfig(TrainingArguments):
         mollify_bound, mollify_order: the divergence bound of `"mollify"`.
         population_min_spans, population_share: the averages of `"population"`.
 
+    > Parameters that control differential privacy (set `target_epsilon` or `noise_multiplier` to turn it on)
+
+        target_epsilon (`float`, *optional*): what the transfer set may cost; the noise is solved for, and training
+            stops rather than spend more.
+        target_delta (`float`, *optional*): of the guarantee; default: a tenth of 1 / units.
+        noise_multiplier (`float`, *optional*): noise in units of `clip_norm`; default: solved from `target_epsilon`.
+        clip_norm (`float`, defaults to `1.0`): largest gradient of one unit, in Euclidean norm.
+        privacy_unit (`str`, defaults to `"record"`): what the guarantee is about: each row, or the column that names
+            users.
+        records_per_user (`int`, defaults to `8`): how many rows a user gives to a batch.
+        micro_batch_size (`int`, *optional*): rows that go through the model at once; changes memory and time only.
+            `per_device_train_batch_size` is what a batch holds on average.  Default: 16.
+        ghost_clipping (`bool`, defaults to `False`): clip without gradients per row: less memory, two backward passes.
+        log_nonprivate (`bool`, defaults to `False`): log the loss, as `nonprivate_loss`: the guarantee does not cover
+            it.
+
     > Parameters that control the models and the data
 
         model_init_kwargs, teacher_model_init_kwargs: for `from_pretrained`, where a model is given by name.
@@ -126,6 +142,30 @@ class PrivateDistillationConfig(TrainingArguments):
         default=0.0, metadata={"help": "What a surely private token keeps of the individual teacher, in [0, 1]."}
     )
 
+    target_epsilon: float | None = field(
+        default=None, metadata={"help": "Differential privacy: what the transfer set may cost."}
+    )
+    target_delta: float | None = field(
+        default=None, metadata={"help": "Delta of that guarantee; default: a tenth of 1 / units."}
+    )
+    noise_multiplier: float | None = field(
+        default=None, metadata={"help": "Noise in units of clip_norm; default: solved from target_epsilon."}
+    )
+    clip_norm: float = field(default=1.0, metadata={"help": "Largest gradient of one unit, in Euclidean norm."})
+    privacy_unit: str = field(
+        default="record", metadata={"help": "What the guarantee is about: 'record', or the column that names users."}
+    )
+    records_per_user: int = field(default=8, metadata={"help": "How many rows a user gives to a batch."})
+    micro_batch_size: int | None = field(
+        default=None, metadata={"help": "Rows that go through the model at once under DP; default: 16."}
+    )
+    ghost_clipping: bool = field(
+        default=False, metadata={"help": "Clip without gradients per row: less memory, two backward passes."}
+    )
+    log_nonprivate: bool = field(
+        default=False, metadata={"help": "Log the loss under DP as nonprivate_loss; the guarantee does not cover it."}
+    )
+
     include_num_input_tokens_seen: str = field(
         default="non_padding", metadata={"help": "Count tokens, so that the logs say how many a second."}
     )
@@ -179,7 +219,7 @@ class PrivateDistillationConfig(TrainingArguments):
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
-        for name in ("max_length", "population_min_spans", "loss_memory"):
+        for name in ("max_length", "population_min_spans", "loss_memory", "records_per_user"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
 
@@ -187,6 +227,65 @@ class PrivateDistillationConfig(TrainingArguments):
             raise ValueError(
                 "hidden_weight > 0 reads hidden states in a hook, which torch_compile=True does not call."
             )
+        if self.differentially_private:
+            self._check_dp()
+
+    @property
+    def differentially_private(self) -> bool:
+        """Whether the student is trained with DP-SGD."""
+        return self.target_epsilon is not None or self.noise_multiplier is not None
+
+    def _check_dp(self) -> None:
+        """Set what DP-SGD needs, and refuse what it cannot be combined with."""
+        for name in ("target_epsilon", "target_delta", "noise_multiplier", "clip_norm", "micro_batch_size"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}={value} must be positive.")
+        if self.target_delta is not None and self.target_delta >= 1:
+            raise ValueError(f"target_delta={self.target_delta} must be well below 1 / units.")
+        # The trainer's own clip would cut the noised gradient; each unit's is cut by clip_norm.
+        if self.max_grad_norm not in (0.0, 1.0):  # type: ignore[has-type]
+            raise ValueError(
+                f"max_grad_norm={self.max_grad_norm} would clip the noised gradient. "  # type: ignore[has-type]
+                "Leave it alone, and set clip_norm, which clips each unit's."
+            )
+        self.max_grad_norm = 0.0
+        # A resumed run draws new batches; how many tokens a batch held depends on who was in it.
+        self.ignore_data_skip = True
+        self.include_num_input_tokens_seen = "no"
+        # Newer versions of transformers call it activation checkpointing and keep the old name in step.
+        for name in ("gradient_checkpointing", "activation_checkpointing"):
+            if not getattr(self, name, False):
+                continue
+            options = dict(getattr(self, f"{name}_kwargs") or {})
+            if not options.setdefault("use_reentrant", True):
+                raise ValueError(
+                    f"Gradients per row are lost under {name} with use_reentrant=False. Leave {name}_kwargs alone, or "
+                    "set use_reentrant=True."
+                )
+            setattr(self, f"{name}_kwargs", options)
+        parallel = "shards or replicates the model in a way that gradients per row do not survive; use DDP"
+        wrong = {
+            "gradient_accumulation_steps": (self.gradient_accumulation_steps != 1, "per_device_train_batch_size is "
+                                            "what a batch holds, micro_batch_size what fits the memory"),
+            "fp16": (self.fp16, "its loss scaling rounds clipped gradients; use bf16"),
+            "torch_compile": (self.torch_compile, "compiled models do not call the hooks that gradients per row need"),
+            "use_liger_kernel": (self.use_liger_kernel, "its kernels hide gradients per row"),
+            "train_sampling_strategy": (self.train_sampling_strategy != "random", "batches are Poisson samples"),
+            "packing": (self.packing, "a packed block holds parts of several records, and none is a unit"),
+            "protection": (self.protection == "population", "its averages read the whole training set without noise; "
+                           "use 'mollify', 'noise', 'drop' or 'none'"),
+            "hidden_weight": (self.hidden_weight > 0, "hint matching has no gradients per row"),
+            "ghost_clipping": (self.ghost_clipping and self.bf16, "its second pass rounds clipped gradients to bf16; "
+                               "turn one of them off"),
+            "privacy_unit": (self.ghost_clipping and self.privacy_unit != "record", "ghost clipping knows the norm of "
+                             "each row, not of a user's rows together; turn ghost_clipping off"),
+            "deepspeed": (bool(self.deepspeed), parallel),
+            "fsdp": (bool(self.fsdp), parallel),
+        }  # fmt: skip
+        for name, (refused, why) in wrong.items():
+            if refused:
+                raise ValueError(f"{name}={getattr(self, name)!r} and differential privacy do not go together: {why}.")
 
     @property
     def temperature_settings(self) -> TemperatureSettings:

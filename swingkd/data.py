@@ -69,6 +69,7 @@ def prepare_dataset(
     *,
     num_proc: int | None = None,
     description: str = "train",
+    keep: tuple[str, ...] = (),
 ) -> Dataset | IterableDataset:
     """Tokenise and tag a dataset.
 
@@ -79,6 +80,7 @@ def prepare_dataset(
         settings: see `DataSettings`.
         num_proc: processes for map-style data.
         description: shown beside the progress bar.
+        keep: other columns to keep, of rows that are not packed.
 
     Raises:
         ValueError: slow tokenizer, unknown columns, a row without text, or likelihoods that are no uint8.
@@ -94,7 +96,7 @@ def prepare_dataset(
     else:
         require_fast(tokenizer)
         read = _reader(columns, tokenizer, settings)
-        options: dict[str, Any] = {"batched": True, "remove_columns": columns}
+        options: dict[str, Any] = {"batched": True, "remove_columns": [c for c in columns if c not in keep]}
         if isinstance(dataset, Dataset):
             options |= {"num_proc": num_proc, "desc": f"Tagging and tokenising ({description})"}
         prepared = dataset.map(

@@ -27,7 +27,8 @@ from swingkd.tokens import PredictedTokens, predicted_tokens
 
 
 class StepLosses(NamedTuple):
-    """A batch's losses: `total`, summed over tokens, carries the gradient; the parts and `per_token` [N] do not."""
+    """A batch's losses: `total`, summed over tokens, carries the gradient; the parts do not.  `per_token` [N] does on
+    the plain path."""
 
     total: torch.Tensor
     parts: TokenLosses
@@ -80,7 +81,7 @@ class Objective:
         tokens = self.tokens(inputs, torch.float64 if student.dtype == torch.float64 else torch.float32)
         temperatures = self.args.temperature_settings.for_tokens(tokens.likelihood)
         asked, teacher_hidden = self.targets(inputs, tokens, temperatures.teacher, protection)
-        if asked is None and torch.is_grad_enabled():
+        if asked is None and torch.is_grad_enabled() and self.args.alpha > 0:
             raise ValueError(
                 "The batch carries no cached targets and there is no teacher to ask. A data_collator of your own must "
                 "hand on the columns teacher_ids, teacher_log_probs and teacher_tails, as DistillationCollator does."
@@ -91,10 +92,10 @@ class Objective:
         def finish(hidden: torch.Tensor | None, logits: torch.Tensor) -> dict[str, torch.Tensor]:
             chosen = hidden[:, :-1][tokens.at] if hidden is not None else None
             total, parts = self._student_losses(student, chosen, logits, targets, tokens, temperatures, alpha)
-            per_token = parts.total(alpha).detach()
+            per_token = parts.total(alpha)
             if chosen is not None and teacher_hidden is not None:
                 far = self._hint_losses(student, chosen, teacher_hidden, tokens.likelihood)
-                total, per_token = total + far.sum(), per_token + far.detach()
+                total, per_token = total + far.sum(), per_token + far
             if asked is None:
                 parts = parts._replace(soft=torch.full_like(parts.soft, torch.nan))
             return {"loss": total, "per_token": per_token, **parts._asdict()}
@@ -104,9 +105,9 @@ class Objective:
                 captured_hidden(student, skip_logits=self.fused) as captured,
                 finishing(student, lambda outputs: finish(captured.hidden, outputs["logits"])),
             ):
-                out = model(**_call(inputs))
+                out = model(**_call(inputs), **_positions(inputs))
         else:
-            out = finish(None, model(**_call(inputs))["logits"])
+            out = finish(None, model(**_call(inputs), **_positions(inputs))["logits"])
         parts = TokenLosses(*(out[name] for name in TokenLosses._fields))
         return StepLosses(out["loss"], parts, out["per_token"], tokens)
 
@@ -247,6 +248,11 @@ def frozen_model(model: PreTrainedModel, device: torch.device) -> PreTrainedMode
 def _call(inputs: dict[str, torch.Tensor]) -> dict[str, Any]:
     """Return what every model's forward gets of a batch."""
     return {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "use_cache": False}
+
+
+def _positions(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the student's position ids, where the batch brings them: one row each, for gradients per row."""
+    return {"position_ids": inputs["position_ids"]} if "position_ids" in inputs else {}
 
 
 @contextmanager

@@ -21,7 +21,6 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainerCallback,
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction
@@ -32,6 +31,8 @@ from swingkd.config import PrivateDistillationConfig
 from swingkd.data import PII_COLUMNS, DistillationCollator, column_names, prepare_dataset
 from swingkd.losses import HintProjection
 from swingkd.objective import Objective, StepLosses, frozen_model, readable_head
+from swingkd.private_run import check_data, first_ledger, takes_positions
+from swingkd.private_training import PrivateTraining, last_complete_checkpoint
 from swingkd.protections import build_protection
 from swingkd.tagging import Tagger
 from swingkd.targets import Protection
@@ -39,15 +40,16 @@ from swingkd.targets import Protection
 _HINT_FILE = "hint_projection.safetensors"
 
 
-class PrivateDistillationTrainer(Trainer):
+class PrivateDistillationTrainer(PrivateTraining):
     """Distil a teacher into a student while its targets are protected at private tokens.
 
     With `protection="none"` and no tagger it is ordinary, exact, off-policy distillation.
 
     Args:
         model: the student, or its name on the Hub or on disk.
-        teacher_model: the teacher, or its name; it may be quantised.  `None`: its targets are cached in the data
-            (`swingkd.cache_teacher`); rows without them can only be evaluated, by their perplexity.
+        teacher_model: the teacher, or its name; it may be quantised.  By its name, its privacy ledger is read too.
+            `None`: its targets are cached in the data (`swingkd.cache_teacher`); rows without them can only be
+            evaluated, by their perplexity, or learnt from with `alpha=0`.
         args: a `PrivateDistillationConfig`.
         train_dataset: text, prompt/completion, messages or tokenised rows, map-style or streaming.
         eval_dataset: the same, or a dict of such data sets.
@@ -84,12 +86,16 @@ class PrivateDistillationTrainer(Trainer):
     ):
         checks.different_models(model, teacher_model)
         checks.one_device_per_process(args)
+        if args.differentially_private:
+            check_data(args, train_dataset)
         if processing_class is None:
             name = model if isinstance(model, str) else model.config._name_or_path
             if not name:
                 raise ValueError("The student has no name to load a tokenizer from: pass processing_class=tokenizer.")
             processing_class = AutoTokenizer.from_pretrained(name)
         checks.can_pad(processing_class)
+        #: What the student's training released, and what its teacher's did.
+        self.ledger = first_ledger(teacher_model, args)
         # A checkpoint in half precision would be trained in half precision: the student's weights are float32.
         model = _loaded(model, {"dtype": torch.float32}, args.model_init_kwargs)
         if teacher_model is not None:
@@ -100,8 +106,14 @@ class PrivateDistillationTrainer(Trainer):
         # Cached targets may have been protected when they were written down.
         written = cache.protection if cache is not None else None
         if args.protection is None:
-            # What kept the most utility at no measurable leak (model_cards/swing-simdial).
-            args.protection = written or ("population" if public_model is None else "mollify")
+            # What kept the most utility at no measurable leak (model_cards/swing-simdial); averages over the training
+            # set are not for DP, and without a teacher there is nothing to protect.
+            if written or public_model is not None:
+                args.protection = written or "mollify"
+            elif teacher_model is None and cache is None:
+                args.protection = "none"
+            else:
+                args.protection = "noise" if args.differentially_private else "population"
         known = written is not None or target_protection is not None
         if args.protection == "mollify" and public_model is None and not known:
             raise ValueError(
@@ -132,7 +144,7 @@ class PrivateDistillationTrainer(Trainer):
         )
         with args.main_process_first(desc="tokenising", local=True):
             if train_dataset is not None:
-                train_dataset = self._prepare(train_dataset, description="train")
+                train_dataset = self._prepare(train_dataset, description="train", keep=(args.privacy_unit,))
             if isinstance(eval_dataset, dict):
                 eval_dataset = {name: self._prepare(part, description=name) for name, part in eval_dataset.items()}
             elif eval_dataset is not None:
@@ -169,6 +181,8 @@ class PrivateDistillationTrainer(Trainer):
         )
         self.teacher_model, self.public_model = frozen
         self._protection = target_protection
+        if args.differentially_private:
+            self._train_privately()
         self.objective = Objective(
             args,
             self.teacher_model,
@@ -180,6 +194,7 @@ class PrivateDistillationTrainer(Trainer):
             # A compiled model does not call the hooks that the fast path works in.
             fused=args.fused_loss
             and not args.torch_compile
+            and not (args.differentially_private and _reads_trained_head(self.model, args))
             and readable_head("student", self.model, len(processing_class)),
             written_protected=written is not None,
         )
@@ -221,6 +236,22 @@ class PrivateDistillationTrainer(Trainer):
                 total = total * self.accelerator.num_processes
         return (total, {}) if return_outputs else total
 
+    # --- differential privacy ------------------------------------------------------------------------------------
+
+    def _row_losses(self, rows: list[dict[str, Any]]) -> torch.Tensor:
+        """Return each row's loss summed over its tokens, [rows]; on the fast path their sum."""
+        inputs = self._prepare_inputs(self.data_collator(rows))
+        if takes_positions(self.model):
+            shape = inputs["input_ids"].shape
+            inputs["position_ids"] = torch.arange(shape[1], device=self.args.device).repeat(shape[0], 1)
+        with self.compute_loss_context_manager():
+            # Past the wrapper of data-parallel training: clipped gradients are summed over processes, not plain ones.
+            _, _, per_token, tokens = losses = self._losses(self.model, inputs)
+        if not per_token.requires_grad:
+            return losses.total
+        row = tokens.at.nonzero()[:, 0]
+        return per_token.new_zeros(len(rows)).index_add(0, row, per_token)
+
     # --- evaluation --------------------------------------------------------------------------------------------------
 
     def evaluate(self, eval_dataset=None, *args, **kwargs):
@@ -250,17 +281,21 @@ class PrivateDistillationTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """Train as `Trainer.train` does; the protection is built first, or read back when resuming."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
         if self._protection is None:
             self._protection = self._build_protection(reuse=bool(resume_from_checkpoint))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        ours = (*PII_COLUMNS, *TEACHER_COLUMNS)
+        ours = (*PII_COLUMNS, *TEACHER_COLUMNS, self.args.privacy_unit)
         self._signature_columns += [name for name in ours if name not in self._signature_columns]
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Save the student; the hint projection, which is no part of it, goes into checkpoints only."""
+        """Save the student and its ledger; the hint projection, which is no part of it, goes into checkpoints only."""
+        # Before the weights: what was released is never counted too late.
+        self.ledger.save(output_dir or self.args.output_dir)
         hint = self.model._modules.pop("hint_projection", None)
         try:
             if state_dict is not None:
@@ -289,6 +324,12 @@ def _loaded(model: str | PreTrainedModel, defaults: dict[str, Any], options: Any
     if not isinstance(model, str):
         return model
     return AutoModelForCausalLM.from_pretrained(model, **(defaults | (options or {})))
+
+
+def _reads_trained_head(model: Any, args: PrivateDistillationConfig) -> bool:
+    """Tell whether the fast loss would read a head past its module that DP-SGD trains, or hide losses per row."""
+    head = model.get_output_embeddings()
+    return args.ghost_clipping or head is None or any(p.requires_grad for p in head.parameters())
 
 
 def _token_metrics(prediction: EvalPrediction) -> dict[str, Any]:

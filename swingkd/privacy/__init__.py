@@ -1,5 +1,6 @@
 """What is promised: mechanisms whose guarantee holds, and what it is about; never a model's behaviour."""
 
+from swingkd.privacy.dp_sgd import DPSGD, check_modules
 from swingkd.privacy.label_dp import (
     best_candidates,
     multi_stage_labels,
@@ -7,12 +8,32 @@ from swingkd.privacy.label_dp import (
     randomized_response_rdp,
     response_probabilities,
 )
+from swingkd.privacy.ledger import (
+    LEDGER_FILE,
+    NO_TEACHER,
+    TEACHER_DATA,
+    TRANSFER_SET,
+    BudgetExceededError,
+    LedgerEntry,
+    PrivacyLedger,
+)
 from swingkd.privacy.plan import PrivacyPlan
 from swingkd.privacy.randomness import secret_generator
+from swingkd.privacy.sampling import PoissonBatches
 
 __all__ = [
+    "DPSGD",
+    "LEDGER_FILE",
+    "NO_TEACHER",
+    "TEACHER_DATA",
+    "TRANSFER_SET",
+    "BudgetExceededError",
+    "LedgerEntry",
+    "PoissonBatches",
+    "PrivacyLedger",
     "PrivacyPlan",
     "best_candidates",
+    "check_modules",
     "multi_stage_labels",
     "randomize_labels",
     "randomized_response_rdp",

@@ -12,15 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
-from opacus.accountants import PRVAccountant, RDPAccountant
+from swingkd.privacy.accounting import Accountant, Releases, gaussian_epsilon
 
-from swingkd.privacy.gaussian import gdp_epsilon
-
-Accountant = Literal["prv", "rdp"]
-# The PRV accountant's memory grows with epsilon; above this one, the Renyi bound is used, which is never too small.
-_PRV_LIMIT = 50.0
 _MOST_STEPS = 10_000_000
 
 
@@ -72,19 +67,8 @@ class PrivacyPlan:
 
     def epsilon_after(self, steps: int) -> float:
         """Return the epsilon that so many steps have spent."""
-        if steps == 0:
-            return 0.0
-        if self.sampling_rate == 1:
-            return gdp_epsilon(steps**0.5 / self.noise_multiplier, self.delta)
-        history = [(self.noise_multiplier, self.sampling_rate, steps)]
-        rdp = RDPAccountant()
-        rdp.history = history
-        bound = float(rdp.get_epsilon(self.delta))
-        if self.accountant == "rdp" or bound > _PRV_LIMIT:
-            return bound
-        prv = PRVAccountant()
-        prv.history = history
-        return float(prv.get_epsilon(self.delta))
+        releases = Releases(self.noise_multiplier, self.sampling_rate, steps)
+        return gaussian_epsilon([releases], self.delta, self.accountant)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan and its epsilon as plain types."""

@@ -2,7 +2,14 @@
 
 from swingkd.report.audit import audit_tables, roc_figure, write_audit
 from swingkd.report.card import write_card
-from swingkd.report.metrics import MetricsFile, exposure_rows, extraction_rows, membership_rows, row
+from swingkd.report.metrics import (
+    MetricsFile,
+    exposure_rows,
+    extraction_rows,
+    ledger_rows,
+    membership_rows,
+    row,
+)
 from swingkd.report.plots import exposure_figure
 from swingkd.report.summary import Summary, comparison_table, summarise
 
@@ -14,6 +21,7 @@ __all__ = [
     "exposure_figure",
     "exposure_rows",
     "extraction_rows",
+    "ledger_rows",
     "membership_rows",
     "roc_figure",
     "row",

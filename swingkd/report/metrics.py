@@ -19,6 +19,8 @@ from filelock import FileLock
 
 from swingkd.audit import ExposureReport, ExtractionReport, MembershipReport
 from swingkd.audit.lower_bound import Method
+from swingkd.privacy import TEACHER_DATA, TRANSFER_SET, PrivacyLedger
+from swingkd.privacy.ledger import compose
 
 
 class MetricsFile:
@@ -161,6 +163,19 @@ def extraction_rows(model: str, setting: str, report: ExtractionReport) -> list[
                 rows.append(row(model, setting, f"{metric}_chance", guesses.chance))
     if report.unseen:
         rows += extraction_rows(model, f"{setting} seen=no", report.unseen)
+    return rows
+
+
+def ledger_rows(model: str, setting: str, ledger: PrivacyLedger) -> list[dict[str, Any]]:
+    """Return what a ledger promises: epsilon and delta of each data set that it covers, by the word `scope`."""
+    rows = []
+    for scope, word in ((TRANSFER_SET, "transfer_set"), (TEACHER_DATA, "teacher_data")):
+        if ledger.covers(scope):
+            epsilon, delta = compose(ledger.about(scope))
+            releases = sum(entry.releases for entry in ledger.about(scope))
+            where = f"{setting} scope={word} unit={ledger.about(scope)[0].unit}"
+            rows.append(row(model, where, "epsilon", epsilon, n=releases))
+            rows.append(row(model, where, "delta", delta))
     return rows
 
 

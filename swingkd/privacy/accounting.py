@@ -1,0 +1,48 @@
+"""What Gaussian releases add up to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from opacus.accountants import PRVAccountant, RDPAccountant
+
+from swingkd.privacy.gaussian import gdp_epsilon
+
+Accountant = Literal["prv", "rdp"]
+# The PRV accountant's memory grows with epsilon; above this one, the Renyi bound is used, which is never too small.
+_PRV_LIMIT = 50.0
+
+
+class Releases(NamedTuple):
+    """So many releases of a sum over a Poisson sample, each with noise of `noise_multiplier` times its sensitivity."""
+
+    noise_multiplier: float
+    sampling_rate: float
+    times: int
+
+
+def gaussian_epsilon(history: Sequence[Releases], delta: float, accountant: Accountant = "prv") -> float:
+    """Return the epsilon of all releases together.
+
+    Full batches alone have a closed form (Gaussian differential privacy); samples go through Opacus' accountants.
+
+    Args:
+        history: what was released.
+        delta: of the guarantee.
+        accountant: "prv" (tight) or "rdp" (an upper bound).
+    """
+    history = [releases for releases in history if releases.times]
+    if not history:
+        return 0.0
+    if all(releases.sampling_rate == 1 for releases in history):
+        return gdp_epsilon(math.sqrt(sum(r.times / r.noise_multiplier**2 for r in history)), delta)
+    rdp = RDPAccountant()
+    rdp.history = [tuple(releases) for releases in history]
+    bound = float(rdp.get_epsilon(delta))
+    if accountant == "rdp" or bound > _PRV_LIMIT:
+        return bound
+    prv = PRVAccountant()
+    prv.history = rdp.history
+    return float(prv.get_epsilon(delta))

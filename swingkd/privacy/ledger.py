@@ -1,0 +1,319 @@
+"""The ledger: what was released, about which data, and what it adds up to.
+
+A student has two debts, and one says nothing of the other: to the *transfer set*, the text that it was trained on, and
+to the *teacher's training data*, whose traces its targets carry.  The ledger always speaks of both.
+
+    >>> plan = PrivacyPlan.solve(epsilon=8.0, sampling_rate=0.01, steps=1000, delta=1e-5)
+    >>> ledger = PrivacyLedger()
+    >>> ledger.record(LedgerEntry.of_plan(plan, releases=plan.steps))
+    >>> print(ledger)
+    transfer set: epsilon 8.00 at delta 1e-05 for each record (add or remove one); 1,000 releases, PRV accountant
+    teacher's training data: not covered; nothing is known of how the teacher was trained
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard
+from transformers.utils import cached_file
+
+from swingkd.privacy.accounting import Accountant, Releases, gaussian_epsilon
+from swingkd.privacy.plan import PrivacyPlan
+
+LEDGER_FILE = "privacy_ledger.json"
+TRANSFER_SET, TEACHER_DATA = "transfer set", "teacher's training data"
+_SCOPES = (TRANSFER_SET, TEACHER_DATA)
+NO_TEACHER = "there was no teacher"
+_UNKNOWN = {
+    TRANSFER_SET: "it was trained on without differential privacy",
+    TEACHER_DATA: "nothing is known of how the teacher was trained",
+}
+
+
+class BudgetExceededError(ValueError):
+    """A run would spend more than its budget."""
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """Releases of one kind about one data set.
+
+    Args:
+        mechanism: "DP-SGD", "Gaussian", "randomized response", ...
+        scope: which data set.
+        unit, neighbours: what one guarantee is about, and when two data sets differ in one unit.
+        releases: how many.
+        delta: of the guarantee; 0 for pure differential privacy.
+        noise_multiplier: of Gaussian noise, in units of the sensitivity.
+        sampling_rate: probability that a unit is in a release; 1 where none is left out.
+        pure_epsilon: of each release, for mechanisms without delta.
+        accountant: how Gaussian releases are added up.
+        claim: what is said to hold, where it is not what the numbers above say.
+        holds: whether it does; what does not hold is shown and never added up.
+        caveat: what must be known beside it.
+
+    Raises:
+        ValueError: it is neither Gaussian nor pure, or both, or a number is out of range.
+    """
+
+    mechanism: str
+    scope: str = TRANSFER_SET
+    unit: str = "record"
+    neighbours: str = "add or remove one"
+    releases: int = 0
+    delta: float = 0.0
+    noise_multiplier: float | None = None
+    sampling_rate: float = 1.0
+    pure_epsilon: float | None = None
+    accountant: Accountant = "prv"
+    claim: str = ""
+    holds: bool = True
+    caveat: str = ""
+
+    def __post_init__(self) -> None:
+        if self.holds and (self.noise_multiplier is None) == (self.pure_epsilon is None):
+            raise ValueError(f"{self.mechanism}: give either noise_multiplier or pure_epsilon.")
+        for name in ("noise_multiplier", "pure_epsilon"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{self.mechanism}: {name}={value} must be positive.")
+        if self.releases < 0 or not 0 < self.sampling_rate <= 1 or not 0 <= self.delta < 1:
+            raise ValueError(
+                f"{self.mechanism}: releases={self.releases} must not be negative, sampling_rate="
+                f"{self.sampling_rate} must lie in (0, 1] and delta={self.delta} in [0, 1)."
+            )
+
+    @classmethod
+    def of_plan(cls, plan: PrivacyPlan, *, releases: int = 0, scope: str = TRANSFER_SET, **others: Any) -> LedgerEntry:
+        """Return the entry of a run of DP-SGD by this plan, after so many steps."""
+        return cls(
+            "DP-SGD", scope=scope, unit=plan.unit, neighbours=plan.neighbours, releases=releases, delta=plan.delta,
+            noise_multiplier=plan.noise_multiplier, sampling_rate=plan.sampling_rate, accountant=plan.accountant,
+            **others,
+        )  # fmt: skip
+
+    @property
+    def epsilon(self) -> float:
+        """What these releases alone promise."""
+        return compose([self])[0]
+
+    @property
+    def guarantee(self) -> str:
+        """In words."""
+        if not self.holds:
+            return "none"
+        how = "epsilon" if self.pure_epsilon is not None else "(epsilon, delta)"
+        return f"{how}-differential privacy of each {self.unit} of the {self.scope} ({self.neighbours})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain types."""
+        return {**asdict(self), "epsilon": self.epsilon if self.holds else None, "guarantee": self.guarantee}
+
+
+def compose(entries: Iterable[LedgerEntry]) -> tuple[float, float]:
+    """Return the epsilon and delta of all entries together: Gaussian ones by the accountants, pure ones by adding.
+
+    Raises:
+        ValueError: they are about different units, neighbours or data sets, or one of them does not hold.
+    """
+    entries = [entry for entry in entries if entry.releases]
+    for name in ("scope", "unit", "neighbours"):
+        found = sorted({getattr(entry, name) for entry in entries})
+        if len(found) > 1:
+            raise ValueError(
+                f"Guarantees for different {name}s do not add up: {', '.join(map(repr, found))}. Report them one by "
+                "one, or run both mechanisms for the same one."
+            )
+    wrong = [entry.mechanism for entry in entries if not entry.holds]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)} promises nothing that could be added up.")
+    gaussian = [entry for entry in entries if entry.noise_multiplier is not None]
+    pure = sum(entry.releases * entry.pure_epsilon for entry in entries if entry.pure_epsilon is not None)
+    if not gaussian:
+        return float(pure), 0.0
+    delta = max(entry.delta for entry in gaussian)
+    accountant: Accountant = "rdp" if any(entry.accountant == "rdp" for entry in gaussian) else "prv"
+    history = [Releases(e.noise_multiplier or 0.0, e.sampling_rate, e.releases) for e in gaussian]
+    return pure + gaussian_epsilon(history, delta, accountant), delta
+
+
+class PrivacyLedger:
+    """What a model's training released, entry by entry.
+
+    Args:
+        entries: to begin with.
+        budget: the epsilon that the transfer set may cost; `None`: no limit.
+        unknown: for a data set that no entry is about: why it is not covered.
+    """
+
+    def __init__(
+        self,
+        entries: Iterable[LedgerEntry] = (),
+        *,
+        budget: float | None = None,
+        unknown: dict[str, str] | None = None,
+    ):
+        self.entries: list[LedgerEntry] = list(entries)
+        self.budget = budget
+        self.unknown = _UNKNOWN | (unknown or {})
+
+    def record(self, entry: LedgerEntry) -> None:
+        """Add releases; those of a mechanism that ran on are counted in its own entry."""
+        for i, known in enumerate(self.entries):
+            if replace(known, releases=0) == replace(entry, releases=0):
+                self.entries[i] = replace(known, releases=known.releases + entry.releases)
+                return
+        self.entries.append(entry)
+
+    def afford(self, entry: LedgerEntry) -> None:
+        """Refuse releases that the budget does not allow, before they are made.
+
+        Raises:
+            BudgetExceededError: with what they would cost.
+        """
+        if self.budget is None:
+            return
+        spent = self.epsilon(entry.scope) or 0.0
+        known = [known for known in self.entries if known.scope == entry.scope]
+        after = compose([*known, entry])[0]
+        # The noise that was solved for reaches its target to a few digits.
+        if after > self.budget * (1 + 1e-6):
+            raise BudgetExceededError(
+                f"The budget is epsilon {self.budget:g} and {spent:.3g} of it is spent; {entry.releases:,} more "
+                f"releases would make it {after:.3g}. Train for fewer steps, add noise, or raise target_epsilon."
+            )
+
+    def about(self, scope: str) -> list[LedgerEntry]:
+        """Return the entries about one data set that released something."""
+        return [entry for entry in self.entries if entry.scope == scope and entry.releases]
+
+    def covers(self, scope: str) -> bool:
+        """Tell whether there is a guarantee for this data set, and nothing beside it that does not hold."""
+        entries = self.about(scope)
+        return bool(entries) and all(entry.holds for entry in entries)
+
+    def epsilon(self, scope: str = TRANSFER_SET) -> float | None:
+        """Return what was spent on this data set; `None` where it is not covered."""
+        return compose(self.about(scope))[0] if self.covers(scope) else None
+
+    def as_teacher(self) -> list[LedgerEntry]:
+        """Return what this model's own training promises, as a student of it says it: about the teacher's data.
+
+        Empty where any data that went into this model is not covered.
+        """
+        if not self.covers(TRANSFER_SET) or not (
+            self.covers(TEACHER_DATA) or self.unknown[TEACHER_DATA] == NO_TEACHER
+        ):
+            return []
+        return [replace(entry, scope=TEACHER_DATA) for entry in self.entries if entry.releases]
+
+    def lines(self) -> list[str]:
+        """Return one line for each data set: what is promised about it, or that it is not covered."""
+        return [self._line(scope) for scope in (*_SCOPES, *self._other_scopes())]
+
+    def _other_scopes(self) -> list[str]:
+        return sorted({entry.scope for entry in self.entries if entry.releases} - set(_SCOPES))
+
+    def _line(self, scope: str) -> str:
+        entries = self.about(scope)
+        wrong = [
+            f"{entry.mechanism}: {entry.claim} does not hold; {entry.caveat}" for entry in entries if not entry.holds
+        ]
+        if not self.covers(scope):
+            why = "; ".join(wrong) or self.unknown[scope]
+            return f"{scope}: {why}" if why == NO_TEACHER else f"{scope}: not covered; {why}"
+        epsilon, delta = compose(entries)
+        how = sorted(
+            {"closed form" if e.sampling_rate == 1 else f"{e.accountant.upper()} accountant" for e in entries}
+        )
+        caveats = "".join(f"; {caveat}" for caveat in sorted({e.caveat for e in entries if e.caveat}))
+        # Rounded up: a promise is never said to be smaller than it is.
+        said = -(-epsilon * 100 // 1) / 100
+        return (
+            f"{scope}: epsilon {said:.2f} at delta {delta:.1g} for each {entries[0].unit} ({entries[0].neighbours}); "
+            f"{sum(entry.releases for entry in entries):,} releases, {', '.join(how)}{caveats}"
+        )
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain types; it holds no secret."""
+        return {
+            "version": 1,
+            "budget": self.budget,
+            "unknown": self.unknown,
+            "entries": [entry.to_dict() for entry in self.entries],
+            "summary": self.lines(),
+        }
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> PrivacyLedger:
+        """Read what `to_dict` returned.
+
+        Raises:
+            ValueError: it is no ledger, or of another version.
+        """
+        if content.get("version") != 1 or not isinstance(content.get("entries"), list):
+            raise ValueError("This is no privacy ledger of version 1.")
+        # What follows from the rest is computed anew: nobody is believed an epsilon.
+        derived = ("epsilon", "guarantee")
+        entries = [
+            LedgerEntry(**{k: _number(k, v) for k, v in entry.items() if k not in derived})
+            for entry in content["entries"]
+        ]
+        return cls(entries, budget=_number("budget", content.get("budget")), unknown=content.get("unknown"))
+
+    def save(self, folder: str | os.PathLike) -> Path:
+        """Write privacy_ledger.json into a folder; all of it or, if the process dies, the old one."""
+        path = Path(folder) / LEDGER_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".part")
+        temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+        temporary.replace(path)
+        return path
+
+    @classmethod
+    def load(cls, model: str | os.PathLike) -> PrivacyLedger | None:
+        """Read the ledger of a model, from its folder or from the Hub: its file, or `privacy_ledger` in its card.
+
+        Args:
+            model: a folder, or a name on the Hub.
+
+        Returns:
+            The ledger; `None` where the model has none.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        found = _file_of(model, LEDGER_FILE)
+        try:
+            if found is not None:
+                return cls.from_dict(json.loads(Path(found).read_text()))
+            card = _file_of(model, "README.md")
+            data = ModelCard.load(card).data.to_dict() if card is not None else {}
+            return cls.from_dict(data["privacy_ledger"]) if "privacy_ledger" in data else None
+        except (json.JSONDecodeError, TypeError, ValueError) as error:
+            raise ValueError(f"The privacy ledger of {model} cannot be read: {error}") from error
+
+
+def _number(name: str, value: Any) -> Any:
+    # YAML, in a card, takes 1e-06 for a word.
+    numbers = ("delta", "noise_multiplier", "sampling_rate", "pure_epsilon", "budget")
+    return float(value) if name in numbers and value is not None else value
+
+
+def _file_of(model: str | os.PathLike, name: str) -> str | None:
+    try:
+        return cached_file(
+            str(model), name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_connection_errors=False,
+        )  # fmt: skip
+    except OSError:
+        return None

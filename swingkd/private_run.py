@@ -1,0 +1,206 @@
+"""DP-SGD inside the trainer: the plan of a run, its batches, its steps, its entry in the ledger."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset, IterableDataset
+from peft import PeftModel
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
+
+from swingkd.config import PrivateDistillationConfig
+from swingkd.privacy import (
+    DPSGD,
+    NO_TEACHER,
+    TEACHER_DATA,
+    LedgerEntry,
+    PoissonBatches,
+    PrivacyLedger,
+    PrivacyPlan,
+)
+
+_MICRO_BATCH = 16
+_UNCOVERED_TEACHER = (
+    "no ledger came with the teacher's name, so what it learnt, of records of the transfer set as well, is not covered"
+)
+RowLosses = Callable[[list[dict[str, Any]]], torch.Tensor]
+
+
+class PrivateRun:
+    """What differs in a training run under differential privacy.
+
+    Args:
+        args: the settings; `differentially_private`.
+        dataset: the prepared training set, one row a record.
+
+    Raises:
+        ValueError: the data cannot be sampled by unit, or the settings spend more than `target_epsilon`.
+    """
+
+    def __init__(self, args: PrivateDistillationConfig, dataset: Dataset):
+        self.args, self.dataset = args, dataset
+        self.units = _units(dataset, args.privacy_unit)
+        self.count = len(dataset) if self.units is None else len(np.unique(self.units))
+        self.dp: DPSGD | None = None
+        self.plan = self._make_plan()
+        self.entry = LedgerEntry.of_plan(self.plan, releases=1)
+
+    def _make_plan(self) -> PrivacyPlan:
+        args, drawn = self.args, self.args.per_device_train_batch_size * self.args.world_size
+        if drawn > self.count:
+            raise ValueError(
+                f"A batch of {drawn} is drawn from {self.count} units ({self.args.privacy_unit}). Lower "
+                "per_device_train_batch_size: far below their number, sampling makes the noise cheaper."
+            )
+        rate = drawn / self.count
+        steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * max(round(1 / rate), 1))
+        fixed: dict[str, Any] = {
+            "sampling_rate": rate, "steps": steps, "clip_norm": args.clip_norm, "unit": args.privacy_unit,
+            "delta": args.target_delta or 0.1 / self.count,
+        }  # fmt: skip
+        if args.noise_multiplier is None:
+            return PrivacyPlan.solve(epsilon=args.target_epsilon, **fixed)
+        plan = PrivacyPlan(noise_multiplier=args.noise_multiplier, **fixed)
+        PrivacyLedger(budget=args.target_epsilon).afford(LedgerEntry.of_plan(plan, releases=steps))
+        return plan
+
+    def loader(self, dataset: Dataset, **options: Any) -> DataLoader:
+        """Return the batches of this process: lists of rows, each a Poisson sample, some of them empty."""
+        batches = PoissonBatches(
+            self.plan, self.units, rows=len(dataset), most=self.args.records_per_user if self.units is not None else 1,
+            rank=self.args.process_index, processes=self.args.world_size,
+        )  # fmt: skip
+        # Not prepared by Accelerate, which would deal one process's sample out to all.
+        return DataLoader(dataset, batch_sampler=batches, collate_fn=_rows, **options)
+
+    def wrap(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """Let the optimizer see clipped and noised gradients only."""
+        if self.dp is not None:
+            self.dp.attach()
+            return optimizer
+        self.dp = DPSGD(model, optimizer, self.plan, self.count, ghost=self.args.ghost_clipping)
+        return self.dp.optimizer
+
+    def begin(self, ledger: PrivacyLedger, steps: int, losses: RowLosses) -> None:
+        """Check the budget and the gradients per row before the first step; count every step from now on.
+
+        Args:
+            ledger: what was spent so far.
+            steps: how many steps are to come.
+            losses: makes the losses of rows.
+        """
+        assert self.dp is not None
+        ledger.budget = self.args.target_epsilon
+        ledger.afford(LedgerEntry.of_plan(self.plan, releases=steps))
+        self.dp.model.train()
+        rows = [self.dataset[i % len(self.dataset)] for i in range(2)]
+        self.dp.check(lambda: losses(rows))
+        left = iter(range(steps))
+
+        def count(_: Any) -> None:
+            if next(left, None) is None:
+                ledger.afford(self.entry)
+            ledger.record(self.entry)
+
+        # Between the noise and the update: no update is ever uncounted.
+        self.dp.optimizer.attach_step_hook(count)
+
+    def end(self) -> None:
+        """Make the model an ordinary one again."""
+        if self.dp is not None:
+            self.dp.detach()
+
+    def step(self, rows: list[dict[str, Any]], losses: RowLosses) -> float:
+        """Sum the clipped gradients of a batch, part by part; return its exact loss, which is not private.
+
+        Args:
+            rows: of this process; there may be none.
+            losses: makes the losses of rows.
+        """
+        assert self.dp is not None
+        self.dp.zero_grad()
+        total = 0.0
+        for part, units in self._parts(rows):
+            found = losses(part)
+            self.dp.accumulate(found, units)
+            if self.args.log_nonprivate:
+                total += float(found.detach().sum())
+        self.dp.finish()
+        return total / max(len(rows), 1)
+
+    def _parts(self, rows: list[dict[str, Any]]) -> Iterator[tuple[list[dict[str, Any]], torch.Tensor | None]]:
+        """Cut a batch into parts that fit the memory; a user's rows stay together."""
+        size = self.args.micro_batch_size or _MICRO_BATCH
+        if self.units is None:
+            # Rows of like length together: less padding.
+            rows = sorted(rows, key=lambda row: len(row["input_ids"]))
+            for start in range(0, len(rows), size):
+                yield rows[start : start + size], None
+            return
+        part: list[dict[str, Any]] = []
+        units: list[int] = []
+        for number, (_, own) in enumerate(groupby(rows, key=lambda row: row[self.args.privacy_unit])):
+            of_unit = list(own)
+            if part and len(part) + len(of_unit) > size:
+                yield part, torch.tensor(units, device=self.args.device)
+                part, units = [], []
+            part, units = part + of_unit, units + [number] * len(of_unit)
+        if part:
+            yield part, torch.tensor(units, device=self.args.device)
+
+
+def check_data(args: PrivateDistillationConfig, dataset: Dataset | IterableDataset | None) -> None:
+    """Refuse data that cannot be sampled by unit, before it is tokenised."""
+    if dataset is None:
+        return
+    if not isinstance(dataset, Dataset):
+        raise ValueError(
+            "A stream cannot be sampled with known probability, so no guarantee would hold. Make it a map-style data "
+            "set: Dataset.from_generator(...)."
+        )
+    if args.privacy_unit != "record" and args.privacy_unit not in dataset.column_names:
+        raise ValueError(
+            f"privacy_unit={args.privacy_unit!r} is no column of the training set ("
+            f"{', '.join(dataset.column_names)}). Name the column that says whose row it is, or 'record'."
+        )
+
+
+def first_ledger(teacher: str | PreTrainedModel | None, args: PrivateDistillationConfig) -> PrivacyLedger:
+    """Begin a ledger with what the teacher's own says, where there is one."""
+    known = PrivacyLedger.load(teacher) if isinstance(teacher, str) else None
+    entries = known.as_teacher() if known is not None else []
+    if entries:
+        return PrivacyLedger(entries)
+    if teacher is None and args.alpha == 0:
+        return PrivacyLedger(unknown={TEACHER_DATA: NO_TEACHER})
+    return PrivacyLedger(unknown={TEACHER_DATA: _UNCOVERED_TEACHER})
+
+
+def takes_positions(model: nn.Module) -> bool:
+    """Tell whether a model's forward takes position_ids."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return "position_ids" in inspect.signature(base.forward).parameters
+
+
+def _units(dataset: Dataset, unit: str) -> np.ndarray | None:
+    """Return the number of each row's unit, [rows]; `None` where each row is its own."""
+    if unit == "record":
+        return None
+    column = dataset.with_format("arrow")[unit].combine_chunks()
+    if column.null_count:
+        raise ValueError(f"{column.null_count} rows have no {unit}. Drop them, or give each an id of its own.")
+    return pc.dictionary_encode(column).indices.to_numpy()
+
+
+def _rows(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Leave a batch as it is: it is cut and padded part by part."""
+    return {"rows": rows}

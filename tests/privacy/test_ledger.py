@@ -1,0 +1,149 @@
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opacus.accountants import PRVAccountant, RDPAccountant
+
+from swingkd.privacy import (
+    NO_TEACHER,
+    TEACHER_DATA,
+    TRANSFER_SET,
+    BudgetExceededError,
+    LedgerEntry,
+    PrivacyLedger,
+    PrivacyPlan,
+)
+from swingkd.privacy.ledger import compose
+
+PLAN = PrivacyPlan(0.02, 300, 0.9, delta=1e-6)
+
+
+def entry(**fields):
+    return LedgerEntry("test", **({"releases": 1, "delta": 1e-5} | fields))
+
+
+def test_steps_add_up_in_one_entry():
+    ledger = PrivacyLedger()
+    for _ in range(300):
+        ledger.record(LedgerEntry.of_plan(PLAN, releases=1))
+    assert len(ledger.entries) == 1
+    assert ledger.epsilon() == pytest.approx(PLAN.epsilon)
+
+
+@pytest.mark.parametrize(("accountant", "theirs"), [("prv", PRVAccountant), ("rdp", RDPAccountant)])
+def test_runs_with_different_noise_are_composed_as_opacus_does(accountant, theirs):
+    opacus = theirs()
+    opacus.history = [(0.9, 0.02, 300), (1.5, 0.1, 50)]
+    runs = [
+        entry(noise_multiplier=0.9, sampling_rate=0.02, releases=300, accountant=accountant),
+        entry(noise_multiplier=1.5, sampling_rate=0.1, releases=50, accountant=accountant),
+    ]
+    assert compose(runs)[0] == pytest.approx(opacus.get_epsilon(1e-5), rel=1e-9)
+
+
+def test_full_releases_have_the_closed_form():
+    """METHODS: 1,600 scalar releases of noise 10 have mu = 4, epsilon 24.4 at delta 1e-5; 1,064: 18.6; 960: 17.4."""
+    for releases, epsilon in ((1600, 24.4), (1064, 18.6), (960, 17.4)):
+        assert entry(noise_multiplier=10.0, releases=releases).epsilon == pytest.approx(epsilon, abs=0.06)
+    two = [entry(noise_multiplier=10.0, releases=600), entry(noise_multiplier=5.0, releases=250)]
+    assert compose(two)[0] == pytest.approx(entry(noise_multiplier=10.0, releases=1600).epsilon)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.floats(0.01, 3), st.integers(1, 9)), min_size=1, max_size=5), st.booleans())
+def test_pure_epsilons_add_up_beside_the_gaussian_ones(pure, mixed):
+    entries = [entry(pure_epsilon=e, releases=n, delta=0.0) for e, n in pure]
+    gaussian = [entry(noise_multiplier=3.0)] if mixed else []
+    epsilon, delta = compose(entries + gaussian)
+    assert epsilon == pytest.approx(math.fsum(e * n for e, n in pure) + (gaussian[0].epsilon if mixed else 0))
+    assert delta == (1e-5 if mixed else 0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("unit", "user_id"), ("neighbours", "replace one"), ("scope", TEACHER_DATA)]
+)
+def test_different_promises_do_not_add_up(field, value):
+    with pytest.raises(ValueError, match=rf"different {field}s"):
+        compose([entry(noise_multiplier=1.0), entry(noise_multiplier=1.0, **{field: value})])
+
+
+def test_both_data_sets_are_always_spoken_of():
+    first, second = str(PrivacyLedger()).splitlines()
+    assert first.startswith("transfer set: not covered")
+    assert second.startswith("teacher's training data: not covered")
+    ledger = PrivacyLedger([LedgerEntry.of_plan(PLAN, releases=300)], unknown={TEACHER_DATA: NO_TEACHER})
+    first, second = ledger.lines()
+    assert f"epsilon {math.ceil(PLAN.epsilon * 100) / 100:.2f} at delta 1e-06 for each record" in first
+    assert second == "teacher's training data: there was no teacher"
+
+
+def test_a_student_says_of_its_teachers_data_what_the_teacher_promised():
+    teacher = PrivacyLedger([LedgerEntry.of_plan(PLAN, releases=300)], unknown={TEACHER_DATA: NO_TEACHER})
+    student = PrivacyLedger(teacher.as_teacher())
+    assert student.epsilon(TEACHER_DATA) == pytest.approx(PLAN.epsilon)
+    assert student.epsilon(TRANSFER_SET) is None
+    # A teacher that itself learnt from an uncovered teacher promises nothing of all it has seen.
+    assert PrivacyLedger([LedgerEntry.of_plan(PLAN, releases=300)]).as_teacher() == []
+    # Nor does that student, whose transfer set is not covered.
+    assert student.as_teacher() == []
+
+
+def test_what_does_not_hold_is_shown_and_never_added_up():
+    nominal = entry(
+        noise_multiplier=10.0, holds=False, claim="epsilon 24.4 for the batch losses",
+        caveat="noise on a scalar loss has no gradient",
+    )  # fmt: skip
+    ledger = PrivacyLedger([LedgerEntry.of_plan(PLAN, releases=3), nominal])
+    assert ledger.epsilon() is None
+    assert "epsilon 24.4 for the batch losses does not hold; noise on a scalar loss" in str(ledger)
+    with pytest.raises(ValueError, match="promises nothing"):
+        compose([nominal])
+
+
+def test_a_budget_is_never_exceeded():
+    plan = PrivacyPlan.solve(epsilon=2.0, sampling_rate=0.02, steps=100)
+    ledger = PrivacyLedger(budget=2.0)
+    ledger.afford(LedgerEntry.of_plan(plan, releases=100))
+    ledger.record(LedgerEntry.of_plan(plan, releases=100))
+    with pytest.raises(BudgetExceededError, match=r"budget is epsilon 2 and .* more releases"):
+        ledger.afford(LedgerEntry.of_plan(plan, releases=10))
+
+
+def test_it_is_written_and_read(tmp_path):
+    ledger = PrivacyLedger(
+        [LedgerEntry.of_plan(PLAN, releases=7), entry(pure_epsilon=1.0, delta=0.0, scope="labels")], budget=3.0
+    )
+    ledger.save(tmp_path)
+    again = PrivacyLedger.load(tmp_path)
+    assert again.to_dict() == ledger.to_dict()
+    # An epsilon is computed anew, never read.
+    content = json.loads((tmp_path / "privacy_ledger.json").read_text())
+    content["entries"][0]["epsilon"] = 0.001
+    assert PrivacyLedger.from_dict(content).epsilon() == ledger.epsilon()
+
+
+def test_it_is_read_from_a_card(tmp_path):
+    ledger = PrivacyLedger([LedgerEntry.of_plan(PLAN, releases=7)])
+    (tmp_path / "README.md").write_text(
+        f"---\nlicense: mit\nprivacy_ledger: {json.dumps(ledger.to_dict())}\n---\n# a student\n"
+    )
+    assert PrivacyLedger.load(tmp_path).to_dict() == ledger.to_dict()
+    (tmp_path / "README.md").write_text("# nothing\n")
+    assert PrivacyLedger.load(tmp_path) is None
+    (tmp_path / "privacy_ledger.json").write_text("{")
+    with pytest.raises(ValueError, match="cannot be read"):
+        PrivacyLedger.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {}, {"noise_multiplier": 1.0, "pure_epsilon": 1.0}, {"noise_multiplier": 0.0}, {"pure_epsilon": -1.0},
+        {"noise_multiplier": 1.0, "releases": -1}, {"noise_multiplier": 1.0, "sampling_rate": 0.0},
+    ],
+)  # fmt: skip
+def test_senseless_entries_are_refused(fields):
+    with pytest.raises(ValueError, match="test: "):
+        entry(**fields)

@@ -1,0 +1,367 @@
+"""Differential privacy through the trainer: the updates, the logs, the ledger, and what cannot be replayed."""
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from swingkd import PrivacyLedger, PrivateDistillationTrainer, RuleTagger
+from swingkd.privacy import NO_TEACHER, TEACHER_DATA, BudgetExceededError, PoissonBatches, PrivacyPlan
+from tests.conftest import TEXTS, tiny_model
+
+ROOT = Path(__file__).parents[1]
+SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+
+
+def gpt2(vocabulary):
+    config = GPT2Config(
+        vocab_size=vocabulary, n_embd=16, n_layer=1, n_head=2, n_positions=128, resid_pdrop=0, embd_pdrop=0,
+        attn_pdrop=0,
+    )  # fmt: skip
+    return GPT2LMHeadModel(config)
+
+
+def pythia(vocabulary):
+    return GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=vocabulary, **SIZES))
+
+
+def qwen(vocabulary):
+    return Qwen2ForCausalLM(
+        Qwen2Config(vocab_size=vocabulary, num_key_value_heads=1, tie_word_embeddings=True, **SIZES)
+    )
+
+
+def llama(vocabulary):
+    return tiny_model(vocabulary)
+
+
+@pytest.fixture
+def make(student, teacher, tokenizer, texts, config):
+    """A function that makes a private trainer on the tiny models."""
+
+    def make(*, student=student, teacher=teacher, data=texts, tagger=None, peft_config=None, **fields):
+        defaults = {"noise_multiplier": 0.7, "per_device_train_batch_size": 12, "protection": "none"}
+        return PrivateDistillationTrainer(
+            student, teacher, config(**(defaults | fields)), train_dataset=data, processing_class=tokenizer,
+            tagger=tagger, peft_config=peft_config,
+        )  # fmt: skip
+
+    return make
+
+
+def replayable(monkeypatch, seed=5):
+    """Draws that a test can repeat; nothing else may."""
+
+    def generator(device="cpu"):
+        return torch.Generator(device).manual_seed(seed)
+
+    monkeypatch.setattr("swingkd.privacy.dp_sgd.secret_generator", generator)
+    monkeypatch.setattr("swingkd.privacy.sampling.secret_generator", generator)
+
+
+def by_hand(student, names, teacher, rows, plan, lr, steps, alpha, temperature, seed=5):
+    """DP-SGD on the distillation loss, one record at a time; `names`: in which order parameters get their noise."""
+    noise = torch.Generator().manual_seed(seed)
+    batches = iter(PoissonBatches(plan, rows=len(rows), generator=torch.Generator().manual_seed(seed)))
+    trained = [student.get_parameter(name) for name in names]
+    for _ in range(steps):
+        total = [torch.zeros_like(p) for p in trained]
+        for i in next(batches):
+            ids = torch.tensor([rows[i]["input_ids"]])
+            z, t = (model(input_ids=ids).logits[0, :-1].double() for model in (student, teacher))
+            target = (t / temperature).softmax(-1).detach()
+            soft = (target * (target.log() - (z / temperature).log_softmax(-1))).sum() * temperature**2
+            hard = F.cross_entropy(z, ids[0, 1:], reduction="sum")
+            gradient = torch.autograd.grad(alpha * soft + (1 - alpha) * hard, trained)
+            norm = float(torch.sqrt(sum(g.square().sum() for g in gradient)))
+            factor = min(1.0, plan.clip_norm / (norm + 1e-6))
+            total = [t + g * factor for t, g in zip(total, gradient, strict=True)]
+        with torch.no_grad():
+            for p, t in zip(trained, total, strict=True):
+                std = plan.noise_multiplier * plan.clip_norm
+                n = torch.normal(0.0, std, p.shape, generator=noise, dtype=p.dtype)
+                p -= lr * (t + n) / (plan.sampling_rate * len(rows))
+    return student
+
+
+@pytest.mark.parametrize(("family", "micro"), [(gpt2, 5), (llama, 1), (llama, 7), (llama, 64), (qwen, 5), (pythia, 5)])
+def test_the_trainer_equals_dp_sgd_by_hand(make, tokenizer, teacher, monkeypatch, family, micro):
+    replayable(monkeypatch)
+    torch.manual_seed(0)
+    student, teacher = family(len(tokenizer)).double(), copy.deepcopy(teacher).double()
+    expected = copy.deepcopy(student)
+    trainer = make(
+        student=student, teacher=teacher, micro_batch_size=micro, max_steps=3, optim="sgd", learning_rate=0.5,
+        lr_scheduler_type="constant", clip_norm=0.5, alpha=0.4, temperature=2.0, weight_decay=0.0,
+    )  # fmt: skip
+    rows = list(trainer.train_dataset)
+    trainer.train()
+    known = {id(p): name for name, p in student.named_parameters()}
+    names = [known[id(p)] for group in trainer.optimizer.param_groups for p in group["params"]]
+    by_hand(expected, names, teacher, rows, trainer.private.plan, 0.5, 3, 0.4, 2.0)
+    for (name, p), q in zip(student.named_parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_ghost_clipping_and_the_fast_loss_change_nothing(make, tokenizer, teacher, monkeypatch, adapter):
+    """Adapters: the head is frozen and the fast loss reads it; ghost clipping takes the plain formula."""
+    replayable(monkeypatch)
+    results = []
+    for ghost, fused in ((False, True), (False, False), (True, True)):
+        torch.manual_seed(0)
+        peft = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False) if adapter else None
+        trainer = make(
+            student=tiny_model(len(tokenizer), seed=1).double(), teacher=copy.deepcopy(teacher).double(),
+            peft_config=peft, ghost_clipping=ghost, fused_loss=fused, micro_batch_size=5, optim="sgd",
+            learning_rate=0.5,
+        )  # fmt: skip
+        trainer.model.double()
+        assert trainer.objective.fused == (fused and adapter and not ghost)
+        trainer.train()
+        results.append({name: p.detach().clone() for name, p in trainer.model.named_parameters()})
+    for other in results[1:]:
+        for name, value in results[0].items():
+            torch.testing.assert_close(other[name], value, rtol=1e-6, atol=1e-9, msg=name)
+
+
+def test_users_are_clipped_and_counted_as_one(make, monkeypatch):
+    replayable(monkeypatch)
+    owners = [f"user-{i % 7}" for i in range(len(TEXTS))]
+    data = Dataset.from_dict({"text": TEXTS, "owner": owners})
+    trainer = make(
+        data=data, privacy_unit="owner", per_device_train_batch_size=3, records_per_user=4, micro_batch_size=6,
+        max_steps=5, clip_norm=1e-3, noise_multiplier=0.01, optim="sgd", learning_rate=1.0,
+    )  # fmt: skip
+    assert trainer.private.plan.sampling_rate == 3 / 7
+    sums = []
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    original = PoissonBatches._draw
+    monkeypatch.setattr(PoissonBatches, "_draw", lambda self: sums.append(original(self)) or sums[-1])
+    trainer.train()
+    assert all(len({owners[i] for i in batch}) <= 7 and len(batch) <= 28 for batch in sums)
+    moved = torch.sqrt(sum((p.detach() - before[n]).square().sum() for n, p in trainer.model.named_parameters()))
+    users = sum(len({owners[i] for i in batch}) for batch in sums[:5])
+    # No user moved the weights by more than the clip, whatever the number of rows; the noise adds a little.
+    assert float(moved) <= 1e-3 * users / 3 * 1.1 + 0.01
+    assert "for each owner (add or remove one)" in str(trainer.ledger)
+
+
+def test_what_is_not_private_is_not_logged(make, texts):
+    trainer = make(logging_steps=1, max_steps=3, target_delta=1e-3)
+    output = trainer.train()
+    logged = set().union(*trainer.state.log_history)
+    assert logged.isdisjoint({"loss", "grad_norm", "train_loss", "total_flos", "nonprivate_loss"})
+    assert output.training_loss == 0
+    assert "train_loss" not in output.metrics
+    assert trainer.state.total_flos == trainer.state.num_input_tokens_seen == 0
+    spent = [entry["epsilon"] for entry in trainer.state.log_history]
+    assert spent == sorted(spent)
+    assert spent[-1] == pytest.approx(trainer.private.plan.epsilon)
+    loud = make(logging_steps=1, log_nonprivate=True)
+    loud.train()
+    assert all("nonprivate_loss" in entry for entry in loud.state.log_history[:-1])
+    assert not any("loss" in entry for entry in loud.state.log_history)
+
+
+def test_the_same_seed_gives_other_noise_and_other_batches(make, tokenizer, monkeypatch):
+    drawn, students = [], []
+    original = PoissonBatches._draw
+    monkeypatch.setattr(PoissonBatches, "_draw", lambda self: drawn.append(original(self)) or drawn[-1])
+    for _ in range(2):
+        student = tiny_model(len(tokenizer), seed=1)
+        make(student=student, seed=7).train()
+        students.append(student)
+    half = len(drawn) // 2
+    assert drawn[:half] != drawn[half:]
+    one, two = (model.lm_head.weight for model in students)
+    assert not torch.equal(one, two)
+
+
+def test_nothing_in_the_output_folder_holds_a_generator(make, tmp_path):
+    trainer = make(save_strategy="steps", save_steps=1)
+    trainer.train()
+    state = trainer.private.dp.optimizer.generator.get_state().numpy().tobytes()
+    seed = trainer.private.dp.optimizer.generator.initial_seed()
+    folder = tmp_path / "out"
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert any(path.name == "training_args.bin" for path in files)
+    for path in files:
+        content = path.read_bytes()
+        assert state[:64] not in content
+        assert str(seed).encode() not in content
+
+
+def test_a_resumed_run_counts_each_step_once(make, tmp_path):
+    make(max_steps=5, save_strategy="steps", save_steps=2, target_epsilon=30.0, noise_multiplier=None).train()
+    again = make(max_steps=5, save_strategy="steps", save_steps=2, target_epsilon=30.0, noise_multiplier=None)
+    again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+    (entry,) = again.ledger.entries
+    assert entry.releases == 5
+    assert again.ledger.epsilon() == pytest.approx(again.private.plan.epsilon)
+    assert PrivacyLedger.load(tmp_path / "out" / "checkpoint-4").entries[0].releases == 4
+    assert PrivacyLedger.load(tmp_path / "out" / "checkpoint-5").entries[0].releases == 5
+
+
+def test_a_checkpoint_without_its_ledger_is_refused(make, tmp_path):
+    make(max_steps=2, save_strategy="steps", save_steps=1).train()
+    (tmp_path / "out" / "checkpoint-1" / "privacy_ledger.json").unlink()
+    with pytest.raises(ValueError, match="no privacy ledger, so what it spent is not known"):
+        make(max_steps=2).train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-1"))
+
+
+def test_half_written_checkpoints_are_passed_over(make, tmp_path):
+    make(max_steps=3, save_strategy="steps", save_steps=1).train()
+    (tmp_path / "out" / "checkpoint-3" / "trainer_state.json").write_text('{"global_step"')
+    again = make(max_steps=3)
+    again.train(resume_from_checkpoint=True)
+    assert again.ledger.entries[0].releases == 3
+    assert again.state.global_step == 3
+
+
+def test_a_budget_stops_a_run_before_it_is_overspent(make, tmp_path):
+    trainer = make(target_epsilon=30.0, noise_multiplier=None, save_strategy="steps", save_steps=1)
+    trainer.train()
+    with pytest.raises(BudgetExceededError, match="30 of it is spent"):
+        trainer.train()
+    # Nor does a resumed run go on past it: more steps were solved for more noise, but some are spent already.
+    longer = make(target_epsilon=30.0, noise_multiplier=None, max_steps=40)
+    with pytest.raises(BudgetExceededError, match="38 more releases"):
+        longer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+    with pytest.raises(BudgetExceededError, match="Train for fewer steps, add noise"):
+        make(target_epsilon=0.5, noise_multiplier=0.7)
+
+
+def test_killed_at_random_it_resumes_and_counts_each_step_once(tmp_path):
+    script = ROOT / "tests" / "train_privately.py"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    rng = np.random.default_rng()
+    command = [sys.executable, "-W", "ignore", str(script), str(tmp_path), "24"]
+    kills = 0
+    for _ in range(12):
+        process = subprocess.Popen(
+            command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        progress = tmp_path / "step"
+        # Kill it somewhere in the next few steps, in whatever it is doing there.
+        start = int(progress.read_text() or 0) if progress.exists() else 0
+        target, deadline = start + int(rng.integers(2, 9)), time.time() + 60
+        while process.poll() is None and time.time() < deadline:
+            if progress.exists() and int(progress.read_text() or 0) >= target and kills < 3:
+                time.sleep(float(rng.uniform(0, 0.05)))
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.002)
+        output = process.communicate()[0].decode()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, output[-2000:]
+    assert kills == 3
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["releases"] == result["steps"] == 24
+    assert result["epsilon"] == pytest.approx(PrivacyPlan(**result["plan"]).epsilon)
+
+
+# --- the teacher's side ----------------------------------------------------------------------------------------------
+
+
+def test_a_private_teacher_and_its_student(make, tokenizer, tmp_path, student):
+    """Trained from text alone with alpha=0; its student's ledger says what the teacher's folder says."""
+    trainer = make(teacher=None, alpha=0.0, max_steps=3)
+    assert trainer.ledger.unknown[TEACHER_DATA] == NO_TEACHER
+    trainer.train()
+    trainer.save_model(str(tmp_path / "teacher"))
+    student = PrivateDistillationTrainer(
+        tiny_model(len(tokenizer), seed=3), str(tmp_path / "teacher"),
+        make(noise_multiplier=None).args, train_dataset=Dataset.from_dict({"text": TEXTS}), processing_class=tokenizer,
+    )  # fmt: skip
+    assert student.ledger.epsilon(TEACHER_DATA) == pytest.approx(trainer.ledger.epsilon())
+    assert student.ledger.epsilon() is None
+    student.train()
+    student.save_model(str(tmp_path / "student"))
+    assert str(PrivacyLedger.load(tmp_path / "student")) == str(student.ledger)
+    # An object may have been trained on since it was loaded: nobody knows.
+    assert "not covered" in str(make(teacher=tiny_model(len(tokenizer), seed=9)).ledger.lines()[1])
+
+
+def test_learning_from_text_alone_is_ordinary_training(make, tokenizer, texts, config):
+    student = tiny_model(len(tokenizer), seed=1).double()
+    trainer = PrivateDistillationTrainer(
+        student, None, config(alpha=0.0), train_dataset=texts, processing_class=tokenizer
+    )
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
+    loss = trainer.compute_loss(trainer.model, dict(batch))
+    logits = student(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+    torch.testing.assert_close(loss, F.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten()))
+    with pytest.raises(ValueError, match="set alpha=0"):
+        PrivateDistillationTrainer(student, None, config(), train_dataset=texts, processing_class=tokenizer)
+
+
+def test_protected_targets_go_with_it(make):
+    trainer = make(protection=None, tagger=RuleTagger(), max_steps=2)
+    assert trainer.args.protection == "noise"
+    trainer.train()
+    assert trainer.ledger.entries[0].releases == 2
+
+
+# --- PITFALLS: settings ----------------------------------------------------------------------------------------------
+
+
+def test_the_settings_that_it_needs_are_set(config):
+    args = config(target_epsilon=8.0, gradient_checkpointing=True)
+    assert args.max_grad_norm == 0
+    assert args.ignore_data_skip
+    assert args.include_num_input_tokens_seen == "no"
+    assert args.gradient_checkpointing_kwargs["use_reentrant"]
+    assert config().max_grad_norm == 1.0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"gradient_accumulation_steps": 2}, {"fp16": True}, {"torch_compile": True}, {"use_liger_kernel": True},
+        {"train_sampling_strategy": "sequential"}, {"packing": True}, {"protection": "population"},
+        {"hidden_weight": 0.1}, {"ghost_clipping": True, "bf16": True},
+        {"ghost_clipping": True, "privacy_unit": "user"}, {"max_grad_norm": 0.5}, {"noise_multiplier": -1.0},
+        {"target_delta": 1.0}, {"clip_norm": 0.0}, {"micro_batch_size": 0},
+        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
+    ],
+)  # fmt: skip
+def test_settings_that_break_the_guarantee_are_refused(config, fields):
+    with pytest.raises(
+        ValueError, match=next(iter(fields)) if "use_reentrant" not in str(fields) else "use_reentrant"
+    ):
+        config(target_epsilon=8.0, **fields)
+
+
+def test_data_that_cannot_be_sampled_is_refused(make, texts):
+    with pytest.raises(ValueError, match="stream"):
+        make(data=texts.to_iterable_dataset())
+    with pytest.raises(ValueError, match=r"privacy_unit='user' is no column of the training set \(text\)"):
+        make(privacy_unit="user")
+    missing = texts.add_column("user", [None] + ["a"] * (len(texts) - 1))
+    with pytest.raises(ValueError, match="1 rows have no user"):
+        make(data=missing, privacy_unit="user")
+    with pytest.raises(ValueError, match="A batch of 100 is drawn from 60 units"):
+        make(per_device_train_batch_size=100)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_gradient_checkpointing_works(make, tokenizer, adapter):
+    peft = LoraConfig(r=2, target_modules=["q_proj"]) if adapter else None
+    trainer = make(gradient_checkpointing=True, peft_config=peft)
+    trainer.train()
+    assert trainer.ledger.entries[0].releases == 2
