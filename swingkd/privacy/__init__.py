@@ -17,6 +17,7 @@ from swingkd.privacy.ledger import (
     LedgerEntry,
     PrivacyLedger,
 )
+from swingkd.privacy.pate import ShardAnswers, content_keys, shard
 from swingkd.privacy.plan import PrivacyPlan
 from swingkd.privacy.randomness import secret_generator
 from swingkd.privacy.sampling import PoissonBatches
@@ -32,11 +33,14 @@ __all__ = [
     "PoissonBatches",
     "PrivacyLedger",
     "PrivacyPlan",
+    "ShardAnswers",
     "best_candidates",
     "check_modules",
+    "content_keys",
     "multi_stage_labels",
     "randomize_labels",
     "randomized_response_rdp",
     "response_probabilities",
     "secret_generator",
+    "shard",
 ]

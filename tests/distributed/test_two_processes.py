@@ -40,6 +40,15 @@ def test_two_processes_equal_one(tmp_path, protection, single, several):
 
 
 @pytest.mark.distributed
+@pytest.mark.parametrize("kind", ["full", "ghost", "lora"])
+def test_two_private_processes_equal_one(tmp_path, kind):
+    """Noise is added once, each record is clipped where it is, and sums are added up over processes."""
+    one = launch(tmp_path / "one", accelerate("cpu"), "train_privately_once.py", "60", kind)
+    two = launch(tmp_path / "two", accelerate("ddp"), "train_privately_once.py", "30", kind)
+    assert_same(one, two)
+
+
+@pytest.mark.distributed
 def test_sharded_weights_give_the_same_gradients(tmp_path):
     def torchrun(processes):
         return ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
