@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset, concatenate_datasets
+from peft import LoraConfig
 from transformers import AutoModelForCausalLM, set_seed
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "swing_clm"))
 import prepare
 from run import Experiment
 
-from swingkd import PrivateDistillationTrainer, measure_exposure
+from swingkd import PrivacyLedger, PrivateDistillationTrainer, measure_exposure
 from swingkd.audit import audit_canary_membership
 from swingkd.data import DataSettings, prepare_dataset
 from swingkd.report import MetricsFile, exposure_rows, ledger_rows, membership_rows, row
@@ -37,8 +38,7 @@ class PrivateExperiment(Experiment):
         self.coins = prepare.make_canaries(config["coin_canaries"], self.secret / "coin_canaries.json")
         self.splits["fresh"] = prepare.fresh_sentences(config["canaries"])
         self.evaluation = {name: self.tokenise(split, self.tagger) for name, split in self.splits.items()}
-        private = self.coins.insert(self.canaries.insert(self.private.select_columns(["text"])))
-        self.texts = {"A": private, "B": self.public}
+        self.texts = {"A": self.with_canaries(), "B": self.public}
 
     def load_public(self, text_column: str = "text", **spec) -> Dataset:
         """Return one of the public texts."""
@@ -48,10 +48,15 @@ class PrivateExperiment(Experiment):
         """Return the private text and the splits to evaluate on."""
         return prepare.load_splits(self.config["data"])
 
+    def with_canaries(self) -> Dataset:
+        """Return the private text with both sets of canaries."""
+        return self.coins.insert(self.canaries.insert(self.private.select_columns(["text"])))
+
     def tokenise(self, data, tagger):
         """Never pack: a packed block holds parts of several records, and none of them would be a unit."""
         settings = DataSettings(max_length=self.config["max_length"])
-        return prepare_dataset(data, self.tokenizer, tagger, settings)
+        keep = tuple(set(data.column_names) - {"text", "spans"})
+        return prepare_dataset(data, self.tokenizer, tagger, settings, keep=keep)
 
     def base(self, kind: str) -> AutoModelForCausalLM:
         """Return a model of the teacher's or the student's size that saw public text only: by name, or made here."""
@@ -74,12 +79,13 @@ class PrivateExperiment(Experiment):
             return self.base("teacher"), "teacher_training"
         return prepare.make_model(self.config[name.removeprefix("base-")], self.tokenizer), "base_training"
 
-    def fit(self, model, teacher: str | None, args, data) -> PrivateDistillationTrainer:
-        """Train, and return the trainer."""
+    def fit(self, model, teacher: str | None, args, data, lora: dict | None = None) -> PrivateDistillationTrainer:
+        """Train, and return the trainer; `lora`: arguments of an adapter, to train that alone."""
         set_seed(args.seed)
         trainer = PrivateDistillationTrainer(
-            model=model, teacher_model=teacher, args=args, train_dataset=data, processing_class=self.tokenizer
-        )
+            model=model, teacher_model=teacher, args=args, train_dataset=data, processing_class=self.tokenizer,
+            peft_config=LoraConfig(**lora) if lora else None,
+        )  # fmt: skip
         prepare.quiet(trainer).train()
         trainer.accelerator.wait_for_everyone()
         return trainer
@@ -92,7 +98,7 @@ class PrivateExperiment(Experiment):
         data = self.tokenise(self.texts[plan["transfer"]], None if plan.get("untagged") else self.tagger)
         self.trained("teacher", self.texts["A"])
         # By its name: its ledger, if it has one, lies in its folder.
-        return self.fit(self.base("student"), str(self.secret / "teacher"), args, data)
+        return self.fit(self.base("student"), str(self.secret / "teacher"), args, data, plan.get("lora"))
 
     def measure(self, name: str, setting: str, trainer: PrivateDistillationTrainer) -> None:
         """Evaluate, audit, and note what was promised; write all rows at once."""
@@ -102,20 +108,27 @@ class PrivateExperiment(Experiment):
             for metric, value in trainer.evaluate(dataset).items()
             if "perplexity" in metric
         ]
-        rows += ledger_rows(name, setting, trainer.ledger)
+        # The base and the teacher were trained before; a student has its ledger with it.
+        ledger = PrivacyLedger.load(self.secret / name) or trainer.ledger
+        rows += ledger_rows(name, setting, ledger)
         if trainer.is_world_process_zero():
-            print(f"measuring {name} ({setting})\n{trainer.ledger}", flush=True)
+            print(f"measuring {name} ({setting})\n{ledger}", flush=True)
             report = measure_exposure(trainer.model, self.tokenizer, self.canaries, batch_size=4096, progress=False)
-            rows += exposure_rows(name, setting, report)
-            for part in ("secrets", "records"):
-                found = audit_canary_membership(
-                    trainer.model, self.tokenizer, self.coins, 1, part, references=[self.base("student")],
-                    progress=False,
-                )  # fmt: skip
-                delta = self.config["dp_training"]["target_delta"]
-                rows += membership_rows(name, f"{setting} records=canary_{part}", found, by_coin=True, delta=delta)
+            rows += exposure_rows(name, setting, report) + self.membership(name, setting, trainer.model)
             self.metrics.add(rows)
         trainer.accelerator.wait_for_everyone()
+
+    def membership(self, name: str, setting: str, model) -> list[dict]:
+        """Tell canaries in from canaries out, and note what that proves of epsilon."""
+        rows, level = [], self.coins.coin_levels[0]
+        for part in ("secrets", "records"):
+            report = audit_canary_membership(
+                model, self.tokenizer, self.coins, level, part, references=[self.base("student")], progress=False
+            )
+            where = f"{setting} records=canary_{part}"
+            delta = self.config["dp_training"]["target_delta"]
+            rows += membership_rows(name, where, report, by_coin=True, delta=delta)
+        return rows
 
     def run(self, only: list[str] | None = None) -> None:
         if not self.metrics.has("base", "seed=0"):

@@ -29,14 +29,18 @@ START, END, PAD = "<|start|>", "<|end|>", "<|pad|>"
 
 def load_split(spec: dict[str, Any], text_column: str, limit: int | None = None) -> Dataset:
     """Load one split by the arguments of `load_dataset`; keep the text and, where there are any, its spans."""
-    os.environ.setdefault("SWINGKD_RECIPES", str(Path(__file__).parents[1]))
-    spec = {key: os.path.expandvars(value) if isinstance(value, str) else value for key, value in spec.items()}
-    data = load_dataset(**{"split": "train", **spec})
+    data = load_dataset(**{"split": "train", **expand(spec)})
     data = data.filter(lambda row: bool(row[text_column].strip()) and not row.get("is_canary", False))
     data = data.select(range(min(limit or len(data), len(data))))
     if text_column != "text":
         data = data.rename_column(text_column, "text")
     return data.select_columns([name for name in ("text", "spans") if name in data.column_names])
+
+
+def expand(spec: dict[str, Any]) -> dict[str, Any]:
+    """Fill in the folders that a configuration names by environment variables."""
+    os.environ.setdefault("SWINGKD_RECIPES", str(Path(__file__).parents[1]))
+    return {key: os.path.expandvars(value) if isinstance(value, str) else value for key, value in spec.items()}
 
 
 def load_splits(data: dict[str, Any]) -> tuple[Dataset, dict[str, Dataset]]:

@@ -60,8 +60,8 @@ class AuditTable:
 
 
 def is_audit(metrics: dict[str, Any]) -> bool:
-    """Tell whether a run's rows are those of an audit: attacks on kinds of records."""
-    return any("attack=" in row["setting"] for row in metrics["rows"])
+    """Tell whether a run's rows are those of an audit: every attack on every model."""
+    return any("audit=all" in row["setting"].split() for row in metrics["rows"])
 
 
 def write_audit_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -9,12 +10,13 @@ from swingkd.report.audit_card import is_audit, write_audit_card
 from swingkd.report.metrics import MetricsFile
 from swingkd.report.plots import exposure_figure
 from swingkd.report.render import render_card
-from swingkd.report.summary import Summary, baseline, cut, summarise
+from swingkd.report.summary import Promise, Summary, baseline, cut, summarise
 
 # A protection is told from the plain rivals that must stand beside it.
 _PROTECTIONS, _RIVALS = ("swing", "noise", "mollify", "population"), ("drop", "scrub")
 # And from a student of public text alone, where one was trained.
 _PUBLIC = "public"
+_SCOPES = {"transfer_set": "transfer set", "teacher_data": "teacher's training data"}
 
 
 def write_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
@@ -47,6 +49,8 @@ def write_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Pat
         levels=sorted({level for s in summaries for level in s.exposure if level}),
         cut=lambda summary, level: cut(summary, baseline(summaries, summary), level),
         perplexity_change=lambda summary: _change(summary, baseline(summaries, summary)),
+        promises=promises(summaries),
+        proved=sorted({kind for s in summaries for kind in s.proved}),
         findings=findings(summaries),
     )
 
@@ -57,6 +61,33 @@ def _change(summary: Summary, kd: Summary | None) -> float | None:
     return summary.perplexity["perplexity"] / kd.perplexity["perplexity"] - 1
 
 
+def promises(summaries: list[Summary]) -> list[str]:
+    """Say of each model with a guarantee what is promised about which data set, and that nothing is of the others."""
+    said = []
+    for summary in summaries:
+        about = [
+            f"{scope}: {_promise(summary.promised[word])}" if word in summary.promised else f"{scope}: not covered"
+            for word, scope in _SCOPES.items()
+        ]
+        if summary.promised:
+            said.append(f"`{summary.name}`: {'; '.join(about)}.")
+    if said:
+        said.append(
+            "Where the teacher's training data is not covered and holds records of the transfer set, what the teacher "
+            "learnt of them is not covered either."
+        )
+    return said
+
+
+def _promise(promise: Promise) -> str:
+    # Rounded up: a promise is never said to be smaller than it is.
+    epsilon = math.ceil(promise.epsilon * 100) / 100
+    return (
+        f"epsilon {epsilon:.2f} at delta {promise.delta:.1g} for each {promise.unit} (add or remove one), after "
+        f"{promise.releases:,} noised releases"
+    )
+
+
 def findings(summaries: list[Summary]) -> list[str]:
     """Say in words where a protection does not beat the plain rivals, and where something still leaks."""
     said = []
@@ -64,6 +95,7 @@ def findings(summaries: list[Summary]) -> list[str]:
     missing = [f"`{rival}`" for rival in _RIVALS if rival not in rivals]
     if missing:
         said.append(f"{' and '.join(missing)} did not run here: whether a protection beats them is not shown.")
+    said += _broken(summaries)
     for summary in summaries:
         if summary.model not in _PROTECTIONS:
             continue
@@ -84,6 +116,26 @@ def findings(summaries: list[Summary]) -> list[str]:
                     f"`{summary.name}` still gives something away of secrets repeated {level} times: "
                     f"{excess.value:.2f} bits over the controls [{excess.low:.2f}, {excess.high:.2f}]."
                 )
+    return said
+
+
+def _broken(summaries: list[Summary]) -> list[str]:
+    """Compare what attacks proved with what was promised, and say whether the attacks are worth anything."""
+    said, audited = [], [summary for summary in summaries if summary.proved]
+    for summary in audited:
+        promise = summary.promised.get("transfer_set")
+        for kind, proof in summary.proved.items():
+            if promise is not None and proof.epsilon > promise.epsilon:
+                said.append(
+                    f"`{summary.name}` breaks its promise: {proof.attack} on {kind.replace('_', ' ')} proves epsilon "
+                    f"{proof.epsilon:.2f}."
+                )
+    strongest = max((p.epsilon for s in audited if not s.promised for p in s.proved.values()), default=0.0)
+    if audited and strongest < 1:
+        said.append(
+            f"No attack proves more than epsilon {strongest:.2f} against a model without differential privacy: that "
+            "little is proved against the others says nothing."
+        )
     return said
 
 

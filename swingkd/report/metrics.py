@@ -22,6 +22,9 @@ from swingkd.audit.lower_bound import Method
 from swingkd.privacy import TEACHER_DATA, TRANSFER_SET, PrivacyLedger
 from swingkd.privacy.ledger import compose
 
+# Words of a setting that say what was measured on a model, not which model it is.
+_MEASURED = ("split=", "repetitions=", "records=", "attack=", "scope=", "unit=")
+
 
 class MetricsFile:
     """The metrics of one run.
@@ -186,7 +189,7 @@ def _plan(plan: dict[str, Any]) -> tuple[str, ...]:
 
 def _bare(setting: str) -> set[str]:
     """The words of a setting that name the trained model, not what was measured on it."""
-    return {word for word in setting.split() if not word.startswith(("split=", "repetitions="))}
+    return {word for word in setting.split() if not word.startswith(_MEASURED)}
 
 
 def environment() -> dict[str, Any]:

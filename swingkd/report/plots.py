@@ -9,7 +9,9 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 
+from swingkd.audit import Interval
 from swingkd.report.summary import Summary, summarise
 
 # Okabe and Ito's colours: told apart by colour-blind readers as well.
@@ -20,22 +22,28 @@ MARKERS = "osD^vPX*"
 def exposure_figure(metrics: dict[str, Any], path: Path) -> Path:
     """Draw exposure against perplexity, one panel per number of copies, and save it as PNG.
 
-    The best students stand at the lower left: useful and silent.  The grey band is the controls' interval over all
+    Where attacks proved an epsilon, another panel shows it beside the one that was promised.  The best students stand
+    at the lower left: useful and silent.  The grey band is the controls' interval over all
     models: what chance gives.
     """
     summaries = [s for s in summarise(metrics) if "perplexity" in s.perplexity and s.exposure]
     levels = sorted({level for s in summaries for level in s.exposure if level})
-    figure, axes = plt.subplots(
-        1, len(levels), figsize=(1.5 + 4.2 * len(levels), 4.6), sharey=True, squeeze=False, layout="constrained"
-    )
+    proved = [s for s in summaries if s.proved]
+    panels = len(levels) + bool(proved)
+    figure, axes = plt.subplots(1, panels, figsize=(1.5 + 4.2 * panels, 4.6), squeeze=False, layout="constrained")
     controls = [s.exposure[0] for s in summaries if 0 in s.exposure]
-    for axis, level in zip(axes[0], levels, strict=True):
+    style = {id(s): (COLOURS[i % 8], MARKERS[(i + i // 8) % 8]) for i, s in enumerate(summaries)}
+    for axis, level in zip(axes[0], levels, strict=False):
         if controls:
             low, high = min(c.low for c in controls), max(c.high for c in controls)
             axis.axhspan(low, high, color="0.88", zorder=0, label="controls (chance)")
-        for i, summary in enumerate(s for s in summaries if level in s.exposure):
-            _point(axis, summary, level, COLOURS[i % 8], MARKERS[(i + i // 8) % 8])
+        for summary in (s for s in summaries if level in s.exposure):
+            _point(axis, summary, summary.exposure[level], *style[id(summary)])
         axis.set_title(f"secrets repeated {level} times")
+        axis.sharey(axes[0][0])
+    if proved:
+        _proved_panel(axes[0][-1], proved, style)
+    for axis in axes[0]:
         axis.set_xlabel("perplexity (lower is better)")
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter("{x:.3g}")
@@ -53,8 +61,22 @@ def exposure_figure(metrics: dict[str, Any], path: Path) -> Path:
     return path
 
 
-def _point(axis, summary: Summary, level: int, colour: str, marker: str) -> None:
-    exposure = summary.exposure[level]
+def _proved_panel(axis: Axes, summaries: list[Summary], style: dict[int, tuple[str, str]]) -> None:
+    """Draw the largest epsilon that an attack proved, and, as a bar above it, the one that was promised."""
+    for summary in summaries:
+        colour, marker = style[id(summary)]
+        at = summary.perplexity["perplexity"]
+        axis.plot(at, max(proof.epsilon for proof in summary.proved.values()), marker, color=colour, markersize=6)
+        if "transfer_set" in summary.promised:
+            axis.plot(
+                at, summary.promised["transfer_set"].epsilon, "_", color=colour, markersize=18, markeredgewidth=2
+            )
+    axis.set_title("one unit: proved (bar: promised)")
+    axis.set_ylabel("epsilon (lower is better)")
+    axis.set_ylim(bottom=-0.2)
+
+
+def _point(axis: Axes, summary: Summary, exposure: Interval, colour: str, marker: str) -> None:
     error = [[exposure.value - exposure.low], [exposure.high - exposure.value]]
     axis.errorbar(
         summary.perplexity["perplexity"],

@@ -14,6 +14,24 @@ from swingkd.audit import Interval
 _SPLITS = ("test", "validation")
 
 
+@dataclass(frozen=True)
+class Promise:
+    """What a ledger says of one data set: epsilon and delta for each unit, after so many releases."""
+
+    epsilon: float
+    delta: float
+    unit: str
+    releases: int
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The largest epsilon that attacks proved, and which attack did."""
+
+    epsilon: float
+    attack: str
+
+
 @dataclass
 class Summary:
     """One model in one setting.
@@ -24,6 +42,8 @@ class Summary:
         perplexity: by kind ("perplexity", "perplexity_flagged", "perplexity_unflagged"), and "perplexity_fresh": that
             of the flagged tokens in fresh sentences of the canaries' form.
         exposure, excess: by repetition, in bits; intervals are the widest over the seeds.
+        promised: by data set ("transfer_set", "teacher_data"), the largest over the seeds.
+        proved: by kind of record, the largest over attacks and seeds.
     """
 
     model: str
@@ -32,6 +52,8 @@ class Summary:
     perplexity: dict[str, float] = field(default_factory=dict)
     exposure: dict[int, Interval] = field(default_factory=dict)
     excess: dict[int, Interval] = field(default_factory=dict)
+    promised: dict[str, Promise] = field(default_factory=dict)
+    proved: dict[str, Proof] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -52,9 +74,12 @@ def summarise(metrics: dict[str, Any]) -> list[Summary]:
     split = next((s for s in _SPLITS if any(f"split={s}" in row["setting"] for row in metrics["rows"])), None)
     grouped: dict[tuple[str, str], dict[tuple[str, int | None], list[dict]]] = {}
     seeds: dict[tuple[str, str], set[str]] = {}
+    promised, proved = _promises(metrics["rows"]), _proofs(metrics["rows"])
     for row in metrics["rows"]:
         words = dict(word.split("=", 1) for word in row["setting"].split())
         metric = row["metric"]
+        if "scope" in words or "records" in words:
+            continue
         if words.get("split") == "fresh" and metric == "perplexity_flagged":
             metric = "perplexity_fresh"
         elif words.get("split", split) != split:
@@ -67,7 +92,7 @@ def summarise(metrics: dict[str, Any]) -> list[Summary]:
         grouped.setdefault(key, {}).setdefault((metric, repetitions), []).append(row)
     result = []
     for key, numbers in grouped.items():
-        summary = Summary(*key, seeds=len(seeds[key]))
+        summary = Summary(*key, seeds=len(seeds[key]), promised=promised.get(key, {}), proved=proved.get(key, {}))
         for (metric, repetitions), rows in numbers.items():
             value = mean(row["value"] for row in rows)
             if repetitions is None:
@@ -79,6 +104,39 @@ def summarise(metrics: dict[str, Any]) -> list[Summary]:
             (summary.exposure if metric == "exposure" else summary.excess)[repetitions] = interval
         result.append(summary)
     return result
+
+
+def _key(row: dict[str, Any], *left_out: str) -> tuple[tuple[str, str], dict[str, str]]:
+    """Return what names a summary, and all words of the row's setting."""
+    words = dict(word.split("=", 1) for word in row["setting"].split())
+    return (row["model"], " ".join(f"{k}={v}" for k, v in words.items() if k not in ("seed", *left_out))), words
+
+
+def _promises(rows: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Promise]]:
+    found: dict[tuple[str, str], dict[str, Promise]] = {}
+    deltas = {(row["model"], row["setting"]): row["value"] for row in rows if row["metric"] == "delta"}
+    for row in rows:
+        key, words = _key(row, "scope", "unit")
+        if row["metric"] != "epsilon" or "scope" not in words:
+            continue
+        promise = Promise(row["value"], deltas[row["model"], row["setting"]], words["unit"], row["n"])
+        known = found.setdefault(key, {}).get(words["scope"])
+        if known is None or known.epsilon < promise.epsilon:
+            found[key][words["scope"]] = promise
+    return found
+
+
+def _proofs(rows: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Proof]]:
+    found: dict[tuple[str, str], dict[str, Proof]] = {}
+    for row in rows:
+        key, words = _key(row, "records", "attack")
+        if row["metric"] != "epsilon_lower":
+            continue
+        proof = Proof(row["value"], words["attack"])
+        known = found.setdefault(key, {}).get(words["records"])
+        if known is None or known.epsilon < proof.epsilon:
+            found[key][words["records"]] = proof
+    return found
 
 
 def baseline(summaries: list[Summary], of: Summary) -> Summary | None:

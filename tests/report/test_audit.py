@@ -59,7 +59,8 @@ def test_a_card_says_which_attack_gets_through(report, tmp_path):
     config = {"canaries": {"repetitions": [10], "length": 5}, "rows": []}
     metrics = MetricsFile(tmp_path / "metrics.json", "audit-test", config)
     for model in ("kd", "mollify"):
-        metrics.add([row(model, "split=test", "perplexity", 2.5), row(model, "canaries=published", "times_said", 7)])
+        metrics.add([row(model, "audit=all", "parameters", 1000), row(model, "split=test", "perplexity", 2.5)])
+        metrics.add([row(model, "canaries=published", "times_said", 7)])
         metrics.add(membership_rows(model, "records=canary_secrets", membership, by_coin=True))
         metrics.add(extraction_rows(model, "text=dialogues", report.extraction))
     card = write_card(metrics.path, tmp_path / "card").read_text()
