@@ -274,6 +274,48 @@ def audit(
 
 
 @app.command()
+def budget(
+    units: Annotated[int, typer.Argument(help="How many records there are, or users.")],
+    batch: Annotated[int, typer.Option(help="How many of them a step draws on average.")] = 256,
+    epochs: Annotated[float, typer.Option(help="How often each is drawn on average.")] = 3.0,
+    epsilon: Annotated[float | None, typer.Option(help="What the run may cost; the noise is found.")] = None,
+    noise: Annotated[float | None, typer.Option(help="The noise multiplier; the epsilon is found.")] = None,
+    delta: Annotated[float | None, typer.Option(help="Of the guarantee; default: a tenth of 1 / units.")] = None,
+    unit: Annotated[str, typer.Option(help="What a unit is called.")] = "record",
+    accountant: Annotated[str, typer.Option(help="prv (tight) or rdp (an upper bound).")] = "prv",
+    figure: Annotated[Path | None, typer.Option(help="Draw it: a .png file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Plan a private run: the noise that an epsilon needs, or the epsilon that some noise gives.
+
+    Example: swingkd budget 10000 --batch 512 --epochs 5 --epsilon 8
+    """
+    from swingkd.privacy import Budget
+    from swingkd.report import budget_dict, budget_figure, budget_line, budget_tables
+
+    try:
+        if figure is not None and figure.suffix.lower() != ".png":
+            raise ValueError(f"--figure {figure}: the figure is a PNG, name it {figure.with_suffix('.png')}.")
+        planned = Budget.of(
+            units, batch=batch, epochs=epochs, epsilon=8.0 if epsilon is None and noise is None else epsilon,
+            noise_multiplier=noise, delta=delta, unit=unit, accountant=accountant,  # type: ignore[arg-type]
+        )  # fmt: skip
+        content = budget_dict(planned)
+        drawn = budget_figure(content, figure) if figure is not None else None
+    except (ValueError, OSError) as error:
+        raise _fail(str(error)) from error
+    if as_json:
+        typer.echo(json.dumps(content))
+        return
+    console = Console()
+    console.print(budget_line(content), highlight=False, soft_wrap=True)
+    for table in budget_tables(content):
+        console.print(table)
+    if drawn is not None:
+        console.print(f"Written: {drawn}", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def card(
     metrics: Annotated[Path, typer.Argument(help="The metrics.json of a run.", exists=True)],
     output_dir: Annotated[Path | None, typer.Option(help="Where the card goes; default: beside the metrics.")] = None,

@@ -224,3 +224,39 @@ def test_audit_of_an_adapter(project, student):
     student.model.save_pretrained(project / "headless")
     with pytest.raises(ValueError, match="is a LlamaModel"):
         load_model(str(project / "headless"))
+
+
+def test_budget_plans_a_run(tmp_path):
+    figure = tmp_path / "budget.png"
+    asked = ["budget", "1000", "--batch", "200", "--epochs", "2", "--epsilon", "4", "--unit", "user"]
+    result = CliRunner().invoke(app, [*asked, "--figure", str(figure)])
+    assert result.exit_code == 0, result.output
+    assert "for each user (add or remove one)" in result.output
+    assert "noise per unit" in result.output
+    assert figure.stat().st_size > 10_000
+    content = json.loads(CliRunner().invoke(app, [*asked, "--json"]).output)
+    assert 3.96 <= content["plan"]["epsilon"] <= 4
+    assert content["plan"]["steps"] == 10
+    # The other way round: from that noise to that epsilon, in the same table.
+    noise = content["plan"]["noise_multiplier"]
+    back = CliRunner().invoke(
+        app, ["budget", "1000", "--batch", "200", "--epochs", "2", "--noise", str(noise), "--json"]
+    )
+    assert json.loads(back.output)["plan"]["epsilon"] == pytest.approx(content["plan"]["epsilon"])
+    assert any(row["epsilon"] == content["plan"]["epsilon"] for row in content["by_noise"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["10", "--batch", "20"], "batch=20 must lie between 1 and the number of units (10)"),
+        (["1000", "--epsilon", "-1"], "epsilon=-1.0 must be positive"),
+        (["1000", "--epsilon", "1", "--noise", "1"], "Give either epsilon or noise_multiplier"),
+        (["1000", "--figure", "x.pdf"], "name it x.png"),
+        (["1000", "--accountant", "gdp", "--noise", "1"], "accountant='gdp' is not offered"),
+    ],
+)
+def test_budget_refuses_what_makes_no_sense(options, message):
+    result = CliRunner().invoke(app, ["budget", *options])
+    assert result.exit_code == 2
+    assert message in result.output

@@ -1,5 +1,6 @@
 """What is promised: mechanisms whose guarantee holds, and what it is about; never a model's behaviour."""
 
+from swingkd.privacy.budget import Budget
 from swingkd.privacy.dp_sgd import DPSGD, check_modules
 from swingkd.privacy.label_dp import (
     best_candidates,
@@ -28,6 +29,7 @@ __all__ = [
     "NO_TEACHER",
     "TEACHER_DATA",
     "TRANSFER_SET",
+    "Budget",
     "BudgetExceededError",
     "LedgerEntry",
     "PoissonBatches",

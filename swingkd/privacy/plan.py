@@ -9,12 +9,15 @@ Sampling, noise and accounting are built from one frozen object, so they cannot 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from swingkd.privacy.accounting import Accountant, Releases, gaussian_epsilon
+from scipy import optimize
+
+from swingkd.privacy.accounting import Accountant, Releases, gaussian_epsilon, quick_bound
 
 _MOST_STEPS = 10_000_000
 
@@ -117,8 +120,17 @@ class PrivacyPlan:
             return replace(plan, **changes).epsilon
 
         if noise_multiplier is None:
-            noise = _smallest(lambda sigma: spent(noise_multiplier=sigma) <= epsilon, 0.05, 1e4, 1e-4)
-            return replace(plan, noise_multiplier=_found(noise, epsilon, "noise"))
+
+            def enough(noise: float) -> bool:
+                if plan.accountant == "rdp" or plan.sampling_rate == 1:
+                    return spent(noise_multiplier=noise) <= epsilon
+                return quick_bound([Releases(noise, plan.sampling_rate, plan.steps)], plan.delta) <= epsilon
+
+            noise = _found(_smallest(enough, 0.05, 1e4, 1e-4), epsilon, "noise")
+            if plan.accountant == "prv" and plan.sampling_rate < 1:
+                # The bound asks for a little too much.
+                noise = _nearest(lambda s: spent(noise_multiplier=s), epsilon, noise)
+            return replace(plan, noise_multiplier=noise)
         if steps is None:
             # Looked for downwards: the smallest number of steps fewer than the most.
             fewer = _smallest(lambda less: spent(steps=round(_MOST_STEPS / less)) <= epsilon, 1.0, _MOST_STEPS, 1e-9)
@@ -140,6 +152,28 @@ def _smallest(holds: Callable[[float], bool], low: float, high: float, tolerance
         middle = (low * high) ** 0.5
         low, high = (low, middle) if holds(middle) else (middle, high)
     return high
+
+
+def _nearest(spent: Callable[[float], float], epsilon: float, enough: float) -> float:
+    """Return the least noise whose epsilon is below, and within half a percent of, the one asked for.
+
+    Args:
+        spent: epsilon by noise, falling.
+        epsilon: asked for.
+        enough: noise that is more than needed.
+    """
+    target = 0.9975 * epsilon
+    if spent(enough) >= target:
+        return enough
+    # Nearly a straight line in logarithms: a few steps of the secant.
+    start = math.log(enough)
+    found = optimize.root_scalar(
+        lambda log: math.log(spent(math.exp(log)) / target), x0=start, x1=start - 0.06, xtol=1e-3, method="secant"
+    )
+    noise = math.exp(found.root)
+    while spent(noise) > epsilon:
+        noise *= 1.0005
+    return noise
 
 
 def _found(value: float | None, epsilon: float, name: str) -> float:

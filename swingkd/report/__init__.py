@@ -1,6 +1,7 @@
 """What is said: cards and figures made from measured results, and nothing else."""
 
 from swingkd.report.audit import audit_tables, roc_figure, write_audit
+from swingkd.report.budget import budget_dict, budget_figure, budget_line, budget_tables
 from swingkd.report.card import write_card
 from swingkd.report.metrics import (
     MetricsFile,
@@ -17,6 +18,10 @@ __all__ = [
     "MetricsFile",
     "Summary",
     "audit_tables",
+    "budget_dict",
+    "budget_figure",
+    "budget_line",
+    "budget_tables",
     "comparison_table",
     "exposure_figure",
     "exposure_rows",

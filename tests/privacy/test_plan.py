@@ -29,7 +29,7 @@ def test_full_batches_have_a_closed_form():
     assert gdp_delta(1.0, 0.0) == 0.0
 
 
-@pytest.mark.parametrize("epsilon", [0.5, 2.0, 8.0])
+@pytest.mark.parametrize("epsilon", [0.5, 2.0, 8.0, 20.0])
 def test_solved_for_noise_it_reaches_the_target(epsilon):
     plan = PrivacyPlan.solve(epsilon=epsilon, sampling_rate=0.02, steps=500)
     assert 0.99 * epsilon <= plan.epsilon <= epsilon
