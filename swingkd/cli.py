@@ -92,6 +92,7 @@ def distill(
     except (ValueError, TypeError, OSError, DatasetsError, yaml.YAMLError) as error:
         raise _fail(str(error)) from error
     trainer.save_model()
+    typer.echo(str(trainer.ledger))
     typer.echo(f"The student is in {output_dir}. Next: measure what it remembers with swingkd audit.")
 
 

@@ -27,10 +27,11 @@ def test_python_blocks(tmp_path, monkeypatch, tokenizer):
     texts = Dataset.from_dict({"text": [f"hello ann, my pin is {1000 + 7 * i}. thank you." for i in range(200)]})
     texts.to_json("private.jsonl")
     namespace: dict = {}
-    assert len(blocks("python")) == 4
+    assert len(blocks("python")) == 5
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), namespace)
     assert (tmp_path / "out" / "student" / "model.safetensors").exists()
+    assert namespace["trainer"].ledger.epsilon() <= 8
     assert len(namespace["with_canaries"]) == len(texts) + 55
 
     Dataset.from_dict({"text": [f"hello bob, my pin is {3000 + 7 * i}. bye." for i in range(50)]}).to_json(
@@ -97,6 +98,8 @@ def test_make_targets_and_paths_exist():
         assert (root / path).exists(), path
 
 
-@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "LICENSE", "docs/methods.md", "docs/audits.md"])
+@pytest.mark.parametrize(
+    "name", ["CONTRIBUTING.md", "LICENSE", "docs/methods.md", "docs/audits.md", "docs/differential-privacy.md"]
+)
 def test_documents_exist(name):
     assert (Path(__file__).parents[1] / name).stat().st_size > 500
