@@ -74,6 +74,12 @@ def test_distill_trains_and_saves_a_student(tmp_path):
     result = runner.invoke(app, command)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "out" / "model.safetensors").exists()
+    assert "transfer set: not covered" in result.output
+    private = "noise_multiplier: 1.0\nper_device_train_batch_size: 2\nprotection: noise\n"
+    (tmp_path / "private.yaml").write_text((tmp_path / "config.yaml").read_text() + private)
+    result = runner.invoke(app, [*command, "--config", str(tmp_path / "private.yaml")])
+    assert result.exit_code == 0, result.output
+    assert "for each record (add or remove one)" in result.output
     wrong = runner.invoke(app, [*command, "--protection", "magic"])
     assert wrong.exit_code == 2
     assert "protection='magic' is not known" in wrong.output

@@ -159,6 +159,17 @@ def test_users_are_clipped_and_counted_as_one(make, monkeypatch):
     assert "for each owner (add or remove one)" in str(trainer.ledger)
 
 
+def test_an_empty_draw_is_a_step_of_noise(make, monkeypatch):
+    monkeypatch.setattr(PoissonBatches, "_draw", lambda self: [])
+    trainer = make(max_steps=2, optim="sgd", learning_rate=1.0, lr_scheduler_type="constant", clip_norm=2.0)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    moved = torch.cat([(p.detach() - before[n]).flatten() for n, p in trainer.model.named_parameters()])
+    # Two draws of standard deviation noise * clip / expected batch.
+    assert float(moved.std()) == pytest.approx(2**0.5 * 0.7 * 2.0 / 12, rel=0.05)
+    assert trainer.ledger.entries[0].releases == 2
+
+
 def test_what_is_not_private_is_not_logged(make, texts):
     trainer = make(logging_steps=1, max_steps=3, target_delta=1e-3)
     output = trainer.train()
