@@ -174,15 +174,19 @@ def check_data(args: PrivateDistillationConfig, dataset: Dataset | IterableDatas
         )
 
 
-def first_ledger(teacher: str | PreTrainedModel | None, args: PrivateDistillationConfig) -> PrivacyLedger:
-    """Begin a ledger with what the teacher's own says, where there is one."""
-    known = PrivacyLedger.load(teacher) if isinstance(teacher, str) else None
-    entries = known.as_teacher() if known is not None else []
-    if entries:
-        return PrivacyLedger(entries)
+def first_ledger(
+    student: str | PreTrainedModel, teacher: str | PreTrainedModel | None, args: PrivateDistillationConfig
+) -> PrivacyLedger:
+    """Begin a ledger with what student and teacher bring along, as far as their names lead to ledgers."""
+    before = PrivacyLedger.load(student) if isinstance(student, str) else None
+    entries, unknown = before.as_earlier() if before is not None else ([], {})
+    taught = PrivacyLedger.load(teacher) if isinstance(teacher, str) else None
+    covered = taught.as_teacher() if taught is not None else []
     if teacher is None and args.alpha == 0:
-        return PrivacyLedger(unknown={TEACHER_DATA: NO_TEACHER})
-    return PrivacyLedger(unknown={TEACHER_DATA: _UNCOVERED_TEACHER})
+        unknown[TEACHER_DATA] = NO_TEACHER
+    elif not covered:
+        unknown[TEACHER_DATA] = _UNCOVERED_TEACHER
+    return PrivacyLedger([*entries, *covered], unknown=unknown)
 
 
 def takes_positions(model: nn.Module) -> bool:

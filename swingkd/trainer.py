@@ -95,7 +95,7 @@ class PrivateDistillationTrainer(PrivateTraining):
             processing_class = AutoTokenizer.from_pretrained(name)
         checks.can_pad(processing_class)
         #: What the student's training released, and what its teacher's did.
-        self.ledger = first_ledger(teacher_model, args)
+        self.ledger = first_ledger(model, teacher_model, args)
         # A checkpoint in half precision would be trained in half precision: the student's weights are float32.
         model = _loaded(model, {"dtype": torch.float32}, args.model_init_kwargs)
         if teacher_model is not None:
@@ -114,6 +114,11 @@ class PrivateDistillationTrainer(PrivateTraining):
                 args.protection = "none"
             else:
                 args.protection = "noise" if args.differentially_private else "population"
+        if args.differentially_private and args.protection == "population":
+            raise ValueError(
+                "The cached targets are averages over the rows, without noise: no row would be protected from the "
+                "others' targets. Cache with another protection for differential privacy."
+            )
         known = written is not None or target_protection is not None
         if args.protection == "mollify" and public_model is None and not known:
             raise ValueError(

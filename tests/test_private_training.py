@@ -17,7 +17,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from swingkd import PrivacyLedger, PrivateDistillationTrainer, RuleTagger
+from swingkd import PrivacyLedger, PrivateDistillationTrainer, RuleTagger, cache_teacher
 from swingkd.privacy import NO_TEACHER, TEACHER_DATA, BudgetExceededError, PoissonBatches, PrivacyPlan
 from tests.conftest import TEXTS, tiny_model
 
@@ -304,6 +304,14 @@ def test_a_private_teacher_and_its_student(make, tokenizer, tmp_path, student):
     student.train()
     student.save_model(str(tmp_path / "student"))
     assert str(PrivacyLedger.load(tmp_path / "student")) == str(student.ledger)
+    # Trained on, it brings its ledger along.
+    args = make(noise_multiplier=None).args
+    args.alpha = 0.0
+    more = PrivateDistillationTrainer(
+        str(tmp_path / "teacher"), None, args, train_dataset=Dataset.from_dict({"text": TEXTS}),
+        processing_class=tokenizer,
+    )  # fmt: skip
+    assert more.ledger.lines()[2].startswith("earlier transfer set: epsilon")
     # An object may have been trained on since it was loaded: nobody knows.
     assert "not covered" in str(make(teacher=tiny_model(len(tokenizer), seed=9)).ledger.lines()[1])
 
@@ -343,6 +351,7 @@ def test_the_settings_that_it_needs_are_set(config):
 @pytest.mark.parametrize(
     "fields",
     [
+        {"auto_find_batch_size": True}, {"optim": "galore_adamw_layerwise", "optim_target_modules": "all-linear"},
         {"gradient_accumulation_steps": 2}, {"fp16": True}, {"torch_compile": True}, {"use_liger_kernel": True},
         {"train_sampling_strategy": "sequential"}, {"packing": True}, {"protection": "population"},
         {"hidden_weight": 0.1}, {"ghost_clipping": True, "bf16": True},
@@ -356,6 +365,16 @@ def test_settings_that_break_the_guarantee_are_refused(config, fields):
         ValueError, match=next(iter(fields)) if "use_reentrant" not in str(fields) else "use_reentrant"
     ):
         config(target_epsilon=8.0, **fields)
+
+
+def test_cached_averages_are_refused(make, teacher, tokenizer, texts, config):
+    args = config(protection="population", output_dir=config().output_dir + "/cache")
+    public = Dataset.from_dict({"text": [f"good day, your pin is {1000 + i}, bye" for i in range(30)]})
+    cached = cache_teacher(
+        teacher, args, public, tokenizer, tagger=RuleTagger(), top_k=4, protect=True, private_dataset=texts
+    )
+    with pytest.raises(ValueError, match="averages over the rows"):
+        make(teacher=None, data=cached, protection=None)
 
 
 def test_data_that_cannot_be_sampled_is_refused(make, texts):

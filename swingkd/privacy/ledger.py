@@ -29,6 +29,7 @@ from swingkd.privacy.plan import PrivacyPlan
 LEDGER_FILE = "privacy_ledger.json"
 TRANSFER_SET, TEACHER_DATA = "transfer set", "teacher's training data"
 _SCOPES = (TRANSFER_SET, TEACHER_DATA)
+_EARLIER = "earlier "
 NO_TEACHER = "there was no teacher"
 _UNKNOWN = {
     TRANSFER_SET: "it was trained on without differential privacy",
@@ -202,23 +203,36 @@ class PrivacyLedger:
         """Return what was spent on this data set; `None` where it is not covered."""
         return compose(self.about(scope))[0] if self.covers(scope) else None
 
+    def scopes(self) -> list[str]:
+        """Return the data sets that it speaks of: always the transfer set and the teacher's training data."""
+        others = {entry.scope for entry in self.entries if entry.releases} | self.unknown.keys()
+        return [*_SCOPES, *sorted(others - set(_SCOPES))]
+
     def as_teacher(self) -> list[LedgerEntry]:
         """Return what this model's own training promises, as a student of it says it: about the teacher's data.
 
         Empty where any data that went into this model is not covered.
         """
-        if not self.covers(TRANSFER_SET) or not (
-            self.covers(TEACHER_DATA) or self.unknown[TEACHER_DATA] == NO_TEACHER
-        ):
+        if not all(self.covers(scope) or self.unknown.get(scope) == NO_TEACHER for scope in self.scopes()):
             return []
         return [replace(entry, scope=TEACHER_DATA) for entry in self.entries if entry.releases]
 
+    def as_earlier(self) -> tuple[list[LedgerEntry], dict[str, str]]:
+        """Return what this model says of itself when it is trained on: entries, and what is not covered.
+
+        Whether the data is the same again, nobody here knows; if it is, the epsilons add up.
+        """
+        entries = [replace(entry, scope=_EARLIER + entry.scope) for entry in self.entries if entry.releases]
+        unknown = {
+            _EARLIER + scope: self.unknown[scope]
+            for scope in self.scopes()
+            if not self.covers(scope) and self.unknown.get(scope, NO_TEACHER) != NO_TEACHER
+        }
+        return entries, unknown
+
     def lines(self) -> list[str]:
         """Return one line for each data set: what is promised about it, or that it is not covered."""
-        return [self._line(scope) for scope in (*_SCOPES, *self._other_scopes())]
-
-    def _other_scopes(self) -> list[str]:
-        return sorted({entry.scope for entry in self.entries if entry.releases} - set(_SCOPES))
+        return [self._line(scope) for scope in self.scopes()]
 
     def _line(self, scope: str) -> str:
         entries = self.about(scope)

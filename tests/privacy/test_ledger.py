@@ -90,6 +90,23 @@ def test_a_student_says_of_its_teachers_data_what_the_teacher_promised():
     assert student.as_teacher() == []
 
 
+def test_a_model_that_is_trained_on_brings_its_ledger_along():
+    private = PrivacyLedger([LedgerEntry.of_plan(PLAN, releases=300)], unknown={TEACHER_DATA: NO_TEACHER})
+    entries, unknown = private.as_earlier()
+    again = PrivacyLedger([*entries, LedgerEntry.of_plan(PLAN, releases=300)], unknown=unknown)
+    assert len(again.lines()) == 3
+    assert again.lines()[2].startswith("earlier transfer set: epsilon")
+    # A model that was once trained without differential privacy is no private teacher later on.
+    entries, unknown = PrivacyLedger().as_earlier()
+    careless = PrivacyLedger(
+        [*entries, LedgerEntry.of_plan(PLAN, releases=300)], unknown=unknown | {TEACHER_DATA: NO_TEACHER}
+    )
+    assert "earlier transfer set: not covered; it was trained on without differential privacy" in careless.lines()
+    assert careless.epsilon() == pytest.approx(PLAN.epsilon)
+    assert careless.as_teacher() == []
+    assert len(private.as_teacher()) == 1
+
+
 def test_what_does_not_hold_is_shown_and_never_added_up():
     nominal = entry(
         noise_multiplier=10.0, holds=False, claim="epsilon 24.4 for the batch losses",
