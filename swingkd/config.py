@@ -282,8 +282,8 @@ class PrivateDistillationConfig(TrainingArguments):
                              "each row, not of a user's rows together; turn ghost_clipping off"),
             "auto_find_batch_size": (self.auto_find_batch_size, "steps that are tried again are steps that count; set "
                                      "micro_batch_size to what fits"),
-            "optim": (any(word in str(self.optim).lower() for word in ("layerwise", "lomo")), "it updates weights while "
-                      "gradients are made, before they are clipped and noised"),
+            "optim": (any(word in str(self.optim).lower() for word in ("layerwise", "lomo")), "it updates weights "
+                      "while gradients are made, before they are clipped and noised"),
             "parallelism_config": (self.parallelism_config is not None, parallel),
             "deepspeed": (bool(self.deepspeed), parallel),
             "fsdp": (bool(self.fsdp), parallel),

@@ -97,6 +97,13 @@ def findings(summaries: list[Summary]) -> list[str]:
         said.append(f"{' and '.join(missing)} did not run here: whether a protection beats them is not shown.")
     said += _broken(summaries)
     for summary in summaries:
+        for level, excess in summary.excess.items():
+            if "transfer_set" in summary.promised and excess.low > 0:
+                said.append(
+                    f"`{summary.name}` promises something of each {summary.promised['transfer_set'].unit}, not of "
+                    f"{level} copies: of secrets repeated {level} times it gives away {excess.value:.2f} bits over "
+                    f"the controls [{excess.low:.2f}, {excess.high:.2f}]."
+                )
         if summary.model not in _PROTECTIONS:
             continue
         for rival in summaries:

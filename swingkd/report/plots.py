@@ -16,6 +16,7 @@ from swingkd.report.summary import Summary, summarise
 
 # Okabe and Ito's colours: told apart by colour-blind readers as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+_FARTHEST = 20
 MARKERS = "osD^vPX*"
 
 
@@ -26,7 +27,11 @@ def exposure_figure(metrics: dict[str, Any], path: Path) -> Path:
     at the lower left: useful and silent.  The grey band is the controls' interval over all
     models: what chance gives.
     """
-    summaries = [s for s in summarise(metrics) if "perplexity" in s.perplexity and s.exposure]
+    every = [s for s in summarise(metrics) if "perplexity" in s.perplexity and s.exposure]
+    # A model that knows nothing of the text would squeeze all others into a corner.
+    best = min(s.perplexity["perplexity"] for s in every)
+    summaries = [s for s in every if s.perplexity["perplexity"] <= _FARTHEST * best]
+    far = ", ".join(f"{s.name} {s.perplexity['perplexity']:.0f}" for s in every if s not in summaries)
     levels = sorted({level for s in summaries for level in s.exposure if level})
     proved = [s for s in summaries if s.proved]
     panels = len(levels) + bool(proved)
@@ -54,7 +59,8 @@ def exposure_figure(metrics: dict[str, Any], path: Path) -> Path:
     axes[0][0].set_ylim(bottom=0)
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
-    figure.suptitle(f"{metrics['run']}: what a student is worth and what it gives away")
+    title = f"{metrics['run']}: what a student is worth and what it gives away"
+    figure.suptitle(title + (f"\nnot shown, perplexity too high: {far}" if far else ""))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -1,11 +1,22 @@
 import json
+import math
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from swingkd.audit import CanaryExposure, ExposureReport
-from swingkd.report import MetricsFile, comparison_table, exposure_figure, exposure_rows, row, summarise, write_card
+from swingkd.privacy import LedgerEntry, PrivacyLedger, PrivacyPlan
+from swingkd.report import (
+    MetricsFile,
+    comparison_table,
+    exposure_figure,
+    exposure_rows,
+    ledger_rows,
+    row,
+    summarise,
+    write_card,
+)
 from swingkd.report.card import findings
 from swingkd.report.summary import baseline, cut
 
@@ -114,3 +125,61 @@ def test_a_student_of_public_text_alone_is_a_rival(metrics):
     assert any("`swing` does not beat `public (B)`, which never saw" in line for line in findings([kd, swing, public]))
     worse = replace(public, perplexity={"perplexity": 1e3})
     assert not any("public" in line for line in findings([kd, swing, worse]))
+
+
+# --- differential privacy: promised and proved ----------------------------------------------------------------------
+
+
+def private_rows(model, promised, proved, setting="transfer=A seed=0"):
+    rows = [
+        row(model, f"{setting} split=test", "perplexity", 3.0),
+        row(model, f"{setting} repetitions=0", "exposure", 1.4, 1.0, 1.8, 20),
+        row(model, f"{setting} repetitions=10", "exposure", 4.0, 3.5, 4.5, 20),
+        row(model, f"{setting} repetitions=10", "exposure_excess", 2.6, 2.0, 3.2, 20),
+    ]
+    for attack, value in proved.items():
+        rows.append(row(model, f"{setting} records=canary_records attack={attack}", "epsilon_lower", value, n=1000))
+    if promised:
+        ledger = PrivacyLedger([LedgerEntry.of_plan(PrivacyPlan(0.05, 90, promised), releases=90)])
+        rows += ledger_rows(model, setting, ledger)
+    return rows
+
+
+def card_of(tmp_path, *groups):
+    metrics = MetricsFile(tmp_path / "metrics.json", "private-test", {"rows": []})
+    for rows in groups:
+        metrics.add(rows)
+    text = write_card(metrics.path, tmp_path / "card").read_text()
+    assert (tmp_path / "card" / "exposure.png").stat().st_size > 10_000
+    return " ".join(text.split())
+
+
+def test_a_card_says_what_was_promised_about_which_data(tmp_path):
+    plan = PrivacyPlan(0.05, 90, 0.8)
+    proved = {"loss": 0.5, "zlib": 0.2}
+    card = card_of(tmp_path, private_rows("kd", None, {"loss": 2.0}), private_rows("dp", 0.8, proved))
+    said = math.ceil(plan.epsilon * 100) / 100
+    promise = f"`dp`: transfer set: epsilon {said:.2f} at delta 1e-05 for each record (add or remove one), after 90"
+    assert promise in card
+    assert "teacher's training data: not covered" in card
+    assert "Transfer set of all others: no differential privacy guarantee" in card
+    assert f"| dp | {plan.epsilon:.2f} | 0.50 (loss) |" in card
+    assert "| kd | nothing | 2.00 (loss) |" in card
+    assert "`dp` promises something of each record, not of 10 copies" in card
+    assert "breaks its promise" not in card
+    assert "says nothing" not in card.split("## What does not hold")[1].split("Exposure of canaries")[0]
+
+
+def test_a_broken_promise_and_a_weak_attack_are_said(tmp_path):
+    proved = {"loss": 0.1, "lira": 3.0}
+    card = card_of(tmp_path, private_rows("kd", None, {"loss": 0.4}), private_rows("dp", 3.0, proved))
+    assert "`dp` breaks its promise: lira on canary records proves epsilon 3.00" in card
+    assert "No attack proves more than epsilon 0.40 against a model without differential privacy" in card
+
+
+def test_promises_are_the_largest_over_seeds():
+    rows = private_rows("dp", 0.8, {"loss": 0.5}) + private_rows("dp", 2.0, {"loss": 0.9}, "transfer=A seed=1")
+    (summary,) = summarise({"rows": rows})
+    assert summary.promised["transfer_set"].epsilon == pytest.approx(PrivacyPlan(0.05, 90, 0.8).epsilon)
+    assert summary.proved["canary_records"].epsilon == 0.9
+    assert summary.seeds == 2
