@@ -228,15 +228,19 @@ class PrivateDistillationConfig(TrainingArguments):
                 "hidden_weight > 0 reads hidden states in a hook, which torch_compile=True does not call."
             )
         if self.differentially_private:
-            self._check_dp()
+            self.check_privacy()
 
     @property
     def differentially_private(self) -> bool:
         """Whether the student is trained with DP-SGD."""
         return self.target_epsilon is not None or self.noise_multiplier is not None
 
-    def _check_dp(self) -> None:
-        """Set what DP-SGD needs, and refuse what it cannot be combined with."""
+    def check_privacy(self) -> None:
+        """Set what DP-SGD needs, and refuse what it cannot be combined with.
+
+        Raises:
+            ValueError: a setting would break the guarantee, and what to do instead.
+        """
         for name in ("target_epsilon", "target_delta", "noise_multiplier", "clip_norm", "micro_batch_size"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -278,6 +282,8 @@ class PrivateDistillationConfig(TrainingArguments):
             "hidden_weight": (self.hidden_weight > 0, "hint matching has no gradients per row"),
             "ghost_clipping": (self.ghost_clipping and self.bf16, "its second pass rounds clipped gradients to bf16; "
                                "turn one of them off"),
+            "gradient_checkpointing": (self.ghost_clipping and bool(self.gradient_checkpointing), "ghost clipping "
+                                       "needs the activations twice; turn one of them off"),
             "privacy_unit": (self.ghost_clipping and self.privacy_unit != "record", "ghost clipping knows the norm of "
                              "each row, not of a user's rows together; turn ghost_clipping off"),
             "auto_find_batch_size": (self.auto_find_batch_size, "steps that are tried again are steps that count; set "

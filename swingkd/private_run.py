@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset, IterableDataset
@@ -22,11 +24,13 @@ from swingkd.privacy import (
     DPSGD,
     NO_TEACHER,
     TEACHER_DATA,
+    TRANSFER_SET,
     LedgerEntry,
     PoissonBatches,
     PrivacyLedger,
     PrivacyPlan,
 )
+from swingkd.privacy.plan import epoch_steps, run_delta
 
 _MICRO_BATCH = 16
 _UNCOVERED_TEACHER = (
@@ -52,7 +56,7 @@ class PrivateRun:
         self.count = len(dataset) if self.units is None else len(np.unique(self.units))
         self.dp: DPSGD | None = None
         self.plan = self._make_plan()
-        self.entry = LedgerEntry.of_plan(self.plan, releases=1)
+        self.entry = LedgerEntry.of_plan(self.plan, releases=1, caveat=_caveat(args))
 
     def _make_plan(self) -> PrivacyPlan:
         args, drawn = self.args, self.args.per_device_train_batch_size * self.args.world_size
@@ -62,10 +66,10 @@ class PrivateRun:
                 "per_device_train_batch_size: far below their number, sampling makes the noise cheaper."
             )
         rate = drawn / self.count
-        steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * max(round(1 / rate), 1))
+        steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * epoch_steps(rate))
         fixed: dict[str, Any] = {
             "sampling_rate": rate, "steps": steps, "clip_norm": args.clip_norm, "unit": args.privacy_unit,
-            "delta": args.target_delta or 0.1 / self.count,
+            "delta": run_delta(args.target_delta, self.count),
         }  # fmt: skip
         if args.noise_multiplier is None:
             return PrivacyPlan.solve(epsilon=args.target_epsilon, **fixed)
@@ -100,7 +104,7 @@ class PrivateRun:
         """
         assert self.dp is not None
         ledger.budget = self.args.target_epsilon
-        ledger.afford(LedgerEntry.of_plan(self.plan, releases=steps))
+        ledger.afford(replace(self.entry, releases=steps))
         self.dp.model.train()
         rows = [self.dataset[i % len(self.dataset)] for i in range(2)]
         self.dp.check(lambda: losses(rows))
@@ -180,13 +184,58 @@ def first_ledger(
     """Begin a ledger with what student and teacher bring along, as far as their names lead to ledgers."""
     before = PrivacyLedger.load(student) if isinstance(student, str) else None
     entries, unknown = before.as_earlier() if before is not None else ([], {})
-    taught = PrivacyLedger.load(teacher) if isinstance(teacher, str) else None
+    taught = None
+    # A revision or a subfolder holds other weights than those that the ledger speaks of.
+    if isinstance(teacher, str) and not {"revision", "subfolder", "gguf_file"} & set(
+        args.teacher_model_init_kwargs or {}
+    ):
+        taught = PrivacyLedger.of_weights(teacher)
     covered = taught.as_teacher() if taught is not None else []
     if teacher is None and args.alpha == 0:
         unknown[TEACHER_DATA] = NO_TEACHER
     elif not covered:
         unknown[TEACHER_DATA] = _UNCOVERED_TEACHER
     return PrivacyLedger([*entries, *covered], unknown=unknown)
+
+
+def resumed_ledger(now: PrivacyLedger, checkpoint: str, steps: int, private: bool) -> PrivacyLedger:
+    """Return the ledger of a checkpoint that is resumed.
+
+    Args:
+        now: the ledger that the run began with this time.
+        checkpoint: its folder.
+        steps: how many it has behind it.
+        private: whether the run goes on with differential privacy.
+
+    Raises:
+        ValueError: some of its steps were not counted, or it learnt from another teacher.
+    """
+    known = PrivacyLedger.load(checkpoint)
+    if known is None and private:
+        raise ValueError(
+            f"{checkpoint} has no privacy ledger, so what it spent is not known and no guarantee could go on. "
+            "Resume from another checkpoint, or start afresh."
+        )
+    if known is None:
+        return now
+    counted = sum(entry.releases for entry in known.about(TRANSFER_SET))
+    if (private or counted) and counted != steps:
+        raise ValueError(
+            f"{checkpoint} has {steps} steps behind it, {counted} of them with differential privacy. One guarantee "
+            "cannot cover both kinds: start afresh."
+        )
+    if counted and not private:
+        raise ValueError(
+            f"{checkpoint} was trained with differential privacy, and would lose it by going on without. Set "
+            "target_epsilon or noise_multiplier, or start afresh from its weights."
+        )
+    same = known.about(TEACHER_DATA) == now.about(TEACHER_DATA) and known.unknown == now.unknown
+    if not same:
+        raise ValueError(
+            f"{checkpoint} learnt from a teacher of which its ledger says something else than of this one. Resume "
+            "with the teacher that it began with, given in the same way."
+        )
+    return known
 
 
 def takes_positions(model: nn.Module) -> bool:
@@ -200,9 +249,26 @@ def _units(dataset: Dataset, unit: str) -> np.ndarray | None:
     if unit == "record":
         return None
     column = dataset.with_format("arrow")[unit].combine_chunks()
-    if column.null_count:
-        raise ValueError(f"{column.null_count} rows have no {unit}. Drop them, or give each an id of its own.")
-    return pc.dictionary_encode(column).indices.to_numpy()
+    try:
+        missing = int(pc.sum(pc.is_null(column, nan_is_null=True)).as_py() or 0)
+        units = pc.dictionary_encode(column).indices
+    except pa.ArrowNotImplementedError as error:
+        raise ValueError(
+            f"privacy_unit={unit!r} holds {column.type}; names or numbers of users are needed."
+        ) from error
+    if missing:
+        raise ValueError(f"{missing} rows have no {unit}. Drop them, or give each an id of its own.")
+    return units.to_numpy()
+
+
+def _caveat(args: PrivateDistillationConfig) -> str:
+    """Return what must be known beside the epsilon of a run."""
+    caveats = ["counted from the weights it began with"]
+    if args.log_nonprivate:
+        caveats.append("the logged loss is not covered")
+    if args.load_best_model_at_end:
+        caveats.append("nor is the choice of a checkpoint, if it was evaluated on private data")
+    return "; ".join(caveats)
 
 
 def _rows(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

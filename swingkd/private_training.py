@@ -13,7 +13,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from swingkd.config import PrivateDistillationConfig
 from swingkd.privacy import PrivacyLedger
-from swingkd.private_run import PrivateRun
+from swingkd.private_run import PrivateRun, resumed_ledger
 
 # Exact statistics of the private batches, or of their size; no noise covers them.
 _NONPRIVATE_LOGS = ("loss", "grad_norm", "train_loss", "total_flos")
@@ -32,6 +32,8 @@ class PrivateTraining(Trainer):
         raise NotImplementedError
 
     def _train_privately(self) -> None:
+        # Fields may have been set since the arguments were made.
+        self.args.check_privacy()
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError(
                 "Sharded models have no gradients per row: launch with recipes/accelerate_configs/ddp.yaml."
@@ -43,7 +45,22 @@ class PrivateTraining(Trainer):
             self.private = PrivateRun(self.args, self.train_dataset)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
-        """Train as `Trainer.train` does; afterwards the model is an ordinary one again."""
+        """Train as `Trainer.train` does; afterwards the model is an ordinary one again.
+
+        Raises:
+            ValueError: there is nothing to sample from, or the steps after this checkpoint would be forgotten.
+        """
+        if self.args.differentially_private and self.private is None:
+            raise ValueError(
+                "target_epsilon or noise_multiplier is set, but the trainer was made without a training set, from "
+                "which the batches are drawn. Pass train_dataset=... when you make it."
+            )
+        last = last_complete_checkpoint(self.args.output_dir) if self.private is not None else None
+        if last is not None and resume_from_checkpoint and _steps(last) > _steps(str(resume_from_checkpoint)):
+            raise ValueError(
+                f"The output folder holds a later checkpoint ({last}). What its steps released would not be counted: "
+                "resume from it, or delete it, if nobody has seen it."
+            )
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
@@ -82,14 +99,8 @@ class PrivateTraining(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)
-        if self.private is not None and checkpoint is not None:
-            known = PrivacyLedger.load(checkpoint)
-            if known is None:
-                raise ValueError(
-                    f"{checkpoint} has no privacy ledger, so what it spent is not known and no guarantee could go on. "
-                    "Resume from another checkpoint, or start afresh."
-                )
-            self.ledger = known
+        if checkpoint is not None:
+            self.ledger = resumed_ledger(self.ledger, checkpoint, self.state.global_step, self.private is not None)
 
     def _get_grad_norm(self, model, grad_norm=None):
         return None if self.private is not None else super()._get_grad_norm(model, grad_norm)
@@ -111,11 +122,15 @@ class PrivateTraining(Trainer):
 
 def last_complete_checkpoint(folder: str) -> str | None:
     """Return the last checkpoint that was written to its end; `None` where there is none."""
-    steps = {}
-    for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        try:
-            # The trainer's state is written last.
-            steps[json.loads((path / TRAINER_STATE_NAME).read_text())["global_step"]] = str(path)
-        except (OSError, ValueError, KeyError):
-            continue
-    return steps[max(steps)] if steps else None
+    found = {_steps(str(path)): str(path) for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*")}
+    last = max(found, default=-1)
+    return found[last] if last >= 0 else None
+
+
+def _steps(checkpoint: str) -> int:
+    """Return how many steps a checkpoint has behind it; -1 where it was not written to its end."""
+    try:
+        # The trainer's state is written last.
+        return json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text())["global_step"]
+    except (OSError, ValueError, KeyError):
+        return -1

@@ -35,7 +35,7 @@ from swingkd.private_run import check_data, first_ledger, takes_positions
 from swingkd.private_training import PrivateTraining, last_complete_checkpoint
 from swingkd.protections import build_protection
 from swingkd.tagging import Tagger
-from swingkd.targets import Protection
+from swingkd.targets import PopulationTarget, Protection
 
 _HINT_FILE = "hint_projection.safetensors"
 
@@ -84,6 +84,8 @@ class PrivateDistillationTrainer(PrivateTraining):
         optimizers: tuple = (None, None),
         peft_config: PeftConfig | None = None,
     ):
+        model = str(model) if isinstance(model, os.PathLike) else model
+        teacher_model = str(teacher_model) if isinstance(teacher_model, os.PathLike) else teacher_model
         checks.different_models(model, teacher_model)
         checks.one_device_per_process(args)
         if args.differentially_private:
@@ -114,10 +116,11 @@ class PrivateDistillationTrainer(PrivateTraining):
                 args.protection = "none"
             else:
                 args.protection = "noise" if args.differentially_private else "population"
-        if args.differentially_private and args.protection == "population":
+        averaged = args.protection == "population" or isinstance(target_protection, PopulationTarget)
+        if args.differentially_private and averaged:
             raise ValueError(
-                "The cached targets are averages over the rows, without noise: no row would be protected from the "
-                "others' targets. Cache with another protection for differential privacy."
+                "The targets are averages over the rows, without noise: no row would be protected from the others' "
+                "targets. Choose another protection for differential privacy, in the cache as well."
             )
         known = written is not None or target_protection is not None
         if args.protection == "mollify" and public_model is None and not known:
@@ -300,7 +303,8 @@ class PrivateDistillationTrainer(PrivateTraining):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Save the student and its ledger; the hint projection, which is no part of it, goes into checkpoints only."""
         # Before the weights: what was released is never counted too late.
-        self.ledger.save(output_dir or self.args.output_dir)
+        folder = output_dir or self.args.output_dir
+        self.ledger.save(folder)
         hint = self.model._modules.pop("hint_projection", None)
         try:
             if state_dict is not None:
@@ -313,6 +317,7 @@ class PrivateDistillationTrainer(PrivateTraining):
         if hint is not None and checkpoint and self.args.should_save:
             weights = {k: v.detach().cpu().contiguous() for k, v in hint.state_dict().items()}
             save_file(weights, os.path.join(str(output_dir), _HINT_FILE))
+        self.ledger.seal(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         hint = self.model._modules.pop("hint_projection", None)

@@ -3,6 +3,8 @@
 import copy
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +20,14 @@ from peft import LoraConfig
 from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from swingkd import PrivacyLedger, PrivateDistillationTrainer, RuleTagger, cache_teacher
-from swingkd.privacy import NO_TEACHER, TEACHER_DATA, BudgetExceededError, PoissonBatches, PrivacyPlan
+from swingkd.privacy import (
+    NO_TEACHER,
+    TEACHER_DATA,
+    BudgetExceededError,
+    PoissonBatches,
+    PrivacyPlan,
+    secret_generator,
+)
 from tests.conftest import TEXTS, tiny_model
 
 ROOT = Path(__file__).parents[1]
@@ -71,20 +80,26 @@ def replayable(monkeypatch, seed=5):
     monkeypatch.setattr("swingkd.privacy.sampling.secret_generator", generator)
 
 
-def by_hand(student, names, teacher, rows, plan, lr, steps, alpha, temperature, seed=5):
-    """DP-SGD on the distillation loss, one record at a time; `names`: in which order parameters get their noise."""
-    noise = torch.Generator().manual_seed(seed)
-    batches = iter(PoissonBatches(plan, rows=len(rows), generator=torch.Generator().manual_seed(seed)))
+def by_hand(student, names, teacher, rows, plan, lr, steps, alpha, temperature, seed=5, owners=None):
+    """DP-SGD on the distillation loss, one unit at a time; `names`: in which order parameters get their noise."""
+    noise, draws = (torch.Generator().manual_seed(seed) for _ in range(2))
+    units = None if owners is None else np.unique(owners, return_inverse=True)[1]
+    batches = PoissonBatches(plan, units, rows=len(rows), most=1 if owners is None else 4, generator=draws)
     trained = [student.get_parameter(name) for name in names]
     for _ in range(steps):
         total = [torch.zeros_like(p) for p in trained]
-        for i in next(batches):
-            ids = torch.tensor([rows[i]["input_ids"]])
-            z, t = (model(input_ids=ids).logits[0, :-1].double() for model in (student, teacher))
-            target = (t / temperature).softmax(-1).detach()
-            soft = (target * (target.log() - (z / temperature).log_softmax(-1))).sum() * temperature**2
-            hard = F.cross_entropy(z, ids[0, 1:], reduction="sum")
-            gradient = torch.autograd.grad(alpha * soft + (1 - alpha) * hard, trained)
+        of_unit = {}
+        for i in batches._draw():
+            of_unit.setdefault(i if owners is None else owners[i], []).append(rows[i]["input_ids"])
+        for own in of_unit.values():
+            loss = 0
+            for ids in own:
+                ids = torch.tensor([ids])
+                z, t = (model(input_ids=ids).logits[0, :-1].double() for model in (student, teacher))
+                target = (t / temperature).softmax(-1).detach()
+                soft = (target * (target.log() - (z / temperature).log_softmax(-1))).sum() * temperature**2
+                loss = loss + alpha * soft + (1 - alpha) * F.cross_entropy(z, ids[0, 1:], reduction="sum")
+            gradient = torch.autograd.grad(loss, trained)
             norm = float(torch.sqrt(sum(g.square().sum() for g in gradient)))
             factor = min(1.0, plan.clip_norm / (norm + 1e-6))
             total = [t + g * factor for t, g in zip(total, gradient, strict=True)]
@@ -92,7 +107,7 @@ def by_hand(student, names, teacher, rows, plan, lr, steps, alpha, temperature, 
             for p, t in zip(trained, total, strict=True):
                 std = plan.noise_multiplier * plan.clip_norm
                 n = torch.normal(0.0, std, p.shape, generator=noise, dtype=p.dtype)
-                p -= lr * (t + n) / (plan.sampling_rate * len(rows))
+                p -= lr * (t + n) / (plan.sampling_rate * (len(rows) if owners is None else len(set(owners))))
     return student
 
 
@@ -137,25 +152,24 @@ def test_ghost_clipping_and_the_fast_loss_change_nothing(make, tokenizer, teache
             torch.testing.assert_close(other[name], value, rtol=1e-6, atol=1e-9, msg=name)
 
 
-def test_users_are_clipped_and_counted_as_one(make, monkeypatch):
+def test_users_are_clipped_and_counted_as_one(make, teacher, monkeypatch):
     replayable(monkeypatch)
     owners = [f"user-{i % 7}" for i in range(len(TEXTS))]
-    data = Dataset.from_dict({"text": TEXTS, "owner": owners})
+    student, teacher = tiny_model(teacher.config.vocab_size, seed=1).double(), copy.deepcopy(teacher).double()
+    expected = copy.deepcopy(student)
     trainer = make(
-        data=data, privacy_unit="owner", per_device_train_batch_size=3, records_per_user=4, micro_batch_size=6,
-        max_steps=5, clip_norm=1e-3, noise_multiplier=0.01, optim="sgd", learning_rate=1.0,
+        student=student, teacher=teacher, data=Dataset.from_dict({"text": TEXTS, "owner": owners}),
+        privacy_unit="owner", per_device_train_batch_size=3, records_per_user=4, micro_batch_size=6, max_steps=3,
+        clip_norm=0.5, noise_multiplier=0.7, optim="sgd", learning_rate=0.5, lr_scheduler_type="constant", alpha=0.4,
     )  # fmt: skip
+    rows = list(trainer.train_dataset)
     assert trainer.private.plan.sampling_rate == 3 / 7
-    sums = []
-    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
-    original = PoissonBatches._draw
-    monkeypatch.setattr(PoissonBatches, "_draw", lambda self: sums.append(original(self)) or sums[-1])
     trainer.train()
-    assert all(len({owners[i] for i in batch}) <= 7 and len(batch) <= 28 for batch in sums)
-    moved = torch.sqrt(sum((p.detach() - before[n]).square().sum() for n, p in trainer.model.named_parameters()))
-    users = sum(len({owners[i] for i in batch}) for batch in sums[:5])
-    # No user moved the weights by more than the clip, whatever the number of rows; the noise adds a little.
-    assert float(moved) <= 1e-3 * users / 3 * 1.1 + 0.01
+    known = {id(p): name for name, p in student.named_parameters()}
+    names = [known[id(p)] for group in trainer.optimizer.param_groups for p in group["params"]]
+    by_hand(expected, names, teacher, rows, trainer.private.plan, 0.5, 3, 0.4, 2.0, owners=owners)
+    for (name, p), q in zip(student.named_parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
     assert "for each owner (add or remove one)" in str(trainer.ledger)
 
 
@@ -201,36 +215,95 @@ def test_the_same_seed_gives_other_noise_and_other_batches(make, tokenizer, monk
     assert not torch.equal(one, two)
 
 
-def test_nothing_in_the_output_folder_holds_a_generator(make, tmp_path):
-    trainer = make(save_strategy="steps", save_steps=1)
-    trainer.train()
-    state = trainer.private.dp.optimizer.generator.get_state().numpy().tobytes()
-    seed = trainer.private.dp.optimizer.generator.initial_seed()
-    folder = tmp_path / "out"
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    assert any(path.name == "training_args.bin" for path in files)
-    for path in files:
-        content = path.read_bytes()
-        assert state[:64] not in content
-        assert str(seed).encode() not in content
+def test_nothing_in_the_output_folder_holds_a_generator(make, tmp_path, monkeypatch):
+    made = []
+
+    def remembered(device="cpu"):
+        made.append(secret_generator(device))
+        made.append(made[-1].get_state().numpy().tobytes())
+        return made[-2]
+
+    monkeypatch.setattr("swingkd.privacy.dp_sgd.secret_generator", remembered)
+    monkeypatch.setattr("swingkd.privacy.sampling.secret_generator", remembered)
+    make(save_strategy="steps", save_steps=1).train()
+    generators, states = made[::2], made[1::2]
+    assert len(generators) == 2  # of the batches and of the noise
+    states += [generator.get_state().numpy().tobytes() for generator in generators]
+    folder = tmp_path / "out" / "checkpoint-1"
+    # Whatever else were written would have to be looked at here.
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json", "generation_config.json", "model.safetensors", "optimizer.pt", "privacy_ledger.json",
+        "rng_state.pth", "scheduler.pt", "tokenizer.json", "tokenizer_config.json", "trainer_state.json",
+        "training_args.bin",
+    }  # fmt: skip
+    for path in (path for path in (tmp_path / "out").rglob("*") if path.is_file()):
+        content = path.read_bytes()  # torch and safetensors write tensors as they are
+        for state in states:
+            assert not any(state[start : start + 64] in content for start in range(24, 5000, 640))
 
 
 def test_a_resumed_run_counts_each_step_once(make, tmp_path):
-    make(max_steps=5, save_strategy="steps", save_steps=2, target_epsilon=30.0, noise_multiplier=None).train()
-    again = make(max_steps=5, save_strategy="steps", save_steps=2, target_epsilon=30.0, noise_multiplier=None)
-    again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+    fields = {
+        "max_steps": 5,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "target_epsilon": 30.0,
+        "noise_multiplier": None,
+    }
+    make(**fields).train()
+    out = tmp_path / "out"
+    assert [PrivacyLedger.load(out / f"checkpoint-{n}").entries[0].releases for n in (2, 4, 5)] == [2, 4, 5]
+    # Steps that somebody may have seen are not forgotten.
+    with pytest.raises(ValueError, match="holds a later checkpoint"):
+        make(**fields).train(resume_from_checkpoint=str(out / "checkpoint-2"))
+    for later in (4, 5):
+        shutil.rmtree(out / f"checkpoint-{later}")
+    again = make(**fields)
+    again.train(resume_from_checkpoint=str(out / "checkpoint-2"))
     (entry,) = again.ledger.entries
     assert entry.releases == 5
     assert again.ledger.epsilon() == pytest.approx(again.private.plan.epsilon)
-    assert PrivacyLedger.load(tmp_path / "out" / "checkpoint-4").entries[0].releases == 4
-    assert PrivacyLedger.load(tmp_path / "out" / "checkpoint-5").entries[0].releases == 5
+    assert PrivacyLedger.load(out / "checkpoint-5").entries[0].releases == 5
+
+
+def test_private_and_ordinary_steps_are_never_one_run(make, tmp_path, config, student, teacher, tokenizer, texts):
+    args = config(protection="none", save_strategy="steps", save_steps=1)
+    ordinary = PrivateDistillationTrainer(student, teacher, args, train_dataset=texts, processing_class=tokenizer)
+    ordinary.train()
+    with pytest.raises(ValueError, match="2 steps behind it, 0 of them with differential privacy"):
+        make(max_steps=3).train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+    shutil.rmtree(tmp_path / "out")
+    make(save_strategy="steps", save_steps=1).train()
+    with pytest.raises(ValueError, match="would lose it by going on without"):
+        ordinary.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+
+
+def test_a_trainer_without_data_never_trains_in_the_open(make, texts):
+    trainer = make(data=None)
+    trainer.train_dataset = texts
+    with pytest.raises(ValueError, match="made without a training set"):
+        trainer.train()
+
+
+def test_fields_that_are_set_later_are_checked_too(config, student, teacher, tokenizer, texts):
+    args = config(protection="none")
+    args.target_epsilon, args.packing = 8.0, True
+    with pytest.raises(ValueError, match="packing=True"):
+        PrivateDistillationTrainer(student, teacher, args, train_dataset=texts, processing_class=tokenizer)
+
+
+def test_the_sum_before_the_noise_is_gone_afterwards(make):
+    trainer = make()
+    trainer.train()
+    for name in ("summed_grad", "grad_sample", "grad"):
+        assert all(getattr(p, name, None) is None for p in trainer.model.parameters())
 
 
 def test_a_checkpoint_without_its_ledger_is_refused(make, tmp_path):
     make(max_steps=2, save_strategy="steps", save_steps=1).train()
-    (tmp_path / "out" / "checkpoint-1" / "privacy_ledger.json").unlink()
+    (tmp_path / "out" / "checkpoint-2" / "privacy_ledger.json").unlink()
     with pytest.raises(ValueError, match="no privacy ledger, so what it spent is not known"):
-        make(max_steps=2).train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-1"))
+        make(max_steps=3).train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
 
 
 def test_half_written_checkpoints_are_passed_over(make, tmp_path):
@@ -245,7 +318,7 @@ def test_half_written_checkpoints_are_passed_over(make, tmp_path):
 def test_a_budget_stops_a_run_before_it_is_overspent(make, tmp_path):
     trainer = make(target_epsilon=30.0, noise_multiplier=None, save_strategy="steps", save_steps=1)
     trainer.train()
-    with pytest.raises(BudgetExceededError, match="30 of it is spent"):
+    with pytest.raises(BudgetExceededError, match="of it is spent"):
         trainer.train()
     # Nor does a resumed run go on past it: more steps were solved for more noise, but some are spent already.
     longer = make(target_epsilon=30.0, noise_multiplier=None, max_steps=40)
@@ -304,6 +377,17 @@ def test_a_private_teacher_and_its_student(make, tokenizer, tmp_path, student):
     student.train()
     student.save_model(str(tmp_path / "student"))
     assert str(PrivacyLedger.load(tmp_path / "student")) == str(student.ledger)
+    # Other weights in its folder, or in a folder of it, are not those that the ledger speaks of.
+    folder = str(tmp_path / "teacher")
+    assert student.ledger.covers(TEACHER_DATA)
+    args = make(noise_multiplier=None).args
+    args.teacher_model_init_kwargs = {"revision": "main"}
+    other = PrivateDistillationTrainer(tiny_model(len(tokenizer)), folder, args, processing_class=tokenizer)
+    assert not other.ledger.covers(TEACHER_DATA)
+    args.teacher_model_init_kwargs = None
+    tiny_model(len(tokenizer), seed=8).save_pretrained(folder)
+    other = PrivateDistillationTrainer(tiny_model(len(tokenizer)), folder, args, processing_class=tokenizer)
+    assert not other.ledger.covers(TEACHER_DATA)
     # Trained on, it brings its ledger along.
     args = make(noise_multiplier=None).args
     args.alpha = 0.0
@@ -349,21 +433,31 @@ def test_the_settings_that_it_needs_are_set(config):
 
 
 @pytest.mark.parametrize(
-    "fields",
+    ("fields", "named"),
     [
-        {"auto_find_batch_size": True}, {"optim": "galore_adamw_layerwise", "optim_target_modules": "all-linear"},
-        {"gradient_accumulation_steps": 2}, {"fp16": True}, {"torch_compile": True}, {"use_liger_kernel": True},
-        {"train_sampling_strategy": "sequential"}, {"packing": True}, {"protection": "population"},
-        {"hidden_weight": 0.1}, {"ghost_clipping": True, "bf16": True},
-        {"ghost_clipping": True, "privacy_unit": "user"}, {"max_grad_norm": 0.5}, {"noise_multiplier": -1.0},
-        {"target_delta": 1.0}, {"clip_norm": 0.0}, {"micro_batch_size": 0},
-        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
+        ({"auto_find_batch_size": True}, "auto_find_batch_size=True"),
+        ({"optim": "galore_adamw_layerwise", "optim_target_modules": "all-linear"}, "optim="),
+        ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps=2"),
+        ({"fp16": True}, "fp16=True"),
+        ({"torch_compile": True}, "torch_compile=True"),
+        ({"use_liger_kernel": True}, "use_liger_kernel=True"),
+        ({"train_sampling_strategy": "sequential"}, "train_sampling_strategy="),
+        ({"packing": True}, "packing=True"),
+        ({"protection": "population"}, "protection='population'"),
+        ({"hidden_weight": 0.1}, "hidden_weight=0.1"),
+        ({"ghost_clipping": True, "bf16": True}, "ghost_clipping=True"),
+        ({"ghost_clipping": True, "privacy_unit": "user"}, "privacy_unit='user'"),
+        ({"ghost_clipping": True, "gradient_checkpointing": True}, "gradient_checkpointing=True"),
+        ({"max_grad_norm": 0.5}, "max_grad_norm=0.5"),
+        ({"noise_multiplier": -1.0}, "noise_multiplier=-1.0"),
+        ({"target_delta": 1.0}, "target_delta=1.0"),
+        ({"clip_norm": 0.0}, "clip_norm=0.0"),
+        ({"micro_batch_size": 0}, "micro_batch_size=0"),
+        ({"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}, "use_reentrant"),
     ],
-)  # fmt: skip
-def test_settings_that_break_the_guarantee_are_refused(config, fields):
-    with pytest.raises(
-        ValueError, match=next(iter(fields)) if "use_reentrant" not in str(fields) else "use_reentrant"
-    ):
+)
+def test_settings_that_break_the_guarantee_are_refused(config, fields, named):
+    with pytest.raises(ValueError, match=re.escape(named)):
         config(target_epsilon=8.0, **fields)
 
 
@@ -385,6 +479,14 @@ def test_data_that_cannot_be_sampled_is_refused(make, texts):
     missing = texts.add_column("user", [None] + ["a"] * (len(texts) - 1))
     with pytest.raises(ValueError, match="1 rows have no user"):
         make(data=missing, privacy_unit="user")
+    lists = texts.add_column("user", [["a"]] * len(texts))
+    with pytest.raises(ValueError, match="names or numbers of users are needed"):
+        make(data=lists, privacy_unit="user")
+    missing = texts.add_column("user", [float("nan")] + [1.0] * (len(texts) - 1))
+    with pytest.raises(ValueError, match="1 rows have no user"):
+        make(data=missing, privacy_unit="user")
+    with pytest.raises(ValueError, match="must lie between 0 and 1 / units"):
+        make(target_delta=0.9)
     with pytest.raises(ValueError, match="A batch of 100 is drawn from 60 units"):
         make(per_device_train_batch_size=100)
 

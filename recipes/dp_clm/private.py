@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "swing_clm"))
 import prepare
 from run import Experiment
 
-from swingkd import PrivacyLedger, PrivateDistillationTrainer, measure_exposure
+from swingkd import CanarySet, PrivacyLedger, PrivateDistillationTrainer, measure_exposure
 from swingkd.audit import audit_canary_membership
 from swingkd.data import DataSettings, prepare_dataset
 from swingkd.report import MetricsFile, exposure_rows, ledger_rows, membership_rows, row
@@ -38,7 +38,7 @@ class PrivateExperiment(Experiment):
         self.coins = prepare.make_canaries(config["coin_canaries"], self.secret / "coin_canaries.json")
         self.splits["fresh"] = prepare.fresh_sentences(config["canaries"])
         self.evaluation = {name: self.tokenise(split, self.tagger) for name, split in self.splits.items()}
-        self.texts = {"A": self.with_canaries(), "B": self.public}
+        self.texts = {"A": self.with_canaries(self.coins), "B": self.public}
 
     def load_public(self, text_column: str = "text", **spec) -> Dataset:
         """Return one of the public texts."""
@@ -48,9 +48,9 @@ class PrivateExperiment(Experiment):
         """Return the private text and the splits to evaluate on."""
         return prepare.load_splits(self.config["data"])
 
-    def with_canaries(self) -> Dataset:
-        """Return the private text with both sets of canaries."""
-        return self.coins.insert(self.canaries.insert(self.private.select_columns(["text"])))
+    def with_canaries(self, coins: CanarySet) -> Dataset:
+        """Return the private text with copied canaries, and with single ones."""
+        return coins.insert(self.canaries.insert(self.private.select_columns(["text"])))
 
     def tokenise(self, data, tagger):
         """Never pack: a packed block holds parts of several records, and none of them would be a unit."""
@@ -67,16 +67,37 @@ class PrivateExperiment(Experiment):
     def trained(self, name: str, data) -> AutoModelForCausalLM:
         """Train a base model, or the teacher from its base, on text alone, once; its weights stay in _private/."""
         folder = self.secret / name
-        if not (folder / "config.json").exists():
+        # The ledger is sealed last, when all else is written.
+        if PrivacyLedger.of_weights(folder) is None:
             start, kind = self.start(name)
             args = self.distillation(name, 0, {**self.config[kind], "alpha": 0.0})
-            self.fit(start, None, args, self.tokenise(data, None)).save_model(folder)
+            trainer = self.fit(start, None, args, self.tokenise(data, None))
+            trainer.save_model(folder)
+            trainer.accelerator.wait_for_everyone()
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+    def references(self) -> list[AutoModelForCausalLM]:
+        """Return the attacker's own students: trained on such text and such canaries, none of them those in question.
+
+        What they find hard is hard by itself; what they alone find hard was remembered.
+        """
+        models = []
+        for i in range(self.config["references"]):
+            others = CanarySet.generate(**{**self.coin_spec, "seed": 1000 + i})
+            models.append(self.trained(f"reference-{i}", self.with_canaries(others)))
+        return models
+
+    @property
+    def coin_spec(self) -> dict:
+        spec = self.config["coin_canaries"]
+        return {**spec, "repetitions": tuple(spec["repetitions"])}
 
     def start(self, name: str):
         """Return what a model is trained from, and which settings it is trained with."""
         if name == "teacher":
             return self.base("teacher"), "teacher_training"
+        if name.startswith("reference"):
+            return self.base("student"), "student_training"
         return prepare.make_model(self.config[name.removeprefix("base-")], self.tokenizer), "base_training"
 
     def fit(self, model, teacher: str | None, args, data, lora: dict | None = None) -> PrivateDistillationTrainer:
@@ -123,7 +144,7 @@ class PrivateExperiment(Experiment):
         rows, level = [], self.coins.coin_levels[0]
         for part in ("secrets", "records"):
             report = audit_canary_membership(
-                model, self.tokenizer, self.coins, level, part, references=[self.base("student")], progress=False
+                model, self.tokenizer, self.coins, level, part, references=self.references(), progress=False
             )
             where = f"{setting} records=canary_{part}"
             delta = self.config["dp_training"]["target_delta"]

@@ -15,6 +15,8 @@ from datasets import Dataset, concatenate_datasets, load_dataset
 sys.path.insert(0, str(Path(__file__).parents[1] / "dp_clm"))
 from private import PrivateExperiment, prepare
 
+from swingkd import CanarySet
+
 
 class UserExperiment(PrivateExperiment):
     """Every row belongs to a user; every canary, with all its copies, is a user of its own.
@@ -37,10 +39,10 @@ class UserExperiment(PrivateExperiment):
         ]
         return split[0], {"test": split[1].select_columns(["text"])}
 
-    def with_canaries(self) -> Dataset:
+    def with_canaries(self, coins: CanarySet) -> Dataset:
         own = [
             {"text": canary.text, "user": f"{kind}-{canary.id}"}
-            for kind, canaries in (("copied", self.canaries), ("coin", self.coins))
+            for kind, canaries in (("copied", self.canaries), ("coin", coins))
             for canary in canaries.canaries
             for _ in range(canary.repetitions if canary.inserted else 0)
         ]

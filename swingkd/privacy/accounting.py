@@ -64,4 +64,17 @@ def _spent(
     with warnings.catch_warnings():
         # At the first or last order a Renyi bound is looser than it could be; it is a bound all the same.
         warnings.filterwarnings("ignore", "Optimal order is the")
-        return float(accountant.get_epsilon(delta, **options))
+        return max(float(accountant.get_epsilon(delta, **options)), 0.0)
+
+
+def said_epsilon(epsilon: float) -> str:
+    """Return an epsilon for people, rounded up: a promise is never said to be smaller than it is."""
+    return f"{math.ceil(round(epsilon * 100, 6)) / 100:.2f}"
+
+
+def said_delta(delta: float) -> str:
+    """Return a delta for people, rounded up to two digits."""
+    if delta == 0:
+        return "0"
+    unit = 10.0 ** (math.floor(math.log10(delta)) - 1)
+    return f"{math.ceil(round(delta / unit, 6)) * unit:.2g}"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from swingkd.privacy.accounting import Accountant
-from swingkd.privacy.plan import PrivacyPlan
+from swingkd.privacy.plan import PrivacyPlan, epoch_steps, run_delta
 
 _FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
@@ -55,7 +55,7 @@ class Budget:
         rate = batch / units
         plan = PrivacyPlan.solve(
             epsilon=epsilon, noise_multiplier=noise_multiplier, sampling_rate=rate,
-            steps=math.ceil(epochs * max(round(1 / rate), 1)), delta=delta or 0.1 / units, unit=unit,
+            steps=math.ceil(epochs * epoch_steps(rate)), delta=run_delta(delta, units), unit=unit,
             accountant=accountant,
         )  # fmt: skip
         return cls(units, batch, epochs, plan)

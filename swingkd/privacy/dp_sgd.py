@@ -97,7 +97,9 @@ class DPSGD:
             raise ValueError(f"Gradients per row cannot be made for this model ({error}). {_ADAPTER}") from error
 
     def detach(self) -> None:
-        """Make the model an ordinary one again."""
+        """Make the model an ordinary one again, without what its gradients left there."""
+        # The sum before the noise, above all.
+        self.zero_grad()
         if self._hooks is not None:
             self._hooks.cleanup()
             self._hooks = None

@@ -4,11 +4,11 @@ A student has two debts, and one says nothing of the other: to the *transfer set
 to the *teacher's training data*, whose traces its targets carry.  The ledger always speaks of both.
 
     >>> plan = PrivacyPlan.solve(epsilon=8.0, sampling_rate=0.01, steps=1000, delta=1e-5)
-    >>> ledger = PrivacyLedger()
+    >>> ledger = PrivacyLedger(unknown={TEACHER_DATA: NO_TEACHER})
     >>> ledger.record(LedgerEntry.of_plan(plan, releases=plan.steps))
     >>> print(ledger)
-    transfer set: epsilon 8.00 at delta 1e-05 for each record (add or remove one); 1,000 releases, PRV accountant
-    teacher's training data: not covered; nothing is known of how the teacher was trained
+    transfer set: epsilon 7.98 at delta 1e-05 for each record (add or remove one); 1,000 releases, PRV accountant
+    teacher's training data: there was no teacher
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub import ModelCard
-from transformers.utils import cached_file
 
-from swingkd.privacy.accounting import Accountant, Releases, gaussian_epsilon
+from swingkd.privacy.accounting import Accountant, Releases, gaussian_epsilon, said_delta, said_epsilon
 from swingkd.privacy.plan import PrivacyPlan
+from swingkd.privacy.weights import file_of, has_weights, weight_digests
 
 LEDGER_FILE = "privacy_ledger.json"
 TRANSFER_SET, TEACHER_DATA = "transfer set", "teacher's training data"
@@ -117,6 +117,29 @@ class LedgerEntry:
         return {**asdict(self), "epsilon": self.epsilon if self.holds else None, "guarantee": self.guarantee}
 
 
+class Guarantee(NamedTuple):
+    """What entries about one data set and one unit promise together."""
+
+    epsilon: float
+    delta: float
+    unit: str
+    neighbours: str
+    entries: tuple[LedgerEntry, ...]
+
+    @property
+    def releases(self) -> int:
+        """How many."""
+        return sum(entry.releases for entry in self.entries)
+
+    def __str__(self) -> str:
+        how = {"closed form" if e.sampling_rate == 1 else f"{e.accountant.upper()} accountant" for e in self.entries}
+        caveats = "".join(f"; {caveat}" for caveat in sorted({e.caveat for e in self.entries if e.caveat}))
+        return (
+            f"epsilon {said_epsilon(self.epsilon)} at delta {said_delta(self.delta)} for each {self.unit} "
+            f"({self.neighbours}); {self.releases:,} releases, {', '.join(sorted(how))}{caveats}"
+        )
+
+
 def compose(entries: Iterable[LedgerEntry]) -> tuple[float, float]:
     """Return the epsilon and delta of all entries together: Gaussian ones by the accountants, pure ones by adding.
 
@@ -162,6 +185,8 @@ class PrivacyLedger:
     ):
         self.entries: list[LedgerEntry] = list(entries)
         self.budget = budget
+        #: Digests of the weights that it speaks of, by file; none while they change.
+        self.weights: dict[str, str] = {}
         self.unknown = _UNKNOWN | (unknown or {})
 
     def record(self, entry: LedgerEntry) -> None:
@@ -234,25 +259,25 @@ class PrivacyLedger:
         """Return one line for each data set: what is promised about it, or that it is not covered."""
         return [self._line(scope) for scope in self.scopes()]
 
-    def _line(self, scope: str) -> str:
-        entries = self.about(scope)
-        wrong = [
-            f"{entry.mechanism}: {entry.claim} does not hold; {entry.caveat}" for entry in entries if not entry.holds
-        ]
+    def guarantees(self, scope: str) -> list[Guarantee]:
+        """Return what is promised about a data set: one guarantee for each unit and neighbouring relation."""
         if not self.covers(scope):
-            why = "; ".join(wrong) or self.unknown[scope]
-            return f"{scope}: {why}" if why == NO_TEACHER else f"{scope}: not covered; {why}"
-        epsilon, delta = compose(entries)
-        how = sorted(
-            {"closed form" if e.sampling_rate == 1 else f"{e.accountant.upper()} accountant" for e in entries}
-        )
-        caveats = "".join(f"; {caveat}" for caveat in sorted({e.caveat for e in entries if e.caveat}))
-        # Rounded up: a promise is never said to be smaller than it is.
-        said = -(-epsilon * 100 // 1) / 100
-        return (
-            f"{scope}: epsilon {said:.2f} at delta {delta:.1g} for each {entries[0].unit} ({entries[0].neighbours}); "
-            f"{sum(entry.releases for entry in entries):,} releases, {', '.join(how)}{caveats}"
-        )
+            return []
+        kinds: dict[tuple[str, str], list[LedgerEntry]] = {}
+        for entry in self.about(scope):
+            kinds.setdefault((entry.unit, entry.neighbours), []).append(entry)
+        return [Guarantee(*compose(some), *kind, tuple(some)) for kind, some in kinds.items()]
+
+    def _line(self, scope: str) -> str:
+        guarantees = [str(guarantee) for guarantee in self.guarantees(scope)]
+        if guarantees and scope == TRANSFER_SET and self.unknown.get(TEACHER_DATA) != NO_TEACHER:
+            # What the teacher learnt of the same records reaches the student through every target.
+            guarantees += [] if self.covers(TEACHER_DATA) else ["given the teacher"]
+        if guarantees:
+            return f"{scope}: {'; '.join(guarantees)}"
+        wrong = [f"{e.mechanism}: {e.claim} does not hold; {e.caveat}" for e in self.about(scope) if not e.holds]
+        why = "; ".join(wrong) or self.unknown[scope]
+        return f"{scope}: {why}" if why == NO_TEACHER else f"{scope}: not covered; {why}"
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -264,6 +289,7 @@ class PrivacyLedger:
             "budget": self.budget,
             "unknown": self.unknown,
             "entries": [entry.to_dict() for entry in self.entries],
+            "weights": self.weights,
             "summary": self.lines(),
         }
 
@@ -282,7 +308,9 @@ class PrivacyLedger:
             LedgerEntry(**{k: _number(k, v) for k, v in entry.items() if k not in derived})
             for entry in content["entries"]
         ]
-        return cls(entries, budget=_number("budget", content.get("budget")), unknown=content.get("unknown"))
+        ledger = cls(entries, budget=_number("budget", content.get("budget")), unknown=content.get("unknown"))
+        ledger.weights = dict(content.get("weights") or {})
+        return ledger
 
     def save(self, folder: str | os.PathLike) -> Path:
         """Write privacy_ledger.json into a folder; all of it or, if the process dies, the old one."""
@@ -292,6 +320,12 @@ class PrivacyLedger:
         temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
         temporary.replace(path)
         return path
+
+    def seal(self, folder: str | os.PathLike) -> None:
+        """Write it beside a model's weights, with their digests: it speaks of no others."""
+        sealed = PrivacyLedger(self.entries, budget=self.budget, unknown=self.unknown)
+        sealed.weights = weight_digests(folder)
+        sealed.save(folder)
 
     @classmethod
     def load(cls, model: str | os.PathLike) -> PrivacyLedger | None:
@@ -306,28 +340,24 @@ class PrivacyLedger:
         Raises:
             ValueError: the file is damaged.
         """
-        found = _file_of(model, LEDGER_FILE)
+        found = file_of(model, LEDGER_FILE)
         try:
             if found is not None:
                 return cls.from_dict(json.loads(Path(found).read_text()))
-            card = _file_of(model, "README.md")
+            card = file_of(model, "README.md")
             data = ModelCard.load(card).data.to_dict() if card is not None else {}
             return cls.from_dict(data["privacy_ledger"]) if "privacy_ledger" in data else None
         except (json.JSONDecodeError, TypeError, ValueError) as error:
             raise ValueError(f"The privacy ledger of {model} cannot be read: {error}") from error
+
+    @classmethod
+    def of_weights(cls, model: str | os.PathLike) -> PrivacyLedger | None:
+        """Read the ledger of a model as `load` does; `None` where it was sealed for other weights, or for none."""
+        known = cls.load(model)
+        return known if known is not None and has_weights(model, known.weights) else None
 
 
 def _number(name: str, value: Any) -> Any:
     # YAML, in a card, takes 1e-06 for a word.
     numbers = ("delta", "noise_multiplier", "sampling_rate", "pure_epsilon", "budget")
     return float(value) if name in numbers and value is not None else value
-
-
-def _file_of(model: str | os.PathLike, name: str) -> str | None:
-    try:
-        return cached_file(
-            str(model), name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_connection_errors=False,
-        )  # fmt: skip
-    except OSError:
-        return None

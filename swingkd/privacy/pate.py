@@ -1,7 +1,7 @@
 """Labels from teachers on disjoint shards (PATE; Papernot et al. 2017, arXiv 1610.05755, and 2018, arXiv 1802.08908).
 
-A record, or a user, is in one shard, so it moves one teacher.  What is released about a public example is noised once
-and cached: asking again costs nothing and tells nothing.
+A record, or a user, is in one shard, so another in its place moves one teacher.  What is released about a public
+example is noised once and cached: asking again costs nothing and tells nothing.
 
 - GNMax: the class with the most votes, each count noised.  One teacher moves one vote: sensitivity sqrt(2).
 - Noisy mean: the mean of the teachers' distributions, noised.  One teacher of k moves it by at most sqrt(2) / k (our
@@ -22,11 +22,13 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -112,6 +114,8 @@ class ShardAnswers:
         self.noise_multiplier, self.form, self.unit = noise_multiplier, form, unit
         self._generator = generator or secret_generator()
         self._path = Path(path) / "answers.safetensors" if path is not None else None
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
         self._known: dict[str, torch.Tensor] = {}
         if self._path is not None and self._path.exists():
             self._load(self._path)
@@ -135,21 +139,33 @@ class ShardAnswers:
         if new:
             if probabilities is None:
                 raise ValueError(f"{len(new)} examples were never answered: pass the teachers' probabilities.")
-            asked = _distributions(probabilities)[:, new]
+            if len(probabilities.shape) == 3 and probabilities.shape[1] != len(keys):
+                raise ValueError(f"{len(keys)} keys, but probabilities for {probabilities.shape[1]} examples.")
+            self._answer([keys[i] for i in new], _distributions(probabilities)[:, new].cpu())
+        return torch.stack([self._known[key] for key in keys])
+
+    def _answer(self, keys: list[str], asked: torch.Tensor) -> None:
+        """Noise the answers to new examples, and keep them before anybody sees them."""
+        with FileLock(self._path.with_suffix(".lock")) if self._path is not None else nullcontext():
+            # Another process may have answered some of them meanwhile: its answers are the ones.
+            if self._path is not None and self._path.exists():
+                self._load(self._path)
+            new = self.unknown(keys)
+            if not new:
+                return
+            asked = asked[:, new]
             if self.form == "votes":
                 found = noisy_votes(asked, self.noise_multiplier * math.sqrt(2), self._generator)
             else:
                 found = noisy_mean(asked, self.noise_multiplier * math.sqrt(2) / len(asked), self._generator)
-            self._known |= {keys[i]: answer.float().cpu() for i, answer in zip(new, found, strict=True)}
-            # Before anybody sees them: an answer that was seen is never drawn again.
+            self._known |= {keys[i]: answer.float() for i, answer in zip(new, found, strict=True)}
             self._save()
-        return torch.stack([self._known[key] for key in keys])
 
     def entry(self, delta: float) -> LedgerEntry:
         """Return what all answers so far cost the teachers' data."""
         return LedgerEntry(
             "GNMax" if self.form == "votes" else "noisy mean of soft labels", scope=TEACHER_DATA, unit=self.unit,
-            releases=len(self._known), delta=delta, noise_multiplier=self.noise_multiplier,
+            releases=len(self._known), delta=delta, noise_multiplier=self.noise_multiplier, neighbours="replace one",
         )  # fmt: skip
 
     @property
@@ -159,7 +175,6 @@ class ShardAnswers:
     def _save(self) -> None:
         if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_suffix(".part")
         metadata = self._settings | {"keys": json.dumps(list(self._known))}
         save_file({"answers": torch.stack(list(self._known.values()))}, temporary, metadata)

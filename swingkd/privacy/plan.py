@@ -22,6 +22,27 @@ from swingkd.privacy.accounting import Accountant, Releases, gaussian_epsilon, q
 _MOST_STEPS = 10_000_000
 
 
+def epoch_steps(sampling_rate: float) -> int:
+    """Return how many steps draw each unit once on average."""
+    return max(round(1 / sampling_rate), 1)
+
+
+def run_delta(delta: float | None, units: int) -> float:
+    """Return the delta of a run: the one asked for, or a tenth of 1 / units.
+
+    Raises:
+        ValueError: it allows to give a unit away whole.
+    """
+    if delta is None:
+        return 0.1 / units
+    if not 0 < delta < 1 / units:
+        raise ValueError(
+            f"delta={delta} must lie between 0 and 1 / units ({1 / units:.1e}): a mechanism that gives one unit away "
+            "whole would satisfy more. A tenth of that is usual."
+        )
+    return delta
+
+
 @dataclass(frozen=True)
 class PrivacyPlan:
     """A run of Poisson-sampled Gaussian releases, and what it promises.
@@ -54,7 +75,11 @@ class PrivacyPlan:
         for name, holds, range_ in (
             ("sampling_rate", 0 < self.sampling_rate <= 1, "in (0, 1]"),
             ("steps", self.steps >= 1 and self.steps == int(self.steps), "a positive whole number"),
-            ("noise_multiplier", self.noise_multiplier > 0, "positive: without noise there is no guarantee"),
+            (
+                "noise_multiplier",
+                0 < self.noise_multiplier < math.inf,
+                "positive and finite: without noise there is no guarantee",
+            ),
             ("clip_norm", self.clip_norm > 0, "positive"),
             ("delta", 0 < self.delta < 1, "in (0, 1)"),
         ):

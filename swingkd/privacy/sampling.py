@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from swingkd.privacy.plan import PrivacyPlan
+from swingkd.privacy.plan import PrivacyPlan, epoch_steps
 from swingkd.privacy.randomness import secret_generator
 
 
@@ -58,7 +58,7 @@ class PoissonBatches(Sampler[list[int]]):
 
     def __len__(self) -> int:
         """How many batches make an epoch: each unit is drawn once on average."""
-        return max(round(1 / self.plan.sampling_rate), 1)
+        return epoch_steps(self.plan.sampling_rate)
 
     def __iter__(self) -> Iterator[list[int]]:
         for _ in range(len(self)):

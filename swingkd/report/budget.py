@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 from rich import box
 from rich.table import Table
 
+from swingkd.privacy.accounting import said_delta, said_epsilon
 from swingkd.privacy.budget import Budget
 from swingkd.report.plots import COLOURS
 
@@ -45,7 +46,7 @@ def budget_line(content: dict[str, Any]) -> str:
     unit = f"each {plan['unit']} ({plan['neighbours']})"
     steps = f"{plan['steps']:,} steps of {content['batch']:,} on average"
     return (
-        f"epsilon {plan['epsilon']:.2f} at delta {plan['delta']:.1g} for {unit}: "
+        f"epsilon {said_epsilon(plan['epsilon'])} at delta {said_delta(plan['delta'])} for {unit}: "
         f"noise {plan['noise_multiplier']:.2f}, {steps} ({plan['accountant'].upper()} accountant)"
     )
 
@@ -63,10 +64,10 @@ def budget_tables(content: dict[str, Any]) -> list[Table]:
     for row in content["by_noise"]:
         here = row["noise_multiplier"] == plan["noise_multiplier"]
         noise.add_row(
-            f"{row['noise_multiplier']:.2f}", f"{row['epsilon']:.2f}", style="bold" if here else None
+            f"{row['noise_multiplier']:.2f}", said_epsilon(row["epsilon"]), style="bold" if here else None
         )  # fmt: skip
     caption = "noise per unit: of the mean gradient, in clips; the smaller, the better the student learns"
-    same = Table(title=f"other runs at epsilon {plan['epsilon']:.2f}", caption=caption, box=box.SIMPLE)
+    same = Table(title=f"other runs at epsilon {said_epsilon(plan['epsilon'])}", caption=caption, box=box.SIMPLE)
     for heading in ("batch", "epochs", "steps", "noise multiplier", "noise per unit"):
         same.add_column(heading, justify="right")
     for row in content["same_epsilon"]:
@@ -91,7 +92,7 @@ def budget_figure(content: dict[str, Any], path: Path) -> Path:
     plan = content["plan"]
     left.plot(plan["noise_multiplier"], plan["epsilon"], "o", markersize=10, color=COLOURS[1], label="this run")
     left.set_xlabel("noise multiplier")
-    left.set_ylabel(f"epsilon at delta {plan['delta']:.1g}")
+    left.set_ylabel(f"epsilon at delta {said_delta(plan['delta'])}")
     left.set_ylim(bottom=0)
     left.legend(frameon=False)
     for i, epochs in enumerate(sorted({r["epochs"] for r in content["same_epsilon"]})):
@@ -107,7 +108,7 @@ def budget_figure(content: dict[str, Any], path: Path) -> Path:
     right.minorticks_off()
     right.set_xlabel("batch")
     right.set_ylabel("noise per unit, in clips")
-    right.set_title(f"at epsilon {plan['epsilon']:.2f}")
+    right.set_title(f"at epsilon {said_epsilon(plan['epsilon'])}")
     right.legend(frameon=False)
     for axis in (left, right):
         axis.grid(alpha=0.25)

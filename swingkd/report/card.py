@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 
+from swingkd.privacy.accounting import said_delta, said_epsilon
 from swingkd.report.audit_card import is_audit, write_audit_card
 from swingkd.report.metrics import MetricsFile
 from swingkd.report.plots import exposure_figure
 from swingkd.report.render import render_card
-from swingkd.report.summary import Promise, Summary, baseline, cut, summarise
+from swingkd.report.summary import Summary, baseline, cut, summarise
 
 # A protection is told from the plain rivals that must stand beside it.
 _PROTECTIONS, _RIVALS = ("swing", "noise", "mollify", "population"), ("drop", "scrub")
 # And from a student of public text alone, where one was trained.
 _PUBLIC = "public"
+# Models that are trained on text alone.
+_TAUGHT_BY_NOBODY = ("base", "teacher")
 _SCOPES = {"transfer_set": "transfer set", "teacher_data": "teacher's training data"}
 
 
@@ -50,6 +52,8 @@ def write_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Pat
         cut=lambda summary, level: cut(summary, baseline(summaries, summary), level),
         perplexity_change=lambda summary: _change(summary, baseline(summaries, summary)),
         promises=promises(summaries),
+        promised=promised,
+        private=any(s.promised for s in summaries),
         proved=sorted({kind for s in summaries for kind in s.proved}),
         findings=findings(summaries),
     )
@@ -62,29 +66,49 @@ def _change(summary: Summary, kd: Summary | None) -> float | None:
 
 
 def promises(summaries: list[Summary]) -> list[str]:
-    """Say of each model with a guarantee what is promised about which data set, and that nothing is of the others."""
+    """Say of each model what is promised about which data set; first of those with a guarantee."""
     said = []
     for summary in summaries:
-        about = [
-            f"{scope}: {_promise(summary.promised[word])}" if word in summary.promised else f"{scope}: not covered"
-            for word, scope in _SCOPES.items()
-        ]
+        about = [f"{scope}: {_promise(summary, word)}" for word, scope in _SCOPES.items()]
         if summary.promised:
-            said.append(f"`{summary.name}`: {'; '.join(about)}.")
-    if said:
+            said.append(
+                f"`{summary.name}`: {'; '.join(about if summary.model not in _TAUGHT_BY_NOBODY else about[:1])}."
+            )
+    others = " of all others" if said else ""
+    said.append(
+        f"Transfer set{others}: no differential privacy guarantee. The protections below are heuristics that are "
+        "judged by audits; any epsilon of their noise would be nominal, and none is printed."
+    )
+    if not any(summary.promised for summary in summaries if summary.model == "teacher"):
         said.append(
-            "Where the teacher's training data is not covered and holds records of the transfer set, what the teacher "
-            "learnt of them is not covered either."
+            "Teacher's training data: not covered. The teacher was trained without differential privacy; what it "
+            "learnt of records of the transfer set is not covered either."
         )
     return said
 
 
-def _promise(promise: Promise) -> str:
-    # Rounded up: a promise is never said to be smaller than it is.
-    epsilon = math.ceil(promise.epsilon * 100) / 100
+def _promise(summary: Summary, word: str) -> str:
+    if word not in summary.promised:
+        return "not covered"
+    promise = summary.promised[word]
     return (
-        f"epsilon {epsilon:.2f} at delta {promise.delta:.1g} for each {promise.unit} (add or remove one), after "
-        f"{promise.releases:,} noised releases"
+        f"epsilon {said_epsilon(promise.epsilon)} at delta {said_delta(promise.delta)} for each {promise.unit} "
+        f"({promise.neighbours}), after {promise.releases:,} noised releases{_condition(summary, word)}"
+    )
+
+
+def _condition(summary: Summary, word: str) -> str:
+    """A student's promise about its own data leaves out what an uncovered teacher knows of that data."""
+    uncovered = word == "transfer_set" and "teacher_data" not in summary.promised
+    return ", given the teacher" if uncovered and summary.model not in _TAUGHT_BY_NOBODY else ""
+
+
+def promised(summary: Summary) -> str:
+    """Say in a table what all attacks are to be held against."""
+    if summary.total is None:
+        return "nothing"
+    return said_epsilon(summary.total) + (
+        _condition(summary, "transfer_set") if "transfer_set" in summary.promised else ""
     )
 
 
@@ -98,9 +122,10 @@ def findings(summaries: list[Summary]) -> list[str]:
     said += _broken(summaries)
     for summary in summaries:
         for level, excess in summary.excess.items():
-            if "transfer_set" in summary.promised and excess.low > 0:
+            if summary.promised and excess.low > 0:
+                unit = next(iter(summary.promised.values())).unit
                 said.append(
-                    f"`{summary.name}` promises something of each {summary.promised['transfer_set'].unit}, not of "
+                    f"`{summary.name}` promises something of each {unit}, not of "
                     f"{level} copies: of secrets repeated {level} times it gives away {excess.value:.2f} bits over "
                     f"the controls [{excess.low:.2f}, {excess.high:.2f}]."
                 )
@@ -130,9 +155,8 @@ def _broken(summaries: list[Summary]) -> list[str]:
     """Compare what attacks proved with what was promised, and say whether the attacks are worth anything."""
     said, audited = [], [summary for summary in summaries if summary.proved]
     for summary in audited:
-        promise = summary.promised.get("transfer_set")
         for kind, proof in summary.proved.items():
-            if promise is not None and proof.epsilon > promise.epsilon:
+            if summary.total is not None and proof.epsilon > summary.total:
                 said.append(
                     f"`{summary.name}` breaks its promise: {proof.attack} on {kind.replace('_', ' ')} proves epsilon "
                     f"{proof.epsilon:.2f}."

@@ -20,10 +20,9 @@ from filelock import FileLock
 from swingkd.audit import ExposureReport, ExtractionReport, MembershipReport
 from swingkd.audit.lower_bound import Method
 from swingkd.privacy import TEACHER_DATA, TRANSFER_SET, PrivacyLedger
-from swingkd.privacy.ledger import compose
 
 # Words of a setting that say what was measured on a model, not which model it is.
-_MEASURED = ("split=", "repetitions=", "records=", "attack=", "scope=", "unit=")
+_MEASURED = ("split=", "repetitions=", "records=", "attack=", "scope=", "unit=", "neighbours=")
 
 
 class MetricsFile:
@@ -173,12 +172,10 @@ def ledger_rows(model: str, setting: str, ledger: PrivacyLedger) -> list[dict[st
     """Return what a ledger promises: epsilon and delta of each data set that it covers, by the word `scope`."""
     rows = []
     for scope, word in ((TRANSFER_SET, "transfer_set"), (TEACHER_DATA, "teacher_data")):
-        if ledger.covers(scope):
-            epsilon, delta = compose(ledger.about(scope))
-            releases = sum(entry.releases for entry in ledger.about(scope))
-            where = f"{setting} scope={word} unit={ledger.about(scope)[0].unit}"
-            rows.append(row(model, where, "epsilon", epsilon, n=releases))
-            rows.append(row(model, where, "delta", delta))
+        for guarantee in ledger.guarantees(scope):
+            words = f"scope={word} unit={guarantee.unit} neighbours={guarantee.neighbours.replace(' ', '-')}"
+            rows.append(row(model, f"{setting} {words}", "epsilon", guarantee.epsilon, n=guarantee.releases))
+            rows.append(row(model, f"{setting} {words}", "delta", guarantee.delta))
     return rows
 
 

@@ -73,10 +73,9 @@ def _proved_panel(axis: Axes, summaries: list[Summary], style: dict[int, tuple[s
         colour, marker = style[id(summary)]
         at = summary.perplexity["perplexity"]
         axis.plot(at, max(proof.epsilon for proof in summary.proved.values()), marker, color=colour, markersize=6)
-        if "transfer_set" in summary.promised:
-            axis.plot(
-                at, summary.promised["transfer_set"].epsilon, "_", color=colour, markersize=18, markeredgewidth=2
-            )
+        total = summary.total
+        if total is not None:
+            axis.plot(at, total, "_", color=colour, markersize=18, markeredgewidth=2)
     axis.set_title("one unit: proved (bar: promised)")
     axis.set_ylabel("epsilon (lower is better)")
     axis.set_ylim(bottom=-0.2)

@@ -21,6 +21,7 @@ class Promise:
     epsilon: float
     delta: float
     unit: str
+    neighbours: str
     releases: int
 
 
@@ -54,6 +55,11 @@ class Summary:
     excess: dict[int, Interval] = field(default_factory=dict)
     promised: dict[str, Promise] = field(default_factory=dict)
     proved: dict[str, Proof] = field(default_factory=dict)
+
+    @property
+    def total(self) -> float | None:
+        """The epsilon that is promised of a record which is in every data set that went into the model."""
+        return sum(promise.epsilon for promise in self.promised.values()) if self.promised else None
 
     @property
     def name(self) -> str:
@@ -116,10 +122,16 @@ def _promises(rows: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Pro
     found: dict[tuple[str, str], dict[str, Promise]] = {}
     deltas = {(row["model"], row["setting"]): row["value"] for row in rows if row["metric"] == "delta"}
     for row in rows:
-        key, words = _key(row, "scope", "unit")
+        key, words = _key(row, "scope", "unit", "neighbours")
         if row["metric"] != "epsilon" or "scope" not in words:
             continue
-        promise = Promise(row["value"], deltas[row["model"], row["setting"]], words["unit"], row["n"])
+        promise = Promise(
+            row["value"],
+            deltas[row["model"], row["setting"]],
+            words["unit"],
+            words["neighbours"].replace("-", " "),
+            row["n"],
+        )
         known = found.setdefault(key, {}).get(words["scope"])
         if known is None or known.epsilon < promise.epsilon:
             found[key][words["scope"]] = promise

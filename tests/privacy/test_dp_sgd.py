@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -329,7 +330,20 @@ def test_the_noise_does_not_follow_a_seed():
 
     one, two = run(), run()
     assert not any(torch.equal(p, q) for p, q in zip(one.parameters(), two.parameters(), strict=True))
-    assert secret_generator().initial_seed() != secret_generator().initial_seed()
+
+
+def test_the_whole_state_of_a_secret_generator_is_secret(monkeypatch):
+    """A seed counts with 32 bits on a CPU, which can be searched: the state must not follow from one."""
+    monkeypatch.setattr("swingkd.privacy.randomness.secrets.randbits", lambda bits: 5)
+    one, two = secret_generator(), secret_generator()
+    assert not torch.equal(torch.rand(5, generator=one), torch.rand(5, generator=two))
+    assert one.initial_seed() == 0
+    words = one.get_state()[24 : 24 + 624 * 8].numpy().view(np.uint64)
+    assert len(set(words)) == 624
+    assert int(words.max()) < 2**32
+    drawn = torch.randn(200_000, generator=secret_generator())
+    assert abs(float(drawn.mean())) < 0.02
+    assert float(drawn.std()) == pytest.approx(1, abs=0.02)
 
 
 def test_detached_the_model_is_an_ordinary_one():

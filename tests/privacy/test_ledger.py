@@ -2,9 +2,11 @@ import json
 import math
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opacus.accountants import PRVAccountant, RDPAccountant
+from safetensors.torch import save_file
 
 from swingkd.privacy import (
     NO_TEACHER,
@@ -15,6 +17,7 @@ from swingkd.privacy import (
     PrivacyLedger,
     PrivacyPlan,
 )
+from swingkd.privacy.accounting import said_delta, said_epsilon
 from swingkd.privacy.ledger import compose
 
 PLAN = PrivacyPlan(0.02, 300, 0.9, delta=1e-6)
@@ -152,6 +155,46 @@ def test_it_is_read_from_a_card(tmp_path):
     (tmp_path / "privacy_ledger.json").write_text("{")
     with pytest.raises(ValueError, match="cannot be read"):
         PrivacyLedger.load(tmp_path)
+
+
+def test_a_ledger_speaks_of_the_weights_that_it_was_sealed_for(tmp_path):
+    ledger = PrivacyLedger([LedgerEntry.of_plan(PLAN, releases=7)])
+    save_file({"a": torch.zeros(2)}, tmp_path / "model.safetensors")
+    ledger.save(tmp_path)
+    assert PrivacyLedger.of_weights(tmp_path) is None
+    ledger.seal(tmp_path)
+    (tmp_path / "training_args.bin").write_bytes(b"x")
+    assert PrivacyLedger.of_weights(tmp_path).epsilon() == ledger.epsilon()
+    save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
+    assert PrivacyLedger.of_weights(tmp_path) is None
+    ledger.seal(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    assert PrivacyLedger.of_weights(tmp_path) is None
+
+
+def test_units_stand_side_by_side():
+    ledger = PrivacyLedger(
+        [LedgerEntry.of_plan(PLAN, releases=7), entry(noise_multiplier=2.0, unit="user")],
+        unknown={TEACHER_DATA: NO_TEACHER},
+    )
+    line = ledger.lines()[0]
+    assert "for each record" in line
+    assert "for each user" in line
+    assert len(ledger.guarantees(TRANSFER_SET)) == 2
+
+
+def test_what_the_teacher_knows_is_a_condition():
+    assert str(PrivacyLedger([LedgerEntry.of_plan(PLAN, releases=7)])).splitlines()[0].endswith("given the teacher")
+
+
+@pytest.mark.parametrize(("number", "said"), [(7.981, "7.99"), (8.0, "8.00"), (0.0, "0.00"), (1.0 + 1e-12, "1.00")])
+def test_epsilons_are_said_rounded_up(number, said):
+    assert said_epsilon(number) == said
+
+
+@pytest.mark.parametrize(("number", "said"), [(1e-5, "1e-05"), (1.41e-5, "1.5e-05"), (0.0, "0"), (1.5e-5, "1.5e-05")])
+def test_deltas_are_said_rounded_up(number, said):
+    assert said_delta(number) == said
 
 
 @pytest.mark.parametrize(

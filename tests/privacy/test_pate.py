@@ -92,6 +92,17 @@ def test_each_example_is_answered_once(form, tmp_path):
         ShardAnswers(6.0, form, path=tmp_path)
 
 
+def test_two_processes_share_their_answers(tmp_path):
+    one, two = ShardAnswers(5.0, path=tmp_path), ShardAnswers(5.0, path=tmp_path)
+    first = one(["x", "y"], distributions(20, 2, 4))
+    second = two(["x", "z"], distributions(20, 2, 4))
+    assert torch.equal(first[0], second[0])
+    assert ShardAnswers(5.0, path=tmp_path).entry(1e-5).releases == 3
+    with pytest.raises(ValueError, match="2 keys, but probabilities for 3"):
+        one(["a", "b"], distributions(20, 3, 4))
+    assert one.entry(1e-5).neighbours == "replace one"  # shards keep their sizes
+
+
 def test_two_runs_draw_different_noise():
     asked = distributions(10, 3, 5)
     torch.manual_seed(0)

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from swingkd.audit import CanaryExposure, ExposureReport
-from swingkd.privacy import LedgerEntry, PrivacyLedger, PrivacyPlan
+from swingkd.privacy import NO_TEACHER, TEACHER_DATA, LedgerEntry, PrivacyLedger, PrivacyPlan
 from swingkd.report import (
     MetricsFile,
     comparison_table,
@@ -160,10 +160,11 @@ def test_a_card_says_what_was_promised_about_which_data(tmp_path):
     card = card_of(tmp_path, private_rows("kd", None, {"loss": 2.0}), private_rows("dp", 0.8, proved))
     said = math.ceil(plan.epsilon * 100) / 100
     promise = f"`dp`: transfer set: epsilon {said:.2f} at delta 1e-05 for each record (add or remove one), after 90"
+    assert f"{promise} noised releases, given the teacher" in card
     assert promise in card
     assert "teacher's training data: not covered" in card
     assert "Transfer set of all others: no differential privacy guarantee" in card
-    assert f"| dp | {plan.epsilon:.2f} | 0.50 (loss) |" in card
+    assert f"| dp | {said:.2f}, given the teacher | 0.50 (loss) |" in card
     assert "| kd | nothing | 2.00 (loss) |" in card
     assert "`dp` promises something of each record, not of 10 copies" in card
     assert "breaks its promise" not in card
@@ -175,6 +176,21 @@ def test_a_broken_promise_and_a_weak_attack_are_said(tmp_path):
     card = card_of(tmp_path, private_rows("kd", None, {"loss": 0.4}), private_rows("dp", 3.0, proved))
     assert "`dp` breaks its promise: lira on canary records proves epsilon 3.00" in card
     assert "No attack proves more than epsilon 0.40 against a model without differential privacy" in card
+
+
+def test_a_students_debt_may_be_its_teachers(tmp_path):
+    """Canaries in a private teacher's data; its student saw none of it and has the teacher's promise."""
+    entry = LedgerEntry.of_plan(PrivacyPlan(0.05, 90, 0.8), releases=90)
+    teacher = PrivacyLedger([entry], unknown={TEACHER_DATA: NO_TEACHER})
+    student = PrivacyLedger(teacher.as_teacher())
+    rows = private_rows("teacher", None, {"loss": 0.4}, "seed=0") + ledger_rows("teacher", "seed=0", teacher)
+    rows += private_rows("kd", None, {"loss": 99.0}, "transfer=written seed=0")
+    card = card_of(tmp_path, rows + ledger_rows("kd", "transfer=written seed=0", student))
+    said = f"{math.ceil(teacher.epsilon() * 100) / 100:.2f}"
+    assert f"`kd (written)`: transfer set: not covered; teacher's training data: epsilon {said}" in card
+    assert f"| kd (written) | {said} | 99.00 (loss) |" in card
+    assert "`kd (written)` breaks its promise" in card
+    assert "trained without differential privacy" not in card
 
 
 def test_promises_are_the_largest_over_seeds():

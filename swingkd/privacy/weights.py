@@ -1,0 +1,49 @@
+"""Which weights a ledger speaks of: digests of the files they lie in."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from transformers.utils import cached_file
+
+_KINDS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack")
+# Written beside the weights by the Trainer, and no weights.
+_OTHERS = ("training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth")
+
+
+def weight_digests(folder: str | os.PathLike) -> dict[str, str]:
+    """Return the SHA-256 of each file of weights in a folder."""
+    files = [
+        path
+        for path in sorted(Path(folder).iterdir())
+        if path.suffix in _KINDS and path.name not in _OTHERS and not path.name.startswith("rng_state")
+    ]
+    return {path.name: _digest(path) for path in files}
+
+
+def has_weights(model: str | os.PathLike, digests: dict[str, str]) -> bool:
+    """Tell whether a model's files of weights, in a folder or on the Hub, are those with these digests."""
+    if not digests:
+        return False
+    if Path(model).is_dir():
+        return weight_digests(model) == digests
+    found = {name: file_of(model, name) for name in digests}
+    return all(path is not None and _digest(Path(path)) == digests[name] for name, path in found.items())
+
+
+def file_of(model: str | os.PathLike, name: str) -> str | None:
+    """Return where a model's file lies, in its folder or in the Hub's cache; `None` where it has none."""
+    try:
+        return cached_file(
+            str(model), name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_connection_errors=False,
+        )  # fmt: skip
+    except OSError:
+        return None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
