@@ -10,6 +10,7 @@ from datasets import Dataset
 from typer.testing import CliRunner
 
 from swingkd.cli import app
+from swingkd.report import summarise
 from tests.conftest import tiny_model
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -87,6 +88,22 @@ def test_the_epsilons_are_those_of_the_card():
     assert words in " ".join(README.split())
     methods = (Path(__file__).parents[1] / "docs" / "methods.md").read_text()
     assert f"proves an epsilon of {population:.1f}" in " ".join(methods.split())
+
+
+def test_the_private_students_are_those_of_the_card():
+    card = Path(__file__).parents[1] / "model_cards" / "dp-simdial" / "metrics.json"
+    found = {summary.name: summary for summary in summarise(json.loads(card.read_text()))}
+    at = {name: f"{summary.perplexity['perplexity']:.2f}" for name, summary in found.items()}
+    proved = {name: max(p.epsilon for p in summary.proved.values()) for name, summary in found.items()}
+    eight, two = "dp (epsilon=8)", "dp (epsilon=2)"
+    text = " ".join(README.split())
+    assert f"has a perplexity of {at[eight]}, and one at epsilon 2 of {at[two]}," in text
+    assert f"has {at['kd']}, swing {at['swing']} and dropping private tokens {at['drop']}" in text
+    assert f"proves an epsilon of {proved['kd']:.1f} against plain" in text
+    assert f"proves {proved[eight]:.1f} and {proved[two]:.1f} against them" in text
+    for name, promise in ((eight, 8), (two, 2)):
+        assert found[name].excess[10].low < 0 < found[name].excess[50].low
+        assert proved[name] < found[name].promised["transfer_set"].epsilon <= promise
 
 
 def test_make_targets_and_paths_exist():
