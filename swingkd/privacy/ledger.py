@@ -7,7 +7,7 @@ to the *teacher's training data*, whose traces its targets carry.  The ledger al
     >>> ledger = PrivacyLedger(unknown={TEACHER_DATA: NO_TEACHER})
     >>> ledger.record(LedgerEntry.of_plan(plan, releases=plan.steps))
     >>> print(ledger)
-    transfer set: epsilon 7.98 at delta 1e-05 for each record (add or remove one); 1,000 releases, PRV accountant
+    transfer set: epsilon 7.99 at delta 1e-05 for each record (add or remove one); 1,000 releases, PRV accountant
     teacher's training data: there was no teacher
 """
 

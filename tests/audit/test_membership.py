@@ -99,8 +99,10 @@ def test_chance_is_what_guessing_gives(seed, n, rate):
     for _ in range(200):
         members, others = rng.normal(size=300), rng.normal(size=n)
         rates.append((members > np.sort(others)[::-1][int(rate * n)]).mean())
-    error = np.std(rates) / np.sqrt(200)
-    assert np.mean(rates) == pytest.approx(chance_rate(rate, n), abs=5 * error)
+    # The rate above the j-th highest of n others has a beta distribution, its count among 300 is binomial.
+    expected, place = chance_rate(rate, n), int(rate * n) + 1
+    variance = stats.beta(place, n + 1 - place).var() + expected / 300
+    assert np.mean(rates) == pytest.approx(expected, abs=5 * np.sqrt(variance / 200))
 
 
 def test_what_is_remembered_best_does_not_tie():

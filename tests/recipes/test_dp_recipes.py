@@ -9,6 +9,7 @@ import yaml
 from datasets import Dataset
 
 from swingkd import PrivacyLedger
+from swingkd.privacy.accounting import said_epsilon
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TINY = {
@@ -60,7 +61,8 @@ def test_private_students_beside_plain_ones(tiny):
         assert found[0]["n"] == 2
     assert not [r for r in rows if r["model"] == "kd" and r["metric"] == "epsilon"]
     card = (out / "README.md").read_text()
-    assert "`dp (epsilon=8)`: transfer set: epsilon 8.00 at delta 1e-05 for each record" in card
+    said = said_epsilon(value(rows, "dp", "epsilon", "epsilon=8", "rank=8"))
+    assert f"`dp (epsilon=8, rank=8)`: transfer set: epsilon {said} at delta 1e-05 for each record" in card
     assert "teacher's training data: not covered" in card
     assert "Epsilon: promised and proved" in card
     assert (out / "exposure.png").stat().st_size > 10_000
