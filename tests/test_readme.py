@@ -74,6 +74,16 @@ def test_the_numbers_are_those_of_the_benchmarks():
         assert words in text
 
 
+def test_the_cost_of_a_private_step_is_that_of_the_benchmark():
+    root = Path(__file__).parents[1]
+    rows = json.loads((root / "tests" / "benchmarks" / "dp_step.json").read_text())["rows"]
+    times = {(row["trained"], row["way"]): f"{row['times_ordinary']:.2f}" for row in rows}
+    text = " ".join((root / "docs" / "differential-privacy.md").read_text().split())
+    assert f"costs {times['full', 'swingkd']} times an ordinary one" in text
+    assert f"{times['LoRA', 'swingkd']} times for an adapter" in text
+    assert f"same model {times['full', 'Opacus']} and {times['LoRA', 'Opacus']}" in text
+
+
 def test_the_epsilons_are_those_of_the_card():
     card = Path(__file__).parents[1] / "model_cards" / "audit-simdial" / "metrics.json"
     rows = [row for row in json.loads(card.read_text())["rows"] if "records=canary_records" in row["setting"]]
