@@ -28,7 +28,7 @@ def tiny(tmp_path, monkeypatch):
         config |= {"output_dir": str(tmp_path / recipe), **TINY}
         config["data"]["limit"] = {"train": 60, "test": 10}
         config["canaries"] |= {"length": 3, "count": 2, "repetitions": [2]}
-        config["coin_canaries"] |= {"length": 2, "count": 12}
+        config["coin_canaries"] |= {"length": 2, "count": 40}  # by coin: never fewer than four on a side
         for kind in ("base_training", "teacher_training", "student_training"):
             if kind in config:
                 config[kind] = {"max_steps": 2}
