@@ -127,10 +127,7 @@ class DPSGD:
         for parameter, rows in zip(self._named.values(), self._per_row(), strict=True):
             setattr(parameter, _ROWS, _sum_by(rows, group) if group is not None else rows)
         self.optimizer.clip_and_accumulate()
-        for parameter in self._named.values():
-            # The plain gradient that autograd leaves beside ours is exact and not private.
-            parameter.grad = None
-            setattr(parameter, _ROWS, None)
+        self._forget()
 
     def _accumulate_ghost(self, losses: torch.Tensor, units: torch.Tensor | None) -> None:
         assert isinstance(self._hooks, GradSampleHooksFastGradientClipping)
@@ -143,8 +140,7 @@ class DPSGD:
         _backward((factors.detach().to(losses) * losses).sum())
         self._hooks.enable_hooks()
         self.optimizer.accumulate()
-        for parameter in self._named.values():
-            parameter.grad = None
+        self._forget()
 
     def finish(self) -> None:
         """End a batch, which may have been empty: the optimizer's next step adds the noise."""
@@ -237,6 +233,7 @@ class DPSGD:
         return [rows.to(torch.promote_types(rows.dtype, torch.float32)) for rows in found.values()]
 
     def _forget(self) -> None:
+        """Drop the gradients of a part: those per row, and the plain one, which is exact and not private."""
         for parameter in self._named.values():
             parameter.grad = None
             setattr(parameter, _ROWS, None)
