@@ -143,26 +143,56 @@ def audit_membership(
         scored = score_texts if is_text else score_labels
         return scored(asked, processing_class, both, max_length=max_length, progress=progress)
 
-    own = score(model)
+    statistics = [(score(shadow), seen) for shadow, seen in _checked(shadows, len(both))]
+    return judge_scores(
+        score(model), len(members), references=[score(reference) for reference in references], shadows=statistics,
+        resamples=resamples, seed=seed,
+    )  # fmt: skip
+
+
+def _checked(
+    shadows: Iterable[tuple[PreTrainedModel, np.ndarray]], records: int
+) -> Iterable[tuple[PreTrainedModel, np.ndarray]]:
+    for shadow, seen in shadows:
+        if np.shape(seen) != (records,) or np.asarray(seen).dtype != bool:
+            raise ValueError(
+                f"A shadow's mask has shape {np.shape(seen)}; one bool for each of the {records} records is needed, "
+                "members first."
+            )
+        yield shadow, seen
+
+
+def judge_scores(
+    own: RecordScores,
+    members: int,
+    *,
+    references: Sequence[RecordScores] = (),
+    shadows: Sequence[tuple[RecordScores, np.ndarray]] = (),
+    resamples: int = 1000,
+    seed: int = 0,
+) -> MembershipReport:
+    """Run all attacks on what models said of the records, members first.
+
+    Args:
+        own: what the attacked model said.
+        members: how many of the records it was trained on.
+        references: what models said that saw none of them.
+        shadows: what shadow models said, each with the records it saw, [records] bool.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+    """
     scores = dict(own.attacks)
     if references:
-        others = np.array([score(reference).log_likelihood for reference in references])
+        others = np.array([reference.log_likelihood for reference in references])
         scores["ratio"] = ratio_scores(own.log_likelihood, others)
         # The population to be dominated: all records, so that the attack does not know who is in.
         scores["rmia"] = rmia_scores(own.log_likelihood, others, own.log_likelihood, others)
-    trained = []
-    for shadow, seen in shadows:
-        if np.shape(seen) != (len(both),) or np.asarray(seen).dtype != bool:
-            raise ValueError(
-                f"A shadow's mask has shape {np.shape(seen)}; one bool for each of the {len(both)} records is needed, "
-                "members first."
-            )
-        trained.append((score(shadow).statistic, seen))
-    if trained:
-        statistics, seen = (np.array(side) for side in zip(*trained, strict=True))
+    if shadows:
+        statistics = np.array([scored.statistic for scored, _ in shadows])
+        seen = np.array([mask for _, mask in shadows])
         for name, online in (("lira", True), ("lira_offline", False)):
             scores[name] = lira_scores(own.statistic, statistics, seen, online=online)
-    split = {name: (values[: len(members)], values[len(members) :]) for name, values in scores.items()}
+    split = {name: (values[:members], values[members:]) for name, values in scores.items()}
     results = [evaluate_attack(name, *sides, resamples=resamples, seed=seed) for name, sides in split.items()]
     return MembershipReport(tuple(results), split)
 

@@ -156,13 +156,29 @@ def score_labels(
                     f"{type(model).__name__} gives logits of shape {tuple(rows[-1].shape)}, which are no classes. "
                     "Audited can be causal language models, sequence classifiers and image classifiers."
                 )
-    logits = torch.cat(rows)
+    return score_logits(torch.cat(rows), torch.as_tensor(records.labels), records.names)
+
+
+def score_logits(logits: torch.Tensor, labels: torch.Tensor, names: Sequence[str] | None = None) -> RecordScores:
+    """Score a classifier's examples by what it said of them.
+
+    Args:
+        logits: [n, classes].
+        labels: [n] true classes.
+        names: what each example is called in errors.
+
+    Raises:
+        ValueError: logits that are not finite; names the record.
+    """
     wrong = torch.nonzero(~logits.isfinite().all(-1))
     if len(wrong):
-        raise ValueError(f"{records.names[int(wrong[0])]}: the model gives NaN or infinite logits here.")
-    log_probs, labels = logits.log_softmax(-1), torch.as_tensor(records.labels)[:, None]
-    own = log_probs.gather(-1, labels)[:, 0]
-    others = log_probs.scatter(-1, labels, -torch.inf).logsumexp(-1)
+        first = int(wrong[0])
+        raise ValueError(
+            f"{names[first] if names else f'record {first}'}: the model gives NaN or infinite logits here."
+        )
+    log_probs, own_class = logits.double().log_softmax(-1), labels[:, None]
+    own = log_probs.gather(-1, own_class)[:, 0]
+    others = log_probs.scatter(-1, own_class, -torch.inf).logsumexp(-1)
     entropy = -(log_probs.exp() * log_probs).sum(-1)
     attacks = {"loss": own.numpy(), "entropy": -entropy.numpy()}
     return RecordScores(attacks, own.numpy(), (own - others).numpy())

@@ -113,12 +113,18 @@ class ShardAnswers:
             raise ValueError(f"form={form!r} is not known. Choose 'mean' or 'votes'.")
         self.noise_multiplier, self.form, self.unit = noise_multiplier, form, unit
         self._generator = generator or secret_generator()
-        self._path = Path(path) / "answers.safetensors" if path is not None else None
-        if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = Path(path) / "answers.safetensors" if path is not None else None
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         self._known: dict[str, torch.Tensor] = {}
-        if self._path is not None and self._path.exists():
-            self._load(self._path)
+        if self.path is not None and self.path.exists():
+            self._load(self.path)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._known
+
+    def __len__(self) -> int:
+        return len(self._known)
 
     def unknown(self, keys: Sequence[str]) -> list[int]:
         """Return which of the examples the teachers must be asked about, each example once."""
@@ -146,10 +152,10 @@ class ShardAnswers:
 
     def _answer(self, keys: list[str], asked: torch.Tensor) -> None:
         """Noise the answers to new examples, and keep them before anybody sees them."""
-        with FileLock(self._path.with_suffix(".lock")) if self._path is not None else nullcontext():
+        with FileLock(self.path.with_suffix(".lock")) if self.path is not None else nullcontext():
             # Another process may have answered some of them meanwhile: its answers are the ones.
-            if self._path is not None and self._path.exists():
-                self._load(self._path)
+            if self.path is not None and self.path.exists():
+                self._load(self.path)
             new = self.unknown(keys)
             if not new:
                 return
@@ -173,12 +179,12 @@ class ShardAnswers:
         return {"noise_multiplier": repr(self.noise_multiplier), "form": self.form, "unit": self.unit}
 
     def _save(self) -> None:
-        if self._path is None:
+        if self.path is None:
             return
-        temporary = self._path.with_suffix(".part")
+        temporary = self.path.with_suffix(".part")
         metadata = self._settings | {"keys": json.dumps(list(self._known))}
         save_file({"answers": torch.stack(list(self._known.values()))}, temporary, metadata)
-        temporary.replace(self._path)
+        temporary.replace(self.path)
 
     def _load(self, path: Path) -> None:
         with safe_open(path, "pt") as file:

@@ -11,6 +11,7 @@ from swingkd.report.metrics import (
     membership_rows,
     row,
 )
+from swingkd.report.model_card import model_card
 from swingkd.report.plots import exposure_figure
 from swingkd.report.summary import Summary, comparison_table, summarise
 
@@ -28,6 +29,7 @@ __all__ = [
     "extraction_rows",
     "ledger_rows",
     "membership_rows",
+    "model_card",
     "roc_figure",
     "row",
     "summarise",

@@ -1,0 +1,234 @@
+"""Distillation on the samples that a student finds hard, chosen anew from time to time (RONA; Wang et al. 2019)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from swingkd.vision.data import Images, shuffled_batches
+from swingkd.vision.guidance import Guidance, PublishedNoise, Teacher
+from swingkd.vision.models import listening, logits_of
+from swingkd.vision.selection import Score, geometric, margin
+from swingkd.vision.staged import Batch, ImageArguments, StagedTraining, Unit
+
+
+@dataclass(kw_only=True)
+class SampleSelectionArguments(ImageArguments):
+    """Settings of `DynamicSampleSelection`; the defaults are RONA's for CIFAR-10, with a geometric schedule.
+
+    Args:
+        hint_epochs: over all public images, before anything else.
+        hint_layers: a layer of the teacher and one of the student, by their names, for the hints.
+        warm_up_epochs: on public labels, before the first iteration.
+        shares: of the public images that each iteration distils on; one number an iteration.
+        self_learning_epochs: on public labels, in each iteration.
+        distillation_epochs: on the chosen images, in each iteration.
+        distillation_batch_size: images a distillation step, in all processes together.
+
+    Raises:
+        ValueError: a number is out of range, or hints without layers.
+    """
+
+    hint_epochs: int = 0
+    hint_layers: tuple[str, str] | None = None
+    warm_up_epochs: int = 0
+    shares: Sequence[float] = tuple(geometric(0.5, 0.8, 5))
+    self_learning_epochs: int = 8
+    distillation_epochs: int = 8
+    distillation_batch_size: int = 512
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        wrong = [share for share in self.shares if not 0 < share <= 1]
+        if wrong:
+            raise ValueError(f"shares={list(self.shares)}: {wrong[0]} is no share; each must lie in (0, 1].")
+        if self.hint_epochs and self.hint_layers is None:
+            raise ValueError("hint_epochs is set: say which layers, hint_layers=(of the teacher, of the student).")
+        if self.distillation_batch_size < 1:
+            raise ValueError(f"distillation_batch_size={self.distillation_batch_size} must be positive.")
+
+    def chosen(self, images: int) -> list[int]:
+        """Return how many images each iteration distils on."""
+        return [max(math.floor(share * images), 1) for share in self.shares]
+
+    def distillation_steps(self, images: int) -> int:
+        """Return how often the teacher's batch losses are asked for, hints apart."""
+        size = self.distillation_batch_size
+        return sum(self.distillation_epochs * math.ceil(count / size) for count in self.chosen(images))
+
+    def hint_steps(self, images: int) -> int:
+        """Return how often hints are asked for."""
+        return self.hint_epochs * math.ceil(images / self.distillation_batch_size)
+
+
+class DynamicSampleSelection(StagedTraining):
+    """Train a student on public labels and on a private teacher's answers about public images that it chooses itself.
+
+    Stages: hints (if asked for), warm-up, then in each iteration self-learning on labels, selection of a share of the
+    images by what the student says of them, and distillation on those.
+
+        selection = DynamicSampleSelection(student, guidance, public, args=SampleSelectionArguments(output_dir="out"))
+        selection.train()
+        print(selection.evaluate(test), selection.ledger)
+        selection.push_to_hub("me/student")
+
+    Args:
+        student: an `AutoModelForImageClassification`, or a module that returns logits.
+        guidance: what a distillation step sees of the teacher; see `swingkd.vision.guidance`.
+        public: the images with labels that everybody may see.
+        args: the settings.
+        score: chooses the images.
+
+    Raises:
+        ValueError: the student has other classes than the images, or hints are asked of a guidance that has none.
+    """
+
+    args: SampleSelectionArguments
+
+    def __init__(
+        self,
+        student: nn.Module,
+        guidance: Guidance,
+        public: Images,
+        *,
+        args: SampleSelectionArguments,
+        score: Score = margin,
+    ):
+        super().__init__(student, args)
+        if args.hint_epochs and not isinstance(guidance, Teacher | PublishedNoise):
+            raise ValueError(
+                f"{type(guidance).__name__} releases no hidden layer, so it has no hints: set hint_epochs=0."
+            )
+        self.guidance, self.public, self.score = guidance, public, score
+        self.check(student, public)
+        #: The images that are distilled on, and how many queries there were so far: steps, and images in them.
+        self.chosen = torch.arange(len(public))
+        self.queries = 0
+        self.queried_images = 0
+        self.guidance.begin(self, public)
+        if args.hint_epochs:
+            self._translator(self.batch(public, torch.arange(2), None))
+
+    def check(self, model: nn.Module, images: Images) -> None:
+        """Refuse a model that has other classes than the images.
+
+        Raises:
+            ValueError: with both numbers.
+        """
+        found = self.logits(model, images.select(torch.arange(2)))
+        if found.shape[1] != images.classes:
+            raise ValueError(f"{type(model).__name__} has {found.shape[1]} classes, the images {images.classes}.")
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a checkpoint must agree with to be gone on from."""
+        names = {"guidance": type(self.guidance).__name__, "score": self.score.__name__, "images": len(self.public)}
+        return super().settings() | names
+
+    def state(self) -> dict[str, Any]:
+        """Return the chosen images and the number of queries."""
+        return {"chosen": self.chosen.tolist(), "queries": self.queries, "queried_images": self.queried_images}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what `state` returned."""
+        self.queries, self.queried_images = state["queries"], state["queried_images"]
+        # The teachers have to answer for them again, or know that they did.
+        self.chosen = self.guidance.take(self, torch.tensor(state["chosen"])) if self.queries else self.chosen
+
+    def units(self) -> list[Unit]:
+        """Return all stages, epoch by epoch."""
+        args, everything = self.args, len(self.public)
+        learning = math.ceil(everything / args.batch_size)
+        units = [Unit("hints", args.hint_steps(everything), self._hints)] if args.hint_epochs else []
+        units += [Unit("warm-up", learning, self._self_learning)] * args.warm_up_epochs
+        for number, count in enumerate(args.chosen(everything)):
+            steps = math.ceil(count / args.distillation_batch_size)
+            units += [Unit(f"self-learning {number + 1}", learning, self._self_learning)] * args.self_learning_epochs
+            units += [Unit(f"selection {number + 1}", 0, partial(self._select, count))]
+            units += [Unit(f"distillation {number + 1}", steps, self._distil)] * args.distillation_epochs
+        return units
+
+    def _batches(self, indices: torch.Tensor, size: int, generator: torch.Generator) -> Iterator[Batch]:
+        for part in shuffled_batches(indices, size, generator):
+            yield self.batch(self.public, part, generator)
+
+    def _self_learning(self, generator: torch.Generator) -> None:
+        self.model.train()
+        for batch in self._batches(torch.arange(len(self.public)), self.args.batch_size, generator):
+            self.backward(
+                F.cross_entropy(logits_of(self.model, batch.inputs), batch.labels, reduction="none"), batch.whole
+            )
+            self.update()
+
+    def _select(self, count: int, generator: torch.Generator) -> None:
+        logits = self.logits(self.plain, self.public)
+        self.chosen = self.guidance.take(self, self.score(logits, self.public.labels, count, generator))
+
+    def _distil(self, generator: torch.Generator) -> None:
+        self.model.train()
+        for batch in self._batches(self.chosen, self.args.distillation_batch_size, generator):
+            self.guidance.learn(self, batch)
+            self._count(batch)
+            self.update()
+
+    def _count(self, batch: Batch) -> None:
+        """Count a query before the student makes use of it."""
+        self.queries += 1
+        self.queried_images += batch.whole
+        self.ledger = self.guidance.ledger(self.queries)
+
+    def _hints(self, generator: torch.Generator) -> None:
+        """Bring a layer of the student, seen through a 1x1 convolution, near to a layer of the teacher.
+
+        One unit of work: the convolution lives no longer.
+        """
+        assert self.args.hint_layers is not None
+        assert isinstance(self.guidance, Teacher | PublishedNoise)
+        layer, own = self.args.hint_layers
+        everything = torch.arange(len(self.public))
+        translator = self._translator(self.batch(self.public, everything[:2], None))
+        optimizer = torch.optim.AdamW(translator.parameters(), lr=self.args.learning_rate)
+        trained = [p for p in (*self.plain.parameters(), *translator.parameters()) if p.requires_grad]
+        self.model.train()
+        for _ in range(self.args.hint_epochs):
+            for batch in self._batches(everything, self.args.distillation_batch_size, generator):
+                with listening(self.plain, [own]) as heard:
+                    logits_of(self.plain, batch.inputs)
+                losses = self.guidance.hint(self, batch, layer, translator(heard[own].float()))
+                gradients = torch.autograd.grad(losses.sum() / batch.whole, trained, allow_unused=True)
+                for parameter, gradient in zip(trained, gradients, strict=True):
+                    # The layers behind the hint learn nothing yet.
+                    parameter.grad = None if gradient is None else self.accelerator.reduce(gradient, "sum")
+                self._count(batch)
+                optimizer.step()
+                self.update()
+
+    def _translator(self, batch: Batch) -> nn.Conv2d:
+        """Return a 1x1 convolution from the student's layer to the teacher's.
+
+        Raises:
+            ValueError: there is no such layer, or what they give differs in size.
+        """
+        assert self.args.hint_layers is not None
+        assert isinstance(self.guidance, Teacher | PublishedNoise)
+        layer, own = self.args.hint_layers
+        both = (
+            (self.guidance,) if isinstance(self.guidance, Teacher) else (self.guidance.teacher, self.guidance.public)
+        )
+        with listening(self.plain, [own]) as heard:
+            self.logits(self.plain, self.public.select(torch.arange(2)))
+        shapes = [tuple(teacher.hidden(self, layer, batch.inputs).shape[1:]) for teacher in both]
+        found = tuple(heard[own].shape[1:])
+        if len(found) != 3 or len(set(shapes)) > 1 or shapes[0][1:] != found[1:]:
+            raise ValueError(
+                f"hint_layers={self.args.hint_layers}: the teachers' gives {shapes}, the student's {found}. Choose "
+                "layers that give images of the same height and width, and for both teachers the same."
+            )
+        torch.manual_seed(self.args.seed)
+        return nn.Conv2d(found[0], shapes[0][0], 1).to(heard[own].device)
