@@ -3,6 +3,7 @@
 from swingkd.report.audit import audit_tables, roc_figure, write_audit
 from swingkd.report.budget import budget_dict, budget_figure, budget_line, budget_tables
 from swingkd.report.card import write_card
+from swingkd.report.image_card import write_image_card
 from swingkd.report.metrics import (
     MetricsFile,
     exposure_rows,
@@ -35,4 +36,5 @@ __all__ = [
     "summarise",
     "write_audit",
     "write_card",
+    "write_image_card",
 ]

@@ -232,7 +232,10 @@ class PublishedNoise:
         return torch.minimum(losses, bound) + noise
 
     def ledger(self, queries: int) -> PrivacyLedger:
-        """Return the claim, which does not hold."""
+        """Return the claim, which does not hold; without noise there is none."""
+        if not self.noise_multiplier:
+            why = "the student learnt from a private teacher's targets"
+            return PrivacyLedger(unknown={**PUBLIC, TEACHER_DATA: why})
         entry = published_claim(queries, self.noise_multiplier, self.delta)
         return PrivacyLedger([entry], unknown=PUBLIC)
 
@@ -247,8 +250,8 @@ def published_claim(queries: int, noise_multiplier: float, delta: float) -> Ledg
     nominal = nominal_epsilon(queries, noise_multiplier, delta)
     return LedgerEntry(
         "noise on batch losses", scope=TEACHER_DATA, unit="record", neighbours="replace one", releases=queries,
-        delta=delta, noise_multiplier=noise_multiplier or None, holds=False,
-        claim=f"epsilon {said_epsilon(nominal)} at delta {said_delta(delta)}" if noise_multiplier else "no noise",
+        delta=delta, noise_multiplier=noise_multiplier, holds=False,
+        claim=f"epsilon {said_epsilon(nominal)} at delta {said_delta(delta)}",
         caveat="it would be that of publishing the losses; noise on a number has no gradient, so the student learnt "
         "from the teacher's exact targets",
     )  # fmt: skip

@@ -1,0 +1,86 @@
+"""Images, models and training of the recipe: from names on the Hub, from local files, or from scratch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from datasets import load_dataset
+from huggingface_hub import PyTorchModelHubMixin
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoModelForImageClassification
+
+from swingkd.privacy import PrivacyLedger
+from swingkd.vision import (
+    CifarResNet,
+    ClassifierArguments,
+    ClassifierTraining,
+    ImageGenerator,
+    Images,
+    RonaNet,
+    SlimResNet,
+)
+
+KINDS: dict[str, type[nn.Module]] = {
+    kind.__name__: kind for kind in (CifarResNet, SlimResNet, RonaNet, ImageGenerator)
+}
+
+
+def load_images(data: dict[str, Any], split: str) -> Images:
+    """Load one split by the arguments of `load_dataset`."""
+    spec = {key: os.path.expandvars(value) if isinstance(value, str) else value for key, value in data[split].items()}
+    dataset = load_dataset(**{"split": split, **spec})
+    limit = data.get("limit", {}).get(split)
+    return Images.from_dataset(dataset.select(range(limit)) if limit else dataset, **data.get("images", {}))
+
+
+def make_model(spec: dict[str, Any]) -> nn.Module:
+    """Build or load a classifier: {name: on the Hub}, or {kind: SlimResNet, ...} with or without {weights: file}."""
+    spec = dict(spec)
+    if "name" in spec:
+        return AutoModelForImageClassification.from_pretrained(os.path.expandvars(spec["name"]))
+    weights, kind = spec.pop("weights", None), KINDS[spec.pop("kind")]
+    model = kind(**spec)
+    if weights is not None:
+        model.load_state_dict(load_file(os.path.expandvars(weights)), strict=True)
+    return model
+
+
+def trained(
+    folder: Path, start: nn.Module, images: Images, settings: dict[str, Any]
+) -> tuple[nn.Module, PrivacyLedger]:
+    """Train a classifier once; its weights and its ledger stay in a folder."""
+    run = ClassifierTraining(start, images, args=ClassifierArguments(output_dir=str(folder), **settings))
+    ledger = PrivacyLedger.of_weights(folder / "model") if (folder / "model").exists() else None
+    if ledger is None:
+        if PartialState().is_main_process:
+            print(f"training {folder.name}", flush=True)
+        run.train(resume_from_checkpoint=True)
+        # The ledger is sealed last, when the weights are there.
+        run.save_model(folder / "model")
+        run.accelerator.wait_for_everyone()
+        ledger = PrivacyLedger.of_weights(folder / "model")
+        assert ledger is not None
+    return read(start, folder / "model"), ledger
+
+
+def read(model: nn.Module, folder: Path) -> nn.Module:
+    """Read a model's weights from a folder of `save_model`."""
+    state = load_file(folder / "model.safetensors")
+    model.load_state_dict(state, strict=isinstance(model, PyTorchModelHubMixin))
+    return model.eval()
+
+
+def parameters(model: nn.Module) -> int:
+    """Count a model's parameters."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def fresh(spec: dict[str, Any], seed: int) -> nn.Module:
+    """Build a model whose first weights follow from a seed."""
+    torch.manual_seed(seed)
+    return make_model(spec)

@@ -1,0 +1,135 @@
+"""A split into public and private images, and the models that several rows of the recipe need."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parent))
+import pictures
+
+from swingkd.privacy import PrivacyLedger, PrivacyPlan, ShardAnswers, shard
+from swingkd.vision import (
+    BatchGradient,
+    Images,
+    Labels,
+    PublishedNoise,
+    SampleSelectionArguments,
+    ShardTeachers,
+    Teacher,
+    ZerothOrder,
+)
+from swingkd.vision.guidance import Guidance
+
+_PRIVATE = "the teacher was trained on it without differential privacy"
+_PUBLIC = "it is public: this teacher saw the transfer set alone"
+
+
+class World:
+    """Public and private images; teachers and starting points are trained once and kept in a folder.
+
+    Args:
+        config: the whole configuration; `config["worlds"][name]` says what differs here.
+        name: of this world.
+        images: all training images.
+        seed: of the student, after a warm-up that all seeds share.
+    """
+
+    def __init__(self, config: dict[str, Any], name: str, images: Images, seed: int):
+        self.config, self.world, self.seed = config, config["worlds"][name], seed
+        self.folder = Path(config["output_dir"]) / "models" / name
+        self.everything = images
+        self.public, self.private = images.split(self.world["public_share"], seed=0)
+        if "images" in self.world:
+            self.public = self.public.select(torch.arange(self.world["images"]))
+
+    def settings(self, stage: str, **others: Any) -> dict[str, Any]:
+        """Return the settings of a training stage: those of all, those of the stage, those of this world."""
+        common = {"mixed_precision": self.config.get("mixed_precision"), "progress": False}
+        found = common | self.config["training"]
+        for level in (self.config, self.world):
+            found |= level.get(f"{stage}_training", {})
+        return found | others
+
+    def trained(self, name: str, start: nn.Module, images: Images, stage: str, **others: Any):
+        """Train a classifier once; return it and its ledger."""
+        return pictures.trained(self.folder / name, start, images, self.settings(stage, **others))
+
+    def teacher(self) -> nn.Module:
+        """Return the private teacher, trained on all images, here or elsewhere."""
+        model = pictures.fresh(self.config["teacher"], 0)
+        if "weights" in self.config["teacher"] or "name" in self.config["teacher"]:
+            return model.eval()
+        folder = Path(self.config["output_dir"]) / "models" / "teacher"
+        return pictures.trained(folder, model, self.everything, self.settings("teacher"))[0]
+
+    def public_teacher(self) -> nn.Module:
+        """Return a teacher of the public images."""
+        return self.trained("public", pictures.fresh(self.config["public_teacher"], 0), self.public, "public")[0]
+
+    def start(self) -> nn.Module:
+        """Return the student after its warm-up, which all guidances and seeds share."""
+        return self.trained("warm", pictures.fresh(self.config["student"], 0), self.public, "warm")[0]
+
+    def private_start(self) -> nn.Module:
+        """Return what DP-SGD and the shards begin with: a network without batch norm that saw public images."""
+        model = pictures.fresh(self.config["dp_teacher"], 0)
+        return self.trained("dp-start", model, self.public, "dp_start")[0]
+
+    def dp_teacher(self, target_epsilon: float) -> tuple[nn.Module, PrivacyLedger]:
+        """Return a teacher that learnt the private images by DP-SGD."""
+        name = f"dp-{target_epsilon:g}"
+        return self.trained(name, self.private_start(), self.private, "dp", target_epsilon=target_epsilon)
+
+    def shard_teachers(self, count: int) -> list[nn.Module]:
+        """Return teachers of disjoint shards of the private images, each begun as the public teacher."""
+        teachers = []
+        dealt = torch.from_numpy(shard(len(self.private), count, torch.Generator().manual_seed(0)))
+        for number in range(count):
+            own = self.private.select((dealt == number).nonzero()[:, 0])
+            teachers.append(self.trained(f"shard-{number}-of-{count}", self.public_teacher(), own, "shard")[0])
+        return teachers
+
+    def arguments(self, folder: str, shares: list[float], **others: Any) -> SampleSelectionArguments:
+        """Return the settings of a student's run."""
+        output = str(self.folder / folder)
+        return SampleSelectionArguments(
+            output_dir=output, **self.settings("student", seed=self.seed, shares=shares, **others)
+        )
+
+    def guidance(self, plan: dict[str, Any], queries: int) -> Guidance:
+        """Make what a row names; `queries`: how many steps ask for it."""
+        kind, delta = plan["guidance"], self.config["delta"]
+        common = {"temperature": plan.get("temperature", 3.0)}
+        if kind == "labels":
+            return Labels()
+        if kind == "public_teacher":
+            return Teacher(self.public_teacher(), _PUBLIC, **common)
+        if kind == "dp_teacher":
+            return Teacher(*self.dp_teacher(plan["epsilon"]), **common)
+        if kind == "shard_teachers":
+            noise = PrivacyPlan.solve(epsilon=plan["epsilon"], sampling_rate=1.0, steps=plan["most"], delta=delta)
+            path = self.folder / f"answers-{plan['shards']}-{plan['most']}-seed-{self.seed}"
+            answers = ShardAnswers(noise.noise_multiplier, path=path)
+            return ShardTeachers(self.shard_teachers(plan["shards"]), answers, most=plan["most"], delta=delta)
+        if kind in ("zeroth_order", "batch_gradient"):
+            directions = plan.get("directions", 1)
+            noise = PrivacyPlan.solve(
+                epsilon=plan["epsilon"], sampling_rate=1.0, steps=queries * directions, delta=delta
+            )
+            noised = {"noise_multiplier": noise.noise_multiplier, "delta": delta, **common}
+            teachers = self.shard_teachers(plan["shards"])
+            if kind == "zeroth_order":
+                return ZerothOrder(teachers, directions=directions, **noised)
+            return BatchGradient(teachers, **noised)
+        teacher = Teacher(self.teacher(), _PRIVATE, **common)
+        if kind == "teacher":
+            return teacher
+        if kind == "published":
+            public = Teacher(self.public_teacher(), _PUBLIC, **common)
+            return PublishedNoise(teacher, public, noise_multiplier=plan.get("noise_multiplier", 10.0), delta=delta)
+        raise ValueError(f"guidance={kind!r} is none of those that recipes/cifar10_sample_selection/README.md lists.")
