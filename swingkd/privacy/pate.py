@@ -78,7 +78,7 @@ def noisy_mean(probabilities: torch.Tensor, noise: float, generator: torch.Gener
         generator: of the noise.
     """
     mean = probabilities.double().mean(0)
-    return _onto_simplex(
+    return onto_simplex(
         mean + torch.randn(mean.shape, generator=generator, dtype=torch.float64, device=mean.device) * noise
     )
 
@@ -216,7 +216,7 @@ def _distributions(probabilities: torch.Tensor) -> torch.Tensor:
     return probabilities.double() / sums[..., None]
 
 
-def _onto_simplex(rows: torch.Tensor) -> torch.Tensor:
+def onto_simplex(rows: torch.Tensor) -> torch.Tensor:
     """Return the nearest distribution to each row (Duchi et al. 2008): small noise is cut off, not renormalised up."""
     falling = rows.sort(dim=-1, descending=True).values
     over = (falling.cumsum(-1) - 1) / torch.arange(1, rows.shape[-1] + 1, device=rows.device)

@@ -230,18 +230,18 @@ class ImageGenerator(nn.Module, PyTorchModelHubMixin):
         size: height and width of the images, a multiple of 4.
         channels: of the images.
         width: of its first convolution; 128 in the paper.
-        noise: length of the vectors that it begins with.
+        latent: length of the noise vectors that it begins with.
 
     Raises:
         ValueError: the size is no multiple of 4.
     """
 
-    def __init__(self, size: int = 32, channels: int = 3, width: int = 128, noise: int = 100):
+    def __init__(self, size: int = 32, channels: int = 3, width: int = 128, latent: int = 100):
         super().__init__()
         if size % 4:
             raise ValueError(f"size={size} is no multiple of 4: pad the images to {size + 4 - size % 4}.")
-        self.noise, self.start = noise, (width, size // 4, size // 4)
-        self.first = nn.Linear(noise, width * (size // 4) ** 2)
+        self.latent, self.start = latent, (width, size // 4, size // 4)
+        self.first = nn.Linear(latent, width * (size // 4) ** 2)
         self.layers = nn.Sequential(
             nn.BatchNorm2d(width), nn.Upsample(scale_factor=2),
             nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.LeakyReLU(0.2),
@@ -251,5 +251,5 @@ class ImageGenerator(nn.Module, PyTorchModelHubMixin):
         )  # fmt: skip
 
     def forward(self, noise: torch.Tensor) -> torch.Tensor:
-        """Return images [n, channels, size, size], normalised as a batch, from noise [n, noise]."""
+        """Return images [n, channels, size, size], normalised as a batch, from noise [n, latent]."""
         return self.layers(self.first(noise).unflatten(1, self.start))

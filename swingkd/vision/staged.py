@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -30,6 +30,7 @@ from swingkd.vision.data import Images
 from swingkd.vision.models import logits_of
 
 _STATE = "state.json"
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(kw_only=True)
@@ -215,7 +216,7 @@ class StagedTraining:
         """Add tensors up over processes; for gradients that DDP does not see."""
         return [self.accelerator.reduce(gradient, "sum") for gradient in gradients]
 
-    def place(self, model: nn.Module) -> nn.Module:
+    def place(self, model: Module) -> Module:
         """Move a model to this process's device and memory format."""
         form = torch.channels_last if self.args.channels_last else torch.contiguous_format
         return model.to(self.accelerator.device, memory_format=form)  # type: ignore[call-overload]  # torch's stubs
@@ -236,8 +237,13 @@ class StagedTraining:
     # -- asking models -------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def logits(self, model: nn.Module, images: Images) -> torch.Tensor:
-        """Return what a model says of all images as they are, [n, classes] on the CPU; processes share the work."""
+    def logits(self, model: nn.Module, images: Images | torch.Tensor) -> torch.Tensor:
+        """Return what a model says of all images as they are, [n, classes] on the CPU; processes share the work.
+
+        Args:
+            model: an image classifier.
+            images: the images, or what a model sees of them [n, channels, height, width].
+        """
         training = model.training
         model.eval()
         indices = torch.arange(len(images))
@@ -245,7 +251,8 @@ class StagedTraining:
         found = []
         for part in own.split(self.args.eval_batch_size):
             with self.accelerator.autocast():
-                found.append(logits_of(model, self.inputs(images.inputs(part))))
+                inputs = images.inputs(part) if isinstance(images, Images) else images[part].float()
+                found.append(logits_of(model, self.inputs(inputs)))
         model.train(training)
         mine = torch.cat(found)
         # Of parts that differ by one image, the first come first.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,17 +118,37 @@ class ClassifierTraining(StagedTraining):
     def _private_epoch(self, generator: torch.Generator) -> None:
         assert self.plan is not None
         assert self.dp is not None
-        self.plain.train()
-        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+
+        def losses(rows: torch.Tensor) -> torch.Tensor:
+            inputs = self.inputs(self.images.inputs(rows, generator))
+            labels = self.images.labels[rows].to(inputs.device)
+            return F.cross_entropy(logits_of(self.plain, inputs), labels, reduction="none")
+
         entry = LedgerEntry.of_plan(self.plan, releases=1)
-        for rows in PoissonBatches(self.plan, rows=len(self.images), rank=rank, processes=processes):
-            for part in torch.tensor(rows, dtype=torch.int64).split(self.args.micro_batch_size):
-                if len(part):
-                    inputs = self.inputs(self.images.inputs(part, generator))
-                    labels = self.images.labels[part].to(inputs.device)
-                    self.dp.accumulate(F.cross_entropy(logits_of(self.plain, inputs), labels, reduction="none"))
-            self.dp.finish()
-            # Counted before it happens: no update is ever uncounted.
-            self.ledger.afford(entry)
-            self.ledger.record(entry)
-            self.update()
+        private_epoch(self, self.dp, len(self.images), losses, entry, self.args.micro_batch_size)
+
+
+def private_epoch(
+    run: StagedTraining, dp: DPSGD, images: int, losses: Callable[[torch.Tensor], torch.Tensor], entry: LedgerEntry,
+    micro_batch_size: int,
+) -> None:  # fmt: skip
+    """Make an epoch of DP-SGD, each step of which is counted before it happens.
+
+    Args:
+        run: whose model is trained.
+        dp: clips and noises.
+        images: how many there are to draw from.
+        losses: of the images with these numbers, [n].
+        entry: one step, for the ledger.
+        micro_batch_size: images whose gradients are in memory at a time.
+    """
+    run.plain.train()
+    rank, processes = run.accelerator.process_index, run.accelerator.num_processes
+    for rows in PoissonBatches(dp.plan, rows=images, rank=rank, processes=processes):
+        for part in torch.tensor(rows, dtype=torch.int64).split(micro_batch_size):
+            if len(part):
+                dp.accumulate(losses(part))
+        dp.finish()
+        run.ledger.afford(entry)
+        run.ledger.record(entry)
+        run.update()

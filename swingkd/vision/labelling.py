@@ -1,0 +1,271 @@
+"""Who labels synthetic images, and what the labels release about the private teacher.
+
+A labeller is called with images and the student's prediction of them, and returns `Answers`; its `ledger` says what
+that released.  Every image is labelled once; the answers are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from swingkd.privacy import (
+    TEACHER_DATA,
+    TRANSFER_SET,
+    LedgerEntry,
+    PrivacyLedger,
+    ShardAnswers,
+    best_candidates,
+    content_keys,
+    randomize_labels,
+)
+from swingkd.privacy.accounting import said_delta
+from swingkd.privacy.label_dp import randomized_response_rdp
+from swingkd.privacy.pate import onto_simplex
+from swingkd.privacy.randomness import secret_generator
+from swingkd.vision.staged import StagedTraining
+
+SYNTHETIC = {TRANSFER_SET: "there is none: the images are synthetic"}
+#: Unit and data set of guarantees about labels.
+LABEL, LABELS = "label", "synthetic labels"
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """Labels of synthetic images.
+
+    Args:
+        targets: [n, classes] probabilities; a one where a class was answered.
+        candidates: [n, classes] bool, the answers that were possible; all of them where the answer is no random one.
+        epsilon: of the random answers; infinite where they are none.
+    """
+
+    targets: torch.Tensor
+    candidates: torch.Tensor
+    epsilon: float = math.inf
+
+    def losses(self, logits: torch.Tensor, rows: torch.Tensor, *, correct: bool) -> torch.Tensor:
+        """Return a student's cross-entropy with some of the answers, [n].
+
+        Args:
+            logits: [n, classes] of the student.
+            rows: [n] which answers.
+            correct: ask how likely the *answer* is, not the class: forward correction.
+        """
+        targets = self.targets[rows].to(logits)
+        if correct and math.isfinite(self.epsilon):
+            log_probs = answer_probabilities(logits, self.candidates[rows].to(logits.device), self.epsilon).log()
+        else:
+            log_probs = logits.log_softmax(-1)
+        return -(targets * log_probs.clamp_min(-1e4)).sum(-1)
+
+
+def answer_probabilities(logits: torch.Tensor, candidates: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """Return how likely each answer of a selective randomized response is, [n, classes] (Patrini et al. 2017, forward
+    correction, with the response's own transition matrix).
+
+    Args:
+        logits: [n, classes] what a student thinks of the true class.
+        candidates: [n, classes] bool, the possible answers.
+        epsilon: of the response.
+    """
+    probs = logits.float().softmax(-1)
+    count = candidates.sum(1, keepdim=True)
+    kept = 1 / (1 + (count - 1) * math.exp(-epsilon))
+    other = math.exp(-epsilon) * kept
+    inside = (probs * candidates).sum(1, keepdim=True)
+    answers = kept * probs + other * (inside - probs) + (1 - inside).clamp_min(0) / count
+    return answers * candidates
+
+
+class Labeller(Protocol):
+    """What labels synthetic images."""
+
+    def __call__(self, run: StagedTraining, images: torch.Tensor, prior: torch.Tensor) -> Answers:
+        """Label images [n, channels, height, width]; `prior` is the student's prediction of them, [n, classes]."""
+
+    def ledger(self, labels: int, seen: bool) -> PrivacyLedger:
+        """Say what so many labels released; `seen`: the generator was trained by a model without a guarantee."""
+
+
+@dataclass(eq=False)
+class ExactTeacher:
+    """A teacher's own labels: no privacy of their own.  Of a teacher with a guarantee they are post-processing.
+
+    Args:
+        model: an image classifier.
+        known: its ledger, or in words why its data is not covered.
+        soft: take its probabilities instead of the likeliest class.
+    """
+
+    model: nn.Module
+    known: PrivacyLedger | str
+    soft: bool = False
+
+    def __call__(self, run: StagedTraining, images: torch.Tensor, prior: torch.Tensor) -> Answers:
+        """Return the teacher's labels."""
+        logits = run.logits(run.place(self.model), images)
+        targets = logits.softmax(-1) if self.soft else one_hot(logits.argmax(1), logits.shape[1])
+        return Answers(targets, torch.ones_like(targets, dtype=torch.bool))
+
+    def ledger(self, labels: int, seen: bool) -> PrivacyLedger:
+        """Return what the teacher's own training promises."""
+        if isinstance(self.known, str):
+            return PrivacyLedger(unknown={**SYNTHETIC, TEACHER_DATA: self.known})
+        return PrivacyLedger([*self.known.as_teacher(), *_seen(seen)], unknown=SYNTHETIC)
+
+
+@dataclass(eq=False)
+class RandomizedTeacher:
+    """Selective randomized response: an answer among the classes that the student thinks likeliest.
+
+    RRWithPrior (Ghazi et al. 2021, arXiv 2102.06062) with the student's prediction as prior, as in data-free
+    distillation with label differential privacy (Liu et al. 2024, arXiv 2409.12384; our reading).  The candidates
+    follow from the prior, which is all that this class lets them depend on: from the teacher, they would give its
+    label away.
+
+    Args:
+        model: the private teacher.
+        epsilon: of the label differential privacy of each synthetic label.
+        delta: of what the labels add up to for a record.
+    """
+
+    model: nn.Module
+    epsilon: float
+    delta: float = 1e-5
+    _generator: torch.Generator = field(default_factory=secret_generator, init=False, repr=False)
+
+    def __call__(self, run: StagedTraining, images: torch.Tensor, prior: torch.Tensor) -> Answers:
+        """Return random answers."""
+        candidates = best_candidates(prior, self.epsilon)
+        labels = run.logits(run.place(self.model), images).argmax(1)
+        answers = randomize_labels(labels, candidates, self.epsilon, self._generator)
+        return Answers(one_hot(answers, prior.shape[1]), candidates, self.epsilon)
+
+    def ledger(self, labels: int, seen: bool) -> PrivacyLedger:
+        """Return what holds for each label, and what that adds up to for a record of the teacher's data."""
+        each = LedgerEntry(
+            "selective randomized response", scope=LABELS, unit=LABEL, neighbours="replace one", releases=1,
+            pure_epsilon=self.epsilon, caveat=f"each of {labels:,} labels was answered once",
+        )  # fmt: skip
+        composed = composed_epsilon(labels, self.epsilon, self.delta)
+        record = LedgerEntry(
+            "selective randomized response", scope=TEACHER_DATA, neighbours="replace one", releases=labels,
+            pure_epsilon=self.epsilon, holds=not seen, claim=f"epsilon {self.epsilon:g}" if seen else "",
+            caveat=f"one record can move all {labels:,} labels, which add up to epsilon {composed:,.0f} at delta "
+            f"{said_delta(self.delta)}" + (f", and {_SEEN}" if seen else ""),
+        )  # fmt: skip
+        return PrivacyLedger([each, record], unknown=SYNTHETIC)
+
+
+@dataclass(eq=False)
+class ShardLabels:
+    """Labels of teachers on disjoint shards of the private data, noised (PATE); sound (METHODS S2).
+
+    Args:
+        models: the teachers.
+        answers: noise, cache and count.
+        delta: of the guarantee.
+    """
+
+    models: Sequence[nn.Module]
+    answers: ShardAnswers
+    delta: float = 1e-5
+
+    def __call__(self, run: StagedTraining, images: torch.Tensor, prior: torch.Tensor) -> Answers:
+        """Return the noised answers."""
+        probabilities = torch.stack([run.logits(run.place(model), images).softmax(-1) for model in self.models])
+        targets = self.answers(content_keys(images), probabilities)
+        return Answers(targets, torch.ones_like(targets, dtype=torch.bool))
+
+    def ledger(self, labels: int, seen: bool) -> PrivacyLedger:
+        """Return what the answers cost."""
+        return PrivacyLedger([self.answers.entry(self.delta), *_seen(seen)], unknown=SYNTHETIC)
+
+
+@dataclass(eq=False)
+class NoisyDifferences:
+    """What the teacher thinks beyond the student, on the student's likeliest classes, clipped and noised.
+
+    The target is the student's prediction plus the noised difference, brought back to a distribution (our reading of
+    the soft branch of DPSD, arXiv 2304.12528's family).  Another label in the teacher's place moves the difference by
+    at most 2 `clip`.
+
+    Args:
+        model: the private teacher.
+        noise_multiplier: standard deviation of the noise, in units of that.
+        clip: bound on a difference's length.
+        top: how many classes, the student's likeliest.
+        delta: of the guarantee of each label.
+    """
+
+    model: nn.Module
+    noise_multiplier: float
+    clip: float = 1.0
+    top: int = 3
+    delta: float = 1e-5
+    _generator: torch.Generator = field(default_factory=secret_generator, init=False, repr=False)
+
+    def __call__(self, run: StagedTraining, images: torch.Tensor, prior: torch.Tensor) -> Answers:
+        """Return the student's predictions, moved."""
+        asked = run.logits(run.place(self.model), images).softmax(-1).double()
+        order = prior.topk(min(self.top, prior.shape[1])).indices
+        difference = (asked - prior).gather(1, order)
+        length = difference.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        released = difference * (self.clip / length).clamp_max(1.0)
+        noise = torch.randn(released.shape, generator=self._generator, dtype=torch.float64)
+        released = released + noise * self.noise_multiplier * 2 * self.clip
+        targets = onto_simplex(prior.double().scatter_add(1, order, released)).float()
+        return Answers(targets, torch.ones_like(targets, dtype=torch.bool))
+
+    def ledger(self, labels: int, seen: bool) -> PrivacyLedger:
+        """Return what holds for each label, and for a record, which can move them all."""
+        common: dict[str, Any] = {
+            "neighbours": "replace one", "delta": self.delta, "noise_multiplier": self.noise_multiplier
+        }  # fmt: skip
+        each = LedgerEntry(
+            "noisy differences", scope=LABELS, unit=LABEL, releases=1, **common,
+            caveat=f"each of {labels:,} labels was answered once",
+        )  # fmt: skip
+        record = LedgerEntry("noisy differences", scope=TEACHER_DATA, releases=labels, **common)
+        return PrivacyLedger([each, record, *_seen(seen)], unknown=SYNTHETIC)
+
+
+_SEEN = "the generator was trained by the teacher itself, which no noise covers"
+
+
+def _seen(seen: bool) -> list[LedgerEntry]:
+    """Return that a generator learnt from a teacher without a guarantee, where it did."""
+    if not seen:
+        return []
+    return [
+        LedgerEntry(
+            "generator", scope=TEACHER_DATA, neighbours="replace one", releases=1, holds=False, claim="the guarantee",
+            caveat=_SEEN,
+        )
+    ]  # fmt: skip
+
+
+def composed_epsilon(labels: int, epsilon: float, delta: float, candidates: int = 2) -> float:
+    """Return what so many randomized responses add up to, at a delta: the better of adding and the Renyi bound.
+
+    Args:
+        labels: how many answers.
+        epsilon: of each.
+        delta: of the sum.
+        candidates: of each answer; two are the worst case, of which any mechanism of this epsilon is post-processing
+            (Kairouz, Oh and Viswanath 2015, arXiv 1311.0776).
+    """
+    orders = [1 + 0.01 * 1.2**i for i in range(60)]
+    renyi = (labels * randomized_response_rdp(epsilon, candidates, a) + math.log(1 / delta) / (a - 1) for a in orders)
+    return min(labels * epsilon, *renyi)
+
+
+def one_hot(labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """Return labels [n] as distributions [n, classes]."""
+    return nn.functional.one_hot(labels, classes).float()
