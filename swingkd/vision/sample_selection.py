@@ -56,7 +56,8 @@ class SampleSelectionArguments(ImageArguments):
 
     def chosen(self, images: int) -> list[int]:
         """Return how many images each iteration distils on."""
-        return [max(math.floor(share * images), 1) for share in self.shares]
+        # Rounded first: 0.2 as a float, times 40,000, may be a hair below 8,000.
+        return [max(math.floor(round(share * images, 6)), 1) for share in self.shares]
 
     def distillation_steps(self, images: int) -> int:
         """Return how often the teacher's batch losses are asked for, hints apart."""
@@ -108,8 +109,9 @@ class DynamicSampleSelection(StagedTraining):
             )
         self.guidance, self.public, self.score = guidance, public, score
         self.check(student, public)
-        #: The images that are distilled on, and how many queries there were so far: steps, and images in them.
-        self.chosen = torch.arange(len(public))
+        #: The images that are distilled on; none were chosen yet.
+        self.chosen = torch.arange(0)
+        #: How many queries there were so far: steps, and images in them.
         self.queries = 0
         self.queried_images = 0
         self.guidance.begin(self, public)
@@ -138,8 +140,9 @@ class DynamicSampleSelection(StagedTraining):
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up what `state` returned."""
         self.queries, self.queried_images = state["queries"], state["queried_images"]
-        # The teachers have to answer for them again, or know that they did.
-        self.chosen = self.guidance.take(self, torch.tensor(state["chosen"])) if self.queries else self.chosen
+        if state["chosen"]:
+            # The teachers have to answer for them again, or know that they did.
+            self.chosen = self.guidance.take(self, torch.tensor(state["chosen"]))
 
     def units(self) -> list[Unit]:
         """Return all stages, epoch by epoch."""

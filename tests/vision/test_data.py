@@ -1,0 +1,106 @@
+"""Images in memory: decoded exactly, cropped and mirrored as a plain loop would, dealt out in like batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Image, Value, load_dataset
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swingkd.vision import Images
+from swingkd.vision.data import shuffled_batches
+
+
+def dataset(arrays, labels, feature=None) -> Dataset:
+    features = Features({"image": Image(), "label": feature or Value("int64")})
+    return Dataset.from_dict({"image": arrays, "label": labels}, features=features)
+
+
+def test_pixels_are_decoded_exactly():
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, 256, (6, 5, 3), np.uint8) for _ in range(4)]
+    images = Images.from_dataset(dataset(arrays, [0, 1, 1, 0], ClassLabel(names=["a", "b", "c"])))
+    assert images.classes == 3
+    for pixels, array in zip(images.pixels, arrays, strict=True):
+        np.testing.assert_array_equal(pixels.numpy().transpose(1, 2, 0), array)
+
+
+def test_real_images_are_read(data_dir):
+    rows = load_dataset("parquet", data_files=str(data_dir / "mnist" / "test*"), split="train[:20]")
+    images = Images.from_dataset(rows, channels=1)
+    assert images.pixels.shape == (20, 1, 28, 28)
+    np.testing.assert_array_equal(images.pixels[7, 0].numpy(), np.asarray(rows[7]["image"]))
+    assert images.labels.tolist() == rows["label"][:]
+
+
+def test_all_images_can_be_brought_to_one_size():
+    arrays = [np.zeros((4, 4, 3), np.uint8), np.zeros((6, 4, 3), np.uint8)]
+    with pytest.raises(ValueError, match=r"Image 1 has 4x6 pixels, the first 4x4. Give size"):
+        Images.from_dataset(dataset(arrays, [0, 1]))
+    assert Images.from_dataset(dataset(arrays, [0, 1]), size=8, channels=1).pixels.shape == (2, 1, 8, 8)
+
+
+def test_bad_data_says_what_is_wrong():
+    arrays = [np.zeros((4, 4, 3), np.uint8)] * 2
+    with pytest.raises(ValueError, match="no column 'img' among image, label"):
+        Images.from_dataset(dataset(arrays, [0, 1]), image_column="img")
+    with pytest.raises(ValueError, match="1 of 2 images have no label"):
+        Images.from_dataset(dataset(arrays, [0, None]))
+    with pytest.raises(ValueError, match="channels=4"):
+        Images.from_dataset(dataset(arrays, [0, 1]), channels=4)
+    pixels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="none of the 2 classes"):
+        Images(pixels, torch.tensor([0, 2]), 2)
+    with pytest.raises(ValueError, match="2 images and 1 labels"):
+        Images(pixels, torch.tensor([0]), 2)
+    with pytest.raises(ValueError, match="uint8"):
+        Images(pixels.float(), torch.tensor([0, 1]), 2)
+    with pytest.raises(ValueError, match="mean="):
+        Images(pixels, torch.tensor([0, 1]), 2, mean=(0.1, 0.2))
+    with pytest.raises(ValueError, match="leaves one part empty"):
+        Images(pixels, torch.tensor([0, 1]), 2).split(1.0, seed=0)
+
+
+def test_a_model_sees_the_usual_scale(public):
+    images = Images(public.pixels, public.labels, 3, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    expected = (public.pixels[:5].double() / 255 - torch.tensor([0.1, 0.2, 0.3]).double().view(3, 1, 1)) / (
+        torch.tensor([0.5, 0.6, 0.7]).double().view(3, 1, 1)
+    )
+    torch.testing.assert_close(images.inputs(torch.arange(5)).double(), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_augmented_images_are_crops_and_mirrors(public):
+    found = public._augment(public.pixels[:20], torch.Generator().manual_seed(3))
+    padded = torch.nn.functional.pad(public.pixels[:20], (1, 1, 1, 1))
+    mirrored = 0
+    for image, frame in zip(found, padded, strict=True):
+        crops = [frame[:, y : y + 8, x : x + 8] for y in range(3) for x in range(3)]
+        plain, flipped = (any(torch.equal(image, c) for c in side) for side in (crops, [c.flip(2) for c in crops]))
+        assert plain or flipped
+        mirrored += flipped
+    assert 2 < mirrored < 18
+
+
+def test_augmentation_follows_from_the_generator(public):
+    draws = [public.inputs(torch.arange(9), torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+@given(st.integers(1, 200), st.integers(1, 60))
+def test_batches_hold_each_image_once_and_are_alike(count, size):
+    batches = shuffled_batches(torch.arange(count), size, torch.Generator().manual_seed(0))
+    assert sorted(torch.cat(batches).tolist()) == list(range(count))
+    sizes = [len(batch) for batch in batches]
+    assert len(sizes) == -(-count // size)
+    assert max(sizes) <= size
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_split_is_one(public):
+    first, rest = public.split(0.25, seed=1)
+    assert (len(first), len(rest)) == (24, 72)
+    together = torch.cat([first.pixels, rest.pixels]).flatten(1)
+    assert len(torch.unique(together, dim=0)) == 96

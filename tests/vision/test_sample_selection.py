@@ -1,0 +1,254 @@
+"""Dynamic sample selection: its stages, its counters, its files; and that a crash changes nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from swingkd.privacy import LEDGER_FILE, PrivacyLedger, ShardAnswers
+from swingkd.vision import BatchGradient, DynamicSampleSelection, Labels, PublishedNoise, ShardTeachers, SlimResNet
+from swingkd.vision import Teacher, selection
+from swingkd.vision import staged as staged_module
+from tests.vision.conftest import coloured, small
+from tests.vision.test_guidance import arguments, published, run, weights
+
+
+def test_the_stages_come_in_the_papers_order(public, tmp_path):
+    trained = run(published(10.0), tmp_path, public, hint_epochs=2, hint_layers=("stem", "stem"), warm_up_epochs=2)
+    names = [unit.stage for unit in trained.units()]
+    assert names == [
+        "hints", "warm-up", "warm-up",
+        "self-learning 1", "selection 1", "distillation 1",
+        "self-learning 2", "selection 2", "distillation 2",
+    ]  # fmt: skip
+    # 96 images: 6 batches of 16 for hints, 3 of 32 for learning, 48 and 24 images to distil on.
+    assert [unit.steps for unit in trained.units()] == [12, 3, 3, 3, 0, 3, 3, 0, 2]
+    trained.train()
+    assert trained.queries == trained.args.hint_steps(96) + trained.args.distillation_steps(96) == 12 + 5
+    assert trained.queried_images == 2 * 96 + 48 + 24
+    assert len(trained.chosen) == 24
+
+
+def test_samples_are_chosen_by_what_the_student_of_that_moment_says(public, tmp_path):
+    seen = []
+
+    def score(logits, labels, count, generator):
+        seen.append((logits.clone(), labels, count))
+        return selection.margin(logits, labels, count, generator)
+
+    trained = DynamicSampleSelection(small(), Labels(), public, args=arguments(tmp_path), score=score)
+    trained.train()
+    assert [count for *_, count in seen] == [48, 24]
+    assert not torch.equal(seen[0][0], seen[1][0])
+    assert torch.equal(seen[0][1], public.labels)
+
+
+def test_what_is_chosen_does_not_change_with_the_teacher(public, tmp_path):
+    chosen = []
+    for teacher in (small(1), small(2)):
+        trained = run(Teacher(teacher, "private"), tmp_path, public, shares=(0.4,))
+        trained.train()
+        chosen.append(trained.chosen)
+    assert torch.equal(*chosen)
+
+
+def test_hints_move_a_layer_towards_the_teachers(public, tmp_path):
+    teacher = small(1)
+    guidance = Teacher(teacher, "private")
+    trained = run(
+        guidance, tmp_path, public, hint_epochs=1, hint_layers=("stem", "stem"), warm_up_epochs=0, shares=(0.1,),
+        self_learning_epochs=0, learning_rate=1e-2,
+    )  # fmt: skip
+    before = {name: p.clone() for name, p in trained.plain.named_parameters()}
+    unit = trained.units()[0]
+    trained.prepare(6)
+    unit.run(torch.Generator().manual_seed(0))
+    changed = {name for name, p in trained.plain.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {name for name in before if name.startswith("stem")}
+
+
+@pytest.mark.parametrize(
+    ("guidance", "fields", "message"),
+    [
+        (lambda: Labels(), {"hint_layers": ("stem", "stem")}, "Labels releases no hidden layer"),
+        (lambda: BatchGradient([small()], 1.0), {"hint_layers": ("stem", "stem")}, "BatchGradient releases no hidden"),
+        (lambda: Teacher(small(), ""), {"hint_layers": ("top", "stem")}, "no part 'top'"),
+        (lambda: Teacher(small(), ""), {"hint_layers": ("stem", "stages.0")}, "same height and width"),
+    ],
+)
+def test_hints_that_cannot_be_are_refused_before_anything_is_trained(guidance, fields, message, public, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        run(guidance(), tmp_path, public, hint_epochs=1, **fields)
+
+
+def test_a_student_of_other_classes_is_refused(public, tmp_path):
+    with pytest.raises(ValueError, match="SlimResNet has 5 classes, the images 3"):
+        run(Labels(), tmp_path, public, student=SlimResNet((4, 8), classes=5))
+
+
+class Crash(Exception):
+    pass
+
+
+def crash_after(trained: DynamicSampleSelection, units: int) -> None:
+    real = trained._checkpoint
+
+    def checkpoint():
+        real()
+        if trained.done == units:
+            raise Crash
+
+    trained._checkpoint = checkpoint
+
+
+@pytest.mark.parametrize("units", [1, 3, 4, 6])
+def test_a_run_that_was_killed_goes_on_to_the_same_weights(units, public, tmp_path):
+    whole = run(published(10.0), tmp_path / "whole", public, checkpoint_every=1, lr_scheduler="cosine")
+    whole.train()
+    broken = run(published(10.0), tmp_path / "broken", public, checkpoint_every=1, lr_scheduler="cosine")
+    crash_after(broken, units)
+    with pytest.raises(Crash):
+        broken.train()
+    again = run(
+        published(10.0), tmp_path / "broken", public, student=small(9), checkpoint_every=1, lr_scheduler="cosine"
+    )
+    again.train(resume_from_checkpoint=True)
+    assert torch.equal(weights(again.plain), weights(whole.plain))
+    assert again.queries == whole.queries
+    assert again.ledger.to_dict() == whole.ledger.to_dict()
+
+
+def test_what_was_released_before_a_crash_is_not_asked_for_again(public, tmp_path):
+    def make(seed=0):
+        guidance = ShardTeachers([small(1), small(2)], ShardAnswers(3.0, path=tmp_path / "answers"))
+        return run(guidance, tmp_path / "run", public, student=small(seed), checkpoint_every=1, shares=(0.5, 0.5))
+
+    broken = make()
+    crash_after(broken, 4)
+    with pytest.raises(Crash):
+        broken.train()
+    released = dict(broken.guidance.answers._known)
+    again = make(9)
+    again.train(resume_from_checkpoint=True)
+    for key, answer in released.items():
+        assert torch.equal(again.guidance.answers([key])[0], answer)
+    (entry,) = again.ledger.about("teacher's training data")
+    assert entry.releases == len(again.guidance.answers)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(public, tmp_path):
+    run(Labels(), tmp_path, public, checkpoint_every=1).train()
+    with pytest.raises(ValueError, match=r"written with learning_rate=0.001, now it is 0.01"):
+        run(Labels(), tmp_path, public, checkpoint_every=1, learning_rate=0.01).train(resume_from_checkpoint=True)
+    with pytest.raises(ValueError, match="written with guidance='Labels'"):
+        run(published(1.0), tmp_path, public, checkpoint_every=1).train(resume_from_checkpoint=True)
+
+
+def test_without_resuming_a_run_begins_afresh(public, tmp_path):
+    first = run(Labels(), tmp_path, public, checkpoint_every=1)
+    first.train()
+    second = run(Labels(), tmp_path, public, checkpoint_every=1)
+    second.train()
+    assert torch.equal(weights(first.plain), weights(second.plain))
+
+
+def test_a_process_that_is_killed_leaves_a_checkpoint_that_can_be_read(tmp_path):
+    script = (
+        "import os, torch\n"
+        "from tests.vision.test_guidance import run, published\n"
+        "from tests.vision.conftest import coloured, small\n"
+        "trained = run(published(10.0), %r, coloured(96, seed=0), checkpoint_every=1)\n"
+        "real = trained._distil\n"
+        "def die(generator):\n"
+        "    real(generator)\n"
+        "    os._exit(9)\n"
+        "trained._distil = die\n"
+        "trained.train()\n"
+    ) % str(tmp_path / "run")
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
+    again = run(published(10.0), tmp_path / "run", coloured(96, seed=0), student=small(9), checkpoint_every=1)
+    again.train(resume_from_checkpoint=True)
+    whole = run(published(10.0), tmp_path / "whole", coloured(96, seed=0))
+    whole.train()
+    assert torch.equal(weights(again.plain), weights(whole.plain))
+    assert again.queries == whole.queries == 5
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_student_comes_with_its_card_and_a_ledger_of_its_weights(public, tmp_path):
+    trained = run(BatchGradient([small(1)], 5.0), tmp_path / "run", public)
+    trained.train()
+    trained.save_model(tmp_path / "model", "my student", {"accuracy": 0.875})
+    names = {path.name for path in (tmp_path / "model").iterdir()}
+    assert names == {"model.safetensors", "config.json", "README.md", LEDGER_FILE}
+    known = PrivacyLedger.of_weights(tmp_path / "model")
+    assert known is not None
+    assert known.epsilon("teacher's training data") == trained.ledger.epsilon("teacher's training data")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "# my student" in card
+    assert "accuracy: 0.8750" in card
+    assert str(trained.ledger).split("\n")[1] in card
+    again = SlimResNet.from_pretrained(tmp_path / "model").eval()
+    images = public.inputs(torch.arange(4))
+    torch.testing.assert_close(again(images), trained.plain(images))
+
+
+def test_a_plain_module_is_saved_too(public, tmp_path):
+    trained = run(Labels(), tmp_path / "run", public, student=nn.Sequential(nn.Flatten(), nn.Linear(192, 3)))
+    trained.train()
+    trained.save_model(tmp_path / "model")
+    assert (tmp_path / "model" / "model.safetensors").exists()
+    assert "Nothing yet" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_a_push_uploads_the_model_and_nothing_else_of_the_run(public, tmp_path, monkeypatch):
+    calls = {}
+
+    class Api:
+        def create_repo(self, repo_id, **others):
+            calls["repo"] = (repo_id, others)
+
+        def upload_folder(self, repo_id, folder_path, commit_message):
+            calls["files"] = sorted(path.name for path in folder_path.rglob("*"))
+            return f"https://huggingface.co/{repo_id}"
+
+    monkeypatch.setattr(staged_module, "HfApi", Api)
+    trained = run(Labels(), tmp_path, public, checkpoint_every=1)
+    trained.train()
+    assert trained.push_to_hub("me/student") == "https://huggingface.co/me/student"
+    assert calls["repo"] == ("me/student", {"private": True, "exist_ok": True})
+    assert calls["files"] == sorted(["model.safetensors", "config.json", "README.md", LEDGER_FILE])
+
+
+def test_a_checkpoint_holds_the_choice_as_plain_json(public, tmp_path):
+    trained = run(Labels(), tmp_path, public, checkpoint_every=1)
+    trained.train()
+    content = json.loads((tmp_path / "checkpoint" / "state.json").read_text())
+    assert content["state"]["chosen"] == trained.chosen.tolist()
+    assert not (tmp_path / "checkpoint.part").exists()
+
+
+def test_a_student_is_audited_by_what_it_says(public, unseen, tmp_path):
+    trained = run(Labels(), tmp_path, public, warm_up_epochs=3)
+    trained.train()
+    report = trained.audit(public, unseen, references=[small(4)], resamples=20)
+    assert {result.attack for result in report.results} == {"loss", "entropy", "ratio", "rmia"}
+    assert report["loss"].members == 96
+    assert report["loss"].nonmembers == 60
+    own = trained.logits(trained.plain, unseen).log_softmax(1).gather(1, unseen.labels[:, None])[:, 0]
+    torch.testing.assert_close(torch.from_numpy(report.scores["loss"][1]).float(), own)
+
+
+def test_the_published_method_is_one_argument_away_from_its_controls(public, tmp_path):
+    for guidance in (Labels(), Teacher(small(1), "private"), published(0.0)):
+        trained = run(guidance, tmp_path, public)
+        trained.train()
+        assert trained.queries == 5
+    assert isinstance(trained.guidance, PublishedNoise)
