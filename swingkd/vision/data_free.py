@@ -191,6 +191,9 @@ class DataFreeDistillation(StagedTraining):
         critic.eval()
         self.maker.train()
         trained = [p for p in critic.parameters() if p.requires_grad]
+        if self.dp is not None:
+            # What flows back through the student here is no gradient of its own.
+            self.dp.detach()
         for parameter in trained:
             parameter.requires_grad_(False)
         for _ in range(_UPDATES):
@@ -202,6 +205,8 @@ class DataFreeDistillation(StagedTraining):
             self.generator_optimizer.zero_grad(set_to_none=True)
         for parameter in trained:
             parameter.requires_grad_(True)
+        if self.dp is not None:
+            self.dp.attach()
 
     @torch.no_grad()
     def _make(self, number: int, generator: torch.Generator) -> None:

@@ -149,6 +149,5 @@ def private_epoch(
             if len(part):
                 dp.accumulate(losses(part))
         dp.finish()
-        run.ledger.afford(entry)
         run.ledger.record(entry)
         run.update()

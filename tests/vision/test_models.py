@@ -43,7 +43,8 @@ def test_weights_that_others_trained_are_read_and_classify(data_dir):
     assert float((found == images.labels).double().mean()) > 0.87
 
 
-def test_a_block_is_the_papers(count_of=3):
+def test_a_block_is_the_papers():
+    count_of = 3
     model = CifarResNet(8, width=4).eval().double()
     images = torch.randn(count_of, 3, 8, 8, dtype=torch.float64)
     found = F.relu(model.bn1(model.conv1(images)))
@@ -88,8 +89,9 @@ def test_what_is_no_classifier_says_so():
         logits_of(nn.Conv2d(3, 3, 1), torch.randn(2, 3, 8, 8))
     with pytest.raises(ValueError, match="no linear layer"):
         head_name(nn.Conv2d(3, 3, 1))
-    with pytest.raises(ValueError, match="SlimResNet has no part 'middle'. Its parts: stem"), listening(
-        SlimResNet(), ["middle"]
+    with (
+        pytest.raises(ValueError, match=r"SlimResNet has no part 'middle'\. Its parts: stem"),
+        listening(SlimResNet(), ["middle"]),
     ):
         pass
 

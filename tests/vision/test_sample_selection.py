@@ -11,8 +11,16 @@ import torch
 from torch import nn
 
 from swingkd.privacy import LEDGER_FILE, PrivacyLedger, ShardAnswers
-from swingkd.vision import BatchGradient, DynamicSampleSelection, Labels, PublishedNoise, ShardTeachers, SlimResNet
-from swingkd.vision import Teacher, selection
+from swingkd.vision import (
+    BatchGradient,
+    DynamicSampleSelection,
+    Labels,
+    PublishedNoise,
+    ShardTeachers,
+    SlimResNet,
+    Teacher,
+    selection,
+)
 from swingkd.vision import staged as staged_module
 from tests.vision.conftest import coloured, small
 from tests.vision.test_guidance import arguments, published, run, weights
@@ -91,7 +99,7 @@ def test_a_student_of_other_classes_is_refused(public, tmp_path):
         run(Labels(), tmp_path, public, student=SlimResNet((4, 8), classes=5))
 
 
-class Crash(Exception):
+class CrashError(Exception):
     pass
 
 
@@ -101,7 +109,7 @@ def crash_after(trained: DynamicSampleSelection, units: int) -> None:
     def checkpoint():
         real()
         if trained.done == units:
-            raise Crash
+            raise CrashError
 
     trained._checkpoint = checkpoint
 
@@ -112,7 +120,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(units, public, tmp_pa
     whole.train()
     broken = run(published(10.0), tmp_path / "broken", public, checkpoint_every=1, lr_scheduler="cosine")
     crash_after(broken, units)
-    with pytest.raises(Crash):
+    with pytest.raises(CrashError):
         broken.train()
     again = run(
         published(10.0), tmp_path / "broken", public, student=small(9), checkpoint_every=1, lr_scheduler="cosine"
@@ -130,7 +138,7 @@ def test_what_was_released_before_a_crash_is_not_asked_for_again(public, tmp_pat
 
     broken = make()
     crash_after(broken, 4)
-    with pytest.raises(Crash):
+    with pytest.raises(CrashError):
         broken.train()
     released = dict(broken.guidance.answers._known)
     again = make(9)
@@ -159,18 +167,19 @@ def test_without_resuming_a_run_begins_afresh(public, tmp_path):
 
 def test_a_process_that_is_killed_leaves_a_checkpoint_that_can_be_read(tmp_path):
     script = (
-        "import os, torch\n"
+        "import os, sys\n"
         "from tests.vision.test_guidance import run, published\n"
         "from tests.vision.conftest import coloured, small\n"
-        "trained = run(published(10.0), %r, coloured(96, seed=0), checkpoint_every=1)\n"
+        "trained = run(published(10.0), sys.argv[1], coloured(96, seed=0), checkpoint_every=1)\n"
         "real = trained._distil\n"
         "def die(generator):\n"
         "    real(generator)\n"
         "    os._exit(9)\n"
         "trained._distil = die\n"
         "trained.train()\n"
-    ) % str(tmp_path / "run")
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path / "run")], check=False)
+    assert killed.returncode == 9
     again = run(published(10.0), tmp_path / "run", coloured(96, seed=0), student=small(9), checkpoint_every=1)
     again.train(resume_from_checkpoint=True)
     whole = run(published(10.0), tmp_path / "whole", coloured(96, seed=0))

@@ -1,0 +1,254 @@
+"""Data-free distillation: rounds, labels that are released once, generators that read no teacher, and crashes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from swingkd.privacy import TEACHER_DATA, LedgerEntry, PrivacyLedger, ShardAnswers, best_candidates
+from swingkd.vision import (
+    DataFreeArguments,
+    DataFreeDistillation,
+    ExactTeacher,
+    GeneratorLoss,
+    ImageGenerator,
+    NoisyDifferences,
+    RandomizedTeacher,
+    ShardLabels,
+)
+from swingkd.vision import data_free as data_free_module
+from swingkd.vision.labelling import LABELS
+from tests.vision.conftest import small
+from tests.vision.test_guidance import weights
+
+
+@pytest.fixture(autouse=True)
+def few_updates(monkeypatch):
+    monkeypatch.setattr(data_free_module, "_UPDATES", 3)
+
+
+def generator(seed=5) -> ImageGenerator:
+    torch.manual_seed(seed)
+    return ImageGenerator(8, channels=3, width=4, latent=6)
+
+
+def make(folder, labeller, critic=None, student=None, ledger=None, **fields) -> DataFreeDistillation:
+    defaults = {
+        "rounds": 2, "images_per_round": 40, "epochs_per_round": 2, "generator_epochs": 2, "generator_batch_size": 16,
+        "batch_size": 20, "progress": False, "checkpoint_every": 0, "mixed_precision": "no", "channels_last": False,
+    }  # fmt: skip
+    args = DataFreeArguments(output_dir=str(folder), **(defaults | fields))
+    return DataFreeDistillation(
+        student or small(), generator(), labeller, critic=critic, critic_ledger=ledger, classes=3, args=args
+    )
+
+
+def test_the_stages_come_in_order(tmp_path):
+    teacher = small(1)
+    names = [unit.stage for unit in make(tmp_path, RandomizedTeacher(teacher, 2.0), critic=teacher).units()]
+    assert names == [
+        "generator", "generator", "images 1", "student 1", "student 1", "images 2", "student 2", "student 2",
+    ]  # fmt: skip
+    # A generator that the student judges is trained in every round.
+    names = [unit.stage for unit in make(tmp_path, RandomizedTeacher(teacher, 2.0)).units()]
+    assert names == [
+        "generator", "generator", "images 1", "student 1", "student 1",
+        "generator", "generator", "images 2", "student 2", "student 2",
+    ]  # fmt: skip
+
+
+def test_the_prior_is_the_students_and_flat_at_first(tmp_path):
+    teacher = small(1)
+    run = make(tmp_path, RandomizedTeacher(teacher, 1.0), critic=teacher)
+    priors = []
+    real = run.prior
+
+    def prior(images, number):
+        priors.append(real(images, number))
+        return priors[-1]
+
+    run.prior = prior
+    run.train()
+    assert torch.equal(priors[0], torch.full((40, 3), 1 / 3))
+    assert not torch.equal(priors[1], priors[0])
+    for answers, known in zip(run.answers, priors, strict=True):
+        assert torch.equal(answers.candidates, best_candidates(known, 1.0))
+
+
+def test_rounds_are_of_different_images_and_all_are_learnt(tmp_path):
+    run = make(tmp_path, ExactTeacher(small(1), "private"), critic=small(1))
+    run.train()
+    assert run.images.shape == (80, 3, 8, 8)
+    assert len(torch.unique(run.images.flatten(1), dim=0)) == 80
+    assert [unit.steps for unit in run.units() if unit.stage.startswith("student")] == [2, 2, 4, 4]
+    assert {path.name for path in run.folder.iterdir()} == {
+        f"round-{number}.{kind}" for number in (1, 2) for kind in ("png", "safetensors")
+    }
+
+
+def test_the_teacher_is_left_as_it_was(tmp_path):
+    teacher = small(1).eval()
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    make(tmp_path, RandomizedTeacher(teacher, 2.0), critic=teacher).train()
+    for name, value in teacher.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_a_generator_that_the_student_judges_never_reads_the_teacher(tmp_path):
+    images = []
+    for seed in (1, 2):
+        run = make(tmp_path / str(seed), RandomizedTeacher(small(seed), 1.0), rounds=1)
+        run.train()
+        assert not run.seen
+        images.append(run.images)
+    assert torch.equal(*images)
+    assert run.ledger.epsilon(TEACHER_DATA) == 40.0
+    assert run.ledger.epsilon(LABELS) == 1.0
+    # The student's weights can be trained again afterwards.
+    assert all(p.requires_grad for p in run.plain.parameters())
+
+
+def test_a_generator_that_a_private_teacher_judges_undoes_the_records_guarantee(tmp_path):
+    teacher = small(1)
+    run = make(tmp_path, ShardLabels([teacher], ShardAnswers(2.0)), critic=teacher)
+    run.train()
+    assert run.ledger.epsilon(TEACHER_DATA) is None
+    assert "trained by the teacher itself" in str(run.ledger)
+
+
+def test_a_generator_that_a_dp_teacher_judges_keeps_the_guarantee(tmp_path):
+    entry = LedgerEntry("DP-SGD", releases=7, noise_multiplier=2.0, delta=1e-5)
+    known = PrivacyLedger([entry], unknown={TEACHER_DATA: "there was no teacher"})
+    run = make(tmp_path, ExactTeacher(small(1), known), critic=small(1), ledger=known)
+    run.train()
+    assert run.ledger.epsilon(TEACHER_DATA) == pytest.approx(entry.epsilon)
+
+
+def test_labellers_can_change_from_round_to_round(tmp_path):
+    teacher = small(1)
+    both = [RandomizedTeacher(teacher, 1.0), NoisyDifferences(teacher, 2.0)]
+    run = make(tmp_path, both)
+    run.train()
+    assert [answers.epsilon for answers in run.answers] == [1.0, float("inf")]
+    mechanisms = {entry.mechanism for entry in run.ledger.entries}
+    assert mechanisms == {"selective randomized response", "noisy differences"}
+    with pytest.raises(ValueError, match="2 labellers for 3 rounds"):
+        make(tmp_path, both, rounds=3)
+
+
+class CrashError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("units", [1, 3, 4, 6, 7])
+def test_a_run_that_was_killed_goes_on_and_labels_nothing_twice(units, tmp_path):
+    teacher = small(1)
+
+    def build(folder, student=None):
+        return make(
+            folder, ExactTeacher(teacher, "private"), critic=teacher, student=student, checkpoint_every=1,
+            lr_scheduler="cosine",
+        )  # fmt: skip
+
+    whole, broken = build(tmp_path / "whole"), build(tmp_path / "broken")
+    whole.train()
+    real = broken._checkpoint
+
+    def checkpoint():
+        real()
+        if broken.done == units:
+            raise CrashError
+
+    broken._checkpoint = checkpoint
+    with pytest.raises(CrashError):
+        broken.train()
+    again = build(tmp_path / "broken", student=small(9))
+    again.train(resume_from_checkpoint=True)
+    assert torch.equal(weights(again.plain), weights(whole.plain))
+    assert again.ledger.to_dict() == whole.ledger.to_dict()
+
+
+def test_random_answers_are_kept_through_a_crash_between_label_and_checkpoint(tmp_path):
+    teacher = small(1)
+
+    def build():
+        return make(tmp_path, RandomizedTeacher(teacher, 0.5), critic=teacher, checkpoint_every=1)
+
+    broken = build()
+    real = broken._read
+
+    def read(number):
+        raise CrashError
+
+    broken._read = read
+    with pytest.raises(CrashError):
+        broken.train()
+    with safe_open(broken._path(0), "pt") as file:
+        answered = file.get_tensor("targets")
+    again = build()
+    again.train(resume_from_checkpoint=True)
+    assert torch.equal(again.answers[0].targets, answered)
+    broken._read = real
+
+
+def test_a_run_that_begins_afresh_makes_new_images(tmp_path):
+    teacher = small(1)
+    first = make(tmp_path, RandomizedTeacher(teacher, 0.5), critic=teacher)
+    first.train()
+    second = make(tmp_path, RandomizedTeacher(teacher, 0.5), critic=teacher)
+    second.train()
+    assert not torch.equal(first.answers[0].targets, second.answers[0].targets)
+
+
+def test_normalised_and_noised_gradients_protect_each_label(tmp_path):
+    run = make(
+        tmp_path, ExactTeacher(small(1), "private"), student=small(norm="group"), rounds=1, gradient_epsilon=6.0,
+        gradient_batch_size=40,
+    )  # fmt: skip
+    run.train()
+    assert 5.5 < run.ledger.epsilon(LABELS) <= 6.0
+    assert "not covered; private" in str(run.ledger)
+    with pytest.raises(ValueError, match="rounds=1, not 2"):
+        make(tmp_path, ExactTeacher(small(1), "private"), gradient_epsilon=6.0)
+
+
+def test_a_gradient_is_normalised(tmp_path):
+    """Clipping to less than any gradient leaves the direction alone."""
+    run = make(
+        tmp_path, ExactTeacher(small(1), "private"), student=small(norm="group"), rounds=1, gradient_epsilon=6.0,
+        gradient_batch_size=40,
+    )  # fmt: skip
+    run.prepare(1)
+    run._make(0, torch.Generator().manual_seed(0))
+    rows = torch.arange(2)
+    for row in rows:
+        run.dp.zero_grad()
+        run.plain.train()
+        logits = run.plain(run.images[row][None].float())
+        run.dp.accumulate(run._losses(logits, row[None]))
+        total = torch.cat([p.summed_grad.flatten() for p in run.plain.parameters()])
+        assert total.norm().item() == pytest.approx(1e-3, rel=0.05)
+    run.dp.detach()
+
+
+def test_it_distils(public, unseen, tmp_path, monkeypatch):
+    monkeypatch.setattr(data_free_module, "_UPDATES", 60)
+    from tests.vision.test_supervised import make as train_classifier
+
+    taught = train_classifier(tmp_path / "teacher", public, epochs=12, learning_rate=1e-2)
+    taught.train()
+    teacher = taught.plain
+    run = make(
+        tmp_path, ExactTeacher(teacher, "private", soft=True), critic=teacher, images_per_round=300, batch_size=30,
+        epochs_per_round=10, learning_rate=1e-2, loss=GeneratorLoss(statistics=1.0),
+    )  # fmt: skip
+    run.train()
+    # Chance is a third.
+    assert run.evaluate(unseen) > 0.6
+
+
+@pytest.mark.parametrize("field", ["rounds", "images_per_round", "epochs_per_round", "generator_batch_size"])
+def test_settings_out_of_range(field):
+    with pytest.raises(ValueError, match=f"{field}=0 must be positive"):
+        DataFreeArguments(output_dir="unused", **{field: 0})

@@ -1,0 +1,94 @@
+"""A generator's losses against plain computations, and the picture of its images."""
+
+from __future__ import annotations
+
+import math
+
+import matplotlib.image
+import pytest
+import torch
+from torch import nn
+
+from swingkd.vision import GeneratorLoss
+from swingkd.vision.generation import (
+    activation_loss,
+    batch_entropy_loss,
+    one_hot_loss,
+    save_grid,
+    statistics_loss,
+)
+from tests.vision.conftest import small
+
+
+def probabilities(logits):
+    return [[math.exp(v) / sum(math.exp(w) for w in row) for v in row] for row in logits.tolist()]
+
+
+def test_the_losses_are_the_papers():
+    logits = torch.randn(6, 4, dtype=torch.float64)
+    probs = probabilities(logits)
+    assert one_hot_loss(logits).item() == pytest.approx(-sum(math.log(max(p)) for p in probs) / 6)
+    mean = [sum(column) / 6 for column in zip(*probs, strict=True)]
+    assert batch_entropy_loss(logits).item() == pytest.approx(sum(p * math.log(p) for p in mean))
+    features = torch.tensor([[1.0, -2.0], [0.5, 0.0]])
+    assert activation_loss(features).item() == pytest.approx(-3.5 / 4)
+
+
+def test_all_classes_alike_have_the_lowest_batch_entropy_loss():
+    alike, one = torch.eye(4) * 50, torch.zeros(4, 4)
+    one[:, 0] = 50
+    assert batch_entropy_loss(alike).item() == pytest.approx(-math.log(4))
+    assert batch_entropy_loss(one).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_statistics_are_compared_with_the_stored_ones():
+    norm = nn.BatchNorm2d(2)
+    norm.running_mean = torch.tensor([1.0, -1.0])
+    norm.running_var = torch.tensor([2.0, 0.5])
+    images = torch.randn(5, 2, 3, 3)
+    rows = images.transpose(0, 1).flatten(1).double()
+    mean = rows.mean(1) - torch.tensor([1.0, -1.0])
+    variance = ((rows - rows.mean(1, keepdim=True)) ** 2).mean(1) - torch.tensor([2.0, 0.5])
+    expected = (mean**2).sum().sqrt() + (variance**2).sum().sqrt()
+    assert statistics_loss([norm], [images]).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_weighted_sum_judges_a_critic_and_leaves_nothing_behind():
+    critic, images = small().eval(), torch.randn(6, 3, 8, 8, requires_grad=True)
+    heard = {}
+    handle = critic.linear.register_forward_hook(lambda module, given, returned: heard.update(f=given[0], z=returned))
+    loss = GeneratorLoss(one_hot=2.0, batch_entropy=3.0, activation=0.5, statistics=0.25)(critic, images)
+    handle.remove()
+    norms, given = [], []
+    handles = []
+    for module in critic.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            norms.append(module)
+            handles.append(module.register_forward_hook(lambda module, inputs, returned: given.append(inputs[0])))
+    critic(images)
+    for handle in handles:
+        handle.remove()
+    expected = 2 * one_hot_loss(heard["z"]) + 3 * batch_entropy_loss(heard["z"]) + 0.5 * activation_loss(heard["f"])
+    torch.testing.assert_close(loss, expected + 0.25 * statistics_loss(norms, given))
+    loss.backward()
+    assert images.grad.abs().sum() > 0
+    assert not any(module._forward_hooks for module in critic.modules())
+
+
+def test_a_critic_without_batch_norm_has_no_statistics():
+    images = torch.randn(4, 3, 8, 8)
+    critic = small(norm="group")
+    assert torch.equal(GeneratorLoss(statistics=0.0)(critic, images), GeneratorLoss(statistics=9.0)(critic, images))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_grid_shows_the_images_in_rows(channels, tmp_path):
+    images = torch.zeros(5, channels, 4, 4)
+    images[2, :, 1, 1] = 7
+    picture = matplotlib.image.imread(save_grid(images, tmp_path / "deep" / "grid.png", columns=2))
+    # Two whole rows of two, each image 4x4 with a frame of one, three times as large.
+    assert picture.shape[:2] == (36, 36)
+    third = picture[18:36, :18, :3]
+    assert third[6:9, 6:9].min() == 1
+    assert third[3:6, 3:6].max() == 0
+    assert third[:3].min() == 1

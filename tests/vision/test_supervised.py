@@ -1,0 +1,97 @@
+"""Classifiers trained on labels, plainly or by DP-SGD: the guarantee, the count, and a crash."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from swingkd.privacy import TRANSFER_SET, LedgerEntry, PrivacyLedger
+from swingkd.vision import ClassifierArguments, ClassifierTraining
+from tests.vision.conftest import small
+from tests.vision.test_guidance import weights
+
+
+def make(folder, images, student=None, **fields) -> ClassifierTraining:
+    defaults = {"epochs": 2, "batch_size": 32, "progress": False, "mixed_precision": "no", "channels_last": False}
+    args = ClassifierArguments(output_dir=str(folder), **(defaults | fields))
+    return ClassifierTraining(student or small(norm="group" if args.target_epsilon else "batch"), images, args=args)
+
+
+def test_it_learns(public, unseen, tmp_path):
+    trained = make(tmp_path, public, epochs=12, learning_rate=1e-2)
+    trained.train()
+    assert trained.evaluate(unseen) > 0.9
+    assert "without differential privacy" in str(trained.ledger)
+
+
+def test_the_first_step_is_that_of_a_plain_loop(public, tmp_path):
+    """Against AdamW by hand, on one batch of all images without augmentation."""
+    from dataclasses import replace
+
+    images = replace(public, crop=0, flip=False)
+    trained = make(tmp_path, images, epochs=1, batch_size=96, weight_decay=0.1)
+    trained.train()
+    model = small()
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3)
+    F.cross_entropy(model(images.inputs(torch.arange(96))), images.labels).backward()
+    optimizer.step()
+    torch.testing.assert_close(weights(trained.plain), weights(model), atol=1e-5, rtol=1e-4)
+
+
+def test_dp_sgd_keeps_to_its_epsilon_and_counts_each_step(public, tmp_path):
+    trained = make(tmp_path, public, target_epsilon=8.0, target_delta=1e-5, epochs=3)
+    trained.train()
+    (entry,) = trained.ledger.about(TRANSFER_SET)
+    assert entry.releases == trained.plan.steps == 9
+    assert 7.9 < trained.ledger.epsilon() <= 8.0
+    assert "there was no teacher" in str(trained.ledger)
+    # The model is an ordinary one again.
+    assert not any(hasattr(p, "grad_sample") and p.grad_sample is not None for p in trained.plain.parameters())
+
+
+def test_dp_sgd_learns_when_it_may(public, unseen, tmp_path):
+    trained = make(tmp_path, public, target_epsilon=100.0, epochs=40, batch_size=96, learning_rate=2e-2)
+    trained.train()
+    assert trained.evaluate(unseen) > 0.5  # chance is a third
+
+
+def test_private_steps_after_a_crash_are_counted_once(public, tmp_path):
+    broken = make(tmp_path, public, target_epsilon=8.0, epochs=3, batch_size=96)
+    real = broken._checkpoint
+
+    def checkpoint():
+        real()
+        if broken.done == 2:
+            raise KeyboardInterrupt
+
+    broken._checkpoint = checkpoint
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    again = make(tmp_path, public, student=small(5, norm="group"), target_epsilon=8.0, epochs=3, batch_size=96)
+    again.train(resume_from_checkpoint=True)
+    (entry,) = again.ledger.about(TRANSFER_SET)
+    assert entry.releases == 3
+
+
+def test_two_private_runs_of_one_seed_are_not_alike(public, tmp_path):
+    """Whoever knows the seed must not be able to take the noise away."""
+    first, second = (make(tmp_path / name, public, target_epsilon=8.0, batch_size=96) for name in "ab")
+    first.train()
+    second.train()
+    assert not torch.equal(weights(first.plain), weights(second.plain))
+
+
+def test_batch_norm_is_refused(public, tmp_path):
+    with pytest.raises(ValueError, match="batch norm"):
+        make(tmp_path, public, student=small(), target_epsilon=8.0).train()
+
+
+def test_what_the_first_weights_saw_stays_in_the_ledger(public, tmp_path):
+    origin = PrivacyLedger([LedgerEntry("DP-SGD", releases=3, noise_multiplier=1.0, delta=1e-5)])
+    args = ClassifierArguments(output_dir=str(tmp_path), target_epsilon=8.0, epochs=1, batch_size=32, progress=False)
+    trained = ClassifierTraining(small(norm="group"), public, args=args, origin=origin)
+    assert "earlier transfer set: epsilon" in str(trained.ledger)
