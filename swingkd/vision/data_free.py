@@ -22,7 +22,8 @@ from swingkd.privacy import DPSGD, LedgerEntry, PrivacyLedger, PrivacyPlan
 from swingkd.privacy.plan import epoch_steps, run_delta
 from swingkd.vision.data import shuffled_batches
 from swingkd.vision.generation import GeneratorLoss, save_grid
-from swingkd.vision.labelling import LABEL, LABELS, Answers, Labeller
+from swingkd.vision.guidance import check_kept
+from swingkd.vision.labelling import LABEL, LABELS, Answers, Labeller, ShardLabels
 from swingkd.vision.models import ImageGenerator, logits_of
 from swingkd.vision.staged import ImageArguments, StagedTraining, Unit
 from swingkd.vision.supervised import private_epoch
@@ -114,6 +115,9 @@ class DataFreeDistillation(StagedTraining):
         self.labellers = list(labeller) if isinstance(labeller, Sequence) else [labeller] * args.rounds
         if len(self.labellers) != args.rounds:
             raise ValueError(f"{len(self.labellers)} labellers for {args.rounds} rounds: give one, or one a round.")
+        for each in self.labellers:
+            if isinstance(each, ShardLabels):
+                check_kept(self, each.answers)
         self.generator = self.place(generator)
         self.critic = self.place(critic).eval().requires_grad_(False) if critic is not None else None
         #: Whether the generator learnt from a model without a guarantee.
@@ -261,7 +265,7 @@ class DataFreeDistillation(StagedTraining):
 
     def _losses(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Return the losses of images by their numbers, each with the answers of its round."""
-        found = torch.zeros(len(rows), device=logits.device)
+        found = logits.new_zeros(len(rows))
         for number, answers in enumerate(self.answers):
             own = (rows // self.args.images_per_round == number).nonzero()[:, 0]
             if len(own):

@@ -134,7 +134,7 @@ class Teacher:
         if self._table is not None:
             new = chosen[self._table[chosen, 0].isnan()]
             if len(new):
-                self._table[new] = run.logits(self.model, self._images.select(new))
+                self._table[new] = run.logits(self.model, self._images.select(new)).float()
         return chosen
 
     def targets(self, run: StagedTraining, batch: Batch) -> torch.Tensor:
@@ -257,6 +257,19 @@ def published_claim(queries: int, noise_multiplier: float, delta: float) -> Ledg
     )  # fmt: skip
 
 
+def check_kept(run: StagedTraining, answers: ShardAnswers) -> None:
+    """Refuse answers that a crash would make forgotten, and so uncounted.
+
+    Raises:
+        ValueError: they are kept nowhere.
+    """
+    if answers.path is None and (run.args.checkpoint_every or run.accelerator.num_processes > 1):
+        raise ValueError(
+            "A run that can go on after a crash, or has several processes, must keep what was released: give "
+            "ShardAnswers(path=...), or set checkpoint_every=0."
+        )
+
+
 @dataclass(eq=False)
 class ShardTeachers:
     """Noised mean soft labels of teachers on disjoint shards of the private data; each image's is released once.
@@ -282,11 +295,7 @@ class ShardTeachers:
         Raises:
             ValueError: the answers would be forgotten in a crash, and asked for again.
         """
-        if self.answers.path is None and (run.args.checkpoint_every or run.accelerator.num_processes > 1):
-            raise ValueError(
-                "A run that can go on after a crash, or has several processes, must keep what was released: give "
-                "ShardAnswers(path=...), or set checkpoint_every=0."
-            )
+        check_kept(run, self.answers)
         self.models = [run.place(model).eval().requires_grad_(False) for model in self.models]
         self._keys, self._images = content_keys(images.pixels), images
         self._table = torch.full((len(images), images.classes), torch.nan)
@@ -302,7 +311,9 @@ class ShardTeachers:
             part = torch.tensor(places[start : start + _AT_A_TIME])
             asked = self._images.select(chosen[part])
             found = torch.stack([run.logits(model, asked).softmax(-1) for model in self.models])
-            self.answers([keys[i] for i in part.tolist()], found)
+            # One process releases, the others read what it wrote.
+            with run.accelerator.main_process_first():
+                self.answers([keys[i] for i in part.tolist()], found)
         kept = torch.tensor([place for place, key in enumerate(keys) if key in self.answers], dtype=torch.int64)
         if not len(kept):
             raise ValueError(f"None of {len(keys)} chosen images may be asked about: most={self.most} are used up.")

@@ -19,7 +19,7 @@ Norm = Literal["batch", "group"]
 
 
 def logits_of(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Ask an image classifier, [n, classes] float32.
+    """Ask an image classifier, [n, classes] float32 (or float64, if that is what it computes in).
 
     Args:
         model: an `AutoModelForImageClassification`, or a module that returns logits.
@@ -28,13 +28,14 @@ def logits_of(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: what it returns are no logits.
     """
-    found = model(images)
+    dtype = next((p.dtype for p in model.parameters()), images.dtype)
+    found = model(images.to(dtype))
     logits = found if isinstance(found, torch.Tensor) else getattr(found, "logits", None)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         raise ValueError(
             f"{type(model).__name__} returned {type(found).__name__}, no logits [n, classes]: give a classifier."
         )
-    return logits.float()
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 @contextmanager

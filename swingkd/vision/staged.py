@@ -122,7 +122,11 @@ class StagedTraining:
 
     def __init__(self, model: nn.Module, args: ImageArguments):
         self.args = args
-        self.accelerator = Accelerator(mixed_precision=args.mixed_precision, step_scheduler_with_optimizer=False)
+        # Said aloud: without a GPU, Accelerate would not see that there are other processes.
+        cpu = not torch.accelerator.is_available()
+        self.accelerator = Accelerator(
+            cpu=cpu, mixed_precision=args.mixed_precision, step_scheduler_with_optimizer=False
+        )
         self.plain = self.place(model)
         #: What the model's training released.
         self.ledger = PrivacyLedger()
@@ -303,6 +307,7 @@ class StagedTraining:
             part.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(part))
+        self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             content = {"done": self.done, "history": self.history, "settings": self.settings(), "state": self.state()}
             (part / _STATE).write_text(json.dumps(content))

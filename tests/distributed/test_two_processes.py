@@ -49,6 +49,15 @@ def test_two_private_processes_equal_one(tmp_path, kind):
 
 
 @pytest.mark.distributed
+@pytest.mark.parametrize("kind", ["published", "shards", "zeroth", "gradient", "dp", "data_free"])
+def test_two_processes_distil_images_as_one_does(tmp_path, kind):
+    """Batches are split, sums are added up, noise is drawn once, an image is asked about once."""
+    one = launch(tmp_path / "one", accelerate("cpu"), "distil_images_once.py", kind)
+    two = launch(tmp_path / "two", accelerate("ddp"), "distil_images_once.py", kind)
+    assert_same(one, two)
+
+
+@pytest.mark.distributed
 def test_sharded_weights_give_the_same_gradients(tmp_path):
     def torchrun(processes):
         return ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]

@@ -248,6 +248,11 @@ def test_it_distils(public, unseen, tmp_path, monkeypatch):
     assert run.evaluate(unseen) > 0.6
 
 
+def test_shard_answers_must_survive_a_crash(tmp_path):
+    with pytest.raises(ValueError, match="must keep what was released"):
+        make(tmp_path, ShardLabels([small(1)], ShardAnswers(2.0)), checkpoint_every=1)
+
+
 @pytest.mark.parametrize("field", ["rounds", "images_per_round", "epochs_per_round", "generator_batch_size"])
 def test_settings_out_of_range(field):
     with pytest.raises(ValueError, match=f"{field}=0 must be positive"):
