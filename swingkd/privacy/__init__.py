@@ -12,6 +12,7 @@ from swingkd.privacy.label_dp import (
 from swingkd.privacy.ledger import (
     LEDGER_FILE,
     NO_TEACHER,
+    SYNTHETIC_LABELS,
     TEACHER_DATA,
     TRANSFER_SET,
     BudgetExceededError,
@@ -27,6 +28,7 @@ __all__ = [
     "DPSGD",
     "LEDGER_FILE",
     "NO_TEACHER",
+    "SYNTHETIC_LABELS",
     "TEACHER_DATA",
     "TRANSFER_SET",
     "Budget",

@@ -28,6 +28,8 @@ from swingkd.privacy.weights import file_of, has_weights, weight_digests
 
 LEDGER_FILE = "privacy_ledger.json"
 TRANSFER_SET, TEACHER_DATA = "transfer set", "teacher's training data"
+#: What a teacher answered about synthetic examples.
+SYNTHETIC_LABELS = "synthetic labels"
 _SCOPES = (TRANSFER_SET, TEACHER_DATA)
 _EARLIER = "earlier "
 NO_TEACHER = "there was no teacher"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,13 +14,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy import stats
 
-from swingkd.privacy.accounting import said_epsilon
+from swingkd.privacy.accounting import said_delta, said_epsilon
 from swingkd.report.metrics import MetricsFile
 from swingkd.report.plots import COLOURS, MARKERS
 from swingkd.report.render import render_card
 
 # Words of a setting that say which of a student's numbers it is, not which student.
 _OF_A_NUMBER = ("seed", "scope", "unit", "neighbours", "records", "attack")
+_TEACHER = "teacher_data"
+# Students that learn from no private data at all.
+_WITHOUT_TEACHER = ("self_learning", "public_teacher")
 
 
 class Difference(NamedTuple):
@@ -49,6 +51,9 @@ class ImageTable:
             bare = " ".join(f"{key}={value}" for key, value in words.items() if key not in _OF_A_NUMBER)
             self._rows.setdefault((row["model"], bare), []).append((words, row))
 
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._rows)
+
     def students(self, table: str) -> list[tuple[str, str]]:
         """Return the models and settings of one table."""
         return [key for key in self._rows if f"table={table}" in key[1].split()]
@@ -66,9 +71,15 @@ class ImageTable:
         found = self.values(student, metric)
         return float(np.mean(list(found.values()))) if found else None
 
-    def promise(self, student: tuple[str, str]) -> float | None:
-        """Return the epsilon that holds for the teacher's data, the largest over seeds."""
-        return max(self.values(student, "epsilon", scope="teacher_data").values(), default=None)
+    def promised(self, student: tuple[str, str], scope: str = _TEACHER) -> str:
+        """Say which epsilon holds for the teacher's data, or for synthetic labels, the largest over seeds."""
+        found = [(row, of) for of, row in self._rows[student] if row["metric"] == "epsilon" and of["scope"] == scope]
+        if not found:
+            return "no private teacher" if student[0] in _WITHOUT_TEACHER else "none"
+        worst, of = max(found, key=lambda pair: pair[0]["value"])
+        delta = max(self.values(student, "delta", scope=scope).values())
+        at = f" at delta {said_delta(delta)}" if delta else ""
+        return f"{said_epsilon(worst['value'])}{at}, each {of['unit']}"
 
     def attacks(self, student: tuple[str, str], metric: str) -> dict[str, float]:
         """Return the mean over seeds of each attack's number."""
@@ -109,9 +120,18 @@ def write_image_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) 
     table = ImageTable(content["rows"])
     folder.mkdir(parents=True, exist_ok=True)
     _figure(table, content["run"], folder / "accuracy.png")
+    audited = [student for student in table if table.attacks(student, "auc")]
+    size = next((table.mean(student, "parameters") for student in table.students("headline")), None)
+    teachers = [student for student in table.students("teachers") if student[0] == "teacher"]
+    whole = table.mean(teachers[0], "parameters") if teachers else None
     return render_card(
-        "images.md", metrics, content, folder, t=table, words=words, percent=percent, spread=spread,
-        said_epsilon=said_epsilon, findings=findings(table), isinf=math.isinf,
+        "data_free.md" if table.students("data_free") else "images.md", metrics, content, folder, t=table,
+        words=words, percent=percent, spread=spread,
+        said_epsilon=said_epsilon, promised=table.promised, findings=findings(table), audited=audited,
+        attacks=list(table.attacks(audited[0], "auc")) if audited else [],
+        fewer=1 - size / whole if size and whole else None, student_parameters=size, helped=helped(table),
+        grids=sorted(path.stem for path in folder.glob("grid-*.png")),
+        chance=f"{max(table.attacks(s, 'tpr_at_1_fpr_chance')['loss'] for s in audited):.3f}" if audited else "",
     )  # fmt: skip
 
 
@@ -155,14 +175,25 @@ def findings(table: ImageTable) -> list[str]:
     return said
 
 
+def helped(table: ImageTable) -> bool:
+    """Tell whether the published method was anywhere shown to beat the labels alone."""
+    gaps = [
+        table.difference((model, where), ("self_learning", where), "accuracy")
+        for model, where in table.students("headline")
+        if model == "published"
+    ]
+    return any(gap is not None and gap.low is not None and gap.low > 0 for gap in gaps)
+
+
 def _figure(table: ImageTable, run: str, path: Path) -> None:
     """Draw the accuracy of every student, one panel a setting, one mark a seed."""
-    settings = table.shares("headline")
+    main = "data_free" if table.students("data_free") else "headline"
+    settings = table.shares(main)
     figure, axes = plt.subplots(
         1, max(len(settings), 1), figsize=(1.5 + 4.2 * max(len(settings), 1), 4.2), squeeze=False, layout="constrained"
     )
     for axis, setting in zip(axes[0], settings, strict=False):
-        models = [model for model, where in table.students("headline") if where == setting]
+        models = [model for model, where in table.students(main) if where == setting]
         for place, model in enumerate(models):
             values = [100 * value for value in table.values((model, setting), "accuracy").values()]
             axis.plot(

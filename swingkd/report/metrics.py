@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from swingkd.audit import ExposureReport, ExtractionReport, MembershipReport
 from swingkd.audit.lower_bound import Method
-from swingkd.privacy import TEACHER_DATA, TRANSFER_SET, PrivacyLedger
+from swingkd.privacy import SYNTHETIC_LABELS, TEACHER_DATA, TRANSFER_SET, PrivacyLedger
 
 # Words of a setting that say what was measured on a model, not which model it is.
 _MEASURED = ("split=", "repetitions=", "records=", "attack=", "scope=", "unit=", "neighbours=")
@@ -171,11 +171,12 @@ def extraction_rows(model: str, setting: str, report: ExtractionReport) -> list[
 def ledger_rows(model: str, setting: str, ledger: PrivacyLedger) -> list[dict[str, Any]]:
     """Return what a ledger promises: epsilon and delta of each data set that it covers, by the word `scope`."""
     rows = []
-    for scope, word in ((TRANSFER_SET, "transfer_set"), (TEACHER_DATA, "teacher_data")):
+    words = {TRANSFER_SET: "transfer_set", TEACHER_DATA: "teacher_data", SYNTHETIC_LABELS: "labels"}
+    for scope, word in words.items():
         for guarantee in ledger.guarantees(scope):
-            words = f"scope={word} unit={guarantee.unit} neighbours={guarantee.neighbours.replace(' ', '-')}"
-            rows.append(row(model, f"{setting} {words}", "epsilon", guarantee.epsilon, n=guarantee.releases))
-            rows.append(row(model, f"{setting} {words}", "delta", guarantee.delta))
+            of = f"{setting} scope={word} unit={guarantee.unit} neighbours={guarantee.neighbours.replace(' ', '-')}"
+            rows.append(row(model, of, "epsilon", guarantee.epsilon, n=guarantee.releases))
+            rows.append(row(model, of, "delta", guarantee.delta))
     return rows
 
 

@@ -18,12 +18,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from swingkd.privacy import DPSGD, LedgerEntry, PrivacyLedger, PrivacyPlan
+from swingkd.privacy import DPSGD, SYNTHETIC_LABELS, LedgerEntry, PrivacyLedger, PrivacyPlan
 from swingkd.privacy.plan import epoch_steps, run_delta
 from swingkd.vision.data import shuffled_batches
 from swingkd.vision.generation import GeneratorLoss, save_grid
 from swingkd.vision.guidance import check_kept
-from swingkd.vision.labelling import LABEL, LABELS, Answers, Labeller, ShardLabels
+from swingkd.vision.labelling import LABEL, Answers, Labeller, ShardLabels
 from swingkd.vision.models import ImageGenerator, logits_of
 from swingkd.vision.staged import ImageArguments, StagedTraining, Unit
 from swingkd.vision.supervised import private_epoch
@@ -256,7 +256,7 @@ class DataFreeDistillation(StagedTraining):
     def _learn_privately(self, generator: torch.Generator) -> None:
         assert self.plan is not None
         assert self.dp is not None
-        entry = LedgerEntry.of_plan(self.plan, releases=1, scope=LABELS)
+        entry = LedgerEntry.of_plan(self.plan, releases=1, scope=SYNTHETIC_LABELS)
 
         def losses(rows: torch.Tensor) -> torch.Tensor:
             return self._losses(logits_of(self.plain, self.inputs(self.images[rows].float())), rows)

@@ -17,6 +17,7 @@ from opacus.accountants.analysis.rdp import get_privacy_spent
 from torch import nn
 
 from swingkd.privacy import (
+    SYNTHETIC_LABELS,
     TEACHER_DATA,
     TRANSFER_SET,
     LedgerEntry,
@@ -33,8 +34,8 @@ from swingkd.privacy.randomness import secret_generator
 from swingkd.vision.staged import StagedTraining
 
 SYNTHETIC = {TRANSFER_SET: "there is none: the images are synthetic"}
-#: Unit and data set of guarantees about labels.
-LABEL, LABELS = "label", "synthetic labels"
+#: Unit of guarantees about labels.
+LABEL = "label"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,10 +62,13 @@ class Answers:
         """
         targets = self.targets[rows].to(logits)
         if correct and math.isfinite(self.epsilon):
-            log_probs = answer_probabilities(logits, self.candidates[rows].to(logits.device), self.epsilon).log()
+            candidates = self.candidates[rows].to(logits.device)
+            answers = answer_probabilities(logits, candidates, self.epsilon)
+            # What is no candidate is never answered; the logarithm of 0 has no gradient.
+            log_probs = torch.where(candidates, answers, 1.0).log()
         else:
             log_probs = logits.log_softmax(-1)
-        return -(targets * log_probs.clamp_min(-1e4)).sum(-1)
+        return -(targets * log_probs).sum(-1)
 
 
 def answer_probabilities(logits: torch.Tensor, candidates: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -152,7 +156,7 @@ class RandomizedTeacher:
     def ledger(self, labels: int, seen: bool) -> PrivacyLedger:
         """Return what holds for each label, and what that adds up to for a record of the teacher's data."""
         each = LedgerEntry(
-            "selective randomized response", scope=LABELS, unit=LABEL, neighbours="replace one", releases=1,
+            "selective randomized response", scope=SYNTHETIC_LABELS, unit=LABEL, neighbours="replace one", releases=1,
             pure_epsilon=self.epsilon, caveat=f"each of {labels:,} labels was answered once",
         )  # fmt: skip
         composed = composed_epsilon(labels, self.epsilon, self.delta)
@@ -231,7 +235,7 @@ class NoisyDifferences:
             "neighbours": "replace one", "delta": self.delta, "noise_multiplier": self.noise_multiplier
         }  # fmt: skip
         each = LedgerEntry(
-            "noisy differences", scope=LABELS, unit=LABEL, releases=1, **common,
+            "noisy differences", scope=SYNTHETIC_LABELS, unit=LABEL, releases=1, **common,
             caveat=f"each of {labels:,} labels was answered once",
         )  # fmt: skip
         record = LedgerEntry("noisy differences", scope=TEACHER_DATA, releases=labels, **common)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from swingkd.privacy import TEACHER_DATA, LedgerEntry, PrivacyLedger, ShardAnswers, best_candidates
+from swingkd.privacy import SYNTHETIC_LABELS, TEACHER_DATA, LedgerEntry, PrivacyLedger, ShardAnswers, best_candidates
 from swingkd.vision import (
     DataFreeArguments,
     DataFreeDistillation,
@@ -18,7 +18,6 @@ from swingkd.vision import (
     ShardLabels,
 )
 from swingkd.vision import data_free as data_free_module
-from swingkd.vision.labelling import LABELS
 from tests.vision.conftest import small
 from tests.vision.test_guidance import weights
 
@@ -104,7 +103,7 @@ def test_a_generator_that_the_student_judges_never_reads_the_teacher(tmp_path):
         images.append(run.images)
     assert torch.equal(*images)
     assert run.ledger.epsilon(TEACHER_DATA) == 40.0
-    assert run.ledger.epsilon(LABELS) == 1.0
+    assert run.ledger.epsilon(SYNTHETIC_LABELS) == 1.0
     # The student's weights can be trained again afterwards.
     assert all(p.requires_grad for p in run.plain.parameters())
 
@@ -207,7 +206,7 @@ def test_normalised_and_noised_gradients_protect_each_label(tmp_path):
         gradient_batch_size=40,
     )  # fmt: skip
     run.train()
-    assert 5.5 < run.ledger.epsilon(LABELS) <= 6.0
+    assert 5.5 < run.ledger.epsilon(SYNTHETIC_LABELS) <= 6.0
     assert "not covered; private" in str(run.ledger)
     with pytest.raises(ValueError, match="rounds=1, not 2"):
         make(tmp_path, ExactTeacher(small(1), "private"), gradient_epsilon=6.0)

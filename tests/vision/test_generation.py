@@ -86,9 +86,9 @@ def test_a_grid_shows_the_images_in_rows(channels, tmp_path):
     images = torch.zeros(5, channels, 4, 4)
     images[2, :, 1, 1] = 7
     picture = matplotlib.image.imread(save_grid(images, tmp_path / "deep" / "grid.png", columns=2))
-    # Two whole rows of two, each image 4x4 with a frame of one, three times as large.
-    assert picture.shape[:2] == (36, 36)
-    third = picture[18:36, :18, :3]
-    assert third[6:9, 6:9].min() == 1
-    assert third[3:6, 3:6].max() == 0
-    assert third[:3].min() == 1
+    # Two whole rows of two, each image 4x4 with a frame of one, twice as large.
+    assert picture.shape[:2] == (24, 24)
+    third = picture[12:24, :12, :3]
+    assert third[4:6, 4:6].min() == 1
+    assert third[2:4, 2:4].max() == 0
+    assert third[:2].min() == 1

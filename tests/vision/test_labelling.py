@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swingkd.privacy import (
+    SYNTHETIC_LABELS,
     TEACHER_DATA,
     LedgerEntry,
     PrivacyLedger,
@@ -20,7 +21,7 @@ from swingkd.privacy import (
     response_probabilities,
 )
 from swingkd.vision import ExactTeacher, NoisyDifferences, RandomizedTeacher, ShardLabels
-from swingkd.vision.labelling import LABELS, Answers, answer_probabilities, composed_epsilon, one_hot
+from swingkd.vision.labelling import Answers, answer_probabilities, composed_epsilon, one_hot
 from swingkd.vision.staged import ImageArguments, StagedTraining
 from tests.vision.conftest import small
 
@@ -64,7 +65,8 @@ def test_a_label_is_kept_as_often_as_the_closed_form_says(epsilon, classes, kept
 
 
 def test_the_loss_of_an_answer_is_its_log_probability_corrected_or_not():
-    logits, candidates = torch.randn(4, 3), torch.tensor([[True, True, False]] * 4)
+    logits = torch.randn(4, 3).requires_grad_()
+    candidates = torch.tensor([[True, True, False]] * 4)
     answers = Answers(one_hot(torch.tensor([0, 1, 0, 1]), 3), candidates, 2.0)
     rows = torch.tensor([3, 0])
     plain = answers.losses(logits[:2], rows, correct=False)
@@ -72,7 +74,9 @@ def test_the_loss_of_an_answer_is_its_log_probability_corrected_or_not():
     corrected = answers.losses(logits[:2], rows, correct=True)
     expected = -answer_probabilities(logits[:2], candidates[:2], 2.0)[[0, 1], [1, 0]].log()
     torch.testing.assert_close(corrected, expected)
-    assert corrected.isfinite().all()
+    corrected.sum().backward()
+    assert logits.grad.isfinite().all()
+    assert logits.grad[:2].abs().min() > 0
 
 
 def test_the_candidates_do_not_change_when_the_teacher_does(run):
@@ -105,7 +109,7 @@ def test_labels_add_up_to_what_the_closed_form_says():
 def test_the_ledger_says_what_holds_for_a_label_and_what_for_a_record():
     labeller = RandomizedTeacher(small(1), 1.0)
     published = labeller.ledger(1000, seen=True)
-    assert published.epsilon(LABELS) == 1.0
+    assert published.epsilon(SYNTHETIC_LABELS) == 1.0
     assert published.epsilon(TEACHER_DATA) is None
     text = str(published)
     assert "each of 1,000 labels was answered once" in text
@@ -166,5 +170,5 @@ def test_noise_on_differences_has_the_stated_size(run):
     # Noise of 2 times 2 times 0.01, of which bringing back to a sum of one takes the mean away.
     assert moved.std().item() == pytest.approx(0.04 * math.sqrt(2 / 3), rel=0.1)
     ledger = labeller.ledger(3000, seen=False)
-    assert ledger.epsilon(LABELS) == pytest.approx(gaussian.gdp_epsilon(1 / 2.0, 1e-5))
+    assert ledger.epsilon(SYNTHETIC_LABELS) == pytest.approx(gaussian.gdp_epsilon(1 / 2.0, 1e-5))
     assert ledger.epsilon(TEACHER_DATA) == pytest.approx(gaussian.gdp_epsilon(math.sqrt(3000) / 2.0, 1e-5))

@@ -1,0 +1,143 @@
+"""Distil an image classifier without data: a generator makes images, a private teacher labels them, noised or not.
+
+accelerate launch recipes/data_free/run.py --config recipes/data_free/mnist.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import PartialState
+
+sys.path.insert(0, str(Path(__file__).parent))
+from teachers import Teachers, pictures
+
+from swingkd.privacy import PrivacyPlan, ShardAnswers
+from swingkd.report import MetricsFile, ledger_rows, membership_rows, row, write_image_card
+from swingkd.vision import (
+    DataFreeArguments,
+    DataFreeDistillation,
+    ExactTeacher,
+    GeneratorLoss,
+    NoisyDifferences,
+    RandomizedTeacher,
+    ShardLabels,
+)
+from swingkd.vision.staged import StagedTraining
+
+_PRIVATE = "the teacher was trained on it without differential privacy"
+
+
+class Experiment:
+    """One student a row and seed."""
+
+    def __init__(self, config: dict[str, Any]):
+        self.config, self.out = config, Path(config["output_dir"])
+        self.metrics = MetricsFile(self.out / "metrics.json", config["run"], config)
+        self.train, self.test = (pictures.load_images(config["data"], split) for split in ("train", "test"))
+        self.teachers = Teachers(config, self.train)
+
+    def labeller(self, plan: dict[str, Any], folder: Path, labels: int):
+        """Make what a row names; return it with the model that the labels come from, and that model's ledger."""
+        kind, epsilon, delta = plan["labels"], plan.get("epsilon"), self.config["delta"]
+        if kind == "shards":
+            noise = PrivacyPlan.solve(epsilon=epsilon, sampling_rate=1.0, steps=labels, delta=delta)
+            answers = ShardAnswers(noise.noise_multiplier, form=plan["form"], path=folder / "answers")
+            return ShardLabels(self.teachers.shards(plan["shards"]), answers, delta), None, None
+        if kind in ("dp", "private_labels"):
+            make = self.teachers.private if kind == "dp" else self.teachers.of_private_labels
+            teacher, ledger = make(epsilon)
+            return ExactTeacher(teacher, ledger, soft=plan.get("soft", False)), teacher, ledger
+        teacher = self.teachers.plain()
+        if kind == "randomized":
+            return RandomizedTeacher(teacher, epsilon, delta), teacher, None
+        if kind == "differences":
+            # Each label is one release.
+            noise = PrivacyPlan.solve(epsilon=epsilon, sampling_rate=1.0, steps=1, delta=delta)
+            return NoisyDifferences(teacher, noise.noise_multiplier, delta=delta, **plan["settings"]), teacher, None
+        if kind == "exact":
+            return ExactTeacher(teacher, _PRIVATE, soft=plan.get("soft", False)), teacher, None
+        raise ValueError(f"labels={kind!r} is none of those that recipes/data_free/README.md lists.")
+
+    def student(self, plan: dict[str, Any], seed: int) -> DataFreeDistillation:
+        """Train the student of a row."""
+        folder = self.out / "models" / f"{plan['model']}-seed-{seed}"
+        settings = self.teachers.settings("student", seed=seed) | plan.get("args", {})
+        loss = GeneratorLoss(**self.config["generator_loss"])
+        args = DataFreeArguments(output_dir=str(folder), loss=loss, **settings)
+        labeller, teacher, ledger = self.labeller(plan, folder, args.rounds * args.images_per_round)
+        run = DataFreeDistillation(
+            pictures.fresh(self.config[plan.get("student", "student")], seed),
+            pictures.fresh({"kind": "ImageGenerator", **self.config["generator"]}, seed),
+            labeller,
+            # The published generator is judged by the teacher; one that may not be, by the student.
+            critic=teacher if plan.get("critic", "teacher") == "teacher" else None,
+            critic_ledger=ledger,
+            classes=self.train.classes,
+            args=args,
+        )
+        run.train(resume_from_checkpoint=True)
+        return run
+
+    def measure(self, plan: dict[str, Any], seed: int) -> None:
+        """Train and measure a row's student; write all its rows at once, and keep a picture of its images."""
+        name, where = plan["model"], f"table=data_free seed={seed}"
+        run = self.student(plan, seed)
+        rows = [
+            row(name, where, "accuracy", run.evaluate(self.test), n=len(self.test)),
+            row(name, where, "labels", len(run.images)),
+            row(name, where, "parameters", pictures.parameters(run.plain)),
+        ]
+        rows += ledger_rows(name, where, run.ledger) + self.audit(name, where, run)
+        if run.accelerator.is_main_process:
+            print(f"{name} ({where}): accuracy {rows[0]['value']:.4f}\n{run.ledger}", flush=True)
+            if plan.get("picture"):
+                shutil.copy(run.folder / f"round-{run.args.rounds}.png", self.out / f"grid-{name}.png")
+            self.metrics.add(rows)
+        run.accelerator.wait_for_everyone()
+
+    def audit(self, name: str, where: str, run: StagedTraining) -> list[dict[str, Any]]:
+        """Attack a model: were these private images among the teacher's?"""
+        some = torch.arange(min(self.config["audit_images"], len(self.test), len(self.train)))
+        report = run.audit(self.train.select(some), self.test.select(some))
+        return membership_rows(name, f"{where} records=private", report)
+
+    def run(self, only: list[str] | None = None) -> None:
+        if not self.metrics.has("teacher", "table=teachers"):
+            args = DataFreeArguments(output_dir=str(self.out), **self.teachers.settings("student"))
+            judge = StagedTraining(self.teachers.plain(), args)
+            rows = [
+                row("teacher", "table=teachers", "accuracy", judge.evaluate(self.test), n=len(self.test)),
+                row("teacher", "table=teachers", "parameters", pictures.parameters(judge.plain)),
+                *self.audit("teacher", "table=teachers", judge),
+            ]
+            if judge.accelerator.is_main_process:
+                self.metrics.add(rows)
+            judge.accelerator.wait_for_everyone()
+        for plan in self.config["rows"]:
+            for seed in plan.get("seeds", [0]):
+                wanted = not only or plan["model"] in only
+                if wanted and not self.metrics.has(plan["model"], f"table=data_free seed={seed}"):
+                    self.measure(plan, seed)
+        if PartialState().is_main_process:
+            write_image_card(self.metrics.path, self.out)
+
+
+def main(config: dict[str, Any], only: list[str] | None = None) -> Path:
+    experiment = Experiment(config)
+    experiment.run(only)
+    return experiment.out
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", required=True, help="YAML file, see mnist.yaml beside this script")
+    parser.add_argument("--only", nargs="*", help="only rows of these models")
+    options = parser.parse_args()
+    main(yaml.safe_load(Path(options.config).read_text()), options.only)
