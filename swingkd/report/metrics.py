@@ -181,8 +181,9 @@ def ledger_rows(model: str, setting: str, ledger: PrivacyLedger) -> list[dict[st
 
 
 def _plan(plan: dict[str, Any]) -> tuple[str, ...]:
-    """What names a planned row: its model, transfer set, setting and seeds."""
-    return tuple(str(plan.get(key, "")) for key in ("model", "transfer", "setting", "seeds"))
+    """What names a planned row: its model, what it is trained on, its setting and seeds."""
+    names = ("model", "transfer", "world", "table", "setting", "words", "seeds")
+    return tuple(str(plan[name]) for name in names if name in plan)
 
 
 def _bare(setting: str) -> set[str]:

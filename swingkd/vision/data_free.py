@@ -221,7 +221,12 @@ class DataFreeDistillation(StagedTraining):
             self.maker.train()
             sizes = torch.arange(self.args.images_per_round).split(self.args.generator_batch_size)
             made = [self.accelerator.gather(self._even(self.noise(len(part), generator))) for part in sizes]
-            images = torch.cat([images[: len(part)] for images, part in zip(made, sizes, strict=True)]).half().cpu()
+            images = (
+                torch.cat([images[: len(part)] for images, part in zip(made, sizes, strict=True)])
+                .half()
+                .cpu()
+                .contiguous()
+            )
             prior = self.prior(images, number)
             answers = self.labellers[number](self, images, prior)
             if self.accelerator.is_main_process:
