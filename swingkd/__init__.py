@@ -20,11 +20,14 @@ from swingkd.privacy import PrivacyLedger, PrivacyPlan
 from swingkd.tagging import EnsembleTagger, PresidioTagger, RarityTagger, RuleTagger, TokenClassificationTagger
 from swingkd.teacher_cache import cache_teacher
 from swingkd.trainer import PrivateDistillationTrainer
+from swingkd.vision import DataFreeDistillation, DynamicSampleSelection
 
 __version__ = "0.1.0"
 __all__ = [
     "AuditReport",
     "CanarySet",
+    "DataFreeDistillation",
+    "DynamicSampleSelection",
     "EnsembleTagger",
     "EpsilonLowerBound",
     "ExposureReport",
