@@ -78,7 +78,7 @@ class Experiment:
             row(name, where, "accuracy", run.evaluate(self.test), n=len(self.test)),
             row(name, where, "queries", run.queries),
             row(name, where, "queried_images", run.queried_images),
-            row(name, where, "parameters", pictures.parameters(run.plain)),
+            row(name, where, "parameters", pictures.parameters(run.model)),
         ]
         if isinstance(run.guidance, PublishedNoise) and run.guidance.noise_multiplier:
             nominal = nominal_epsilon(run.queries, run.guidance.noise_multiplier, run.guidance.delta)
@@ -109,7 +109,7 @@ class Experiment:
                 run = StagedTraining(make(), world.arguments(model, [1.0]))
                 rows = [
                     row(model, where, "accuracy", run.evaluate(self.test), n=len(self.test)),
-                    row(model, where, "parameters", pictures.parameters(run.plain)),
+                    row(model, where, "parameters", pictures.parameters(run.model)),
                 ]
                 rows += self.audit(model, where, run, world) if model == "teacher" else []
                 if run.accelerator.is_main_process:

@@ -92,7 +92,7 @@ class Experiment:
         rows = [
             row(name, where, "accuracy", run.evaluate(self.test), n=len(self.test)),
             row(name, where, "labels", len(run.images)),
-            row(name, where, "parameters", pictures.parameters(run.plain)),
+            row(name, where, "parameters", pictures.parameters(run.model)),
         ]
         rows += ledger_rows(name, where, run.ledger) + self.audit(name, where, run)
         if run.accelerator.is_main_process:
@@ -114,7 +114,7 @@ class Experiment:
             judge = StagedTraining(self.teachers.plain(), args)
             rows = [
                 row("teacher", "table=teachers", "accuracy", judge.evaluate(self.test), n=len(self.test)),
-                row("teacher", "table=teachers", "parameters", pictures.parameters(judge.plain)),
+                row("teacher", "table=teachers", "parameters", pictures.parameters(judge.model)),
                 *self.audit("teacher", "table=teachers", judge),
             ]
             if judge.accelerator.is_main_process:

@@ -163,7 +163,7 @@ class DataFreeDistillation(StagedTraining):
         """Let the optimizer see normalised and noised gradients only, where an epsilon is asked for them."""
         if self.plan is None:
             return optimizer
-        self.dp = DPSGD(self.plain, optimizer, self.plan, self.args.images_per_round)
+        self.dp = DPSGD(self.model, optimizer, self.plan, self.args.images_per_round)
         return self.dp.optimizer
 
     def train(self, resume_from_checkpoint: bool = False) -> None:
@@ -191,7 +191,7 @@ class DataFreeDistillation(StagedTraining):
         return parts[self.accelerator.process_index].to(self.accelerator.device)
 
     def _train_generator(self, generator: torch.Generator) -> None:
-        critic = self.critic or self.plain
+        critic = self.critic or self.model
         critic.eval()
         self.maker.train()
         trained = [p for p in critic.parameters() if p.requires_grad]
@@ -247,14 +247,14 @@ class DataFreeDistillation(StagedTraining):
         """Return what the student predicts, [n, classes]; before it learnt anything, nothing."""
         if number == 0:
             return torch.full((len(images), self.classes), 1 / self.classes)
-        return self.logits(self.plain, images).softmax(-1)
+        return self.logits(self.model, images).softmax(-1)
 
     def _learn(self, generator: torch.Generator) -> None:
-        self.model.train()
+        self.wrapped.train()
         every = torch.arange(len(self.images))
         for part in shuffled_batches(every, self.args.batch_size, generator):
             own = part.tensor_split(self.accelerator.num_processes)[self.accelerator.process_index]
-            logits = logits_of(self.model, self.inputs(self.images[own].float()))
+            logits = logits_of(self.wrapped, self.inputs(self.images[own].float()))
             self.backward(self._losses(logits, own), len(part))
             self.update()
 
@@ -264,7 +264,7 @@ class DataFreeDistillation(StagedTraining):
         entry = LedgerEntry.of_plan(self.plan, releases=1, scope=SYNTHETIC_LABELS)
 
         def losses(rows: torch.Tensor) -> torch.Tensor:
-            return self._losses(logits_of(self.plain, self.inputs(self.images[rows].float())), rows)
+            return self._losses(logits_of(self.model, self.inputs(self.images[rows].float())), rows)
 
         private_epoch(self, self.dp, len(self.images), losses, entry, _MICRO_BATCH)
 

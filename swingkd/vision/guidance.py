@@ -95,7 +95,7 @@ class Labels:
 
     def learn(self, run: StagedTraining, batch: Batch) -> torch.Tensor:
         """Cross-entropy with the labels."""
-        losses = nn.functional.cross_entropy(logits_of(run.model, batch.inputs), batch.labels, reduction="none")
+        losses = nn.functional.cross_entropy(logits_of(run.wrapped, batch.inputs), batch.labels, reduction="none")
         return run.backward(losses, batch.whole)
 
     def ledger(self, queries: int) -> PrivacyLedger:
@@ -148,7 +148,7 @@ class Teacher:
 
     def learn(self, run: StagedTraining, batch: Batch) -> torch.Tensor:
         """Cross-entropy with the soft targets."""
-        student = logits_of(run.model, batch.inputs)
+        student = logits_of(run.wrapped, batch.inputs)
         return run.backward(soft_cross_entropy(student, self.targets(run, batch), self.temperature), batch.whole)
 
     def hidden(self, run: StagedTraining, layer: str, inputs: torch.Tensor) -> torch.Tensor:
@@ -206,7 +206,7 @@ class PublishedNoise:
 
     def learn(self, run: StagedTraining, batch: Batch) -> torch.Tensor:
         """Bounded, noised soft cross-entropy; what is logged is the noised loss, of which the claim is true."""
-        student = logits_of(run.model, batch.inputs)
+        student = logits_of(run.wrapped, batch.inputs)
         losses, public = (
             soft_cross_entropy(student, teacher.targets(run, batch), teacher.temperature)
             for teacher in (self.teacher, self.public)
@@ -323,7 +323,7 @@ class ShardTeachers:
 
     def learn(self, run: StagedTraining, batch: Batch) -> torch.Tensor:
         """Cross-entropy with the released answers."""
-        student = logits_of(run.model, batch.inputs)
+        student = logits_of(run.wrapped, batch.inputs)
         targets = self._table[batch.indices].to(student)
         return run.backward(soft_cross_entropy(student, targets, 1.0), batch.whole)
 

@@ -99,7 +99,7 @@ class ZerothOrder(_Noised):
     @torch.no_grad()
     def learn(self, run: StagedTraining, batch: Batch) -> None:
         """Walk along random directions, as far as the noised derivative says."""
-        trained = [p for p in run.plain.parameters() if p.requires_grad]
+        trained = [p for p in run.model.parameters() if p.requires_grad]
         before = [p.clone() for p in trained]
         total = [torch.zeros_like(p) for p in trained]
         for _ in range(self.directions):
@@ -108,7 +108,7 @@ class ZerothOrder(_Noised):
             for side in (self.reach, -self.reach):
                 for parameter, start, direction in zip(trained, before, along, strict=True):
                     parameter.copy_(start + side * direction)
-                ends.append(run.accelerator.reduce(self.losses(run, batch, run.plain), "sum"))
+                ends.append(run.accelerator.reduce(self.losses(run, batch, run.model), "sum"))
             slope = self.released((ends[0] - ends[1]) / (2 * self.reach))
             for found, direction in zip(total, along, strict=True):
                 found.add_(direction, alpha=slope / self.directions)
@@ -132,8 +132,8 @@ class BatchGradient(_Noised):
 
     def learn(self, run: StagedTraining, batch: Batch) -> None:
         """Leave the noised gradient at the student."""
-        trained = [p for p in run.plain.parameters() if p.requires_grad]
-        losses = self.losses(run, batch, run.plain)
+        trained = [p for p in run.model.parameters() if p.requires_grad]
+        losses = self.losses(run, batch, run.model)
         gradients = []
         for place, loss in enumerate(losses):
             last = place == len(losses) - 1

@@ -162,19 +162,19 @@ class DynamicSampleSelection(StagedTraining):
             yield self.batch(self.public, part, generator)
 
     def _self_learning(self, generator: torch.Generator) -> None:
-        self.model.train()
+        self.wrapped.train()
         for batch in self._batches(torch.arange(len(self.public)), self.args.batch_size, generator):
             self.backward(
-                F.cross_entropy(logits_of(self.model, batch.inputs), batch.labels, reduction="none"), batch.whole
+                F.cross_entropy(logits_of(self.wrapped, batch.inputs), batch.labels, reduction="none"), batch.whole
             )
             self.update()
 
     def _select(self, count: int, generator: torch.Generator) -> None:
-        logits = self.logits(self.plain, self.public)
+        logits = self.logits(self.model, self.public)
         self.chosen = self.guidance.take(self, self.score(logits, self.public.labels, count, generator))
 
     def _distil(self, generator: torch.Generator) -> None:
-        self.model.train()
+        self.wrapped.train()
         for batch in self._batches(self.chosen, self.args.distillation_batch_size, generator):
             self.guidance.learn(self, batch)
             self._count(batch)
@@ -197,12 +197,12 @@ class DynamicSampleSelection(StagedTraining):
         everything = torch.arange(len(self.public))
         translator = self._translator(self.batch(self.public, everything[:2], None))
         optimizer = torch.optim.AdamW(translator.parameters(), lr=self.args.learning_rate)
-        trained = [p for p in (*self.plain.parameters(), *translator.parameters()) if p.requires_grad]
-        self.model.train()
+        trained = [p for p in (*self.model.parameters(), *translator.parameters()) if p.requires_grad]
+        self.wrapped.train()
         for _ in range(self.args.hint_epochs):
             for batch in self._batches(everything, self.args.distillation_batch_size, generator):
-                with listening(self.plain, [own]) as heard:
-                    logits_of(self.plain, batch.inputs)
+                with listening(self.model, [own]) as heard:
+                    logits_of(self.model, batch.inputs)
                 losses = self.guidance.hint(self, batch, layer, translator(heard[own].float()))
                 gradients = torch.autograd.grad(losses.sum() / batch.whole, trained, allow_unused=True)
                 for parameter, gradient in zip(trained, gradients, strict=True):
@@ -224,8 +224,8 @@ class DynamicSampleSelection(StagedTraining):
         both = (
             (self.guidance,) if isinstance(self.guidance, Teacher) else (self.guidance.teacher, self.guidance.public)
         )
-        with listening(self.plain, [own]) as heard:
-            self.logits(self.plain, self.public.select(torch.arange(2)))
+        with listening(self.model, [own]) as heard:
+            self.logits(self.model, self.public.select(torch.arange(2)))
         shapes = [tuple(teacher.hidden(self, layer, batch.inputs).shape[1:]) for teacher in both]
         found = tuple(heard[own].shape[1:])
         if len(found) != 3 or len(set(shapes)) > 1 or shapes[0][1:] != found[1:]:

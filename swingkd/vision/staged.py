@@ -116,9 +116,9 @@ class StagedTraining:
         ValueError: a setting is out of range.
     """
 
-    #: What is trained; `model`, which is not there before `train`, is the same as Accelerate wraps it.
-    plain: nn.Module
+    #: What is trained; `wrapped`, which is there from `train` on, is the same as Accelerate wraps it.
     model: nn.Module
+    wrapped: nn.Module
 
     def __init__(self, model: nn.Module, args: ImageArguments):
         self.args = args
@@ -127,7 +127,7 @@ class StagedTraining:
         self.accelerator = Accelerator(
             cpu=cpu, mixed_precision=args.mixed_precision, step_scheduler_with_optimizer=False
         )
-        self.plain = self.place(model)
+        self.model = self.place(model)
         #: What the model's training released.
         self.ledger = PrivacyLedger()
         self.done = 0
@@ -173,12 +173,12 @@ class StagedTraining:
             bar.update()
         bar.close()
         # Without the wrapper of mixed precision: it is the caller's model again.
-        self.plain = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False).eval()
+        self.model = self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False).eval()
 
     def prepare(self, steps: int) -> None:
         """Make optimizer and schedule, and hand them and the model to Accelerate."""
         # Weight decay is not for biases and norms, which have one dimension.
-        trained = [p for p in self.plain.parameters() if p.requires_grad]
+        trained = [p for p in self.model.parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [
             {"params": [p for p in trained if p.ndim > 1]},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
@@ -188,7 +188,7 @@ class StagedTraining:
         )
         optimizer = self.protect(optimizer)
         schedule = get_scheduler(self.args.lr_scheduler, optimizer, self.args.warmup_steps, max(steps, 1))
-        self.model, self.optimizer, self.schedule = self.accelerator.prepare(self.plain, optimizer, schedule)
+        self.wrapped, self.optimizer, self.schedule = self.accelerator.prepare(self.model, optimizer, schedule)
 
     def protect(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """Return what updates the model in the optimizer's place."""
@@ -267,7 +267,7 @@ class StagedTraining:
 
     def evaluate(self, images: Images) -> float:
         """Return the model's accuracy."""
-        return float((self.logits(self.plain, images).argmax(1) == images.labels).double().mean())
+        return float((self.logits(self.model, images).argmax(1) == images.labels).double().mean())
 
     def audit(
         self, members: Images, nonmembers: Images, references: Sequence[nn.Module] = (), *, resamples: int = 1000
@@ -290,7 +290,7 @@ class StagedTraining:
             return score_logits(torch.cat(both), labels)
 
         others = [score(self.place(model)) for model in references]
-        return judge_scores(score(self.plain), len(members), references=others, resamples=resamples)
+        return judge_scores(score(self.model), len(members), references=others, resamples=resamples)
 
     # -- files ---------------------------------------------------------------------------------------------------
 
@@ -352,10 +352,10 @@ class StagedTraining:
             return
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        if isinstance(self.plain, PreTrainedModel | PyTorchModelHubMixin):
-            self.plain.save_pretrained(path)
+        if isinstance(self.model, PreTrainedModel | PyTorchModelHubMixin):
+            self.model.save_pretrained(path)
         else:
-            save_model(self.plain, str(path / "model.safetensors"))
+            save_model(self.model, str(path / "model.safetensors"))
         (path / "README.md").write_text(model_card(title, self.ledger, results or {}, settings=self.settings()))
         self.ledger.seal(path)
 

@@ -85,7 +85,7 @@ class ClassifierTraining(StagedTraining):
         """Let the optimizer see clipped and noised gradients only, where an epsilon is asked for."""
         if self.plan is None:
             return optimizer
-        self.dp = DPSGD(self.plain, optimizer, self.plan, len(self.images))
+        self.dp = DPSGD(self.model, optimizer, self.plan, len(self.images))
         return self.dp.optimizer
 
     def train(self, resume_from_checkpoint: bool = False) -> None:
@@ -108,10 +108,10 @@ class ClassifierTraining(StagedTraining):
         return super().settings() | {"images": len(self.images)}
 
     def _epoch(self, generator: torch.Generator) -> None:
-        self.model.train()
+        self.wrapped.train()
         for part in shuffled_batches(torch.arange(len(self.images)), self.args.batch_size, generator):
             batch = self.batch(self.images, part, generator)
-            losses = F.cross_entropy(logits_of(self.model, batch.inputs), batch.labels, reduction="none")
+            losses = F.cross_entropy(logits_of(self.wrapped, batch.inputs), batch.labels, reduction="none")
             self.backward(losses, batch.whole)
             self.update()
 
@@ -122,7 +122,7 @@ class ClassifierTraining(StagedTraining):
         def losses(rows: torch.Tensor) -> torch.Tensor:
             inputs = self.inputs(self.images.inputs(rows, generator))
             labels = self.images.labels[rows].to(inputs.device)
-            return F.cross_entropy(logits_of(self.plain, inputs), labels, reduction="none")
+            return F.cross_entropy(logits_of(self.model, inputs), labels, reduction="none")
 
         entry = LedgerEntry.of_plan(self.plan, releases=1)
         private_epoch(self, self.dp, len(self.images), losses, entry, self.args.micro_batch_size)
@@ -142,7 +142,7 @@ def private_epoch(
         entry: one step, for the ledger.
         micro_batch_size: images whose gradients are in memory at a time.
     """
-    run.plain.train()
+    run.model.train()
     rank, processes = run.accelerator.process_index, run.accelerator.num_processes
     for rows in PoissonBatches(dp.plan, rows=images, rank=rank, processes=processes):
         for part in torch.tensor(rows, dtype=torch.int64).split(micro_batch_size):

@@ -92,7 +92,7 @@ def main(folder: str, kind: str) -> None:
     run.train()
     accuracy = run.evaluate(coloured(31, seed=3))
     if run.accelerator.is_main_process:
-        weights = {name: p.detach().contiguous() for name, p in run.plain.named_parameters()}
+        weights = {name: p.detach().contiguous() for name, p in run.model.named_parameters()}
         releases = sum(entry.releases for entry in run.ledger.entries)
         found = {"accuracy": torch.tensor(accuracy), "releases": torch.tensor(releases)}
         save_file({**weights, **found}, f"{folder}/result.safetensors")

@@ -105,7 +105,7 @@ def test_a_generator_that_the_student_judges_never_reads_the_teacher(tmp_path):
     assert run.ledger.epsilon(TEACHER_DATA) == 40.0
     assert run.ledger.epsilon(SYNTHETIC_LABELS) == 1.0
     # The student's weights can be trained again afterwards.
-    assert all(p.requires_grad for p in run.plain.parameters())
+    assert all(p.requires_grad for p in run.model.parameters())
 
 
 def test_a_generator_that_a_private_teacher_judges_undoes_the_records_guarantee(tmp_path):
@@ -164,7 +164,7 @@ def test_a_run_that_was_killed_goes_on_and_labels_nothing_twice(units, tmp_path)
         broken.train()
     again = build(tmp_path / "broken", student=small(9))
     again.train(resume_from_checkpoint=True)
-    assert torch.equal(weights(again.plain), weights(whole.plain))
+    assert torch.equal(weights(again.model), weights(whole.model))
     assert again.ledger.to_dict() == whole.ledger.to_dict()
 
 
@@ -223,10 +223,10 @@ def test_a_gradient_is_normalised(tmp_path):
     rows = torch.arange(2)
     for row in rows:
         run.dp.zero_grad()
-        run.plain.train()
-        logits = run.plain(run.images[row][None].float())
+        run.model.train()
+        logits = run.model(run.images[row][None].float())
         run.dp.accumulate(run._losses(logits, row[None]))
-        total = torch.cat([p.summed_grad.flatten() for p in run.plain.parameters()])
+        total = torch.cat([p.summed_grad.flatten() for p in run.model.parameters()])
         assert total.norm().item() == pytest.approx(1e-3, rel=0.05)
     run.dp.detach()
 
@@ -237,7 +237,7 @@ def test_it_distils(public, unseen, tmp_path, monkeypatch):
 
     taught = train_classifier(tmp_path / "teacher", public, epochs=12, learning_rate=1e-2)
     taught.train()
-    teacher = taught.plain
+    teacher = taught.model
     run = make(
         tmp_path, ExactTeacher(teacher, "private", soft=True), critic=teacher, images_per_round=300, batch_size=30,
         epochs_per_round=10, learning_rate=1e-2, loss=GeneratorLoss(statistics=1.0),

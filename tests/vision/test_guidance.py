@@ -69,12 +69,12 @@ def test_published_noise_leaves_the_very_weights_of_no_noise(public, tmp_path):
     for noise in (0.0, 10.0):
         trained = run(published(noise), tmp_path, public)
         trained.train()
-        students.append(weights(trained.plain))
+        students.append(weights(trained.model))
     assert torch.equal(*students)
     # And the student did learn from the teacher: labels alone give another one.
     other = run(Labels(), tmp_path, public)
     other.train()
-    assert not torch.equal(students[0], weights(other.plain))
+    assert not torch.equal(students[0], weights(other.model))
 
 
 def test_published_losses_are_bounded_by_the_public_teachers_mean(public, tmp_path):
@@ -235,15 +235,15 @@ def test_without_clip_and_noise_a_batch_gradient_is_the_plain_one(public, tmp_pa
     everything = torch.arange(96)
     guidance.take(trained, everything)
     batch = trained.batch(public, everything[:16], None)
-    trained.plain.train()
+    trained.model.train()
     # Twice through batch norm changes its running means, not the gradient.
     guidance.learn(trained, batch)
-    found = [p.grad.clone() for p in trained.plain.parameters()]
-    trained.plain.zero_grad()
+    found = [p.grad.clone() for p in trained.model.parameters()]
+    trained.model.zero_grad()
     targets = (teacher.eval()(public.inputs(everything[:16])) / 3).softmax(1).detach()
-    loss = -(targets * (trained.plain(batch.inputs) / 3).log_softmax(1)).sum(1).mean()
+    loss = -(targets * (trained.model(batch.inputs) / 3).log_softmax(1)).sum(1).mean()
     loss.backward()
-    for parameter, gradient in zip(trained.plain.parameters(), found, strict=True):
+    for parameter, gradient in zip(trained.model.parameters(), found, strict=True):
         torch.testing.assert_close(gradient, parameter.grad, atol=1e-2, rtol=1e-3)
 
 
@@ -253,17 +253,17 @@ def test_a_noised_slope_is_the_gradient_along_the_direction_and_leaves_the_weigh
     trained.prepare(1)
     guidance.take(trained, torch.arange(96))
     batch = trained.batch(public, torch.arange(16), None)
-    before = weights(trained.plain).clone()
+    before = weights(trained.model).clone()
     torch.manual_seed(5)
     guidance.learn(trained, batch)
-    step = torch.cat([p.grad.flatten() for p in trained.plain.parameters()])
-    assert torch.equal(before, weights(trained.plain))
+    step = torch.cat([p.grad.flatten() for p in trained.model.parameters()])
+    assert torch.equal(before, weights(trained.model))
     torch.manual_seed(5)
-    along = torch.cat([torch.randn_like(p).flatten() for p in trained.plain.parameters()])
-    trained.plain.zero_grad()
+    along = torch.cat([torch.randn_like(p).flatten() for p in trained.model.parameters()])
+    trained.model.zero_grad()
     targets = guidance._teachers[0].targets(trained, batch)
-    soft_cross_entropy(trained.plain(batch.inputs), targets, 3.0).mean().backward()
-    slope = torch.cat([p.grad.flatten() for p in trained.plain.parameters()]) @ along
+    soft_cross_entropy(trained.model(batch.inputs), targets, 3.0).mean().backward()
+    slope = torch.cat([p.grad.flatten() for p in trained.model.parameters()]) @ along
     torch.testing.assert_close(step, slope * along, rtol=2e-2, atol=2e-3)
 
 
@@ -293,7 +293,7 @@ def test_labels_teach_what_labels_teach(public, tmp_path):
     trained.prepare(1)
     batch = trained.batch(public, torch.arange(10), None)
     loss = trained.guidance.learn(trained, batch)
-    torch.testing.assert_close(loss, F.cross_entropy(trained.plain(batch.inputs), batch.labels).detach())
+    torch.testing.assert_close(loss, F.cross_entropy(trained.model(batch.inputs), batch.labels).detach())
     assert "there was no teacher" in str(Labels().ledger(3))
 
 
@@ -305,7 +305,7 @@ def test_a_student_learns_from_a_teacher(public, unseen, tmp_path):
     teacher.train()
     assert teacher.evaluate(unseen) > 0.9
     student = run(
-        Teacher(teacher.plain, "private", temperature=1.0), tmp_path, coloured(96, seed=7), warm_up_epochs=0,
+        Teacher(teacher.model, "private", temperature=1.0), tmp_path, coloured(96, seed=7), warm_up_epochs=0,
         self_learning_epochs=0, shares=(1.0,), distillation_epochs=20, learning_rate=1e-2,
     )  # fmt: skip
     student.train()

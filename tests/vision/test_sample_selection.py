@@ -72,11 +72,11 @@ def test_hints_move_a_layer_towards_the_teachers(public, tmp_path):
         guidance, tmp_path, public, hint_epochs=1, hint_layers=("stem", "stem"), warm_up_epochs=0, shares=(0.1,),
         self_learning_epochs=0, learning_rate=1e-2,
     )  # fmt: skip
-    before = {name: p.clone() for name, p in trained.plain.named_parameters()}
+    before = {name: p.clone() for name, p in trained.model.named_parameters()}
     unit = trained.units()[0]
     trained.prepare(6)
     unit.run(torch.Generator().manual_seed(0))
-    changed = {name for name, p in trained.plain.named_parameters() if not torch.equal(p, before[name])}
+    changed = {name for name, p in trained.model.named_parameters() if not torch.equal(p, before[name])}
     assert changed == {name for name in before if name.startswith("stem")}
 
 
@@ -126,7 +126,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(units, public, tmp_pa
         published(10.0), tmp_path / "broken", public, student=small(9), checkpoint_every=1, lr_scheduler="cosine"
     )
     again.train(resume_from_checkpoint=True)
-    assert torch.equal(weights(again.plain), weights(whole.plain))
+    assert torch.equal(weights(again.model), weights(whole.model))
     assert again.queries == whole.queries
     assert again.ledger.to_dict() == whole.ledger.to_dict()
 
@@ -162,7 +162,7 @@ def test_without_resuming_a_run_begins_afresh(public, tmp_path):
     first.train()
     second = run(Labels(), tmp_path, public, checkpoint_every=1)
     second.train()
-    assert torch.equal(weights(first.plain), weights(second.plain))
+    assert torch.equal(weights(first.model), weights(second.model))
 
 
 def test_a_process_that_is_killed_leaves_a_checkpoint_that_can_be_read(tmp_path):
@@ -184,7 +184,7 @@ def test_a_process_that_is_killed_leaves_a_checkpoint_that_can_be_read(tmp_path)
     again.train(resume_from_checkpoint=True)
     whole = run(published(10.0), tmp_path / "whole", coloured(96, seed=0))
     whole.train()
-    assert torch.equal(weights(again.plain), weights(whole.plain))
+    assert torch.equal(weights(again.model), weights(whole.model))
     assert again.queries == whole.queries == 5
 
 
@@ -206,7 +206,7 @@ def test_a_saved_student_comes_with_its_card_and_a_ledger_of_its_weights(public,
     assert str(trained.ledger).split("\n")[1] in card
     again = SlimResNet.from_pretrained(tmp_path / "model").eval()
     images = public.inputs(torch.arange(4))
-    torch.testing.assert_close(again(images), trained.plain(images))
+    torch.testing.assert_close(again(images), trained.model(images))
 
 
 def test_a_plain_module_is_saved_too(public, tmp_path):
@@ -251,7 +251,7 @@ def test_a_student_is_audited_by_what_it_says(public, unseen, tmp_path):
     assert {result.attack for result in report.results} == {"loss", "entropy", "ratio", "rmia"}
     assert report["loss"].members == 96
     assert report["loss"].nonmembers == 60
-    own = trained.logits(trained.plain, unseen).log_softmax(1).gather(1, unseen.labels[:, None])[:, 0]
+    own = trained.logits(trained.model, unseen).log_softmax(1).gather(1, unseen.labels[:, None])[:, 0]
     torch.testing.assert_close(torch.from_numpy(report.scores["loss"][1]).float(), own)
 
 

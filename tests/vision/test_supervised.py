@@ -39,7 +39,7 @@ def test_the_first_step_is_that_of_a_plain_loop(public, tmp_path):
     optimizer = torch.optim.AdamW(groups, lr=1e-3)
     F.cross_entropy(model(images.inputs(torch.arange(96))), images.labels).backward()
     optimizer.step()
-    torch.testing.assert_close(weights(trained.plain), weights(model), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(weights(trained.model), weights(model), atol=1e-5, rtol=1e-4)
 
 
 def test_dp_sgd_keeps_to_its_epsilon_and_counts_each_step(public, tmp_path):
@@ -50,7 +50,7 @@ def test_dp_sgd_keeps_to_its_epsilon_and_counts_each_step(public, tmp_path):
     assert 7.9 < trained.ledger.epsilon() <= 8.0
     assert "there was no teacher" in str(trained.ledger)
     # The model is an ordinary one again.
-    assert not any(hasattr(p, "grad_sample") and p.grad_sample is not None for p in trained.plain.parameters())
+    assert not any(hasattr(p, "grad_sample") and p.grad_sample is not None for p in trained.model.parameters())
 
 
 def test_dp_sgd_learns_when_it_may(public, unseen, tmp_path):
@@ -82,7 +82,7 @@ def test_two_private_runs_of_one_seed_are_not_alike(public, tmp_path):
     first, second = (make(tmp_path / name, public, target_epsilon=8.0, batch_size=96) for name in "ab")
     first.train()
     second.train()
-    assert not torch.equal(weights(first.plain), weights(second.plain))
+    assert not torch.equal(weights(first.model), weights(second.model))
 
 
 def test_batch_norm_is_refused(public, tmp_path):

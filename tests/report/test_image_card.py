@@ -1,0 +1,124 @@
+"""The card of a run on images: means and differences as they are defined, promises as the rows have them."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import matplotlib.image
+import numpy as np
+import pytest
+from scipy import stats
+
+from swingkd.report import MetricsFile, row, write_card, write_image_card
+from swingkd.report.image_card import Difference, ImageTable, findings, helped, is_image_run, percent, spread, words
+
+HERE = "public=0.1 images=50 table=headline"
+
+
+def epsilon_rows(model, seed, value):
+    where = f"{HERE} seed={seed} scope=teacher_data unit=record neighbours=replace-one"
+    return [row(model, where, "epsilon", value, n=7), row(model, where, "delta", 1e-5)]
+
+
+def example_rows():
+    rows = [
+        row("teacher", "public=0.1 images=50 table=teachers", "accuracy", 0.9),
+        row("teacher", "public=0.1 images=50 table=teachers", "parameters", 1000),
+    ]
+    for model, values in (
+        ("published", (0.80, 0.82, 0.84)), ("self_learning", (0.79, 0.80, 0.84)), ("dp_teacher", (0.70, 0.72, 0.71)),
+    ):  # fmt: skip
+        for seed, value in enumerate(values):
+            where = f"{HERE} seed={seed}"
+            rows += [row(model, where, "accuracy", value), row(model, where, "queries", 10)]
+            rows += [row(model, where, "parameters", 300)]
+            for attack in ("loss", "ratio"):
+                rows += [
+                    row(model, f"{where} records=private attack={attack}", metric, number)
+                    for metric, number in (("auc", 0.5 + seed / 10), ("tpr_at_1_fpr", 0.02), ("tpr_at_1_fpr_chance", 0.01))
+                ]
+    rows += [row("published", f"{HERE} seed={seed}", "epsilon_claimed", 18.6) for seed in range(3)]
+    rows += epsilon_rows("dp_teacher", 0, 7.98) + epsilon_rows("dp_teacher", 1, 7.991)
+    return rows
+
+
+@pytest.fixture
+def table():
+    return ImageTable(example_rows())
+
+
+@pytest.fixture
+def metrics(tmp_path):
+    MetricsFile(tmp_path / "metrics.json", "images", {"a": 1}).add(example_rows())
+    return tmp_path / "metrics.json"
+
+
+def test_a_difference_is_paired_by_seed_with_a_t_interval(table):
+    found = table.difference(("published", HERE), ("self_learning", HERE), "accuracy")
+    gaps = np.array([0.01, 0.02, 0.0])
+    half = stats.t.ppf(0.975, 2) * gaps.std(ddof=1) / math.sqrt(3)
+    assert found.mean == pytest.approx(0.01)
+    assert (found.low, found.high) == (pytest.approx(0.01 - half), pytest.approx(0.01 + half))
+    assert str(found).startswith("+1.00 points [-1.48, +3.48] over 3 seeds")
+    assert table.difference(("published", HERE), ("nobody", HERE), "accuracy") is None
+    assert str(Difference(0.01, None, None, 1)) == "+1.00 points (one seed)"
+
+
+def test_a_gain_is_only_one_when_its_interval_says_so(table):
+    said = findings(table)
+    assert any("`published` minus `self_learning`" in line and "not shown to be above zero" in line for line in said)
+    assert any("`dp_teacher`" in line and "did not help" in line for line in said)
+    assert helped(table) is False
+    better = [r | {"value": r["value"] + 0.1 + r["value"] / 100} if r["model"] == "published" else r for r in example_rows()]
+    assert helped(ImageTable(better)) is True
+    assert any("answers helped" in line for line in findings(ImageTable(better)))
+
+
+def test_the_promise_is_the_worst_over_seeds_and_rounded_up(table):
+    assert table.promised(("dp_teacher", HERE)) == "8.00 at delta 1e-05, each record"
+    assert table.promised(("published", HERE)) == "none"
+    assert table.promised(("self_learning", HERE)) == "no private teacher"
+
+
+def test_an_attacks_number_is_its_mean_over_seeds(table):
+    assert table.attacks(("published", HERE), "auc") == {"loss": pytest.approx(0.6), "ratio": pytest.approx(0.6)}
+
+
+def test_words_and_numbers():
+    assert words("public=0.1 table=x score=margin") == "public 0.1, score margin"
+    assert words("public=0.1 table=x score=margin", "score") == "score margin"
+    assert percent(0.12345) == "12.35"
+    assert percent(None) == ""
+    assert spread([0.1, 0.3]) == " (10.00 to 30.00)"
+    assert spread([0.1]) == ""
+
+
+def test_the_card_says_what_holds_and_what_does_not(metrics, tmp_path):
+    assert is_image_run(json.loads(metrics.read_text()))
+    # By the same command as any other card.
+    path = write_card(metrics, tmp_path / "card")
+    card = path.read_text()
+    assert "| published | public 0.1, images 50 | 3 | 82.00 (80.00 to 84.00) | 10 | 18.60, does not hold | none |" in card
+    assert "| dp_teacher | public 0.1, images 50 | 3 | 71.00 (70.00 to 72.00) | 10 |  | 8.00 at delta 1e-05, each" in card
+    assert "70.0 % fewer than the teacher" in card
+    assert "was the published method shown to beat the labels alone" in card.replace("\n", " ")
+    picture = matplotlib.image.imread(tmp_path / "card" / "accuracy.png")
+    assert picture.std() > 0.01
+
+
+def test_a_data_free_run_has_its_own_words(tmp_path):
+    where = "table=data_free seed=0"
+    rows = [
+        row("teacher", "table=teachers", "accuracy", 0.99), row("teacher", "table=teachers", "parameters", 1000),
+        row("plain", where, "accuracy", 0.97), row("plain", where, "labels", 1000),
+        row("noised", where, "accuracy", 0.96), row("noised", where, "labels", 1000),
+        row("noised", f"{where} scope=labels unit=label neighbours=replace-one", "epsilon", 10.0),
+        row("noised", f"{where} scope=labels unit=label neighbours=replace-one", "delta", 0.0),
+    ]  # fmt: skip
+    MetricsFile(tmp_path / "metrics.json", "free", {}).add(rows)
+    (tmp_path / "grid-noised.png").write_bytes(b"")
+    card = write_image_card(tmp_path / "metrics.json", tmp_path).read_text()
+    assert "| noised | 1 | 96.00 | -1.00 | 1,000 | 10.00, each label | none |" in card
+    assert "](grid-noised.png)" in card
+    assert "Membership" not in card.split("## What does not hold")[0]
