@@ -6,12 +6,13 @@ import shlex
 from pathlib import Path
 
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, Image
 from typer.testing import CliRunner
 
 from swingkd.cli import app
 from swingkd.report import summarise
 from tests.conftest import tiny_model
+from tests.vision.conftest import coloured
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -27,12 +28,18 @@ def test_python_blocks(tmp_path, monkeypatch, tokenizer):
         tokenizer.save_pretrained(name)
     texts = Dataset.from_dict({"text": [f"hello ann, my pin is {1000 + 7 * i}. thank you." for i in range(200)]})
     texts.to_json("private.jsonl")
+    made = coloured(120, seed=0)
+    pixels = [image.permute(1, 2, 0).numpy() for image in made.pixels]
+    features = Features({"image": Image(), "label": ClassLabel(names=list("abc"))})
+    Dataset.from_dict({"image": pixels, "label": made.labels.tolist()}, features).to_parquet("images.parquet")
     namespace: dict = {}
-    assert len(blocks("python")) == 5
+    assert len(blocks("python")) == 6
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), namespace)
     assert (tmp_path / "out" / "student" / "model.safetensors").exists()
     assert namespace["trainer"].ledger.epsilon() <= 8
+    assert namespace["selection"].ledger.epsilon("teacher's training data") <= 8
+    assert (tmp_path / "out" / "images" / "model" / "privacy_ledger.json").exists()
     assert len(namespace["with_canaries"]) == len(texts) + 55
 
     Dataset.from_dict({"text": [f"hello bob, my pin is {3000 + 7 * i}. bye." for i in range(50)]}).to_json(

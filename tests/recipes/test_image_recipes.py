@@ -8,6 +8,8 @@ import pytest
 import yaml
 from datasets import ClassLabel, Dataset, Features, Image
 
+from swingkd import vision
+from swingkd.vision import ClassifierArguments, DataFreeArguments, SampleSelectionArguments
 from swingkd.vision import data_free as data_free_module
 from tests.vision.conftest import coloured
 
@@ -149,3 +151,39 @@ def test_unknown_labels_are_named(free):
     free["rows"] = [{"model": "x", "labels": "magic"}]
     with pytest.raises(ValueError, match="labels='magic' is none of those"):
         run("data_free", free)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*(RECIPES / "cifar10_sample_selection").glob("*.yaml"), *(RECIPES / "data_free").glob("*.yaml")],
+    ids=lambda path: f"{path.parent.name}/{path.name}",
+)
+def test_every_configuration_can_be_started(path):
+    """The settings of every stage exist, and so do the networks, the scores and the hints' layers."""
+    config = yaml.safe_load(path.read_text())
+    kinds = {"student": DataFreeArguments if "generator" in config else SampleSelectionArguments}
+    for level in (config, *config.get("worlds", {}).values()):
+        for name in (name for name in level if name.endswith("_training")):
+            stage = name.removesuffix("_training")
+            kinds.get(stage, ClassifierArguments)(output_dir="unused", **config["training"] | level[name])
+    made = {}
+    for name in (
+        "teacher",
+        "own_teacher",
+        "shard_teacher",
+        "public_teacher",
+        "dp_teacher",
+        "student",
+        "group_student",
+    ):
+        if name in config:
+            spec = {key: value for key, value in config[name].items() if key not in ("kind", "weights")}
+            made[name] = getattr(vision, config[name]["kind"])(**spec)
+    for row in config["rows"]:
+        assert row.get("world", next(iter(config.get("worlds", {"": {}})))) in config.get("worlds", {"": {}})
+        assert hasattr(vision.selection, row.get("score", "margin"))
+        if "hint_layers" in row.get("args", {}):
+            taught, own = row["args"]["hint_layers"]
+            assert taught in dict(made["teacher"].named_modules())
+            assert taught in dict(made["public_teacher"].named_modules())
+            assert own in dict(made["student"].named_modules())

@@ -36,7 +36,11 @@ def example_rows():
             for attack in ("loss", "ratio"):
                 rows += [
                     row(model, f"{where} records=private attack={attack}", metric, number)
-                    for metric, number in (("auc", 0.5 + seed / 10), ("tpr_at_1_fpr", 0.02), ("tpr_at_1_fpr_chance", 0.01))
+                    for metric, number in (
+                        ("auc", 0.5 + seed / 10),
+                        ("tpr_at_1_fpr", 0.02),
+                        ("tpr_at_1_fpr_chance", 0.01),
+                    )
                 ]
     rows += [row("published", f"{HERE} seed={seed}", "epsilon_claimed", 18.6) for seed in range(3)]
     rows += epsilon_rows("dp_teacher", 0, 7.98) + epsilon_rows("dp_teacher", 1, 7.991)
@@ -70,7 +74,9 @@ def test_a_gain_is_only_one_when_its_interval_says_so(table):
     assert any("`published` minus `self_learning`" in line and "not shown to be above zero" in line for line in said)
     assert any("`dp_teacher`" in line and "did not help" in line for line in said)
     assert helped(table) is False
-    better = [r | {"value": r["value"] + 0.1 + r["value"] / 100} if r["model"] == "published" else r for r in example_rows()]
+    better = [
+        r | {"value": r["value"] + 0.1 + r["value"] / 100} if r["model"] == "published" else r for r in example_rows()
+    ]
     assert helped(ImageTable(better)) is True
     assert any("answers helped" in line for line in findings(ImageTable(better)))
 
@@ -99,8 +105,12 @@ def test_the_card_says_what_holds_and_what_does_not(metrics, tmp_path):
     # By the same command as any other card.
     path = write_card(metrics, tmp_path / "card")
     card = path.read_text()
-    assert "| published | public 0.1, images 50 | 3 | 82.00 (80.00 to 84.00) | 10 | 18.60, does not hold | none |" in card
-    assert "| dp_teacher | public 0.1, images 50 | 3 | 71.00 (70.00 to 72.00) | 10 |  | 8.00 at delta 1e-05, each" in card
+    assert (
+        "| published | public 0.1, images 50 | 3 | 82.00 (80.00 to 84.00) | 10 | 18.60, does not hold | none |" in card
+    )
+    assert (
+        "| dp_teacher | public 0.1, images 50 | 3 | 71.00 (70.00 to 72.00) | 10 |  | 8.00 at delta 1e-05, each" in card
+    )
     assert "70.0 % fewer than the teacher" in card
     assert "was the published method shown to beat the labels alone" in card.replace("\n", " ")
     picture = matplotlib.image.imread(tmp_path / "card" / "accuracy.png")
