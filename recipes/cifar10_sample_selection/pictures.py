@@ -51,10 +51,11 @@ def make_model(spec: dict[str, Any]) -> nn.Module:
 
 
 def trained(
-    folder: Path, start: nn.Module, images: Images, settings: dict[str, Any]
+    folder: Path, start: nn.Module, images: Images, settings: dict[str, Any], *, public: bool = False
 ) -> tuple[nn.Module, PrivacyLedger]:
-    """Train a classifier once; its weights and its ledger stay in a folder."""
-    run = ClassifierTraining(start, images, args=ClassifierArguments(output_dir=str(folder), **settings))
+    """Train a classifier once, of private images or of public ones; its weights and its ledger stay in a folder."""
+    args = ClassifierArguments(output_dir=str(folder), **settings)
+    run = ClassifierTraining(start, images, args=args, public=public)
     ledger = PrivacyLedger.of_weights(folder / "model") if (folder / "model").exists() else None
     if ledger is None:
         if PartialState().is_main_process:

@@ -12,7 +12,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent))
 import pictures
 
-from swingkd.privacy import PrivacyLedger, PrivacyPlan, ShardAnswers, shard
+from swingkd.privacy import PUBLIC_DATA, PrivacyLedger, PrivacyPlan, ShardAnswers, shard
 from swingkd.vision import (
     BatchGradient,
     Images,
@@ -26,7 +26,6 @@ from swingkd.vision import (
 from swingkd.vision.guidance import Guidance
 
 _PRIVATE = "the teacher was trained on it without differential privacy"
-_PUBLIC = "it is public: this teacher saw the transfer set alone"
 
 
 class World:
@@ -57,7 +56,8 @@ class World:
 
     def trained(self, name: str, start: nn.Module, images: Images, stage: str, **others: Any):
         """Train a classifier once; return it and its ledger."""
-        return pictures.trained(self.folder / name, start, images, self.settings(stage, **others))
+        public = images is self.public
+        return pictures.trained(self.folder / name, start, images, self.settings(stage, **others), public=public)
 
     def teacher(self) -> nn.Module:
         """Return the private teacher, trained on all images, here or elsewhere."""
@@ -108,7 +108,7 @@ class World:
         if kind == "labels":
             return Labels()
         if kind == "public_teacher":
-            return Teacher(self.public_teacher(), _PUBLIC, **common)
+            return Teacher(self.public_teacher(), PUBLIC_DATA, **common)
         if kind == "dp_teacher":
             return Teacher(*self.dp_teacher(plan["epsilon"]), **common)
         if kind == "shard_teachers":
@@ -130,6 +130,6 @@ class World:
         if kind == "teacher":
             return teacher
         if kind == "published":
-            public = Teacher(self.public_teacher(), _PUBLIC, **common)
+            public = Teacher(self.public_teacher(), PUBLIC_DATA, **common)
             return PublishedNoise(teacher, public, noise_multiplier=plan.get("noise_multiplier", 10.0), delta=delta)
         raise ValueError(f"guidance={kind!r} is none of those that recipes/cifar10_sample_selection/README.md lists.")

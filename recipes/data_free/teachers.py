@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "cifar10_sample_selection"))
@@ -61,7 +59,6 @@ class Teachers:
 
     def of_private_labels(self, epsilon: float) -> tuple[nn.Module, PrivacyLedger]:
         """Return a teacher of labels that were randomized before it saw them, and its ledger (S3)."""
-        path = self.folder / f"answers-{epsilon:g}.safetensors"
 
         def fit(examples: torch.Tensor, answers: torch.Tensor):
             some = replace(self.images.select(examples), labels=answers)
@@ -69,12 +66,10 @@ class Teachers:
             asker = StagedTraining(model, ImageArguments(output_dir=str(self.folder)))
             return lambda asked: asker.logits(model, self.images.select(asked)).softmax(-1)
 
-        if not path.exists():
-            answers = multi_stage_labels(self.images.labels, self.images.classes, epsilon, fit)
-            if PartialState().is_main_process:
-                save_file({"answers": answers}, path)
-            PartialState().wait_for_everyone()
-        randomized = replace(self.images, labels=load_file(path)["answers"])
+        # Answers are kept before anything learns from them: after a crash no label is answered twice.
+        path = self.folder / f"answers-{epsilon:g}.safetensors"
+        answers = multi_stage_labels(self.images.labels, self.images.classes, epsilon, fit, path=path)
+        randomized = replace(self.images, labels=answers)
         model = self.trained(f"private-labels-{epsilon:g}", randomized, "own_teacher", "teacher")[0]
         entry = LedgerEntry(
             "multi-stage randomized response", unit="label", neighbours="replace one", releases=1,

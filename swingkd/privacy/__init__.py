@@ -11,7 +11,9 @@ from swingkd.privacy.label_dp import (
 )
 from swingkd.privacy.ledger import (
     LEDGER_FILE,
+    NO_DATA,
     NO_TEACHER,
+    PUBLIC_DATA,
     SYNTHETIC_LABELS,
     TEACHER_DATA,
     TRANSFER_SET,
@@ -27,7 +29,9 @@ from swingkd.privacy.sampling import PoissonBatches
 __all__ = [
     "DPSGD",
     "LEDGER_FILE",
+    "NO_DATA",
     "NO_TEACHER",
+    "PUBLIC_DATA",
     "SYNTHETIC_LABELS",
     "TEACHER_DATA",
     "TRANSFER_SET",

@@ -283,6 +283,16 @@ def check_modules(model: nn.Module, *, ghost: bool = False) -> None:
             f"{batch_norm[0]} is a batch norm: it mixes the rows of a batch, so no row has a gradient of its own. Use "
             "group norm (opacus.validators.ModuleValidator.fix replaces it)."
         )
+    watching = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None
+    ]
+    if watching:
+        raise ValueError(
+            f"{watching[0]} keeps running averages of what it sees, which no noise covers. Set "
+            "track_running_stats=False, or use group norm."
+        )
     names: dict[int, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if ghost and parameter.requires_grad and id(parameter) in names:

@@ -15,9 +15,14 @@ The guarantee is about each label that is answered once.  It says nothing of the
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
 
 from swingkd.privacy.randomness import secret_generator
 
@@ -99,6 +104,7 @@ def multi_stage_labels(
     fit: Callable[[torch.Tensor, torch.Tensor], Callable[[torch.Tensor], torch.Tensor]],
     *,
     shares: tuple[float, ...] = (0.5, 0.5),
+    path: str | os.PathLike | None = None,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     """Answer labels in stages, each with the model of the stages before it as prior (LP-MST; Ghazi et al. 2021).
@@ -112,6 +118,8 @@ def multi_stage_labels(
         fit: trains on the examples [m] with the answers [m], and returns a function that predicts the class
             probabilities [q, classes] of examples [q]; it must see nothing else of the labels.
         shares: which share of the examples each stage answers.
+        path: a file where answers are kept before anybody learns from them; after a crash, and in every process, those
+            are the ones: a label is never answered twice.  It holds answers only, no true label.
         generator: default: a secret one.
 
     Raises:
@@ -120,18 +128,38 @@ def multi_stage_labels(
     if min(shares) <= 0 or not math.isclose(sum(shares), 1.0):
         raise ValueError(f"shares={shares} must be positive and sum to one.")
     generator = generator or secret_generator(labels.device)
-    order = torch.randperm(len(labels), generator=generator, device=labels.device)
     cuts = [round(sum(shares[: i + 1]) * len(labels)) for i in range(len(shares) - 1)]
-    answers = torch.full_like(labels, -1)
+
+    def begin() -> torch.Tensor:
+        order = torch.randperm(len(labels), generator=generator, device=labels.device)
+        return torch.stack([order, torch.full_like(order, -1)])
+
+    order, answers = _kept(path, 0, begin)
     asked = order[:0]
-    for stage in order.tensor_split(cuts):
+    for number, stage in enumerate(order.tensor_split(cuts)):
+        candidates = torch.ones(len(stage), classes, dtype=torch.bool, device=labels.device)
         if len(asked):
             candidates = best_candidates(fit(asked, answers[asked])(stage), epsilon)
-        else:
-            candidates = torch.ones(len(stage), classes, dtype=torch.bool, device=labels.device)
-        answers[stage] = randomize_labels(labels[stage], candidates, epsilon, generator)
+        answer = partial(randomize_labels, labels[stage], candidates, epsilon, generator)
+        answers[stage] = _kept(path, number + 1, answer)
         asked = torch.cat([asked, stage])
     return answers
+
+
+def _kept(path: str | os.PathLike | None, number: int, draw: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """Return what was drawn at a place before, or draw it and keep it; whichever process comes first."""
+    if path is None:
+        return draw()
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_suffix(".lock")):
+        known = load_file(file) if file.exists() else {}
+        if str(number) not in known:
+            known[str(number)] = draw()
+            temporary = file.with_suffix(".part")
+            save_file(known, temporary)
+            temporary.replace(file)
+        return known[str(number)]
 
 
 def randomized_response_rdp(epsilon: float, k: int, order: float) -> float:

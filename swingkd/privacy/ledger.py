@@ -33,6 +33,10 @@ SYNTHETIC_LABELS = "synthetic labels"
 _SCOPES = (TRANSFER_SET, TEACHER_DATA)
 _EARLIER = "earlier "
 NO_TEACHER = "there was no teacher"
+#: Of data that has nothing to hide, and of examples that are no data.
+PUBLIC_DATA = "it is public"
+NO_DATA = "there is none: the examples are synthetic"
+_NOTHING_PRIVATE = (NO_TEACHER, PUBLIC_DATA, NO_DATA)
 _UNKNOWN = {
     TRANSFER_SET: "it was trained on without differential privacy",
     TEACHER_DATA: "nothing is known of how the teacher was trained",
@@ -240,7 +244,7 @@ class PrivacyLedger:
 
         Empty where any data that went into this model is not covered.
         """
-        if not all(self.covers(scope) or self.unknown.get(scope) == NO_TEACHER for scope in self.scopes()):
+        if not all(self.covers(scope) or self.unknown.get(scope) in _NOTHING_PRIVATE for scope in self.scopes()):
             return []
         return [replace(entry, scope=TEACHER_DATA) for entry in self.entries if entry.releases]
 
@@ -253,7 +257,7 @@ class PrivacyLedger:
         unknown = {
             _EARLIER + scope: self.unknown[scope]
             for scope in self.scopes()
-            if not self.covers(scope) and self.unknown.get(scope, NO_TEACHER) != NO_TEACHER
+            if not self.covers(scope) and self.unknown.get(scope, NO_TEACHER) not in _NOTHING_PRIVATE
         }
         return entries, unknown
 
@@ -277,9 +281,13 @@ class PrivacyLedger:
             guarantees += [] if self.covers(TEACHER_DATA) else ["given the teacher"]
         if guarantees:
             return f"{scope}: {'; '.join(guarantees)}"
-        wrong = [f"{e.mechanism}: {e.claim} does not hold; {e.caveat}" for e in self.about(scope) if not e.holds]
+        wrong = [
+            f"{e.mechanism}: {f'{e.claim} does not hold; ' if e.claim else ''}{e.caveat}"
+            for e in self.about(scope)
+            if not e.holds
+        ]
         why = "; ".join(wrong) or self.unknown[scope]
-        return f"{scope}: {why}" if why == NO_TEACHER else f"{scope}: not covered; {why}"
+        return f"{scope}: {why}" if why in _NOTHING_PRIVATE else f"{scope}: not covered; {why}"
 
     def __str__(self) -> str:
         return "\n".join(self.lines())

@@ -79,7 +79,8 @@ class ImageTable:
         worst, of = max(found, key=lambda pair: pair[0]["value"])
         delta = max(self.values(student, "delta", scope=scope).values())
         at = f" at delta {said_delta(delta)}" if delta else ""
-        return f"{said_epsilon(worst['value'])}{at}, each {of['unit']}"
+        neighbours = of["neighbours"].replace("-", " ")
+        return f"{said_epsilon(worst['value'])}{at}, each {of['unit']} ({neighbours})"
 
     def attacks(self, student: tuple[str, str], metric: str) -> dict[str, float]:
         """Return the mean over seeds of each attack's number."""
@@ -166,6 +167,12 @@ def findings(table: ImageTable) -> list[str]:
             gap = table.difference((model, where), control, "accuracy") if where == setting else None
             if model == "self_learning" or gap is None:
                 continue
+            steps, own = table.mean(control, "queries"), table.mean((model, where), "queries")
+            if steps != own:
+                said.append(
+                    f"`{model}` ({words(setting)}) took {own:.0f} steps, `self_learning` {steps:.0f}: not compared."
+                )
+                continue
             verdict = "the teacher's answers helped"
             if gap.mean <= 0:
                 verdict = "the teacher's answers did not help: the public labels alone do as well"
@@ -175,14 +182,14 @@ def findings(table: ImageTable) -> list[str]:
     return said
 
 
-def helped(table: ImageTable) -> bool:
-    """Tell whether the published method was anywhere shown to beat the labels alone."""
+def helped(table: ImageTable) -> bool | None:
+    """Tell whether the published method was anywhere shown to beat the labels alone; `None` where it did not run."""
     gaps = [
         table.difference((model, where), ("self_learning", where), "accuracy")
         for model, where in table.students("headline")
         if model == "published"
     ]
-    return any(gap is not None and gap.low is not None and gap.low > 0 for gap in gaps)
+    return any(gap is not None and gap.low is not None and gap.low > 0 for gap in gaps) if any(gaps) else None
 
 
 def _figure(table: ImageTable, run: str, path: Path) -> None:

@@ -13,8 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from datasets import ClassLabel, Dataset, Image
@@ -93,6 +95,11 @@ class Images:
         if labels.null_count:
             raise ValueError(f"{labels.null_count} of {len(dataset)} images have no {label_column}. Drop them.")
         feature = dataset.features[label_column]
+        if not pa.types.is_integer(labels.type):
+            raise ValueError(
+                f"{label_column!r} holds {labels.type}; class numbers are needed. Use "
+                f"dataset.class_encode_column({label_column!r})."
+            )
         known = torch.from_numpy(labels.to_numpy(zero_copy_only=False).astype(np.int64))
         classes = feature.num_classes if isinstance(feature, ClassLabel) else int(known.max()) + 1
         images = dataset.select_columns([image_column]).cast_column(image_column, Image(mode=MODES[channels]))
@@ -116,6 +123,14 @@ class Images:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def described(self) -> dict[str, Any]:
+        """Return how many there are, and how a model must be shown such images, as plain types."""
+        channels, height, width = self.pixels.shape[1:]
+        return {
+            "count": len(self), "classes": self.classes, "channels": channels, "height": height, "width": width,
+            "mean": list(self.mean), "std": list(self.std), "crop": self.crop, "flip": self.flip,
+        }  # fmt: skip
+
     def select(self, indices: torch.Tensor) -> Images:
         """Return some of the images."""
         return replace(self, pixels=self.pixels[indices], labels=self.labels[indices])
@@ -132,29 +147,36 @@ class Images:
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         return self.select(order[:count].sort().values), self.select(order[count:].sort().values)
 
-    def inputs(self, indices: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    def inputs(
+        self, indices: torch.Tensor, generator: torch.Generator | None = None, part: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return what a model sees of some images, [n, channels, height, width] float32.
 
         Args:
             indices: [n].
             generator: crop and mirror them at random; `None`: as they are.
+            part: [m] places among the indices, if only those are wanted; the others are drawn for all the same.
         """
-        pixels = self.pixels[indices]
-        return self.normalise(pixels if generator is None else self._augment(pixels, generator))
+        part = torch.arange(len(indices)) if part is None else part
+        pixels = self.pixels[indices[part]]
+        return self.normalise(pixels if generator is None else self._augment(pixels, generator, len(indices), part))
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """Bring bytes to the scale that models know."""
         mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in (self.mean, self.std))
         return pixels * (1 / (255 * std)) - mean / std
 
-    def _augment(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        count, _, height, width = pixels.shape
+    def _augment(
+        self, pixels: torch.Tensor, generator: torch.Generator, count: int, part: torch.Tensor
+    ) -> torch.Tensor:
+        """Crop and mirror images; `part`: their places among the `count` that are drawn for."""
+        height, width = pixels.shape[2:]
         if self.crop:
-            places = torch.randint(2 * self.crop + 1, (2, count), generator=generator)
+            y, x = torch.randint(2 * self.crop + 1, (2, count), generator=generator)[:, part]
             windows = F.pad(pixels, (self.crop,) * 4).unfold(2, height, 1).unfold(3, width, 1)
-            pixels = windows[torch.arange(count), :, places[0], places[1]]
+            pixels = windows[torch.arange(len(pixels)), :, y, x]
         if self.flip:
-            mirrored = torch.rand(count, generator=generator) < 0.5
+            mirrored = torch.rand(count, generator=generator)[part] < 0.5
             pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
         return pixels
 

@@ -18,14 +18,23 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from swingkd.privacy import DPSGD, SYNTHETIC_LABELS, LedgerEntry, PrivacyLedger, PrivacyPlan
+from swingkd.privacy import DPSGD, SYNTHETIC_LABELS, TEACHER_DATA, LedgerEntry, PrivacyLedger, PrivacyPlan
 from swingkd.privacy.plan import epoch_steps, run_delta
 from swingkd.vision.data import shuffled_batches
 from swingkd.vision.generation import GeneratorLoss, save_grid
 from swingkd.vision.guidance import check_kept
-from swingkd.vision.labelling import LABEL, Answers, Labeller, ShardLabels
+from swingkd.vision.labelling import (
+    LABEL,
+    Answers,
+    ExactTeacher,
+    Labeller,
+    NoisyDifferences,
+    RandomizedTeacher,
+    ShardLabels,
+    uncovered,
+)
 from swingkd.vision.models import ImageGenerator, logits_of
-from swingkd.vision.staged import ImageArguments, StagedTraining, Unit
+from swingkd.vision.staged import ImageArguments, StagedTraining, Unit, check_trainable, described
 from swingkd.vision.supervised import private_epoch
 
 
@@ -72,6 +81,7 @@ class DataFreeArguments(ImageArguments):
 
 # Updates of the generator between two checkpoints; gradients of images in memory at a time.
 _UPDATES, _MICRO_BATCH = 100, 64
+_OF_ONE_TEACHER = (ExactTeacher, RandomizedTeacher, NoisyDifferences)
 # Below any gradient that a student is left with: clipping to it is normalising.
 _NORMALISED = 1e-3
 
@@ -93,9 +103,10 @@ class DataFreeDistillation(StagedTraining):
         critic_ledger: what is known of the critic's training.
         classes: how many.
         args: the settings.
+        origin: what is known of the weights that the student begins with, where they were trained before.
 
     Raises:
-        ValueError: a setting is out of range, or there are not as many labellers as rounds.
+        ValueError: a setting is out of range, there are not as many labellers as rounds, or the models do not fit.
     """
 
     args: DataFreeArguments
@@ -110,23 +121,51 @@ class DataFreeDistillation(StagedTraining):
         critic: nn.Module | None = None,
         critic_ledger: PrivacyLedger | None = None,
         classes: int = 10,
+        origin: PrivacyLedger | None = None,
     ):
-        super().__init__(student, args)
+        super().__init__(student, args, origin)
         self.labellers = list(labeller) if isinstance(labeller, Sequence) else [labeller] * args.rounds
         if len(self.labellers) != args.rounds:
             raise ValueError(f"{len(self.labellers)} labellers for {args.rounds} rounds: give one, or one a round.")
-        for each in self.labellers:
-            if isinstance(each, ShardLabels):
-                check_kept(self, each.answers)
         self.generator = self.place(generator)
         self.critic = self.place(critic).eval().requires_grad_(False) if critic is not None else None
+        self.critic_entries = critic_ledger.as_teacher() if critic is not None and critic_ledger is not None else []
         #: Whether the generator learnt from a model without a guarantee.
-        self.seen = critic is not None and not (critic_ledger is not None and critic_ledger.as_teacher())
+        self.seen = critic is not None and not self.critic_entries
         self.classes = classes
         self.images = torch.empty(0)
         self.answers: list[Answers] = []
         self.plan = self._plan() if args.gradient_epsilon is not None else None
         self.dp: DPSGD | None = None
+        #: Steps with noised gradients so far.
+        self.private_steps = 0
+        self._check()
+
+    def _check(self) -> None:
+        """Refuse models that do not fit each other, before anything is trained."""
+        check_trainable(self.model)
+        own = {p.data_ptr() for p in self.model.parameters()}
+        teachers = [each.model for each in self.labellers if isinstance(each, _OF_ONE_TEACHER)]
+        for each in self.labellers:
+            if isinstance(each, ShardLabels):
+                check_kept(self, each.answers)
+        for teacher in teachers:
+            if own & {p.data_ptr() for p in teacher.parameters()}:
+                raise ValueError(
+                    "Student and teacher share weights: what the student predicts would give the teacher's labels "
+                    "away. Begin with a student that saw nothing of the private data."
+                )
+        noise = torch.randn(2, self.generator.latent, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            images = self.generator(noise.to(self.accelerator.device))
+        for model in (self.model, *teachers, *([self.critic] if self.critic is not None else [])):
+            try:
+                found = self.logits(self.place(model), images)
+            except RuntimeError as error:
+                shape = tuple(images.shape[1:])
+                raise ValueError(f"{type(model).__name__} cannot see generated images of {shape}: {error}") from error
+            if found.shape[1] != self.classes:
+                raise ValueError(f"{type(model).__name__} has {found.shape[1]} classes; classes={self.classes}.")
 
     def _plan(self) -> PrivacyPlan:
         args = self.args
@@ -175,20 +214,23 @@ class DataFreeDistillation(StagedTraining):
         Raises:
             ValueError: the checkpoint is of other settings.
         """
-        if not resume_from_checkpoint:
-            for path in self._rounds():
-                path.unlink()
         try:
             super().train(resume_from_checkpoint)
         finally:
             if self.dp is not None:
                 self.dp.detach()
 
+    def forget(self) -> None:
+        """Remove checkpoint and images of another run from the folder."""
+        if self.accelerator.is_main_process:
+            for number in range(self.args.rounds):
+                self._path(number).unlink(missing_ok=True)
+        super().forget()
+
     def noise(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Return this process's part of noise for so many images."""
         drawn = torch.randn(count, self.generator.latent, generator=generator)
-        parts = drawn.tensor_split(self.accelerator.num_processes)
-        return parts[self.accelerator.process_index].to(self.accelerator.device)
+        return self.own(drawn).to(self.accelerator.device)
 
     def _train_generator(self, generator: torch.Generator) -> None:
         critic = self.critic or self.model
@@ -200,17 +242,19 @@ class DataFreeDistillation(StagedTraining):
             self.dp.detach()
         for parameter in trained:
             parameter.requires_grad_(False)
-        for _ in range(_UPDATES):
-            images = self.maker(self.noise(self.args.generator_batch_size, generator))
-            with self.accelerator.autocast():
-                loss = self.args.loss(critic, images)
-            self.accelerator.backward(loss)
-            self.generator_optimizer.step()
-            self.generator_optimizer.zero_grad(set_to_none=True)
-        for parameter in trained:
-            parameter.requires_grad_(True)
-        if self.dp is not None:
-            self.dp.attach()
+        try:
+            for _ in range(_UPDATES):
+                images = self.maker(self.noise(self.args.generator_batch_size, generator))
+                with self.accelerator.autocast():
+                    loss = self.args.loss(critic, images)
+                self.accelerator.backward(loss)
+                self.generator_optimizer.step()
+                self.generator_optimizer.zero_grad(set_to_none=True)
+        finally:
+            for parameter in trained:
+                parameter.requires_grad_(True)
+            if self.dp is not None:
+                self.dp.attach()
 
     @torch.no_grad()
     def _make(self, number: int, generator: torch.Generator) -> None:
@@ -220,13 +264,8 @@ class DataFreeDistillation(StagedTraining):
             # As in training: the batch norms of a generator work with the batch at hand.
             self.maker.train()
             sizes = torch.arange(self.args.images_per_round).split(self.args.generator_batch_size)
-            made = [self.accelerator.gather(self._even(self.noise(len(part), generator))) for part in sizes]
-            images = (
-                torch.cat([images[: len(part)] for images, part in zip(made, sizes, strict=True)])
-                .half()
-                .cpu()
-                .contiguous()
-            )
+            made = [self.together(self.maker(self.noise(len(part), generator)).float(), len(part)) for part in sizes]
+            images = torch.cat(made).half().cpu().contiguous()
             prior = self.prior(images, number)
             answers = self.labellers[number](self, images, prior)
             if self.accelerator.is_main_process:
@@ -237,11 +276,6 @@ class DataFreeDistillation(StagedTraining):
                 temporary.replace(path)
             self.accelerator.wait_for_everyone()
         self._read(number)
-        self.ledger = self._said()
-
-    def _even(self, noise: torch.Tensor) -> torch.Tensor:
-        """Make images; every process as many, so that they can be gathered."""
-        return self.accelerator.pad_across_processes(self.maker(noise).float())
 
     def prior(self, images: torch.Tensor, number: int) -> torch.Tensor:
         """Return what the student predicts, [n, classes]; before it learnt anything, nothing."""
@@ -253,7 +287,7 @@ class DataFreeDistillation(StagedTraining):
         self.wrapped.train()
         every = torch.arange(len(self.images))
         for part in shuffled_batches(every, self.args.batch_size, generator):
-            own = part.tensor_split(self.accelerator.num_processes)[self.accelerator.process_index]
+            own = self.own(part)
             logits = logits_of(self.wrapped, self.inputs(self.images[own].float()))
             self.backward(self._losses(logits, own), len(part))
             self.update()
@@ -261,12 +295,14 @@ class DataFreeDistillation(StagedTraining):
     def _learn_privately(self, generator: torch.Generator) -> None:
         assert self.plan is not None
         assert self.dp is not None
-        entry = LedgerEntry.of_plan(self.plan, releases=1, scope=SYNTHETIC_LABELS)
+
+        def count() -> None:
+            self.private_steps += 1
 
         def losses(rows: torch.Tensor) -> torch.Tensor:
             return self._losses(logits_of(self.model, self.inputs(self.images[rows].float())), rows)
 
-        private_epoch(self, self.dp, len(self.images), losses, entry, _MICRO_BATCH)
+        private_epoch(self, self.dp, len(self.images), losses, count, _MICRO_BATCH)
 
     def _losses(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Return the losses of images by their numbers, each with the answers of its round."""
@@ -283,16 +319,13 @@ class DataFreeDistillation(StagedTraining):
 
     @property
     def folder(self) -> Path:
-        """Where images and labels are kept: they are released, as far as the ledger says."""
-        path = Path(self.args.output_dir) / "synthetic"
+        """Where images and labels are kept: exact labels of a private teacher are as private as the teacher."""
+        path = Path(self.args.output_dir) / "_private" / "synthetic"
         path.mkdir(parents=True, exist_ok=True)
         return path
 
     def _path(self, number: int) -> Path:
         return self.folder / f"round-{number + 1}.safetensors"
-
-    def _rounds(self) -> list[Path]:
-        return [self._path(number) for number in range(self.args.rounds) if self._path(number).exists()]
 
     def _read(self, number: int) -> None:
         with safe_open(self._path(number), "pt") as file:
@@ -303,25 +336,35 @@ class DataFreeDistillation(StagedTraining):
         self.answers = [*self.answers[:number], answers]
 
     def state(self) -> dict[str, Any]:
-        """Return how many rounds of images there are."""
-        return {"rounds": len(self.answers)}
+        """Return how many rounds of images and private steps there were."""
+        return {"rounds": len(self.answers), "private_steps": self.private_steps}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Read the images of the rounds that were made."""
+        self.private_steps = state["private_steps"]
         for number in range(state["rounds"]):
             self._read(number)
 
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with to be gone on from."""
-        kinds = [type(labeller).__name__ for labeller in self.labellers]
-        return super().settings() | {"labellers": kinds, "critic": "teacher" if self.critic is not None else "student"}
+        critic = PrivacyLedger(self.critic_entries).lines() if self.critic is not None else "student"
+        labels = [described(labeller) for labeller in self.labellers]
+        return super().settings() | {"labellers": labels, "critic": critic, "classes": self.classes}
 
-    def _said(self) -> PrivacyLedger:
-        """Return what all labels so far released."""
+    def released(self) -> PrivacyLedger:
+        """Return what all labels so far released, what the critic's training did, and what noised gradients did."""
         size, ledgers = self.args.images_per_round, []
-        for labeller in dict.fromkeys(self.labellers[: len(self.answers)]):
-            labels = size * self.labellers[: len(self.answers)].count(labeller)
-            ledgers.append(labeller.ledger(labels, self.seen))
+        asked = self.labellers[: len(self.answers)]
+        for labeller in dict.fromkeys(asked):
+            ledgers.append(labeller.ledger(size * asked.count(labeller), self.seen))
         entries = [entry for ledger in ledgers for entry in ledger.entries]
+        # A critic that is the labelling teacher as well was trained once.
+        entries += [entry for entry in self.critic_entries if entry not in entries]
+        units = {entry.unit for entry in entries if entry.scope == TEACHER_DATA}
+        if len(units) > 1:
+            kinds = " and each ".join(sorted(units))
+            entries.append(uncovered("together", 1, f"guarantees of each {kinds} do not add up"))
+        if self.plan is not None:
+            entries.append(LedgerEntry.of_plan(self.plan, releases=self.private_steps, scope=SYNTHETIC_LABELS))
         unknown = {scope: why for ledger in ledgers for scope, why in ledger.unknown.items()}
         return PrivacyLedger(entries, unknown=unknown)

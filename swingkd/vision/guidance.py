@@ -26,6 +26,7 @@ from torch import nn
 
 from swingkd.privacy import (
     NO_TEACHER,
+    PUBLIC_DATA,
     TEACHER_DATA,
     TRANSFER_SET,
     LedgerEntry,
@@ -40,7 +41,7 @@ from swingkd.vision.data import Images
 from swingkd.vision.models import listening, logits_of
 from swingkd.vision.staged import Batch, StagedTraining
 
-PUBLIC = {TRANSFER_SET: "it is public: its images and labels are used as they are"}
+PUBLIC = {TRANSFER_SET: PUBLIC_DATA}
 
 # Images whose answers by all shard teachers are in memory together.
 _AT_A_TIME = 4096
@@ -155,6 +156,8 @@ class Teacher:
         """Return what a layer of the teacher gives, for hints."""
         with listening(self.model, [layer]) as heard, torch.no_grad(), run.accelerator.autocast():
             logits_of(self.model, inputs)
+        if not isinstance(heard[layer], torch.Tensor):
+            raise ValueError(f"The teacher's {layer} returns no tensor. Name a layer inside it.")
         return heard[layer].float()
 
     def hint(self, run: StagedTraining, batch: Batch, layer: str, guess: torch.Tensor) -> torch.Tensor:
@@ -301,7 +304,11 @@ class ShardTeachers:
         self._table = torch.full((len(images), images.classes), torch.nan)
 
     def take(self, run: StagedTraining, chosen: torch.Tensor) -> torch.Tensor:
-        """Those whose answer was released before, and, as far as `most` allows, the others."""
+        """Those whose answer was released before, and, as far as `most` allows, the others.
+
+        Raises:
+            ValueError: there are none at all.
+        """
         order = chosen.tolist()
         keys = [self._keys[i] for i in order]
         places = self.answers.unknown(keys)
@@ -315,10 +322,13 @@ class ShardTeachers:
             with run.accelerator.main_process_first():
                 self.answers([keys[i] for i in part.tolist()], found)
         kept = torch.tensor([place for place, key in enumerate(keys) if key in self.answers], dtype=torch.int64)
-        if not len(kept):
-            raise ValueError(f"None of {len(keys)} chosen images may be asked about: most={self.most} are used up.")
         chosen = chosen[kept]
-        self._table[chosen] = self.answers([keys[i] for i in kept.tolist()])
+        if not len(kept):
+            # None of them may be asked about any more: those that were are taught once again.
+            chosen = torch.tensor([i for i, key in enumerate(self._keys) if key in self.answers], dtype=torch.int64)
+        if not len(chosen):
+            raise ValueError(f"most={self.most}: not one image may be asked about.")
+        self._table[chosen] = self.answers([self._keys[i] for i in chosen.tolist()])
         return chosen
 
     def learn(self, run: StagedTraining, batch: Batch) -> torch.Tensor:

@@ -8,7 +8,7 @@ teachers are asked about public images; nothing is sampled, so nothing is amplif
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -54,7 +54,14 @@ class _Noised:
             raise ValueError("There is no teacher to ask.")
 
     def begin(self, run: StagedTraining, images: Images) -> None:
-        """Get the teachers ready."""
+        """Get the teachers ready.
+
+        Raises:
+            ValueError: the student has weights in half precision, to which clipped gradients would be rounded.
+        """
+        half = {p.dtype for p in run.model.parameters() if p.requires_grad} - {torch.float32, torch.float64}
+        if half:
+            raise ValueError(f"The student's weights are {half.pop()}; clipped and noised steps need float32.")
         self._teachers = [Teacher(model, "", self.temperature) for model in self.models]
         for teacher in self._teachers:
             teacher.begin(run, images)
@@ -108,7 +115,9 @@ class ZerothOrder(_Noised):
             for side in (self.reach, -self.reach):
                 for parameter, start, direction in zip(trained, before, along, strict=True):
                     parameter.copy_(start + side * direction)
-                ends.append(run.accelerator.reduce(self.losses(run, batch, run.model), "sum"))
+                # Dropout is the same on both sides.
+                with torch.random.fork_rng():
+                    ends.append(run.accelerator.reduce(self.losses(run, batch, run.model), "sum"))
             slope = self.released((ends[0] - ends[1]) / (2 * self.reach))
             for found, direction in zip(total, along, strict=True):
                 found.add_(direction, alpha=slope / self.directions)
@@ -119,7 +128,9 @@ class ZerothOrder(_Noised):
     def released(self, slopes: torch.Tensor) -> float:
         """Return the mean of the teachers' clipped slopes [k], noised."""
         noise = torch.randn((), generator=self._generator).to(slopes) * self.noise
-        return float(broadcast(slopes.clamp(-self.clip, self.clip).mean() + noise))
+        # A teacher that says no number says nothing.
+        parts = slopes.nan_to_num(0.0, self.clip, -self.clip).clamp(-self.clip, self.clip)
+        return float(broadcast(parts.mean() + noise))
 
     def ledger(self, queries: int) -> PrivacyLedger:
         """Return what so many steps cost."""
@@ -134,26 +145,31 @@ class BatchGradient(_Noised):
         """Leave the noised gradient at the student."""
         trained = [p for p in run.model.parameters() if p.requires_grad]
         losses = self.losses(run, batch, run.model)
-        gradients = []
-        for place, loss in enumerate(losses):
-            last = place == len(losses) - 1
-            own = torch.autograd.grad(loss, trained, retain_graph=not last)
-            gradients.append(run.shared_sum(list(own)))
+        gradients = (self._gradient(run, losses, place, trained) for place in range(len(losses)))
         for parameter, found in zip(trained, self.released(gradients), strict=True):
             parameter.grad = found
 
-    def released(self, gradients: list[list[torch.Tensor]]) -> list[torch.Tensor]:
+    @staticmethod
+    def _gradient(
+        run: StagedTraining, losses: torch.Tensor, place: int, trained: list[nn.Parameter]
+    ) -> list[torch.Tensor]:
+        last = place == len(losses) - 1
+        own = torch.autograd.grad(losses[place], trained, retain_graph=not last, materialize_grads=True)
+        return run.shared_sum(list(own))
+
+    def released(self, gradients: Iterable[list[torch.Tensor]]) -> list[torch.Tensor]:
         """Return the mean of the teachers' clipped gradients, noised.
 
         Args:
-            gradients: of each teacher, of each parameter.
+            gradients: of each teacher, of each parameter; one after the other, so that one is in memory at a time.
         """
-        total = [torch.zeros_like(g) for g in gradients[0]]
+        total: list[torch.Tensor] = []
         for own in gradients:
             norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in own]))
-            scale = (self.clip / norm.clamp_min(1e-12)).clamp_max(1.0) / len(gradients)
-            for found, gradient in zip(total, own, strict=True):
-                found.add_(gradient * scale)
+            scale = (self.clip / norm.clamp_min(1e-12)).clamp_max(1.0) / len(self.models)
+            # A teacher whose gradient is no number says nothing.
+            parts = [g * scale if norm.isfinite() else torch.zeros_like(g) for g in own]
+            total = [found + part for found, part in zip(total, parts, strict=True)] if total else parts
         draws = [torch.randn(found.shape, generator=self._generator).to(found) for found in total]
         return [found + self.noise * broadcast(draw) for found, draw in zip(total, draws, strict=True)]
 

@@ -17,6 +17,8 @@ from opacus.accountants.analysis.rdp import get_privacy_spent
 from torch import nn
 
 from swingkd.privacy import (
+    NO_DATA,
+    PUBLIC_DATA,
     SYNTHETIC_LABELS,
     TEACHER_DATA,
     TRANSFER_SET,
@@ -33,7 +35,7 @@ from swingkd.privacy.pate import onto_simplex
 from swingkd.privacy.randomness import secret_generator
 from swingkd.vision.staged import StagedTraining
 
-SYNTHETIC = {TRANSFER_SET: "there is none: the images are synthetic"}
+SYNTHETIC = {TRANSFER_SET: NO_DATA}
 #: Unit of guarantees about labels.
 LABEL = "label"
 
@@ -121,9 +123,14 @@ class ExactTeacher:
 
     def ledger(self, labels: int, seen: bool) -> PrivacyLedger:
         """Return what the teacher's own training promises."""
-        if isinstance(self.known, str):
-            return PrivacyLedger(unknown={**SYNTHETIC, TEACHER_DATA: self.known})
-        return PrivacyLedger([*self.known.as_teacher(), *_seen(seen)], unknown=SYNTHETIC)
+        if self.known == PUBLIC_DATA:
+            return PrivacyLedger(unknown={**SYNTHETIC, TEACHER_DATA: PUBLIC_DATA})
+        taught = [] if isinstance(self.known, str) else self.known.as_teacher()
+        why = self.known if isinstance(self.known, str) else "its ledger does not cover all that it was trained on"
+        if not taught:
+            # An entry, so that no round with a guarantee hides this one.
+            taught = [uncovered("exact labels", labels, why)]
+        return PrivacyLedger([*taught, *_seen(seen)], unknown=SYNTHETIC)
 
 
 @dataclass(eq=False)
@@ -145,6 +152,10 @@ class RandomizedTeacher:
     epsilon: float
     delta: float = 1e-5
     _generator: torch.Generator = field(default_factory=secret_generator, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.epsilon > 0:
+            raise ValueError(f"epsilon={self.epsilon} must be positive.")
 
     def __call__(self, run: StagedTraining, images: torch.Tensor, prior: torch.Tensor) -> Answers:
         """Return random answers."""
@@ -217,11 +228,17 @@ class NoisyDifferences:
     delta: float = 1e-5
     _generator: torch.Generator = field(default_factory=secret_generator, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        for name in ("noise_multiplier", "clip", "top"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
+
     def __call__(self, run: StagedTraining, images: torch.Tensor, prior: torch.Tensor) -> Answers:
         """Return the student's predictions, moved."""
         asked = run.logits(run.place(self.model), images).softmax(-1).double()
         order = prior.topk(min(self.top, prior.shape[1])).indices
-        difference = (asked - prior).gather(1, order)
+        # A teacher that says no number says nothing.
+        difference = (asked - prior).nan_to_num(0.0).gather(1, order)
         length = difference.norm(dim=1, keepdim=True).clamp_min(1e-12)
         released = difference * (self.clip / length).clamp_max(1.0)
         noise = torch.randn(released.shape, generator=self._generator, dtype=torch.float64)
@@ -249,12 +266,14 @@ def _seen(seen: bool) -> list[LedgerEntry]:
     """Return that a generator learnt from a teacher without a guarantee, where it did."""
     if not seen:
         return []
-    return [
-        LedgerEntry(
-            "generator", scope=TEACHER_DATA, neighbours="replace one", releases=1, holds=False, claim="the guarantee",
-            caveat=_SEEN,
-        )
-    ]  # fmt: skip
+    return [uncovered("generator", 1, _SEEN)]
+
+
+def uncovered(mechanism: str, releases: int, why: str) -> LedgerEntry:
+    """Return an entry that undoes any guarantee of the teacher's data beside it."""
+    return LedgerEntry(
+        mechanism, scope=TEACHER_DATA, neighbours="replace one", releases=releases, holds=False, caveat=why
+    )
 
 
 def composed_epsilon(labels: int, epsilon: float, delta: float, candidates: int = 2) -> float:

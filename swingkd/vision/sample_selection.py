@@ -12,11 +12,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from swingkd.privacy import PrivacyLedger
 from swingkd.vision.data import Images, shuffled_batches
 from swingkd.vision.guidance import Guidance, PublishedNoise, Teacher
 from swingkd.vision.models import listening, logits_of
 from swingkd.vision.selection import Score, geometric, margin
-from swingkd.vision.staged import Batch, ImageArguments, StagedTraining, Unit
+from swingkd.vision.staged import Batch, ImageArguments, StagedTraining, Unit, check_trainable, described
 
 
 @dataclass(kw_only=True)
@@ -46,13 +47,13 @@ class SampleSelectionArguments(ImageArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.must_be_positive("distillation_batch_size")
+        self.shares = [float(share) for share in self.shares]
         wrong = [share for share in self.shares if not 0 < share <= 1]
         if wrong:
             raise ValueError(f"shares={list(self.shares)}: {wrong[0]} is no share; each must lie in (0, 1].")
         if self.hint_epochs and self.hint_layers is None:
             raise ValueError("hint_epochs is set: say which layers, hint_layers=(of the teacher, of the student).")
-        if self.distillation_batch_size < 1:
-            raise ValueError(f"distillation_batch_size={self.distillation_batch_size} must be positive.")
 
     def chosen(self, images: int) -> list[int]:
         """Return how many images each iteration distils on."""
@@ -86,6 +87,7 @@ class DynamicSampleSelection(StagedTraining):
         public: the images with labels that everybody may see.
         args: the settings.
         score: chooses the images.
+        origin: what is known of the weights that the student begins with, where they saw other data.
 
     Raises:
         ValueError: the student has other classes than the images, or hints are asked of a guidance that has none.
@@ -101,37 +103,36 @@ class DynamicSampleSelection(StagedTraining):
         *,
         args: SampleSelectionArguments,
         score: Score = margin,
+        origin: PrivacyLedger | None = None,
     ):
-        super().__init__(student, args)
+        super().__init__(student, args, origin)
+        if isinstance(guidance, nn.Module):
+            raise ValueError(f"guidance is a {type(guidance).__name__}. Say what of it is seen: Teacher(model, ...).")
         if args.hint_epochs and not isinstance(guidance, Teacher | PublishedNoise):
             raise ValueError(
                 f"{type(guidance).__name__} releases no hidden layer, so it has no hints: set hint_epochs=0."
             )
         self.guidance, self.public, self.score = guidance, public, score
-        self.check(student, public)
+        self.check_student(public)
         #: The images that are distilled on; none were chosen yet.
         self.chosen = torch.arange(0)
         #: How many queries there were so far: steps, and images in them.
         self.queries = 0
         self.queried_images = 0
         self.guidance.begin(self, public)
+        check_trainable(student)
         if args.hint_epochs:
-            self._translator(self.batch(public, torch.arange(2), None))
-
-    def check(self, model: nn.Module, images: Images) -> None:
-        """Refuse a model that has other classes than the images.
-
-        Raises:
-            ValueError: with both numbers.
-        """
-        found = self.logits(model, images.select(torch.arange(2)))
-        if found.shape[1] != images.classes:
-            raise ValueError(f"{type(model).__name__} has {found.shape[1]} classes, the images {images.classes}.")
+            self._translator(self._two())
 
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with to be gone on from."""
-        names = {"guidance": type(self.guidance).__name__, "score": self.score.__name__, "images": len(self.public)}
-        return super().settings() | names
+        return super().settings() | {
+            "guidance": described(self.guidance), "score": described(self.score), "images": self.public.described(),
+        }  # fmt: skip
+
+    def released(self) -> PrivacyLedger:
+        """Return what the guidance released."""
+        return self.guidance.ledger(self.queries)
 
     def state(self) -> dict[str, Any]:
         """Return the chosen images and the number of queries."""
@@ -154,7 +155,9 @@ class DynamicSampleSelection(StagedTraining):
             steps = math.ceil(count / args.distillation_batch_size)
             units += [Unit(f"self-learning {number + 1}", learning, self._self_learning)] * args.self_learning_epochs
             units += [Unit(f"selection {number + 1}", 0, partial(self._select, count))]
-            units += [Unit(f"distillation {number + 1}", steps, self._distil)] * args.distillation_epochs
+            units += [
+                Unit(f"distillation {number + 1}", steps, partial(self._distil, count))
+            ] * args.distillation_epochs
         return units
 
     def _batches(self, indices: torch.Tensor, size: int, generator: torch.Generator) -> Iterator[Batch]:
@@ -164,27 +167,29 @@ class DynamicSampleSelection(StagedTraining):
     def _self_learning(self, generator: torch.Generator) -> None:
         self.wrapped.train()
         for batch in self._batches(torch.arange(len(self.public)), self.args.batch_size, generator):
-            self.backward(
-                F.cross_entropy(logits_of(self.wrapped, batch.inputs), batch.labels, reduction="none"), batch.whole
-            )
+            losses = F.cross_entropy(logits_of(self.wrapped, batch.inputs), batch.labels, reduction="none")
+            loss = self.backward(losses, batch.whole)
             self.update()
+            self.note("labels", loss)
 
     def _select(self, count: int, generator: torch.Generator) -> None:
         logits = self.logits(self.model, self.public)
         self.chosen = self.guidance.take(self, self.score(logits, self.public.labels, count, generator))
 
-    def _distil(self, generator: torch.Generator) -> None:
+    def _distil(self, count: int, generator: torch.Generator) -> None:
         self.wrapped.train()
-        for batch in self._batches(self.chosen, self.args.distillation_batch_size, generator):
-            self.guidance.learn(self, batch)
+        # Where fewer can be taught about than were chosen, each comes more often: as many steps as planned.
+        indices = self.chosen.repeat(math.ceil(count / len(self.chosen)))[:count]
+        for batch in self._batches(indices, self.args.distillation_batch_size, generator):
+            loss = self.guidance.learn(self, batch)
             self._count(batch)
             self.update()
+            self.note("distillation", loss)
 
     def _count(self, batch: Batch) -> None:
         """Count a query before the student makes use of it."""
         self.queries += 1
         self.queried_images += batch.whole
-        self.ledger = self.guidance.ledger(self.queries)
 
     def _hints(self, generator: torch.Generator) -> None:
         """Bring a layer of the student, seen through a 1x1 convolution, near to a layer of the teacher.
@@ -195,7 +200,7 @@ class DynamicSampleSelection(StagedTraining):
         assert isinstance(self.guidance, Teacher | PublishedNoise)
         layer, own = self.args.hint_layers
         everything = torch.arange(len(self.public))
-        translator = self._translator(self.batch(self.public, everything[:2], None))
+        translator = self._translator(self._two())
         optimizer = torch.optim.AdamW(translator.parameters(), lr=self.args.learning_rate)
         trained = [p for p in (*self.model.parameters(), *translator.parameters()) if p.requires_grad]
         self.wrapped.train()
@@ -212,6 +217,9 @@ class DynamicSampleSelection(StagedTraining):
                 optimizer.step()
                 self.update()
 
+    def _two(self) -> Batch:
+        return self.batch(self.public, torch.arange(min(2, len(self.public))), None)
+
     def _translator(self, batch: Batch) -> nn.Conv2d:
         """Return a 1x1 convolution from the student's layer to the teacher's.
 
@@ -225,8 +233,10 @@ class DynamicSampleSelection(StagedTraining):
             (self.guidance,) if isinstance(self.guidance, Teacher) else (self.guidance.teacher, self.guidance.public)
         )
         with listening(self.model, [own]) as heard:
-            self.logits(self.model, self.public.select(torch.arange(2)))
+            self.logits(self.model, self.public.select(batch.indices))
         shapes = [tuple(teacher.hidden(self, layer, batch.inputs).shape[1:]) for teacher in both]
+        if not isinstance(heard[own], torch.Tensor):
+            raise ValueError(f"hint_layers={self.args.hint_layers}: {own} returns no tensor. Name a layer inside it.")
         found = tuple(heard[own].shape[1:])
         if len(found) != 3 or len(set(shapes)) > 1 or shapes[0][1:] != found[1:]:
             raise ValueError(

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from accelerate import Accelerator
@@ -24,7 +25,7 @@ from transformers import PreTrainedModel, get_scheduler
 from swingkd.audit import MembershipReport
 from swingkd.audit.membership import judge_scores
 from swingkd.audit.scores import RecordScores, score_logits
-from swingkd.privacy import PrivacyLedger
+from swingkd.privacy import PrivacyLedger, ShardAnswers, content_keys
 from swingkd.report import model_card
 from swingkd.vision.data import Images
 from swingkd.vision.models import logits_of
@@ -68,7 +69,17 @@ class ImageArguments:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "eval_batch_size", "learning_rate"):
+        self.must_be_positive("batch_size", "eval_batch_size", "learning_rate")
+        if self.warmup_steps and self.lr_scheduler == "constant":
+            raise ValueError("lr_scheduler='constant' knows no warm-up: use 'constant_with_warmup'.")
+
+    def must_be_positive(self, *names: str) -> None:
+        """Refuse settings that are not.
+
+        Raises:
+            ValueError: names the first.
+        """
+        for name in names:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive.")
 
@@ -105,37 +116,64 @@ class Batch:
     whole: int
 
 
+# What is known of a model that was trained in this process, as long as it lives.
+_KNOWN: WeakKeyDictionary[nn.Module, PrivacyLedger] = WeakKeyDictionary()
+
+
 class StagedTraining:
-    """Train a model unit by unit.
+    """Train a model unit by unit; one object is one run.
 
     Args:
         model: what is trained.
         args: the settings.
+        origin: what is known of the weights that it begins with, where they were trained before, such as
+            `PrivacyLedger.of_weights(folder)`.  A model that was trained in this process is known.
 
     Raises:
-        ValueError: a setting is out of range.
+        ValueError: a setting is out of range, or half precision is asked for that cannot be had.
     """
 
     #: What is trained; `wrapped`, which is there from `train` on, is the same as Accelerate wraps it.
     model: nn.Module
     wrapped: nn.Module
 
-    def __init__(self, model: nn.Module, args: ImageArguments):
+    def __init__(self, model: nn.Module, args: ImageArguments, origin: PrivacyLedger | None = None):
         self.args = args
+        origin = origin or _KNOWN.get(model)
+        self._earlier = origin.as_earlier() if origin is not None else ([], {})
         # Said aloud: without a GPU, Accelerate would not see that there are other processes.
         cpu = not torch.accelerator.is_available()
-        self.accelerator = Accelerator(
-            cpu=cpu, mixed_precision=args.mixed_precision, step_scheduler_with_optimizer=False
-        )
+        try:
+            self.accelerator = Accelerator(
+                cpu=cpu, mixed_precision=args.mixed_precision, step_scheduler_with_optimizer=False
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"mixed_precision={args.mixed_precision!r}, but this process began with another, and a process has "
+                "one. Use that, leave it out, or start a new process."
+            ) from error
+        if self.accelerator.mixed_precision == "fp16":
+            raise ValueError("fp16 scales gradients that noise is added to: use mixed_precision='bf16'.")
         self.model = self.place(model)
-        #: What the model's training released.
-        self.ledger = PrivacyLedger()
         self.done = 0
-        self.history: list[dict[str, float]] = []
+        self._begun = False
+        #: The mean loss of each unit, where it may be told: which unit, its stage, and how many steps.
+        self.history: list[dict[str, Any]] = []
 
     def units(self) -> list[Unit]:
         """Return the work of the run, in order."""
         raise NotImplementedError
+
+    @property
+    def ledger(self) -> PrivacyLedger:
+        """What the model's training released, and what it brought along."""
+        entries, unknown = self._earlier
+        released = self.released()
+        return PrivacyLedger([*entries, *released.entries], unknown={**unknown, **released.unknown})
+
+    def released(self) -> PrivacyLedger:
+        """Return what this run released so far; it follows from the settings and from what `state` counts."""
+        return PrivacyLedger()
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds beside the weights, as plain types."""
@@ -153,12 +191,19 @@ class StagedTraining:
             resume_from_checkpoint: go on from the last checkpoint in `output_dir`, if there is one.
 
         Raises:
-            ValueError: the checkpoint is of other settings.
+            ValueError: the checkpoint is of other settings, or this run has begun already.
         """
+        if self._begun and not resume_from_checkpoint:
+            raise ValueError("This run has begun: train(resume_from_checkpoint=True) goes on; or make another.")
+        self._begun = True
         units = self.units()
+        # After an exception: as if it was new.
+        self.accelerator.free_memory()
         self.prepare(sum(unit.steps for unit in units))
         if resume_from_checkpoint:
             self._resume()
+        else:
+            self.forget()
         bar = tqdm(
             total=len(units), initial=self.done, disable=not (self.args.progress and self.accelerator.is_main_process)
         )
@@ -168,6 +213,7 @@ class StagedTraining:
             torch.manual_seed(self.unit_seed(number) + self.accelerator.process_index)
             units[number].run(torch.Generator().manual_seed(self.unit_seed(number)))
             self.done = number + 1
+            _KNOWN[self.model] = self.ledger
             if self.args.checkpoint_every and (self.done % self.args.checkpoint_every == 0 or self.done == len(units)):
                 self._checkpoint()
             bar.update()
@@ -227,16 +273,36 @@ class StagedTraining:
 
     def batch(self, images: Images, indices: torch.Tensor, generator: torch.Generator | None) -> Batch:
         """Return this process's part of a batch, augmented where a generator is given."""
-        places = torch.arange(len(indices)).tensor_split(self.accelerator.num_processes)
-        own = places[self.accelerator.process_index]
-        # Each process draws for the whole batch, so that their generators stay alike.
-        inputs = self.inputs(images.inputs(indices, generator)[own])
+        own = self.own(torch.arange(len(indices)))
+        inputs = self.inputs(images.inputs(indices, generator, own))
         return Batch(inputs, indices[own], images.labels[indices[own]].to(inputs.device), len(indices))
+
+    def own(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return this process's part of rows."""
+        return rows.tensor_split(self.accelerator.num_processes)[self.accelerator.process_index]
 
     def inputs(self, pixels: torch.Tensor) -> torch.Tensor:
         """Move images to this process's device and memory format."""
         form = torch.channels_last if self.args.channels_last else torch.contiguous_format
         return pixels.to(self.accelerator.device, memory_format=form)
+
+    def forget(self) -> None:
+        """Remove the checkpoint of another run from the folder."""
+        if self.accelerator.is_main_process:
+            for path in Path(self.args.output_dir).glob("checkpoint*"):
+                shutil.rmtree(path)
+        self.accelerator.wait_for_everyone()
+
+    def note(self, stage: str, part: torch.Tensor | None) -> None:
+        """Add a step's loss to the history of its stage; a part of it from each process, or nothing."""
+        if part is None:
+            return
+        if not self.history or self.history[-1]["stage"] != stage or self.history[-1]["unit"] != self.done:
+            self.history.append({"unit": self.done, "stage": stage, "loss": 0.0, "steps": 0})
+        last = self.history[-1]
+        loss = float(self.accelerator.reduce(part.detach().float(), "sum"))
+        last["loss"] = (last["loss"] * last["steps"] + loss) / (last["steps"] + 1)
+        last["steps"] += 1
 
     # -- asking models -------------------------------------------------------------------------------------------
 
@@ -251,19 +317,21 @@ class StagedTraining:
         training = model.training
         model.eval()
         indices = torch.arange(len(images))
-        own = indices.tensor_split(self.accelerator.num_processes)[self.accelerator.process_index]
         found = []
-        for part in own.split(self.args.eval_batch_size):
+        for part in self.own(indices).split(self.args.eval_batch_size):
             with self.accelerator.autocast():
                 inputs = images.inputs(part) if isinstance(images, Images) else images[part].float()
                 found.append(logits_of(model, self.inputs(inputs)))
         model.train(training)
-        mine = torch.cat(found)
-        # Of parts that differ by one image, the first come first.
-        padded = self.accelerator.pad_across_processes(mine)
-        sizes = [len(part) for part in indices.tensor_split(self.accelerator.num_processes)]
+        return self.together(torch.cat(found), len(images)).cpu()
+
+    def together(self, part: torch.Tensor, count: int) -> torch.Tensor:
+        """Gather what the processes made of their parts of `count` rows, in order."""
+        # Parts may differ by a row.
+        padded = self.accelerator.pad_across_processes(part)
+        sizes = [len(rows) for rows in torch.arange(count).tensor_split(self.accelerator.num_processes)]
         gathered = self.accelerator.gather(padded).split(padded.shape[0])
-        return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)]).cpu()
+        return torch.cat([rows[:size] for rows, size in zip(gathered, sizes, strict=True)])
 
     def evaluate(self, images: Images) -> float:
         """Return the model's accuracy."""
@@ -281,8 +349,11 @@ class StagedTraining:
             resamples: of the bootstrap.
 
         Raises:
-            ValueError: a side is empty, or the model gives no finite logits.
+            ValueError: a side is empty, an image is on both, or the model gives no finite logits.
         """
+        both_sides = set(content_keys(members.pixels)) & set(content_keys(nonmembers.pixels))
+        if both_sides:
+            raise ValueError(f"{len(both_sides)} images are said to be in and out: drop them from one side.")
         labels = torch.cat([members.labels, nonmembers.labels])
 
         def score(model: nn.Module) -> RecordScores:
@@ -297,7 +368,19 @@ class StagedTraining:
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with to be gone on from."""
         free = ("output_dir", "progress", "checkpoint_every", "eval_batch_size")
-        return {name: value for name, value in asdict(self.args).items() if name not in free}
+        given = {name: value for name, value in asdict(self.args).items() if name not in free}
+        return given | {"origin": PrivacyLedger(self._earlier[0], unknown=self._earlier[1]).lines()}
+
+    def check_student(self, images: Images) -> None:
+        """Refuse a model that cannot learn these images, before anything is trained.
+
+        Raises:
+            ValueError: it has other classes, or no weight that may change.
+        """
+        found = self.logits(self.model, images.select(torch.arange(min(2, len(images)))))
+        if found.shape[1] != images.classes:
+            raise ValueError(f"{type(self.model).__name__} has {found.shape[1]} classes, the images {images.classes}.")
+        check_trainable(self.model)
 
     def _checkpoint(self) -> None:
         folder = Path(self.args.output_dir)
@@ -314,6 +397,8 @@ class StagedTraining:
             self.ledger.save(part)
             old = folder / "checkpoint.old"
             if (folder / "checkpoint").exists():
+                # A crash may have left it.
+                shutil.rmtree(old, ignore_errors=True)
                 (folder / "checkpoint").rename(old)
             part.rename(folder / "checkpoint")
             shutil.rmtree(old, ignore_errors=True)
@@ -336,9 +421,6 @@ class StagedTraining:
         self.accelerator.load_state(str(folder))
         self.done, self.history = content["done"], content["history"]
         self.load_state(content["state"])
-        known = PrivacyLedger.load(folder)
-        assert known is not None
-        self.ledger = known
 
     def save_model(self, folder: str | Path, title: str = "student", results: dict[str, float] | None = None) -> None:
         """Write the model as safetensors, its ledger and a card; nothing else of the run.
@@ -376,3 +458,32 @@ class StagedTraining:
         api = HfApi()
         api.create_repo(repo_id, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"{title}, by swingkd"))
+
+
+def check_trainable(model: nn.Module) -> None:
+    """Refuse a model without a weight that may change.
+
+    Raises:
+        ValueError: and what may be the reason.
+    """
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError("The student has no weight that may change: is it frozen, or the teacher as well?")
+
+
+def described(value: Any) -> Any:
+    """Return what a checkpoint says of an object: its public settings as plain types, and no weights.
+
+    Whoever goes on with other noise would have the steps before counted with it.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, PrivacyLedger):
+        return value.lines()
+    if isinstance(value, ShardAnswers):
+        return {"noise_multiplier": value.noise_multiplier, "form": value.form, "unit": value.unit}
+    if isinstance(value, list | tuple):
+        return [described(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        public = {f.name: described(getattr(value, f.name)) for f in fields(value) if not f.name.startswith("_")}
+        return {"kind": type(value).__name__, **public}
+    return getattr(value, "__qualname__", type(value).__name__)

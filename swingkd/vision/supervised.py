@@ -11,7 +11,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from swingkd.privacy import DPSGD, NO_TEACHER, TEACHER_DATA, LedgerEntry, PoissonBatches, PrivacyLedger, PrivacyPlan
+from swingkd.privacy import (
+    DPSGD,
+    NO_TEACHER,
+    PUBLIC_DATA,
+    TEACHER_DATA,
+    TRANSFER_SET,
+    LedgerEntry,
+    PoissonBatches,
+    PrivacyLedger,
+    PrivacyPlan,
+)
 from swingkd.privacy.plan import epoch_steps, run_delta
 from swingkd.vision.data import Images, shuffled_batches
 from swingkd.vision.models import logits_of
@@ -40,6 +50,10 @@ class ClassifierArguments(ImageArguments):
     clip_norm: float = 1.0
     micro_batch_size: int = 64
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.must_be_positive("epochs", "clip_norm", "micro_batch_size")
+
 
 class ClassifierTraining(StagedTraining):
     """Train an image classifier on labelled images.
@@ -49,6 +63,7 @@ class ClassifierTraining(StagedTraining):
         images: what it learns.
         args: the settings.
         origin: what is known of the weights that it begins with, where they saw other data.
+        public: the images have nothing to hide.
 
     Raises:
         ValueError: DP-SGD cannot train the model, or no noise reaches the epsilon.
@@ -57,14 +72,35 @@ class ClassifierTraining(StagedTraining):
     args: ClassifierArguments
 
     def __init__(
-        self, model: nn.Module, images: Images, *, args: ClassifierArguments, origin: PrivacyLedger | None = None
+        self,
+        model: nn.Module,
+        images: Images,
+        *,
+        args: ClassifierArguments,
+        origin: PrivacyLedger | None = None,
+        public: bool = False,
     ):
-        super().__init__(model, args)
-        self.images = images
+        super().__init__(model, args, origin)
+        self.images, self.public = images, public
         self.dp: DPSGD | None = None
-        entries, unknown = origin.as_earlier() if origin is not None else ([], {})
-        self.ledger = PrivacyLedger(entries, unknown={**unknown, TEACHER_DATA: NO_TEACHER}, budget=args.target_epsilon)
+        #: Steps of DP-SGD so far.
+        self.private_steps = 0
         self.plan = self._make_plan() if args.target_epsilon is not None else None
+        self.check_student(images)
+
+    def released(self) -> PrivacyLedger:
+        """Return what the steps so far released."""
+        unknown = {TEACHER_DATA: NO_TEACHER} | ({TRANSFER_SET: PUBLIC_DATA} if self.public else {})
+        entries = [LedgerEntry.of_plan(self.plan, releases=self.private_steps)] if self.plan is not None else []
+        return PrivacyLedger(entries, unknown=unknown)
+
+    def state(self) -> dict[str, Any]:
+        """Return how many private steps there were."""
+        return {"private_steps": self.private_steps}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what `state` returned."""
+        self.private_steps = state["private_steps"]
 
     def _make_plan(self) -> PrivacyPlan:
         args, count = self.args, len(self.images)
@@ -105,15 +141,16 @@ class ClassifierTraining(StagedTraining):
 
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with to be gone on from."""
-        return super().settings() | {"images": len(self.images)}
+        return super().settings() | {"images": self.images.described(), "public": self.public}
 
     def _epoch(self, generator: torch.Generator) -> None:
         self.wrapped.train()
         for part in shuffled_batches(torch.arange(len(self.images)), self.args.batch_size, generator):
             batch = self.batch(self.images, part, generator)
             losses = F.cross_entropy(logits_of(self.wrapped, batch.inputs), batch.labels, reduction="none")
-            self.backward(losses, batch.whole)
+            loss = self.backward(losses, batch.whole)
             self.update()
+            self.note("training", loss)
 
     def _private_epoch(self, generator: torch.Generator) -> None:
         assert self.plan is not None
@@ -124,13 +161,15 @@ class ClassifierTraining(StagedTraining):
             labels = self.images.labels[rows].to(inputs.device)
             return F.cross_entropy(logits_of(self.model, inputs), labels, reduction="none")
 
-        entry = LedgerEntry.of_plan(self.plan, releases=1)
-        private_epoch(self, self.dp, len(self.images), losses, entry, self.args.micro_batch_size)
+        def count() -> None:
+            self.private_steps += 1
+
+        private_epoch(self, self.dp, len(self.images), losses, count, self.args.micro_batch_size)
 
 
 def private_epoch(
-    run: StagedTraining, dp: DPSGD, images: int, losses: Callable[[torch.Tensor], torch.Tensor], entry: LedgerEntry,
-    micro_batch_size: int,
+    run: StagedTraining, dp: DPSGD, images: int, losses: Callable[[torch.Tensor], torch.Tensor],
+    count: Callable[[], None], micro_batch_size: int,
 ) -> None:  # fmt: skip
     """Make an epoch of DP-SGD, each step of which is counted before it happens.
 
@@ -139,7 +178,7 @@ def private_epoch(
         dp: clips and noises.
         images: how many there are to draw from.
         losses: of the images with these numbers, [n].
-        entry: one step, for the ledger.
+        count: counts a step.
         micro_batch_size: images whose gradients are in memory at a time.
     """
     run.model.train()
@@ -149,5 +188,5 @@ def private_epoch(
             if len(part):
                 dp.accumulate(losses(part))
         dp.finish()
-        run.ledger.record(entry)
+        count()
         run.update()

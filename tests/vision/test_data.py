@@ -48,6 +48,8 @@ def test_bad_data_says_what_is_wrong():
         Images.from_dataset(dataset(arrays, [0, 1]), image_column="img")
     with pytest.raises(ValueError, match="1 of 2 images have no label"):
         Images.from_dataset(dataset(arrays, [0, None]))
+    with pytest.raises(ValueError, match=r"'label' holds string; class numbers are needed"):
+        Images.from_dataset(dataset(arrays, ["a", "b"], Value("string")))
     with pytest.raises(ValueError, match="channels=4"):
         Images.from_dataset(dataset(arrays, [0, 1]), channels=4)
     pixels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
@@ -72,7 +74,7 @@ def test_a_model_sees_the_usual_scale(public):
 
 
 def test_augmented_images_are_crops_and_mirrors(public):
-    found = public._augment(public.pixels[:20], torch.Generator().manual_seed(3))
+    found = public._augment(public.pixels[:20], torch.Generator().manual_seed(3), 20, torch.arange(20))
     padded = torch.nn.functional.pad(public.pixels[:20], (1, 1, 1, 1))
     mirrored = 0
     for image, frame in zip(found, padded, strict=True):
@@ -81,6 +83,12 @@ def test_augmented_images_are_crops_and_mirrors(public):
         assert plain or flipped
         mirrored += flipped
     assert 2 < mirrored < 18
+
+
+def test_a_part_of_a_batch_is_what_it_is_in_the_whole(public):
+    part = torch.tensor([1, 4, 5])
+    whole, own = (public.inputs(torch.arange(9), torch.Generator().manual_seed(1), p) for p in (None, part))
+    assert torch.equal(whole[part], own)
 
 
 def test_augmentation_follows_from_the_generator(public):

@@ -16,6 +16,7 @@ from swingkd.vision import (
     NoisyDifferences,
     RandomizedTeacher,
     ShardLabels,
+    SlimResNet,
 )
 from swingkd.vision import data_free as data_free_module
 from tests.vision.conftest import small
@@ -136,6 +137,52 @@ def test_labellers_can_change_from_round_to_round(tmp_path):
         make(tmp_path, both, rounds=3)
 
 
+def test_a_round_with_a_guarantee_does_not_hide_one_without(tmp_path):
+    both = [ExactTeacher(small(1), "private"), ShardLabels([small(2)], ShardAnswers(2.0))]
+    run = make(tmp_path, both)
+    run.train()
+    assert run.ledger.epsilon(TEACHER_DATA) is None
+    assert "exact labels: private" in str(run.ledger)
+
+
+def dp_ledger(**others) -> PrivacyLedger:
+    entry = LedgerEntry("DP-SGD", releases=7, delta=1e-5, **({"noise_multiplier": 2.0} | others))
+    return PrivacyLedger([entry], unknown={TEACHER_DATA: "there was no teacher"})
+
+
+def test_what_the_critic_cost_is_added(tmp_path):
+    labeller = ShardLabels([small(2)], ShardAnswers(2.0))
+    known = dp_ledger(neighbours="replace one")
+    run = make(tmp_path, labeller, critic=small(1), ledger=known)
+    run.train()
+    own = labeller.ledger(80, seen=False).epsilon(TEACHER_DATA)
+    assert run.ledger.epsilon(TEACHER_DATA) > max(own, known.epsilon())
+
+
+def test_a_critic_with_a_weaker_guarantee_undoes_a_records(tmp_path):
+    known = dp_ledger(unit="label", noise_multiplier=None, pure_epsilon=1.0)
+    run = make(tmp_path, ShardLabels([small(2)], ShardAnswers(2.0)), critic=small(1), ledger=known)
+    run.train()
+    assert run.ledger.epsilon(TEACHER_DATA) is None
+    assert "guarantees of each label and each record do not add up" in str(run.ledger)
+
+
+def test_models_that_do_not_fit_are_refused_before_anything_is_trained(tmp_path):
+    teacher = small(1)
+    with pytest.raises(ValueError, match="Student and teacher share weights"):
+        make(tmp_path, RandomizedTeacher(teacher, 1.0), student=teacher)
+    with pytest.raises(ValueError, match="SlimResNet has 5 classes; classes=3"):
+        make(tmp_path, RandomizedTeacher(SlimResNet((4, 8), classes=5), 1.0))
+    with pytest.raises(ValueError, match=r"SlimResNet cannot see generated images of \(3, 8, 8\)"):
+        make(tmp_path, RandomizedTeacher(SlimResNet((4, 8), classes=3, channels=1), 1.0))
+
+
+def test_a_checkpoint_of_other_noise_is_refused(tmp_path):
+    make(tmp_path, RandomizedTeacher(small(1), 10.0), checkpoint_every=1).train()
+    with pytest.raises(ValueError, match="written with labellers="):
+        make(tmp_path, RandomizedTeacher(small(1), 0.5), checkpoint_every=1).train(resume_from_checkpoint=True)
+
+
 class CrashError(Exception):
     pass
 
@@ -207,7 +254,7 @@ def test_normalised_and_noised_gradients_protect_each_label(tmp_path):
     )  # fmt: skip
     run.train()
     assert 5.5 < run.ledger.epsilon(SYNTHETIC_LABELS) <= 6.0
-    assert "not covered; private" in str(run.ledger)
+    assert "not covered; exact labels: private" in str(run.ledger)
     with pytest.raises(ValueError, match="rounds=1, not 2"):
         make(tmp_path, ExactTeacher(small(1), "private"), gradient_epsilon=6.0)
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swingkd.privacy import (
+    PUBLIC_DATA,
     SYNTHETIC_LABELS,
     TEACHER_DATA,
     LedgerEntry,
@@ -131,7 +132,17 @@ def test_a_teacher_with_a_guarantee_gives_it_to_the_student(run):
     assert labeller.ledger(20, seen=False).epsilon(TEACHER_DATA) == pytest.approx(entry.epsilon)
     # Not, if the generator was trained by another one.
     assert labeller.ledger(20, seen=True).epsilon(TEACHER_DATA) is None
-    assert "not covered; the data is public" in str(ExactTeacher(small(1), "the data is public").ledger(20, seen=True))
+    assert "not covered; exact labels: nobody knows" in str(ExactTeacher(small(1), "nobody knows").ledger(20, False))
+    assert "teacher's training data: it is public" in str(ExactTeacher(small(1), PUBLIC_DATA).ledger(20, seen=True))
+    uncovered = PrivacyLedger([entry])
+    assert ExactTeacher(small(1), uncovered).ledger(20, seen=False).epsilon(TEACHER_DATA) is None
+
+
+def test_noise_of_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"epsilon=0.0 must be positive"):
+        RandomizedTeacher(small(1), 0.0)
+    with pytest.raises(ValueError, match=r"noise_multiplier=0.0 must be positive"):
+        NoisyDifferences(small(1), 0.0)
 
 
 def test_soft_labels_are_the_teachers_probabilities(run):

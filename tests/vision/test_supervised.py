@@ -90,6 +90,46 @@ def test_batch_norm_is_refused(public, tmp_path):
         make(tmp_path, public, student=small(), target_epsilon=8.0).train()
 
 
+def test_running_averages_are_refused(public, tmp_path):
+    model = torch.nn.Sequential(
+        torch.nn.InstanceNorm2d(3, affine=True, track_running_stats=True), torch.nn.Flatten(), torch.nn.Linear(192, 3)
+    )
+    with pytest.raises(ValueError, match="running averages of what it sees"):
+        make(tmp_path, public, student=model, target_epsilon=8.0).train()
+
+
+def test_public_images_leave_nothing_to_count(public, tmp_path):
+    args = ClassifierArguments(output_dir=str(tmp_path / "start"), epochs=1, progress=False)
+    start = ClassifierTraining(small(norm="group"), public, args=args, public=True)
+    start.train()
+    assert "transfer set: it is public" in str(start.ledger)
+    trained = make(tmp_path / "dp", public, student=start.model, target_epsilon=8.0, batch_size=96)
+    trained.train()
+    (entry,) = trained.ledger.as_teacher()
+    assert entry.releases == 2
+
+
+def test_what_a_model_learnt_before_in_this_process_is_not_forgotten(public, tmp_path):
+    first = make(tmp_path / "first", public, student=small(norm="group"), epochs=1)
+    first.train()
+    second = make(tmp_path / "second", public, student=first.model, target_epsilon=8.0, batch_size=96)
+    second.train()
+    assert "earlier transfer set: not covered" in str(second.ledger)
+    assert second.ledger.as_teacher() == []
+
+
+@pytest.mark.parametrize("fields", [{"epochs": 0}, {"micro_batch_size": 0}, {"clip_norm": 0.0}])
+def test_settings_out_of_range(fields, public, tmp_path):
+    (name,) = fields
+    with pytest.raises(ValueError, match=f"{name}=.* must be positive"):
+        make(tmp_path, public, **fields)
+
+
+def test_a_warm_up_that_would_be_ignored_is_refused(public, tmp_path):
+    with pytest.raises(ValueError, match="use 'constant_with_warmup'"):
+        make(tmp_path, public, warmup_steps=10)
+
+
 def test_what_the_first_weights_saw_stays_in_the_ledger(public, tmp_path):
     origin = PrivacyLedger([LedgerEntry("DP-SGD", releases=3, noise_multiplier=1.0, delta=1e-5)])
     args = ClassifierArguments(output_dir=str(tmp_path), target_epsilon=8.0, epochs=1, batch_size=32, progress=False)
