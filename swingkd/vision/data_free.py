@@ -157,7 +157,7 @@ class DataFreeDistillation(StagedTraining):
                 )
         noise = torch.randn(2, self.generator.latent, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
-            images = self.generator(noise.to(self.accelerator.device))
+            images = self.generator(noise.to(self.generator.first.weight))
         for model in (self.model, *teachers, *([self.critic] if self.critic is not None else [])):
             try:
                 found = self.logits(self.place(model), images)
@@ -230,7 +230,7 @@ class DataFreeDistillation(StagedTraining):
     def noise(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Return this process's part of noise for so many images."""
         drawn = torch.randn(count, self.generator.latent, generator=generator)
-        return self.own(drawn).to(self.accelerator.device)
+        return self.own(drawn).to(self.generator.first.weight)
 
     def _train_generator(self, generator: torch.Generator) -> None:
         critic = self.critic or self.model

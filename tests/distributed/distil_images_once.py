@@ -74,10 +74,7 @@ def make(kind, folder):
         generator.layers = torch.nn.Sequential(*plain)
         generator.double()
         teacher = ExactTeacher(network(1), "private", soft=True)
-        run = DataFreeDistillation(network(0), generator, teacher, critic=network(1), classes=3, args=args)
-        noise = run.noise
-        run.noise = lambda count, draw: noise(count, draw).double()
-        return run
+        return DataFreeDistillation(network(0), generator, teacher, critic=network(1), classes=3, args=args)
     hints = {"hint_epochs": 1, "hint_layers": ("stem", "stem")} if kind == "published" else {}
     args = SampleSelectionArguments(
         warm_up_epochs=1, self_learning_epochs=1, distillation_epochs=1, shares=(0.5, 0.3), distillation_batch_size=13,
