@@ -20,8 +20,8 @@ from worlds import World
 
 from swingkd.report import MetricsFile, ledger_rows, membership_rows, row, write_image_card
 from swingkd.vision import DynamicSampleSelection, PublishedNoise, selection
+from swingkd.vision.classifier import Classifier
 from swingkd.vision.guidance import nominal_epsilon
-from swingkd.vision.staged import StagedTraining
 
 SCHEDULES = {"fixed": selection.fixed, "linear": selection.linear, "geometric": selection.geometric}
 SCORES = {
@@ -91,7 +91,7 @@ class Experiment:
             self.metrics.add(rows)
         run.accelerator.wait_for_everyone()
 
-    def audit(self, name: str, where: str, run: StagedTraining, world: World) -> list[dict[str, Any]]:
+    def audit(self, name: str, where: str, run: Classifier, world: World) -> list[dict[str, Any]]:
         """Attack a student: were these private images among the teacher's?"""
         count = min(self.config["audit_images"], len(self.test), len(world.private))
         some = torch.arange(count)
@@ -106,7 +106,7 @@ class Experiment:
                 where = f"{self.of_world(name)} table=teachers"
                 if self.metrics.has(model, where):
                     continue
-                run = StagedTraining(make(), world.arguments(model, [1.0]))
+                run = Classifier(make(), world.arguments(model, [1.0]))
                 rows = [
                     row(model, where, "accuracy", run.evaluate(self.test), n=len(self.test)),
                     row(model, where, "parameters", pictures.parameters(run.model)),

@@ -29,7 +29,7 @@ from swingkd.vision import (
     RandomizedTeacher,
     ShardLabels,
 )
-from swingkd.vision.staged import StagedTraining
+from swingkd.vision.classifier import Classifier
 
 _PRIVATE = "the teacher was trained on it without differential privacy"
 
@@ -102,7 +102,7 @@ class Experiment:
             self.metrics.add(rows)
         run.accelerator.wait_for_everyone()
 
-    def audit(self, name: str, where: str, run: StagedTraining) -> list[dict[str, Any]]:
+    def audit(self, name: str, where: str, run: Classifier) -> list[dict[str, Any]]:
         """Attack a model: were these private images among the teacher's?"""
         some = torch.arange(min(self.config["audit_images"], len(self.test), len(self.train)))
         report = run.audit(self.train.select(some), self.test.select(some))
@@ -111,7 +111,7 @@ class Experiment:
     def run(self, only: list[str] | None = None) -> None:
         if not self.metrics.has("teacher", "table=teachers"):
             args = DataFreeArguments(output_dir=str(self.out), **self.teachers.settings("student"))
-            judge = StagedTraining(self.teachers.plain(), args)
+            judge = Classifier(self.teachers.plain(), args)
             rows = [
                 row("teacher", "table=teachers", "accuracy", judge.evaluate(self.test), n=len(self.test)),
                 row("teacher", "table=teachers", "parameters", pictures.parameters(judge.model)),

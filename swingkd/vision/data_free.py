@@ -20,6 +20,7 @@ from torch import nn
 
 from swingkd.privacy import DPSGD, SYNTHETIC_LABELS, TEACHER_DATA, LedgerEntry, PrivacyLedger, PrivacyPlan
 from swingkd.privacy.plan import epoch_steps, run_delta
+from swingkd.vision.classifier import ImageArguments, check_trainable
 from swingkd.vision.data import shuffled_batches
 from swingkd.vision.generation import GeneratorLoss, save_grid
 from swingkd.vision.guidance import check_kept
@@ -34,7 +35,7 @@ from swingkd.vision.labelling import (
     uncovered,
 )
 from swingkd.vision.models import ImageGenerator, logits_of
-from swingkd.vision.staged import ImageArguments, StagedTraining, Unit, check_trainable, described
+from swingkd.vision.staged import StagedTraining, Unit, described
 from swingkd.vision.supervised import private_epoch
 
 

@@ -33,7 +33,7 @@ from swingkd.privacy.accounting import said_delta
 from swingkd.privacy.label_dp import randomized_response_rdp
 from swingkd.privacy.pate import onto_simplex
 from swingkd.privacy.randomness import secret_generator
-from swingkd.vision.staged import StagedTraining
+from swingkd.vision.classifier import Classifier
 
 SYNTHETIC = {TRANSFER_SET: NO_DATA}
 #: Unit of guarantees about labels.
@@ -94,7 +94,7 @@ def answer_probabilities(logits: torch.Tensor, candidates: torch.Tensor, epsilon
 class Labeller(Protocol):
     """What labels synthetic images."""
 
-    def __call__(self, run: StagedTraining, images: torch.Tensor, prior: torch.Tensor) -> Answers:
+    def __call__(self, run: Classifier, images: torch.Tensor, prior: torch.Tensor) -> Answers:
         """Label images [n, channels, height, width]; `prior` is the student's prediction of them, [n, classes]."""
 
     def ledger(self, labels: int, seen: bool) -> PrivacyLedger:
@@ -115,7 +115,7 @@ class ExactTeacher:
     known: PrivacyLedger | str
     soft: bool = False
 
-    def __call__(self, run: StagedTraining, images: torch.Tensor, prior: torch.Tensor) -> Answers:
+    def __call__(self, run: Classifier, images: torch.Tensor, prior: torch.Tensor) -> Answers:
         """Return the teacher's labels."""
         logits = run.logits(run.place(self.model), images)
         targets = logits.softmax(-1) if self.soft else one_hot(logits.argmax(1), logits.shape[1])
@@ -157,7 +157,7 @@ class RandomizedTeacher:
         if not self.epsilon > 0:
             raise ValueError(f"epsilon={self.epsilon} must be positive.")
 
-    def __call__(self, run: StagedTraining, images: torch.Tensor, prior: torch.Tensor) -> Answers:
+    def __call__(self, run: Classifier, images: torch.Tensor, prior: torch.Tensor) -> Answers:
         """Return random answers."""
         candidates = best_candidates(prior, self.epsilon)
         labels = run.logits(run.place(self.model), images).argmax(1)
@@ -194,7 +194,7 @@ class ShardLabels:
     answers: ShardAnswers
     delta: float = 1e-5
 
-    def __call__(self, run: StagedTraining, images: torch.Tensor, prior: torch.Tensor) -> Answers:
+    def __call__(self, run: Classifier, images: torch.Tensor, prior: torch.Tensor) -> Answers:
         """Return the noised answers."""
         probabilities = torch.stack([run.logits(run.place(model), images).softmax(-1) for model in self.models])
         targets = self.answers(content_keys(images), probabilities)
@@ -233,7 +233,7 @@ class NoisyDifferences:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive.")
 
-    def __call__(self, run: StagedTraining, images: torch.Tensor, prior: torch.Tensor) -> Answers:
+    def __call__(self, run: Classifier, images: torch.Tensor, prior: torch.Tensor) -> Answers:
         """Return the student's predictions, moved."""
         asked = run.logits(run.place(self.model), images).softmax(-1).double()
         order = prior.topk(min(self.top, prior.shape[1])).indices

@@ -13,11 +13,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from swingkd.privacy import PrivacyLedger
+from swingkd.vision.classifier import ImageArguments, check_trainable
 from swingkd.vision.data import Images, shuffled_batches
 from swingkd.vision.guidance import Guidance, PublishedNoise, Teacher
 from swingkd.vision.models import listening, logits_of
 from swingkd.vision.selection import Score, geometric, margin
-from swingkd.vision.staged import Batch, ImageArguments, StagedTraining, Unit, check_trainable, described
+from swingkd.vision.staged import Batch, StagedTraining, Unit, described
 
 
 @dataclass(kw_only=True)

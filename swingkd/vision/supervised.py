@@ -23,9 +23,10 @@ from swingkd.privacy import (
     PrivacyPlan,
 )
 from swingkd.privacy.plan import epoch_steps, run_delta
+from swingkd.vision.classifier import ImageArguments
 from swingkd.vision.data import Images, shuffled_batches
 from swingkd.vision.models import logits_of
-from swingkd.vision.staged import ImageArguments, StagedTraining, Unit
+from swingkd.vision.staged import StagedTraining, Unit
 
 
 @dataclass(kw_only=True)

@@ -22,15 +22,15 @@ from swingkd.privacy import (
     response_probabilities,
 )
 from swingkd.vision import ExactTeacher, NoisyDifferences, RandomizedTeacher, ShardLabels
+from swingkd.vision.classifier import Classifier, ImageArguments
 from swingkd.vision.labelling import Answers, answer_probabilities, composed_epsilon, one_hot
-from swingkd.vision.staged import ImageArguments, StagedTraining
 from tests.vision.conftest import small
 
 
 @pytest.fixture
 def run(tmp_path):
     args = ImageArguments(output_dir=str(tmp_path), mixed_precision="no", channels_last=False)
-    return StagedTraining(small(), args)
+    return Classifier(small(), args)
 
 
 def images(count=20, seed=0):

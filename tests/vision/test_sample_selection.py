@@ -22,7 +22,7 @@ from swingkd.vision import (
     Teacher,
     selection,
 )
-from swingkd.vision import staged as staged_module
+from swingkd.vision import classifier as classifier_module
 from tests.vision.conftest import coloured, small
 from tests.vision.test_guidance import arguments, published, run, weights
 
@@ -306,7 +306,7 @@ def test_a_push_uploads_the_model_and_nothing_else_of_the_run(public, tmp_path, 
             calls["files"] = sorted(path.name for path in folder_path.rglob("*"))
             return f"https://huggingface.co/{repo_id}"
 
-    monkeypatch.setattr(staged_module, "HfApi", Api)
+    monkeypatch.setattr(classifier_module, "HfApi", Api)
     trained = run(Labels(), tmp_path, public, checkpoint_every=1)
     trained.train()
     assert trained.push_to_hub("me/student") == "https://huggingface.co/me/student"
