@@ -73,9 +73,7 @@ class DataFreeArguments(ImageArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("rounds", "images_per_round", "epochs_per_round", "generator_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
+        self.must_be_positive("rounds", "images_per_round", "epochs_per_round", "generator_batch_size")
         if self.gradient_epsilon is not None and self.rounds != 1:
             raise ValueError(f"gradient_epsilon needs images that stay the same: rounds=1, not {self.rounds}.")
 
