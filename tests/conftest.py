@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -22,6 +23,14 @@ torch.set_num_threads(1)
 
 NAMES = ["ann", "bob", "eve", "joe", "kim", "lea", "max", "pia", "ron", "sue"]
 TEXTS = [f"hello {name}, my pin is {i * 7919 % 9000 + 1000}. thank you {name}." for i, name in enumerate(NAMES * 6)]
+
+
+@pytest.fixture
+def fresh_accelerate():
+    """Accelerate without the precision that an earlier test asked this process for."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from accelerate import PartialState
 
 sys.path.insert(0, str(Path(__file__).parent))
 import pictures
-from worlds import World
+from image_worlds import World
 
 from swingkd.report import MetricsFile, ledger_rows, membership_rows, row, write_image_card
 from swingkd.vision import DynamicSampleSelection, PublishedNoise, selection

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from swingkd.privacy import LedgerEntry, PrivacyPlan, ShardAnswers, content_keys, shard
 from swingkd.privacy.gaussian import gdp_epsilon
-from swingkd.privacy.pate import _onto_simplex, noisy_mean, noisy_votes
+from swingkd.privacy.pate import noisy_mean, noisy_votes, onto_simplex
 
 
 def generator(seed=0):
@@ -41,7 +41,7 @@ def test_one_teacher_moves_a_mean_by_at_most_its_sensitivity(k, classes, seed, s
 def test_the_noise_is_as_large_as_it_says():
     same = torch.full((40, 5000, 4), 0.25, dtype=torch.float64)
     released = same.mean(0) + torch.randn(5000, 4, generator=generator(), dtype=torch.float64) * 0.01
-    torch.testing.assert_close(noisy_mean(same, 0.01, generator()), _onto_simplex(released))
+    torch.testing.assert_close(noisy_mean(same, 0.01, generator()), onto_simplex(released))
     # Votes: 60 to 40, noise of 20 on each count; how often the smaller wins has a closed form.
     votes = torch.zeros(100, 20_000, 2)
     votes[:60, :, 0] = 1
@@ -54,7 +54,7 @@ def test_the_noise_is_as_large_as_it_says():
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(-2, 3), min_size=2, max_size=8))
 def test_the_nearest_distribution(row):
-    found = _onto_simplex(torch.tensor([row], dtype=torch.float64))
+    found = onto_simplex(torch.tensor([row], dtype=torch.float64))
     assert float(found.sum()) == pytest.approx(1)
     assert float(found.min()) >= 0
     # No other distribution is nearer: tried are the corners, the middle and some at random.

@@ -17,7 +17,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 @pytest.fixture
-def images(tmp_path, monkeypatch):
+def images(tmp_path, monkeypatch, fresh_accelerate):
     """Parquet files in the place of the recipes' data."""
     features = Features({"image": Image(), "label": ClassLabel(names=list("abc"))})
     for split, count in (("train", 120), ("test", 40)):

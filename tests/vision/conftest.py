@@ -23,6 +23,11 @@ def small(seed: int = 0, norm: str = "batch") -> SlimResNet:
     return SlimResNet((4, 8), classes=3, norm=norm)
 
 
+@pytest.fixture(autouse=True)
+def own_precision(fresh_accelerate):
+    """Each test says which precision it wants."""
+
+
 @pytest.fixture
 def public() -> Images:
     return coloured(96, seed=0)

@@ -135,3 +135,14 @@ def test_what_the_first_weights_saw_stays_in_the_ledger(public, tmp_path):
     args = ClassifierArguments(output_dir=str(tmp_path), target_epsilon=8.0, epochs=1, batch_size=32, progress=False)
     trained = ClassifierTraining(small(norm="group"), public, args=args, origin=origin)
     assert "earlier transfer set: epsilon" in str(trained.ledger)
+
+
+def test_a_process_has_one_precision_and_says_so(public, tmp_path):
+    make(tmp_path, public, mixed_precision="bf16")
+    with pytest.raises(ValueError, match="this process began with another"):
+        make(tmp_path, public, mixed_precision="no")
+
+
+def test_scaled_gradients_are_refused(public, tmp_path):
+    with pytest.raises(ValueError, match="use mixed_precision='bf16'"):
+        make(tmp_path, public, mixed_precision="fp16")
