@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from swingkd.privacy import PrivacyLedger
+from swingkd.report.render import fill
 
 
 def model_card(title: str, ledger: PrivacyLedger, results: dict[str, float], settings: dict[str, Any]) -> str:
@@ -19,9 +18,6 @@ def model_card(title: str, ledger: PrivacyLedger, results: dict[str, float], set
         results: what was measured, by name.
         settings: of its training; without secrets.
     """
-    environment = Environment(
-        loader=PackageLoader("swingkd.report"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("model.md").render(
-        title=title, promises=ledger.lines(), results=results, settings=json.dumps(settings, indent=1)
+    return fill(
+        "model.md", title=title, promises=ledger.lines(), results=results, settings=json.dumps(settings, indent=1)
     )

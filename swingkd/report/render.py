@@ -11,6 +11,19 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
+def fill(template: str, **context: Any) -> str:
+    """Fill in a template of this room.
+
+    Args:
+        template: its name.
+        **context: what it needs.
+    """
+    environment = Environment(
+        loader=PackageLoader("swingkd.report"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(template).render(**context)
+
+
 def render_card(
     template: str, metrics: str | os.PathLike, content: dict[str, Any], folder: Path, **context: Any
 ) -> Path:
@@ -28,16 +41,7 @@ def render_card(
     """
     if Path(metrics).resolve() != (folder / "metrics.json").resolve():
         shutil.copy(metrics, folder / "metrics.json")
-    environment = Environment(
-        loader=PackageLoader("swingkd.report"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     path = folder / "README.md"
-    path.write_text(
-        environment.get_template(template).render(
-            run=content["run"],
-            environment=content["environment"],
-            config=json.dumps(content["config"], indent=1),
-            **context,
-        )
-    )
+    shown = {"run": content["run"], "environment": content["environment"]}
+    path.write_text(fill(template, **shown, config=json.dumps(content["config"], indent=1), **context))
     return path

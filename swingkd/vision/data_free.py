@@ -18,8 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from swingkd.privacy import DPSGD, SYNTHETIC_LABELS, TEACHER_DATA, LedgerEntry, PrivacyLedger, PrivacyPlan
-from swingkd.privacy.plan import epoch_steps, run_delta
+from swingkd.privacy import SYNTHETIC_LABELS, TEACHER_DATA, LedgerEntry, PrivacyLedger
+from swingkd.privacy.plan import epoch_steps
 from swingkd.vision.classifier import ImageArguments, check_trainable
 from swingkd.vision.data import shuffled_batches
 from swingkd.vision.generation import GeneratorLoss, save_grid
@@ -35,8 +35,8 @@ from swingkd.vision.labelling import (
     uncovered,
 )
 from swingkd.vision.models import ImageGenerator, logits_of
-from swingkd.vision.staged import StagedTraining, Unit, described
-from swingkd.vision.supervised import private_epoch
+from swingkd.vision.staged import Unit, described
+from swingkd.vision.staged_private import PrivateStagedTraining
 
 
 @dataclass(kw_only=True)
@@ -85,7 +85,7 @@ _OF_ONE_TEACHER = (ExactTeacher, RandomizedTeacher, NoisyDifferences)
 _NORMALISED = 1e-3
 
 
-class DataFreeDistillation(StagedTraining):
+class DataFreeDistillation(PrivateStagedTraining):
     """Train a student on images that a generator makes and a private teacher labels.
 
         run = DataFreeDistillation(student, ImageGenerator(28, channels=1), RandomizedTeacher(teacher, epsilon=10.0),
@@ -134,10 +134,11 @@ class DataFreeDistillation(StagedTraining):
         self.classes = classes
         self.images = torch.empty(0)
         self.answers: list[Answers] = []
-        self.plan = self._plan() if args.gradient_epsilon is not None else None
-        self.dp: DPSGD | None = None
-        #: Steps with noised gradients so far.
-        self.private_steps = 0
+        if args.gradient_epsilon is not None:
+            self.be_private(
+                args.gradient_epsilon, args.images_per_round, args.gradient_batch_size, args.epochs_per_round,
+                clip_norm=_NORMALISED, unit=LABEL,
+            )  # fmt: skip
         self._check()
 
     def _check(self) -> None:
@@ -166,14 +167,6 @@ class DataFreeDistillation(StagedTraining):
             if found.shape[1] != self.classes:
                 raise ValueError(f"{type(model).__name__} has {found.shape[1]} classes; classes={self.classes}.")
 
-    def _plan(self) -> PrivacyPlan:
-        args = self.args
-        rate = min(args.gradient_batch_size / args.images_per_round, 1.0)
-        return PrivacyPlan.solve(
-            epsilon=args.gradient_epsilon, sampling_rate=rate, steps=args.epochs_per_round * epoch_steps(rate),
-            clip_norm=_NORMALISED, unit=LABEL, delta=run_delta(None, args.images_per_round),
-        )  # fmt: skip
-
     # -- stages --------------------------------------------------------------------------------------------------
 
     def units(self) -> list[Unit]:
@@ -196,28 +189,6 @@ class DataFreeDistillation(StagedTraining):
         rate = self.args.generator_learning_rate
         optimizer = torch.optim.Adam(self.generator.parameters(), lr=rate, betas=(0.5, 0.999))
         self.maker, self.generator_optimizer = self.accelerator.prepare(self.generator, optimizer)
-
-    def protect(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """Let the optimizer see normalised and noised gradients only, where an epsilon is asked for them."""
-        if self.plan is None:
-            return optimizer
-        self.dp = DPSGD(self.model, optimizer, self.plan, self.args.images_per_round)
-        return self.dp.optimizer
-
-    def train(self, resume_from_checkpoint: bool = False) -> None:
-        """Run all stages; afterwards the student is an ordinary model.
-
-        Args:
-            resume_from_checkpoint: go on from the last checkpoint in `output_dir`, if there is one.
-
-        Raises:
-            ValueError: the checkpoint is of other settings.
-        """
-        try:
-            super().train(resume_from_checkpoint)
-        finally:
-            if self.dp is not None:
-                self.dp.detach()
 
     def forget(self) -> None:
         """Remove checkpoint and images of another run from the folder."""
@@ -292,16 +263,10 @@ class DataFreeDistillation(StagedTraining):
             self.update()
 
     def _learn_privately(self, generator: torch.Generator) -> None:
-        assert self.plan is not None
-        assert self.dp is not None
-
-        def count() -> None:
-            self.private_steps += 1
-
         def losses(rows: torch.Tensor) -> torch.Tensor:
             return self._losses(logits_of(self.model, self.inputs(self.images[rows].float())), rows)
 
-        private_epoch(self, self.dp, len(self.images), losses, count, _MICRO_BATCH)
+        self.private_epoch(losses, _MICRO_BATCH)
 
     def _losses(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Return the losses of images by their numbers, each with the answers of its round."""
@@ -336,11 +301,11 @@ class DataFreeDistillation(StagedTraining):
 
     def state(self) -> dict[str, Any]:
         """Return how many rounds of images and private steps there were."""
-        return {"rounds": len(self.answers), "private_steps": self.private_steps}
+        return super().state() | {"rounds": len(self.answers)}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Read the images of the rounds that were made."""
-        self.private_steps = state["private_steps"]
+        super().load_state(state)
         for number in range(state["rounds"]):
             self._read(number)
 

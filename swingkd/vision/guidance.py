@@ -96,8 +96,7 @@ class Labels:
 
     def learn(self, run: StagedTraining, batch: Batch) -> torch.Tensor:
         """Cross-entropy with the labels."""
-        losses = nn.functional.cross_entropy(logits_of(run.wrapped, batch.inputs), batch.labels, reduction="none")
-        return run.backward(losses, batch.whole)
+        return run.learn_labels(batch)
 
     def ledger(self, queries: int) -> PrivacyLedger:
         """Return that there was no teacher."""

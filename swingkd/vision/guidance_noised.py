@@ -155,7 +155,8 @@ class BatchGradient(_Noised):
     ) -> list[torch.Tensor]:
         last = place == len(losses) - 1
         own = torch.autograd.grad(losses[place], trained, retain_graph=not last, materialize_grads=True)
-        return run.shared_sum(list(own))
+        # Of plain backward passes, which DDP does not see.
+        return [run.accelerator.reduce(gradient, "sum") for gradient in own]
 
     def released(self, gradients: Iterable[list[torch.Tensor]]) -> list[torch.Tensor]:
         """Return the mean of the teachers' clipped gradients, noised.

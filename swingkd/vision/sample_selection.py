@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from swingkd.privacy import PrivacyLedger
 from swingkd.vision.classifier import ImageArguments, check_trainable
@@ -168,8 +167,7 @@ class DynamicSampleSelection(StagedTraining):
     def _self_learning(self, generator: torch.Generator) -> None:
         self.wrapped.train()
         for batch in self._batches(torch.arange(len(self.public)), self.args.batch_size, generator):
-            losses = F.cross_entropy(logits_of(self.wrapped, batch.inputs), batch.labels, reduction="none")
-            loss = self.backward(losses, batch.whole)
+            loss = self.learn_labels(batch)
             self.update()
             self.note("labels", loss)
 

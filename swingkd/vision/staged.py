@@ -15,12 +15,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import get_scheduler
 
 from swingkd.privacy import PrivacyLedger, ShardAnswers
 from swingkd.vision.classifier import Classifier, ImageArguments
 from swingkd.vision.data import Images
+from swingkd.vision.models import logits_of
 
 _STATE = "state.json"
 
@@ -168,9 +170,10 @@ class StagedTraining(Classifier):
         self.accelerator.backward(part * self.accelerator.num_processes)
         return part.detach()
 
-    def shared_sum(self, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Add tensors up over processes; for gradients that DDP does not see."""
-        return [self.accelerator.reduce(gradient, "sum") for gradient in gradients]
+    def learn_labels(self, batch: Batch) -> torch.Tensor:
+        """Add the gradient of the cross-entropy with a batch's labels; return this process's part of its mean."""
+        losses = F.cross_entropy(logits_of(self.wrapped, batch.inputs), batch.labels, reduction="none")
+        return self.backward(losses, batch.whole)
 
     def update(self) -> None:
         """Make a step with the gradients that are there."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,21 +11,19 @@ from torch import nn
 from torch.nn import functional as F
 
 from swingkd.privacy import (
-    DPSGD,
     NO_TEACHER,
     PUBLIC_DATA,
     TEACHER_DATA,
     TRANSFER_SET,
     LedgerEntry,
-    PoissonBatches,
     PrivacyLedger,
-    PrivacyPlan,
 )
-from swingkd.privacy.plan import epoch_steps, run_delta
+from swingkd.privacy.plan import epoch_steps
 from swingkd.vision.classifier import ImageArguments
 from swingkd.vision.data import Images, shuffled_batches
 from swingkd.vision.models import logits_of
-from swingkd.vision.staged import StagedTraining, Unit
+from swingkd.vision.staged import Unit
+from swingkd.vision.staged_private import PrivateStagedTraining
 
 
 @dataclass(kw_only=True)
@@ -56,7 +53,7 @@ class ClassifierArguments(ImageArguments):
         self.must_be_positive("epochs", "clip_norm", "micro_batch_size")
 
 
-class ClassifierTraining(StagedTraining):
+class ClassifierTraining(PrivateStagedTraining):
     """Train an image classifier on labelled images.
 
     Args:
@@ -83,10 +80,11 @@ class ClassifierTraining(StagedTraining):
     ):
         super().__init__(model, args, origin)
         self.images, self.public = images, public
-        self.dp: DPSGD | None = None
-        #: Steps of DP-SGD so far.
-        self.private_steps = 0
-        self.plan = self._make_plan() if args.target_epsilon is not None else None
+        if args.target_epsilon is not None:
+            self.be_private(
+                args.target_epsilon, len(images), args.batch_size, args.epochs,
+                clip_norm=args.clip_norm, delta=args.target_delta,
+            )  # fmt: skip
         self.check_student(images)
 
     def released(self) -> PrivacyLedger:
@@ -95,50 +93,12 @@ class ClassifierTraining(StagedTraining):
         entries = [LedgerEntry.of_plan(self.plan, releases=self.private_steps)] if self.plan is not None else []
         return PrivacyLedger(entries, unknown=unknown)
 
-    def state(self) -> dict[str, Any]:
-        """Return how many private steps there were."""
-        return {"private_steps": self.private_steps}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take up what `state` returned."""
-        self.private_steps = state["private_steps"]
-
-    def _make_plan(self) -> PrivacyPlan:
-        args, count = self.args, len(self.images)
-        rate = min(args.batch_size / count, 1.0)
-        return PrivacyPlan.solve(
-            epsilon=args.target_epsilon, sampling_rate=rate, steps=args.epochs * epoch_steps(rate),
-            clip_norm=args.clip_norm, delta=run_delta(args.target_delta, count),
-        )  # fmt: skip
-
     def units(self) -> list[Unit]:
         """Return the epochs."""
         if self.plan is not None:
             return [Unit("training", epoch_steps(self.plan.sampling_rate), self._private_epoch)] * self.args.epochs
         steps = math.ceil(len(self.images) / self.args.batch_size)
         return [Unit("training", steps, self._epoch)] * self.args.epochs
-
-    def protect(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """Let the optimizer see clipped and noised gradients only, where an epsilon is asked for."""
-        if self.plan is None:
-            return optimizer
-        self.dp = DPSGD(self.model, optimizer, self.plan, len(self.images))
-        return self.dp.optimizer
-
-    def train(self, resume_from_checkpoint: bool = False) -> None:
-        """Run all epochs; afterwards the model is an ordinary one again.
-
-        Args:
-            resume_from_checkpoint: go on from the last checkpoint in `output_dir`, if there is one.
-
-        Raises:
-            ValueError: the checkpoint is of other settings.
-        """
-        try:
-            super().train(resume_from_checkpoint)
-        finally:
-            if self.dp is not None:
-                self.dp.detach()
 
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with to be gone on from."""
@@ -148,46 +108,14 @@ class ClassifierTraining(StagedTraining):
         self.wrapped.train()
         for part in shuffled_batches(torch.arange(len(self.images)), self.args.batch_size, generator):
             batch = self.batch(self.images, part, generator)
-            losses = F.cross_entropy(logits_of(self.wrapped, batch.inputs), batch.labels, reduction="none")
-            loss = self.backward(losses, batch.whole)
+            loss = self.learn_labels(batch)
             self.update()
             self.note("training", loss)
 
     def _private_epoch(self, generator: torch.Generator) -> None:
-        assert self.plan is not None
-        assert self.dp is not None
-
         def losses(rows: torch.Tensor) -> torch.Tensor:
             inputs = self.inputs(self.images.inputs(rows, generator))
             labels = self.images.labels[rows].to(inputs.device)
             return F.cross_entropy(logits_of(self.model, inputs), labels, reduction="none")
 
-        def count() -> None:
-            self.private_steps += 1
-
-        private_epoch(self, self.dp, len(self.images), losses, count, self.args.micro_batch_size)
-
-
-def private_epoch(
-    run: StagedTraining, dp: DPSGD, images: int, losses: Callable[[torch.Tensor], torch.Tensor],
-    count: Callable[[], None], micro_batch_size: int,
-) -> None:  # fmt: skip
-    """Make an epoch of DP-SGD, each step of which is counted before it happens.
-
-    Args:
-        run: whose model is trained.
-        dp: clips and noises.
-        images: how many there are to draw from.
-        losses: of the images with these numbers, [n].
-        count: counts a step.
-        micro_batch_size: images whose gradients are in memory at a time.
-    """
-    run.model.train()
-    rank, processes = run.accelerator.process_index, run.accelerator.num_processes
-    for rows in PoissonBatches(dp.plan, rows=images, rank=rank, processes=processes):
-        for part in torch.tensor(rows, dtype=torch.int64).split(micro_batch_size):
-            if len(part):
-                dp.accumulate(losses(part))
-        dp.finish()
-        count()
-        run.update()
+        self.private_epoch(losses, self.args.micro_batch_size)
