@@ -5,15 +5,15 @@ python recipes/audit_clm/run.py --config recipes/audit_clm/config.yaml
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 import numpy as np
-import yaml
 from accelerate import PartialState
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
+from launch import launch
 from worlds import Records, World, prepare
 
 from swingkd import PrivateDistillationTrainer, audit_extraction, audit_membership, measure_exposure
@@ -134,8 +134,4 @@ def main(config: dict, only: list[str] | None = None) -> Path:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", required=True, help="YAML file, see config.yaml beside this script")
-    parser.add_argument("--only", nargs="*", help="only these models")
-    options = parser.parse_args()
-    main(yaml.safe_load(Path(options.config).read_text()), options.only)
+    launch(main, __doc__)

@@ -48,11 +48,7 @@ class World:
 
     def settings(self, stage: str, **others: Any) -> dict[str, Any]:
         """Return the settings of a training stage: those of all, those of the stage, those of this world."""
-        common = {"mixed_precision": self.config.get("mixed_precision"), "progress": False}
-        found = common | self.config["training"]
-        for level in (self.config, self.world):
-            found |= level.get(f"{stage}_training", {})
-        return found | others
+        return pictures.stage_settings(self.config, stage, self.world, **others)
 
     def trained(self, name: str, start: nn.Module, images: Images, stage: str, **others: Any):
         """Train a classifier once; return it and its ledger."""
@@ -62,7 +58,7 @@ class World:
     def teacher(self) -> nn.Module:
         """Return the private teacher, trained on all images, here or elsewhere."""
         model = pictures.fresh(self.config["teacher"], 0)
-        if "weights" in self.config["teacher"] or "name" in self.config["teacher"]:
+        if pictures.trained_elsewhere(self.config["teacher"]):
             return model.eval()
         folder = Path(self.config["output_dir"]) / "models" / "teacher"
         return pictures.trained(folder, model, self.everything, self.settings("teacher"))[0]

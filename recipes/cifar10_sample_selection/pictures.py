@@ -54,12 +54,12 @@ def trained(
     folder: Path, start: nn.Module, images: Images, settings: dict[str, Any], *, public: bool = False
 ) -> tuple[nn.Module, PrivacyLedger]:
     """Train a classifier once, of private images or of public ones; its weights and its ledger stay in a folder."""
-    args = ClassifierArguments(output_dir=str(folder), **settings)
-    run = ClassifierTraining(start, images, args=args, public=public)
     ledger = PrivacyLedger.of_weights(folder / "model") if (folder / "model").exists() else None
     if ledger is None:
         if PartialState().is_main_process:
             print(f"training {folder.name}", flush=True)
+        args = ClassifierArguments(output_dir=str(folder), **settings)
+        run = ClassifierTraining(start, images, args=args, public=public)
         run.train(resume_from_checkpoint=True)
         # The ledger is sealed last, when the weights are there.
         run.save_model(folder / "model")
@@ -74,6 +74,19 @@ def read(model: nn.Module, folder: Path) -> nn.Module:
     state = load_file(folder / "model.safetensors")
     model.load_state_dict(state, strict=isinstance(model, PyTorchModelHubMixin))
     return model.eval()
+
+
+def stage_settings(config: dict[str, Any], stage: str, *worlds: dict[str, Any], **others: Any) -> dict[str, Any]:
+    """Return the settings of a training stage: those of all stages, of this one, of worlds that differ, of a row."""
+    found = {"mixed_precision": config.get("mixed_precision"), "progress": False} | config["training"]
+    for level in (config, *worlds):
+        found |= level.get(f"{stage}_training", {})
+    return found | others
+
+
+def trained_elsewhere(spec: dict[str, Any]) -> bool:
+    """Say whether a model comes with its weights."""
+    return bool({"weights", "name"} & spec.keys())
 
 
 def parameters(model: nn.Module) -> int:

@@ -5,18 +5,18 @@ accelerate launch recipes/cifar10_sample_selection/run.py --config recipes/cifar
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate import PartialState
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 import pictures
 from image_worlds import World
+from launch import launch
 
 from swingkd.report import MetricsFile, ledger_rows, membership_rows, row, write_image_card
 from swingkd.vision import DynamicSampleSelection, PublishedNoise, selection
@@ -134,8 +134,4 @@ def main(config: dict[str, Any], only: list[str] | None = None) -> Path:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", required=True, help="YAML file, see config.yaml beside this script")
-    parser.add_argument("--only", nargs="*", help="only rows of these tables, models or worlds")
-    options = parser.parse_args()
-    main(yaml.safe_load(Path(options.config).read_text()), options.only)
+    launch(main, __doc__)

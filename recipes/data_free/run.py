@@ -5,17 +5,17 @@ accelerate launch recipes/data_free/run.py --config recipes/data_free/mnist.yaml
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate import PartialState
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
+from launch import launch
 from teachers import Teachers, pictures
 
 from swingkd.privacy import PrivacyPlan, ShardAnswers
@@ -136,8 +136,4 @@ def main(config: dict[str, Any], only: list[str] | None = None) -> Path:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", required=True, help="YAML file, see mnist.yaml beside this script")
-    parser.add_argument("--only", nargs="*", help="only rows of these models")
-    options = parser.parse_args()
-    main(yaml.safe_load(Path(options.config).read_text()), options.only)
+    launch(main, __doc__)

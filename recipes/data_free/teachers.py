@@ -32,8 +32,7 @@ class Teachers:
 
     def settings(self, stage: str, **others: Any) -> dict[str, Any]:
         """Return the settings of all stages, and of one."""
-        common = {"mixed_precision": self.config.get("mixed_precision"), "progress": False}
-        return common | self.config["training"] | self.config.get(f"{stage}_training", {}) | others
+        return pictures.stage_settings(self.config, stage, **others)
 
     def trained(self, name: str, images: Images, kind: str, stage: str, **others: Any):
         """Train a classifier once; return it and its ledger."""
@@ -42,7 +41,7 @@ class Teachers:
 
     def plain(self) -> nn.Module:
         """Return the private teacher, trained here or elsewhere."""
-        if {"weights", "name"} & self.config["teacher"].keys():
+        if pictures.trained_elsewhere(self.config["teacher"]):
             return pictures.fresh(self.config["teacher"], 0).eval()
         return self.trained("teacher", self.images, "teacher", "teacher")[0]
 

@@ -7,15 +7,15 @@ accelerate launch recipes/dp_teacher/run.py --config recipes/dp_teacher/config.y
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
-import yaml
 from accelerate import PartialState
 from datasets import Dataset, load_from_disk
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "dp_clm"))
+from launch import launch
 from private import PrivateExperiment
 
 from swingkd.audit.generation import sample_texts
@@ -53,8 +53,4 @@ def main(config: dict, only: list[str] | None = None) -> Path:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", required=True, help="YAML file, see config.yaml beside this script")
-    parser.add_argument("--only", nargs="*", help="only rows of these models")
-    options = parser.parse_args()
-    main(yaml.safe_load(Path(options.config).read_text()), options.only)
+    launch(main, __doc__)

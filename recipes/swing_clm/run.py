@@ -5,17 +5,17 @@ accelerate launch recipes/swing_clm/run.py --config recipes/swing_clm/config.yam
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 import torch
-import yaml
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM, DataCollatorForLanguageModeling, Trainer, TrainingArguments, set_seed
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 import prepare
+from launch import launch
 
 from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer, measure_exposure
 from swingkd.data import PII_COLUMNS, DataSettings, prepare_dataset
@@ -142,8 +142,4 @@ def main(config: dict, only: list[str] | None = None) -> Path:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", required=True, help="YAML file, see config.yaml beside this script")
-    parser.add_argument("--only", nargs="*", help="only rows of these models")
-    options = parser.parse_args()
-    main(yaml.safe_load(Path(options.config).read_text()), options.only)
+    launch(main, __doc__)

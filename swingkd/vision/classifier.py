@@ -61,19 +61,24 @@ class ImageArguments:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        self.must_be_positive("batch_size", "eval_batch_size", "learning_rate")
+        check_positive(self, "batch_size", "eval_batch_size", "learning_rate")
         if self.warmup_steps and self.lr_scheduler == "constant":
             raise ValueError("lr_scheduler='constant' knows no warm-up: use 'constant_with_warmup'.")
 
-    def must_be_positive(self, *names: str) -> None:
-        """Refuse settings that are not.
 
-        Raises:
-            ValueError: names the first.
-        """
-        for name in names:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
+def check_positive(settings: object, *names: str) -> None:
+    """Refuse settings that are not positive.
+
+    Args:
+        settings: the object that has them.
+        *names: of those to look at.
+
+    Raises:
+        ValueError: names the first.
+    """
+    for name in names:
+        if not getattr(settings, name) > 0:
+            raise ValueError(f"{name}={getattr(settings, name)} must be positive.")
 
 
 # What is known of a model that was trained in this process, as long as it lives.

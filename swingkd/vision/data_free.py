@@ -20,7 +20,7 @@ from torch import nn
 
 from swingkd.privacy import SYNTHETIC_LABELS, TEACHER_DATA, LedgerEntry, PrivacyLedger
 from swingkd.privacy.plan import epoch_steps
-from swingkd.vision.classifier import ImageArguments, check_trainable
+from swingkd.vision.classifier import ImageArguments, check_positive, check_trainable
 from swingkd.vision.data import shuffled_batches
 from swingkd.vision.generation import GeneratorLoss, save_grid
 from swingkd.vision.guidance import check_kept
@@ -73,7 +73,7 @@ class DataFreeArguments(ImageArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.must_be_positive("rounds", "images_per_round", "epochs_per_round", "generator_batch_size")
+        check_positive(self, "rounds", "images_per_round", "epochs_per_round", "generator_batch_size")
         if self.gradient_epsilon is not None and self.rounds != 1:
             raise ValueError(f"gradient_epsilon needs images that stay the same: rounds=1, not {self.rounds}.")
 

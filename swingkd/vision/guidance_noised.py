@@ -17,6 +17,7 @@ from torch import nn
 
 from swingkd.privacy import TEACHER_DATA, LedgerEntry, PrivacyLedger
 from swingkd.privacy.randomness import secret_generator
+from swingkd.vision.classifier import check_positive
 from swingkd.vision.data import Images
 from swingkd.vision.guidance import PUBLIC, Teacher, soft_cross_entropy
 from swingkd.vision.models import logits_of
@@ -47,9 +48,7 @@ class _Noised:
     _generator: torch.Generator = field(default_factory=secret_generator, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("noise_multiplier", "clip", "temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
+        check_positive(self, "noise_multiplier", "clip", "temperature")
         if not self.models:
             raise ValueError("There is no teacher to ask.")
 

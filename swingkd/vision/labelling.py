@@ -33,7 +33,7 @@ from swingkd.privacy.accounting import said_delta
 from swingkd.privacy.label_dp import randomized_response_rdp
 from swingkd.privacy.pate import onto_simplex
 from swingkd.privacy.randomness import secret_generator
-from swingkd.vision.classifier import Classifier
+from swingkd.vision.classifier import Classifier, check_positive
 
 SYNTHETIC = {TRANSFER_SET: NO_DATA}
 #: Unit of guarantees about labels.
@@ -154,8 +154,7 @@ class RandomizedTeacher:
     _generator: torch.Generator = field(default_factory=secret_generator, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.epsilon > 0:
-            raise ValueError(f"epsilon={self.epsilon} must be positive.")
+        check_positive(self, "epsilon")
 
     def __call__(self, run: Classifier, images: torch.Tensor, prior: torch.Tensor) -> Answers:
         """Return random answers."""
@@ -229,9 +228,7 @@ class NoisyDifferences:
     _generator: torch.Generator = field(default_factory=secret_generator, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("noise_multiplier", "clip", "top"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
+        check_positive(self, "noise_multiplier", "clip", "top")
 
     def __call__(self, run: Classifier, images: torch.Tensor, prior: torch.Tensor) -> Answers:
         """Return the student's predictions, moved."""

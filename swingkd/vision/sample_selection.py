@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from swingkd.privacy import PrivacyLedger
-from swingkd.vision.classifier import ImageArguments, check_trainable
+from swingkd.vision.classifier import ImageArguments, check_positive, check_trainable
 from swingkd.vision.data import Images, shuffled_batches
 from swingkd.vision.guidance import Guidance, PublishedNoise, Teacher
 from swingkd.vision.models import listening, logits_of
@@ -47,7 +47,7 @@ class SampleSelectionArguments(ImageArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.must_be_positive("distillation_batch_size")
+        check_positive(self, "distillation_batch_size")
         self.shares = [float(share) for share in self.shares]
         wrong = [share for share in self.shares if not 0 < share <= 1]
         if wrong:

@@ -19,7 +19,7 @@ from swingkd.privacy import (
     PrivacyLedger,
 )
 from swingkd.privacy.plan import epoch_steps
-from swingkd.vision.classifier import ImageArguments
+from swingkd.vision.classifier import ImageArguments, check_positive
 from swingkd.vision.data import Images, shuffled_batches
 from swingkd.vision.models import logits_of
 from swingkd.vision.staged import Unit
@@ -50,7 +50,7 @@ class ClassifierArguments(ImageArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.must_be_positive("epochs", "clip_norm", "micro_batch_size")
+        check_positive(self, "epochs", "clip_norm", "micro_batch_size")
 
 
 class ClassifierTraining(PrivateStagedTraining):
