@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,18 @@ from accelerate import PartialState
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 from launch import launch
-from teachers import Teachers, pictures
+from teachers import PLAIN, Teachers, pictures
 
 from swingkd.privacy import PrivacyPlan, ShardAnswers
 from swingkd.report import MetricsFile, ledger_rows, membership_rows, row, write_image_card
 from swingkd.vision import (
-    DataFreeArguments,
     DataFreeDistillation,
     ExactTeacher,
-    GeneratorLoss,
     NoisyDifferences,
     RandomizedTeacher,
     ShardLabels,
 )
 from swingkd.vision.classifier import Classifier
-
-_PRIVATE = "the teacher was trained on it without differential privacy"
 
 
 class Experiment:
@@ -62,26 +59,24 @@ class Experiment:
             noise = PrivacyPlan.solve(epsilon=epsilon, sampling_rate=1.0, steps=1, delta=delta)
             return NoisyDifferences(teacher, noise.noise_multiplier, delta=delta, **plan["settings"]), teacher, None
         if kind == "exact":
-            return ExactTeacher(teacher, _PRIVATE, soft=plan.get("soft", False)), teacher, None
+            return ExactTeacher(teacher, PLAIN, soft=plan.get("soft", False)), teacher, None
         raise ValueError(f"labels={kind!r} is none of those that recipes/data_free/README.md lists.")
 
     def student(self, plan: dict[str, Any], seed: int) -> DataFreeDistillation:
         """Train the student of a row."""
         folder = self.out / "models" / f"{plan['model']}-seed-{seed}"
-        settings = self.teachers.settings("student", seed=seed) | plan.get("args", {})
-        loss = GeneratorLoss(**self.config["generator_loss"])
-        args = DataFreeArguments(output_dir=str(folder), loss=loss, **settings)
+        args = self.teachers.arguments(folder, seed, **plan.get("args", {}))
         labeller, teacher, ledger = self.labeller(plan, folder, args.rounds * args.images_per_round)
+        critic = None if plan.get("critic") == "student" else teacher
+        generator = self.teachers.new_generator(seed)
+        if critic is not None:
+            # The published generator is judged by the teacher alone: it is trained once, for all rows.
+            name = f"generator-{'teacher' if ledger is None else plan['model']}-seed-{seed}"
+            generator, args = self.teachers.generator(name, critic, seed), replace(args, generator_epochs=0)
         run = DataFreeDistillation(
-            pictures.fresh(self.config[plan.get("student", "student")], seed),
-            pictures.fresh({"kind": "ImageGenerator", **self.config["generator"]}, seed),
-            labeller,
-            # The published generator is judged by the teacher; one that may not be, by the student.
-            critic=teacher if plan.get("critic", "teacher") == "teacher" else None,
-            critic_ledger=ledger,
-            classes=self.train.classes,
-            args=args,
-        )
+            pictures.fresh(self.config[plan.get("student", "student")], seed), generator, labeller, critic=critic,
+            critic_ledger=ledger, classes=self.train.classes, args=args,
+        )  # fmt: skip
         run.train(resume_from_checkpoint=True)
         return run
 
@@ -110,8 +105,7 @@ class Experiment:
 
     def run(self, only: list[str] | None = None) -> None:
         if not self.metrics.has("teacher", "table=teachers"):
-            args = DataFreeArguments(output_dir=str(self.out), **self.teachers.settings("student"))
-            judge = Classifier(self.teachers.plain(), args)
+            judge = Classifier(self.teachers.plain(), self.teachers.arguments(self.out, 0))
             rows = [
                 row("teacher", "table=teachers", "accuracy", judge.evaluate(self.test), n=len(self.test)),
                 row("teacher", "table=teachers", "parameters", pictures.parameters(judge.model)),

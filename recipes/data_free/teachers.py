@@ -1,4 +1,4 @@
-"""The teachers of the recipe: one of all private images, and those whose answers have a guarantee."""
+"""The teachers of the recipe: one of all private images, those whose answers have a guarantee; their generators."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "cifar10_sample_selection"))
 import pictures
 
 from swingkd.privacy import NO_TEACHER, TEACHER_DATA, LedgerEntry, PrivacyLedger, multi_stage_labels, shard
-from swingkd.vision import Images
+from swingkd.vision import DataFreeArguments, DataFreeDistillation, ExactTeacher, GeneratorLoss, Images
 from swingkd.vision.classifier import Classifier, ImageArguments
+
+PLAIN = "the teacher was trained on it without differential privacy"
 
 
 class Teachers:
@@ -48,6 +51,35 @@ class Teachers:
     def private(self, epsilon: float) -> tuple[nn.Module, PrivacyLedger]:
         """Return a teacher trained by DP-SGD, and its ledger (METHODS S1)."""
         return self.trained(f"dp-{epsilon:g}", self.images, "dp_teacher", "dp", target_epsilon=epsilon)
+
+    def arguments(self, folder: Path, seed: int, **others: Any) -> DataFreeArguments:
+        """Return the settings of a student's run."""
+        loss = GeneratorLoss(**self.config["generator_loss"])
+        return DataFreeArguments(output_dir=str(folder), loss=loss, **self.settings("student", seed=seed, **others))
+
+    def new_generator(self, seed: int) -> nn.Module:
+        """Return a generator that has learnt nothing."""
+        return pictures.fresh({"kind": "ImageGenerator", **self.config["generator"]}, seed)
+
+    def generator(self, name: str, teacher: nn.Module, seed: int) -> nn.Module:
+        """Return a generator that a teacher judged: trained once, in a run of a few images, for all students."""
+        folder, generator = self.folder / name, self.new_generator(seed)
+        path = folder / "model" / "model.safetensors"
+        if not path.exists():
+            batch = self.config["student_training"]["generator_batch_size"]
+            run = DataFreeDistillation(
+                pictures.fresh(self.config["student"], seed), generator, ExactTeacher(teacher, PLAIN), critic=teacher,
+                classes=self.images.classes,
+                args=self.arguments(folder, seed, rounds=1, images_per_round=batch, epochs_per_round=1),
+            )  # fmt: skip
+            run.train(resume_from_checkpoint=True)
+            if run.accelerator.is_main_process:
+                path.parent.mkdir(exist_ok=True)
+                weights = {name: weight.contiguous() for name, weight in generator.state_dict().items()}
+                save_file(weights, path.with_suffix(".part"))
+                path.with_suffix(".part").replace(path)
+            run.accelerator.wait_for_everyone()
+        return pictures.read(generator, path.parent)
 
     def shards(self, count: int) -> list[nn.Module]:
         """Return teachers of disjoint shards (S2)."""

@@ -48,6 +48,7 @@ class DataFreeArguments(ImageArguments):
         images_per_round: made and labelled in each.
         epochs_per_round: of the student, on all images so far.
         generator_epochs: a hundred updates each, before the first round; where the student is the critic, in each.
+            0: it was trained before, by the critic that is given.
         generator_batch_size: images an update of the generator, in all processes together.
         generator_learning_rate: of Adam.
         loss: what the generator is trained for.

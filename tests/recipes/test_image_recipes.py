@@ -139,6 +139,9 @@ def test_data_free(free):
     for model, epsilon in (("label_epsilon_10", 10), ("label_epsilon_1", 1), ("differences_epsilon_10", 10)):
         (found,) = values(rows, model, "epsilon", "scope=labels")
         assert found == pytest.approx(epsilon, rel=0.01)
+    # A teacher judges one generator, whose images all its students learn.
+    judged = {path.name for path in (out / "models").glob("generator-*")}
+    assert judged == {f"generator-{teacher}-seed-0" for teacher in ("teacher", "dp_teacher", "private_labels")}
     card = (out / "README.md").read_text()
     assert "| label_epsilon_1 | 1 |" in card
     assert "grid-dp_teacher.png" in card
