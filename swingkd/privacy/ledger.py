@@ -248,6 +248,14 @@ class PrivacyLedger:
             return []
         return [replace(entry, scope=TEACHER_DATA) for entry in self.entries if entry.releases]
 
+    def why_uncovered(self) -> str | None:
+        """Return what a student of this model says of the teacher's data where `as_teacher` is empty."""
+        if self.as_teacher():
+            return None
+        if all(self.unknown.get(scope) in _NOTHING_PRIVATE for scope in self.scopes()):
+            return PUBLIC_DATA
+        return "its ledger does not cover all that it was trained on"
+
     def as_earlier(self) -> tuple[list[LedgerEntry], dict[str, str]]:
         """Return what this model says of itself when it is trained on: entries, and what is not covered.
 

@@ -62,6 +62,9 @@ class ImageArguments:
 
     def __post_init__(self) -> None:
         check_positive(self, "batch_size", "eval_batch_size", "learning_rate")
+        if self.mixed_precision not in (None, "no", "bf16"):
+            # fp16 scales gradients, which noise is added to.
+            raise ValueError(f"mixed_precision={self.mixed_precision!r}: choose 'no' or 'bf16'.")
         if self.warmup_steps and self.lr_scheduler == "constant":
             raise ValueError("lr_scheduler='constant' knows no warm-up: use 'constant_with_warmup'.")
 
@@ -181,15 +184,23 @@ class Classifier:
         model.train(training)
         return self.together(torch.cat(found), len(images)).cpu()
 
+    def check_classes(self, model: nn.Module, images: Images) -> None:
+        """Refuse a model of other classes than these images have, before anything is trained.
+
+        Raises:
+            ValueError: it is one.
+        """
+        found = self.logits(model, images.select(torch.arange(min(2, len(images)))))
+        if found.shape[1] != images.classes:
+            raise ValueError(f"{type(model).__name__} has {found.shape[1]} classes, the images {images.classes}.")
+
     def check_student(self, images: Images) -> None:
         """Refuse a model that cannot learn these images, before anything is trained.
 
         Raises:
             ValueError: it has other classes, or no weight that may change.
         """
-        found = self.logits(self.model, images.select(torch.arange(min(2, len(images)))))
-        if found.shape[1] != images.classes:
-            raise ValueError(f"{type(self.model).__name__} has {found.shape[1]} classes, the images {images.classes}.")
+        self.check_classes(self.model, images)
         check_trainable(self.model)
 
     def evaluate(self, images: Images) -> float:

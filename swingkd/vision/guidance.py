@@ -123,8 +123,13 @@ class Teacher:
     _images: Images = field(init=False, repr=False)
 
     def begin(self, run: StagedTraining, images: Images) -> None:
-        """Ask about none yet."""
+        """Ask about none yet.
+
+        Raises:
+            ValueError: the teacher has other classes.
+        """
         self.model = run.place(self.model).eval().requires_grad_(False)
+        run.check_classes(self.model, images)
         self._images = images
         if not self.live:
             self._table = torch.full((len(images), images.classes), torch.nan)
@@ -173,7 +178,8 @@ class Teacher:
         """Return what the teacher's own training promises: a student of it is post-processing."""
         if isinstance(self.known, str):
             return PrivacyLedger(unknown={**PUBLIC, TEACHER_DATA: self.known})
-        return PrivacyLedger(self.known.as_teacher(), unknown=PUBLIC)
+        why = self.known.why_uncovered()
+        return PrivacyLedger(self.known.as_teacher(), unknown=PUBLIC | ({} if why is None else {TEACHER_DATA: why}))
 
 
 @dataclass(eq=False)
@@ -295,10 +301,12 @@ class ShardTeachers:
         """Name the images by what they show.
 
         Raises:
-            ValueError: the answers would be forgotten in a crash, and asked for again.
+            ValueError: the answers would be forgotten in a crash, and asked for again; or a teacher has other classes.
         """
         check_kept(run, self.answers)
         self.models = [run.place(model).eval().requires_grad_(False) for model in self.models]
+        for model in self.models:
+            run.check_classes(model, images)
         self._keys, self._images = content_keys(images.pixels), images
         self._table = torch.full((len(images), images.classes), torch.nan)
 

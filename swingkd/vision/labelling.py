@@ -123,11 +123,11 @@ class ExactTeacher:
 
     def ledger(self, labels: int, seen: bool) -> PrivacyLedger:
         """Return what the teacher's own training promises."""
-        if self.known == PUBLIC_DATA:
-            return PrivacyLedger(unknown={**SYNTHETIC, TEACHER_DATA: PUBLIC_DATA})
         taught = [] if isinstance(self.known, str) else self.known.as_teacher()
-        why = self.known if isinstance(self.known, str) else "its ledger does not cover all that it was trained on"
-        if not taught:
+        why = self.known if isinstance(self.known, str) else self.known.why_uncovered()
+        if why == PUBLIC_DATA:
+            return PrivacyLedger(unknown={**SYNTHETIC, TEACHER_DATA: PUBLIC_DATA})
+        if why is not None:
             # An entry, so that no round with a guarantee hides this one.
             taught = [uncovered("exact labels", labels, why)]
         return PrivacyLedger([*taught, *_seen(seen)], unknown=SYNTHETIC)

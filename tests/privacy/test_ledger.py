@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from swingkd.privacy import (
     NO_TEACHER,
+    PUBLIC_DATA,
     TEACHER_DATA,
     TRANSFER_SET,
     BudgetExceededError,
@@ -91,6 +92,10 @@ def test_a_student_says_of_its_teachers_data_what_the_teacher_promised():
     assert PrivacyLedger([LedgerEntry.of_plan(PLAN, releases=300)]).as_teacher() == []
     # Nor does that student, whose transfer set is not covered.
     assert student.as_teacher() == []
+    assert teacher.why_uncovered() is None
+    assert student.why_uncovered() == "its ledger does not cover all that it was trained on"
+    public = PrivacyLedger(unknown={TRANSFER_SET: PUBLIC_DATA, TEACHER_DATA: NO_TEACHER})
+    assert public.why_uncovered() == PUBLIC_DATA
 
 
 def test_a_model_that_is_trained_on_brings_its_ledger_along():

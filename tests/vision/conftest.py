@@ -17,10 +17,10 @@ def coloured(count: int, seed: int) -> Images:
     return Images(pixels.to(torch.uint8), labels, 3, crop=1, flip=True)
 
 
-def small(seed: int = 0, norm: str = "batch") -> SlimResNet:
+def small(seed: int = 0, norm: str = "batch", classes: int = 3) -> SlimResNet:
     """Return a network of a few hundred weights."""
     torch.manual_seed(seed)
-    return SlimResNet((4, 8), classes=3, norm=norm)
+    return SlimResNet((4, 8), classes=classes, norm=norm)
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from swingkd.privacy import TEACHER_DATA, LedgerEntry, PrivacyLedger, ShardAnswers, gaussian
+from swingkd.privacy import (
+    NO_TEACHER,
+    PUBLIC_DATA,
+    TEACHER_DATA,
+    TRANSFER_SET,
+    LedgerEntry,
+    PrivacyLedger,
+    ShardAnswers,
+    gaussian,
+)
 from swingkd.vision import (
     BatchGradient,
     DynamicSampleSelection,
@@ -130,6 +139,7 @@ def test_a_teacher_is_asked_once_about_each_image_or_live_about_each_batch(publi
     asked = []
     teacher.register_forward_hook(lambda module, given, returned: asked.append(len(given[0])))
     trained = run(Teacher(teacher, "private", live=live), tmp_path, public, shares=(0.5, 0.5, 0.5), warm_up_epochs=0)
+    asked.clear()  # its classes were looked at
     trained.train()
     assert trained.queried_images == 3 * 48
     assert sum(asked) == 144 if live else sum(asked) <= 96
@@ -350,3 +360,23 @@ def test_a_student_learns_from_a_teacher(public, unseen, tmp_path):
     )  # fmt: skip
     student.train()
     assert student.evaluate(unseen) > 0.85
+
+
+@pytest.mark.parametrize("kind", ["one", "shards", "gradients"])
+def test_a_teacher_of_other_classes_is_refused_before_anything_is_trained(tmp_path, public, kind):
+    other = small(1, classes=5)
+    guidance = {
+        "one": lambda: Teacher(other, "private"),
+        "shards": lambda: ShardTeachers([small(1), other], ShardAnswers(8.0, path=tmp_path / "answers")),
+        "gradients": lambda: BatchGradient([small(1), other], noise_multiplier=1.0),
+    }[kind]()
+    with pytest.raises(ValueError, match="SlimResNet has 5 classes, the images 3"):
+        run(guidance, tmp_path / "run", public)
+
+
+@pytest.mark.parametrize("is_public", [True, False])
+def test_a_ledger_says_what_a_plain_teacher_saw(tmp_path, public, is_public):
+    known = PrivacyLedger(unknown={TEACHER_DATA: NO_TEACHER} | ({TRANSFER_SET: PUBLIC_DATA} if is_public else {}))
+    student = run(Teacher(small(1), known), tmp_path, public)
+    expected = PUBLIC_DATA if is_public else "not covered; its ledger does not cover all that it was trained on"
+    assert student.ledger.lines()[1] == f"teacher's training data: {expected}"

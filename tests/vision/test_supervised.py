@@ -143,6 +143,13 @@ def test_a_process_has_one_precision_and_says_so(public, tmp_path):
         make(tmp_path, public, mixed_precision="no")
 
 
-def test_scaled_gradients_are_refused(public, tmp_path):
-    with pytest.raises(ValueError, match="use mixed_precision='bf16'"):
-        make(tmp_path, public, mixed_precision="fp16")
+@pytest.mark.parametrize("precision", ["fp16", "bf61"])
+def test_scaled_gradients_and_unknown_precisions_are_refused(public, tmp_path, precision):
+    with pytest.raises(ValueError, match=f"mixed_precision='{precision}': choose 'no' or 'bf16'"):
+        make(tmp_path, public, mixed_precision=precision)
+
+
+def test_scaled_gradients_are_refused_where_the_launcher_asks_for_them(public, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    with pytest.raises(ValueError, match="fp16"):
+        make(tmp_path, public, mixed_precision=None)
