@@ -159,26 +159,38 @@ class Images:
         """
         part = torch.arange(len(indices)) if part is None else part
         pixels = self.pixels[indices[part]]
-        return self.normalise(pixels if generator is None else self._augment(pixels, generator, len(indices), part))
+        if generator is not None:
+            pixels = augment(pixels, self.crop, self.flip, generator, len(indices), part)
+        return self.normalise(pixels)
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """Bring bytes to the scale that models know."""
         mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in (self.mean, self.std))
         return pixels * (1 / (255 * std)) - mean / std
 
-    def _augment(
-        self, pixels: torch.Tensor, generator: torch.Generator, count: int, part: torch.Tensor
-    ) -> torch.Tensor:
-        """Crop and mirror images; `part`: their places among the `count` that are drawn for."""
-        height, width = pixels.shape[2:]
-        if self.crop:
-            y, x = torch.randint(2 * self.crop + 1, (2, count), generator=generator)[:, part]
-            windows = F.pad(pixels, (self.crop,) * 4).unfold(2, height, 1).unfold(3, width, 1)
-            pixels = windows[torch.arange(len(pixels)), :, y, x]
-        if self.flip:
-            mirrored = torch.rand(count, generator=generator)[part] < 0.5
-            pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
-        return pixels
+
+def augment(
+    images: torch.Tensor, crop: int, flip: bool, generator: torch.Generator, count: int, part: torch.Tensor
+) -> torch.Tensor:
+    """Move and mirror images at random.
+
+    Args:
+        images: [n, channels, height, width]; around bytes it is black, around other numbers as at the edge.
+        crop: by so many pixels at most.
+        flip: mirror half of them.
+        generator: draws.
+        count: how many are drawn for, in all processes together.
+        part: [n] the places of these among them.
+    """
+    height, width = images.shape[2:]
+    if crop:
+        y, x = torch.randint(2 * crop + 1, (2, count), generator=generator)[:, part]
+        padded = F.pad(images, (crop,) * 4, mode="replicate" if images.is_floating_point() else "constant")
+        images = padded.unfold(2, height, 1).unfold(3, width, 1)[torch.arange(len(images)), :, y, x]
+    if flip:
+        mirrored = torch.rand(count, generator=generator)[part] < 0.5
+        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    return images
 
 
 def shuffled_batches(indices: torch.Tensor, size: int, generator: torch.Generator | None = None) -> list[torch.Tensor]:

@@ -21,7 +21,7 @@ from torch import nn
 from swingkd.privacy import SYNTHETIC_LABELS, TEACHER_DATA, LedgerEntry, PrivacyLedger
 from swingkd.privacy.plan import epoch_steps
 from swingkd.vision.classifier import ImageArguments, check_positive, check_trainable
-from swingkd.vision.data import shuffled_batches
+from swingkd.vision.data import augment, shuffled_batches
 from swingkd.vision.generation import GeneratorLoss, save_grid
 from swingkd.vision.guidance import check_kept
 from swingkd.vision.labelling import (
@@ -47,6 +47,7 @@ class DataFreeArguments(ImageArguments):
         rounds: how many.
         images_per_round: made and labelled in each.
         epochs_per_round: of the student, on all images so far.
+        crop, flip: move the images that it learns by so many pixels, mirror half of them; their labels stay.
         generator_epochs: a hundred updates each, before the first round; where the student is the critic, in each.
             0: it was trained before, by the critic that is given.
         generator_batch_size: images an update of the generator, in all processes together.
@@ -64,6 +65,8 @@ class DataFreeArguments(ImageArguments):
     rounds: int = 4
     images_per_round: int = 5000
     epochs_per_round: int = 5
+    crop: int = 0
+    flip: bool = False
     generator_epochs: int = 10
     generator_batch_size: int = 256
     generator_learning_rate: float = 1e-3
@@ -75,6 +78,8 @@ class DataFreeArguments(ImageArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "rounds", "images_per_round", "epochs_per_round", "generator_batch_size")
+        if self.crop < 0:
+            raise ValueError(f"crop={self.crop} must not be negative.")
         if self.gradient_epsilon is not None and self.rounds != 1:
             raise ValueError(f"gradient_epsilon needs images that stay the same: rounds=1, not {self.rounds}.")
 
@@ -258,16 +263,21 @@ class DataFreeDistillation(PrivateStagedTraining):
         self.wrapped.train()
         every = torch.arange(len(self.images))
         for part in shuffled_batches(every, self.args.batch_size, generator):
-            own = self.own(part)
-            logits = logits_of(self.wrapped, self.inputs(self.images[own].float()))
-            self.backward(self._losses(logits, own), len(part))
+            places = self.own(torch.arange(len(part)))
+            logits = logits_of(self.wrapped, self._shown(part, places, generator))
+            self.backward(self._losses(logits, part[places]), len(part))
             self.update()
 
     def _learn_privately(self, generator: torch.Generator) -> None:
         def losses(rows: torch.Tensor) -> torch.Tensor:
-            return self._losses(logits_of(self.model, self.inputs(self.images[rows].float())), rows)
+            return self._losses(logits_of(self.model, self._shown(rows, torch.arange(len(rows)), generator)), rows)
 
         self.private_epoch(losses, _MICRO_BATCH)
+
+    def _shown(self, rows: torch.Tensor, places: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Return what the student sees of some rows of images: those in this process's places."""
+        images = self.images[rows[places]].float()
+        return self.inputs(augment(images, self.args.crop, self.args.flip, generator, len(rows), places))
 
     def _losses(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Return the losses of images by their numbers, each with the answers of its round."""

@@ -65,7 +65,14 @@ def make(kind, folder):
         # The entropy of a batch is that of each process's part: no sum.
         loss = GeneratorLoss(batch_entropy=0.0)
         args = DataFreeArguments(
-            rounds=2, images_per_round=21, epochs_per_round=1, generator_epochs=1, loss=loss, **common
+            rounds=2,
+            images_per_round=21,
+            epochs_per_round=1,
+            generator_epochs=1,
+            loss=loss,
+            crop=1,
+            flip=True,
+            **common,
         )
         torch.manual_seed(7)
         generator = ImageGenerator(8, width=4, latent=6)

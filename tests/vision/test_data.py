@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swingkd.vision import Images
-from swingkd.vision.data import shuffled_batches
+from swingkd.vision.data import augment, shuffled_batches
 
 
 def dataset(arrays, labels, feature=None) -> Dataset:
@@ -73,9 +73,11 @@ def test_a_model_sees_the_usual_scale(public):
     torch.testing.assert_close(images.inputs(torch.arange(5)).double(), expected, atol=1e-6, rtol=1e-6)
 
 
-def test_augmented_images_are_crops_and_mirrors(public):
-    found = public._augment(public.pixels[:20], torch.Generator().manual_seed(3), 20, torch.arange(20))
-    padded = torch.nn.functional.pad(public.pixels[:20], (1, 1, 1, 1))
+@pytest.mark.parametrize(("kind", "around"), [(torch.uint8, "constant"), (torch.float32, "replicate")])
+def test_augmented_images_are_crops_and_mirrors(public, kind, around):
+    images = public.pixels[:20].to(kind)
+    found = augment(images, 1, True, torch.Generator().manual_seed(3), 20, torch.arange(20))
+    padded = torch.nn.functional.pad(images, (1, 1, 1, 1), mode=around)
     mirrored = 0
     for image, frame in zip(found, padded, strict=True):
         crops = [frame[:, y : y + 8, x : x + 8] for y in range(3) for x in range(3)]

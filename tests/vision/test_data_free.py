@@ -36,7 +36,8 @@ def generator(seed=5) -> ImageGenerator:
 def make(folder, labeller, critic=None, student=None, ledger=None, **fields) -> DataFreeDistillation:
     defaults = {
         "rounds": 2, "images_per_round": 40, "epochs_per_round": 2, "generator_epochs": 2, "generator_batch_size": 16,
-        "batch_size": 20, "progress": False, "checkpoint_every": 0, "mixed_precision": "no", "channels_last": False,
+        "batch_size": 20, "crop": 1, "flip": True,
+        "progress": False, "checkpoint_every": 0, "mixed_precision": "no", "channels_last": False,
     }  # fmt: skip
     args = DataFreeArguments(output_dir=str(folder), **(defaults | fields))
     return DataFreeDistillation(
@@ -303,3 +304,20 @@ def test_shard_answers_must_survive_a_crash(tmp_path):
 def test_settings_out_of_range(field):
     with pytest.raises(ValueError, match=f"{field}=0 must be positive"):
         DataFreeArguments(output_dir="unused", **{field: 0})
+
+
+def test_images_cannot_be_moved_by_less_than_nothing():
+    with pytest.raises(ValueError, match="crop=-1 must not be negative"):
+        DataFreeArguments(output_dir="unused", crop=-1)
+
+
+def test_the_student_learns_moved_images_and_the_kept_ones_stay(tmp_path):
+    student, learnt = small(), []
+    student.register_forward_pre_hook(lambda module, given: learnt.append(given[0]) if module.training else None)
+    trained = make(tmp_path, ExactTeacher(small(1), "private"), student=student, rounds=1, epochs_per_round=1)
+    trained.train()
+    kept = torch.nn.functional.pad(trained.images.float(), (1, 1, 1, 1), mode="replicate")
+    crops = torch.stack([kept[:, :, y : y + 8, x : x + 8] for y in range(3) for x in range(3)])
+    known = {image.numpy().tobytes() for side in (crops, crops.flip(4)) for image in side.flatten(0, 1)}
+    assert all(image.contiguous().numpy().tobytes() in known for image in torch.cat(learnt))
+    assert not torch.equal(torch.cat(learnt).sort(0).values, trained.images.float().sort(0).values)
