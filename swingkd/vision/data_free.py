@@ -196,6 +196,11 @@ class DataFreeDistillation(PrivateStagedTraining):
         optimizer = torch.optim.Adam(self.generator.parameters(), lr=rate, betas=(0.5, 0.999))
         self.maker, self.generator_optimizer = self.accelerator.prepare(self.generator, optimizer)
 
+    def release(self) -> None:
+        """Give student and generator back."""
+        super().release()
+        self.unwrapped(self.maker)
+
     def forget(self) -> None:
         """Remove checkpoint and images of another run from the folder."""
         if self.accelerator.is_main_process:

@@ -126,8 +126,7 @@ class StagedTraining(Classifier):
                 self._checkpoint()
             bar.update()
         bar.close()
-        # Without the wrapper of mixed precision: it is the caller's model again.
-        self.model = self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False).eval()
+        self.release()
 
     def prepare(self, steps: int) -> None:
         """Make optimizer and schedule, and hand them and the model to Accelerate."""
@@ -143,6 +142,19 @@ class StagedTraining(Classifier):
         optimizer = self.protect(optimizer)
         schedule = get_scheduler(self.args.lr_scheduler, optimizer, self.args.warmup_steps, max(steps, 1))
         self.wrapped, self.optimizer, self.schedule = self.accelerator.prepare(self.model, optimizer, schedule)
+
+    def release(self) -> None:
+        """Give the model back to the caller as it was given, but trained."""
+        self.model = self.unwrapped(self.wrapped).eval()
+
+    def unwrapped(self, model: nn.Module) -> nn.Module:
+        """Return what Accelerate wrapped, without a trace of it.
+
+        One that still looks prepared would be trained without mixed precision next time.
+        """
+        found = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        found.__dict__.pop("_is_accelerate_prepared", None)
+        return found
 
     def protect(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """Return what updates the model in the optimizer's place."""

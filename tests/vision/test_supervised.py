@@ -153,3 +153,18 @@ def test_scaled_gradients_are_refused_where_the_launcher_asks_for_them(public, t
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     with pytest.raises(ValueError, match="fp16"):
         make(tmp_path, public, mixed_precision=None)
+
+
+def test_a_trained_model_is_trained_again_in_the_same_precision(public, tmp_path):
+    settings = {"mixed_precision": "bf16", "learning_rate": 1e-2}
+    first = make(tmp_path / "first", public, **settings)
+    first.train()
+    fresh = small(7)
+    fresh.load_state_dict(first.model.state_dict())
+    ends = []
+    for name, model in (("again", first.model), ("fresh", fresh)):
+        run = make(tmp_path / name, public, student=model, **settings)
+        run.train()
+        ends.append(weights(run.model))
+    assert torch.equal(*ends)
+    assert not vars(first.model).keys() - vars(small()).keys() - {"forward"}
