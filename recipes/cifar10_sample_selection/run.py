@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -93,9 +92,8 @@ class Experiment:
 
     def audit(self, name: str, where: str, run: Classifier, world: World) -> list[dict[str, Any]]:
         """Attack a student: were these private images among the teacher's?"""
-        count = min(self.config["audit_images"], len(self.test), len(world.private))
-        some = torch.arange(count)
-        report = run.audit(world.private.select(some), self.test.select(some), references=[world.public_teacher()])
+        members, others = pictures.audited(world.private, self.test, self.config["audit_images"])
+        report = run.audit(members, others, references=[world.public_teacher()])
         return membership_rows(name, f"{where} records=private", report)
 
     def teachers(self, worlds: list[str]) -> None:

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -99,8 +98,7 @@ class Experiment:
 
     def audit(self, name: str, where: str, run: Classifier) -> list[dict[str, Any]]:
         """Attack a model: were these private images among the teacher's?"""
-        some = torch.arange(min(self.config["audit_images"], len(self.test), len(self.train)))
-        report = run.audit(self.train.select(some), self.test.select(some))
+        report = run.audit(*pictures.audited(self.train, self.test, self.config["audit_images"]))
         return membership_rows(name, f"{where} records=private", report)
 
     def run(self, only: list[str] | None = None) -> None:
