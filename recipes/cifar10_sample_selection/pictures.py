@@ -97,8 +97,8 @@ def parameters(model: nn.Module) -> int:
 def audited(members: Images, others: Images, count: int) -> tuple[Images, Images]:
     """Draw as many of both for an audit: at random, since files have an order, which a model can tell.
 
-    The first half of MNIST's test images is the harder one: beside it, even a model that never saw a real image seems to
-    recognise the first training images.
+    The first half of MNIST's test images is the harder one: beside it, even a model that never saw a real image seems
+    to recognise the first training images.
     """
     count = min(count, len(members), len(others))
     generator = torch.Generator().manual_seed(0)
