@@ -123,6 +123,40 @@ def test_the_private_students_are_those_of_the_card():
         assert proved[name] < found[name].promised["transfer_set"].epsilon <= promise
 
 
+def test_the_image_students_are_those_of_the_cards():
+    def card(name):
+        rows = json.loads((Path(__file__).parents[1] / "model_cards" / name / "metrics.json").read_text())["rows"]
+
+        def percent(model, metric, *words):
+            found = [
+                row["value"]
+                for row in rows
+                if (row["model"], row["metric"]) == (model, metric) and set(words) <= set(row["setting"].split())
+            ]
+            return f"{100 * sum(found) / len(found):.1f}"
+
+        return percent
+
+    text = " ".join(README.split())
+    selection, mnist, cifar = map(card, ("cifar10-sample-selection", "data-free-mnist", "data-free-cifar10"))
+    at = {
+        (model, share): selection(model, "accuracy", "table=headline", f"public={share}")
+        for model, share in (
+            ("published", 0.8), ("self_learning", 0.8), ("published", 0.1), ("self_learning", 0.1),
+            ("dp_teacher", 0.1), ("shard_teachers", 0.1),
+        )
+    }  # fmt: skip
+    assert f"gets {at['published', 0.8]} % with the published method" in text
+    assert f"and {at['self_learning', 0.8]} % on the public labels alone" in text
+    assert f"a tenth of the images public, {at['published', 0.1]} and {at['self_learning', 0.1]} %" in text
+    assert f"epsilon 8, {at['dp_teacher', 0.1]} %" in text
+    assert f"shards {at['shard_teachers', 0.1]} %" in text
+    exact, ten, one = (mnist(m, "accuracy") for m in ("without_privacy", "label_epsilon_10", "label_epsilon_1"))
+    assert f"gets {exact} % on MNIST, {ten} % with labels of epsilon 10 and {one} % with labels of epsilon 1" in text
+    assert f"DP-SGD at epsilon 8, {mnist('dp_teacher', 'accuracy')} %" in text
+    assert f"On CIFAR-10 it gets {cifar('without_privacy', 'accuracy')} %" in text
+
+
 def test_make_targets_and_paths_exist():
     root = Path(__file__).parents[1]
     makefile = (root / "Makefile").read_text()
@@ -133,7 +167,15 @@ def test_make_targets_and_paths_exist():
 
 
 @pytest.mark.parametrize(
-    "name", ["CONTRIBUTING.md", "LICENSE", "docs/methods.md", "docs/audits.md", "docs/differential-privacy.md"]
+    "name",
+    [
+        "CONTRIBUTING.md",
+        "LICENSE",
+        "docs/methods.md",
+        "docs/audits.md",
+        "docs/differential-privacy.md",
+        "docs/images.md",
+    ],
 )
 def test_documents_exist(name):
     assert (Path(__file__).parents[1] / name).stat().st_size > 500
