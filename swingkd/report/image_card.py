@@ -196,6 +196,8 @@ def _figure(table: ImageTable, run: str, path: Path) -> None:
     """Draw the accuracy of every student, one panel a setting, one mark a seed."""
     main = "data_free" if table.students("data_free") else "headline"
     settings = table.shares(main)
+    # A model looks the same in every panel.
+    looks = list(dict.fromkeys(model for model, _ in table.students(main)))
     figure, axes = plt.subplots(
         1, max(len(settings), 1), figsize=(1.5 + 4.2 * max(len(settings), 1), 4.2), squeeze=False, layout="constrained"
     )
@@ -203,9 +205,10 @@ def _figure(table: ImageTable, run: str, path: Path) -> None:
         models = [model for model, where in table.students(main) if where == setting]
         for place, model in enumerate(models):
             values = [100 * value for value in table.values((model, setting), "accuracy").values()]
+            look = looks.index(model)
             axis.plot(
-                values, [place] * len(values), marker=MARKERS[place % len(MARKERS)], linestyle="none",
-                color=COLOURS[place % len(COLOURS)],
+                values, [place] * len(values), marker=MARKERS[look % len(MARKERS)], linestyle="none",
+                color=COLOURS[look % len(COLOURS)],
             )  # fmt: skip
         axis.set_yticks(range(len(models)), models)
         axis.invert_yaxis()
