@@ -16,7 +16,7 @@ import pictures
 
 from swingkd.privacy import NO_TEACHER, TEACHER_DATA, LedgerEntry, PrivacyLedger, multi_stage_labels, shard
 from swingkd.vision import DataFreeArguments, DataFreeDistillation, ExactTeacher, GeneratorLoss, Images
-from swingkd.vision.classifier import Classifier, ImageArguments
+from swingkd.vision.classifier import Classifier
 
 PLAIN = "the teacher was trained on it without differential privacy"
 
@@ -94,7 +94,7 @@ class Teachers:
         def fit(examples: torch.Tensor, answers: torch.Tensor):
             some = replace(self.images.select(examples), labels=answers)
             model = self.trained(f"first-answers-{epsilon:g}", some, "own_teacher", "teacher")[0]
-            asker = Classifier(model, ImageArguments(output_dir=str(self.folder)))
+            asker = Classifier(model, self.arguments(self.folder, 0))
             return lambda asked: asker.logits(model, self.images.select(asked)).softmax(-1)
 
         # Answers are kept before anything learns from them: after a crash no label is answered twice.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from accelerate.state import AcceleratorState
 from datasets import ClassLabel, Dataset, Features, Image
 
 from swingkd import vision
@@ -148,6 +149,19 @@ def test_data_free(free):
     assert (out / "grid-dp_teacher.png").exists()
     again, _ = run("data_free", free)
     assert again == rows
+
+
+def test_a_row_whose_teachers_are_there_goes_on_in_the_same_precision(free):
+    """A new process begins with what it does first: it must not be without the precision of all that follows."""
+    free["mixed_precision"] = "bf16"
+    free["rows"] = [row for row in free["rows"] if row["model"] == "private_labels"]
+    _, out = run("data_free", free)
+    content = json.loads((out / "metrics.json").read_text())
+    content["rows"] = [row for row in content["rows"] if row["model"] == "teacher"]
+    (out / "metrics.json").write_text(json.dumps(content))
+    AcceleratorState._reset_state(True)
+    rows, _ = run("data_free", free)
+    assert values(rows, "private_labels", "accuracy")
 
 
 def test_unknown_labels_are_named(free):
