@@ -39,7 +39,7 @@ class ImageArguments:
         lr_scheduler: over the whole run: "constant", "linear", "cosine", or another of `transformers.get_scheduler`.
         warmup_steps: over which the learning rate rises.
         mixed_precision: "no" or "bf16"; default: as `accelerate launch` says.
-        channels_last: keep the channels of a pixel together, which convolutions are faster with.
+        channels_last: keep the channels of a pixel together, which convolutions are faster with; not under DP-SGD.
         checkpoint_every: so many units (epochs, mostly); 0: never.
         progress: show a progress bar.
 
@@ -143,15 +143,18 @@ class Classifier:
         given = {name: value for name, value in asdict(self.args).items() if name not in free}
         return given | {"origin": PrivacyLedger(self._earlier[0], unknown=self._earlier[1]).lines()}
 
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """How the pixels of an image, and weights, stand in memory."""
+        return torch.channels_last if self.args.channels_last else torch.contiguous_format
+
     def place(self, model: Module) -> Module:
         """Move a model to this process's device and memory format."""
-        form = torch.channels_last if self.args.channels_last else torch.contiguous_format
-        return model.to(self.accelerator.device, memory_format=form)  # type: ignore[call-overload]  # torch's stubs
+        return model.to(self.accelerator.device, memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def inputs(self, pixels: torch.Tensor) -> torch.Tensor:
         """Move images to this process's device and memory format."""
-        form = torch.channels_last if self.args.channels_last else torch.contiguous_format
-        return pixels.to(self.accelerator.device, memory_format=form)
+        return pixels.to(self.accelerator.device, memory_format=self.memory_format)
 
     def own(self, rows: torch.Tensor) -> torch.Tensor:
         """Return this process's part of rows."""

@@ -26,13 +26,20 @@ class PrivateStagedTraining(StagedTraining):
         ValueError: a setting is out of range.
     """
 
+    #: What the private steps add up to; there are none without it.
+    plan: PrivacyPlan | None = None
+
     def __init__(self, model: nn.Module, args: ImageArguments, origin: PrivacyLedger | None = None):
         super().__init__(model, args, origin)
-        #: What the private steps add up to; there are none without it.
-        self.plan: PrivacyPlan | None = None
         self.dp: DPSGD | None = None
+        self._checked = False
         #: How many images are drawn from, and how many private steps there were so far.
         self.drawn_from = self.private_steps = 0
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Contiguous under DP-SGD: Opacus reads patches of other formats from the wrong places, without a word."""
+        return super().memory_format if self.plan is None else torch.contiguous_format
 
     def be_private(self, epsilon: float, images: int, batch_size: int, epochs: int, **others: Any) -> None:
         """Plan to train by DP-SGD, with the noise that an epsilon needs.
@@ -64,6 +71,7 @@ class PrivateStagedTraining(StagedTraining):
         """Let the optimizer see clipped and noised gradients only, where an epsilon is asked for."""
         if self.plan is None:
             return optimizer
+        self.model = self.place(self.model)
         self.dp = DPSGD(self.model, optimizer, self.plan, self.drawn_from)
         return self.dp.optimizer
 
@@ -88,10 +96,17 @@ class PrivateStagedTraining(StagedTraining):
         Args:
             losses: of the images with these numbers, [n].
             micro_batch_size: images whose gradients are in memory at a time.
+
+        Raises:
+            ValueError: Opacus' gradients of single images do not add up to the plain gradient.
         """
         assert self.plan is not None
         assert self.dp is not None
         self.model.train()
+        if not self._checked:
+            # Of two images; nothing of it is kept.
+            self.dp.check(lambda: losses(torch.arange(min(2, self.drawn_from))))
+            self._checked = True
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         for rows in PoissonBatches(self.plan, rows=self.drawn_from, rank=rank, processes=processes):
             for part in torch.tensor(rows, dtype=torch.int64).split(micro_batch_size):

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from swingkd.privacy import TRANSFER_SET, LedgerEntry, PrivacyLedger
+from swingkd.privacy import DPSGD, TRANSFER_SET, LedgerEntry, PrivacyLedger
 from swingkd.vision import ClassifierArguments, ClassifierTraining
+from swingkd.vision.staged_private import PrivateStagedTraining
 from tests.vision.conftest import small
 from tests.vision.test_guidance import weights
 
@@ -168,3 +169,25 @@ def test_a_trained_model_is_trained_again_in_the_same_precision(public, tmp_path
         ends.append(weights(run.model))
     assert torch.equal(*ends)
     assert not vars(first.model).keys() - vars(small()).keys() - {"forward"}
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_gradients_of_single_images_add_up_whatever_the_memory_format(public, tmp_path, precision, monkeypatch):
+    """Opacus cuts patches out of memory as if it were contiguous; with channels last, they are others."""
+    run = make(tmp_path, public, target_epsilon=8.0, channels_last=True, mixed_precision=precision)
+    checked = []
+    original = DPSGD.check
+    monkeypatch.setattr(DPSGD, "check", lambda dp, losses: checked.append(original(dp, losses)))
+    run.train()
+    assert len(checked) == 1
+    assert run.inputs(public.inputs(torch.arange(3))).is_contiguous()
+
+
+def test_gradients_that_do_not_add_up_are_refused_before_the_first_step(public, tmp_path):
+    run = make(tmp_path, public, target_epsilon=8.0, target_delta=1e-5, channels_last=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PrivateStagedTraining, "memory_format", torch.channels_last)
+        run.place(run.model)
+        with pytest.raises(ValueError, match="do not add up to its gradient"):
+            run.train()
+    assert run.private_steps == 0
