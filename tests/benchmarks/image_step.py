@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -88,7 +87,7 @@ def ours(way: str):
     run.prepare(1000)
     run.chosen = guidance.take(run, torch.arange(len(run.public)))
     generator = torch.Generator().manual_seed(0)
-    return lambda: run._distil(generator)
+    return lambda: run._distil(len(run.chosen), generator)
 
 
 def prepare(way: str):
@@ -100,7 +99,9 @@ def prepare(way: str):
 def peak(way: str, queue) -> None:
     steps = prepare(way)
     steps()
-    queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    # Of this process alone: getrusage would give that of the parent, if it was larger.
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    queue.put(int(line.split()[1]) / 1024)
 
 
 def main() -> None:
