@@ -25,8 +25,6 @@ from swingkd.vision import (
 )
 from swingkd.vision.guidance import Guidance
 
-_PRIVATE = "the teacher was trained on it without differential privacy"
-
 
 class World:
     """Public and private images; teachers and starting points are trained once and kept in a folder.
@@ -122,7 +120,7 @@ class World:
             if kind == "zeroth_order":
                 return ZerothOrder(teachers, directions=directions, **noised)
             return BatchGradient(teachers, **noised)
-        teacher = Teacher(self.teacher(), _PRIVATE, **common)
+        teacher = Teacher(self.teacher(), pictures.PLAIN, **common)
         if kind == "teacher":
             return teacher
         if kind == "published":

@@ -25,6 +25,8 @@ from swingkd.vision import (
     SlimResNet,
 )
 
+#: Why a plain teacher's data is not covered.
+PLAIN = "the teacher was trained on it without differential privacy"
 KINDS: dict[str, type[nn.Module]] = {
     kind.__name__: kind for kind in (CifarResNet, SlimResNet, RonaNet, ImageGenerator)
 }

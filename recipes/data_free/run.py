@@ -16,7 +16,7 @@ from accelerate import PartialState
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 from launch import launch
-from teachers import PLAIN, Teachers, pictures
+from teachers import Teachers, pictures
 
 from swingkd.privacy import PrivacyPlan, ShardAnswers
 from swingkd.report import MetricsFile, ledger_rows, membership_rows, row, write_image_card
@@ -58,7 +58,7 @@ class Experiment:
             noise = PrivacyPlan.solve(epsilon=epsilon, sampling_rate=1.0, steps=1, delta=delta)
             return NoisyDifferences(teacher, noise.noise_multiplier, delta=delta, **plan["settings"]), teacher, None
         if kind == "exact":
-            return ExactTeacher(teacher, PLAIN, soft=plan.get("soft", False)), teacher, None
+            return ExactTeacher(teacher, pictures.PLAIN, soft=plan.get("soft", False)), teacher, None
         raise ValueError(f"labels={kind!r} is none of those that recipes/data_free/README.md lists.")
 
     def student(self, plan: dict[str, Any], seed: int) -> DataFreeDistillation:

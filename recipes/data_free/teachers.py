@@ -18,8 +18,6 @@ from swingkd.privacy import NO_TEACHER, TEACHER_DATA, LedgerEntry, PrivacyLedger
 from swingkd.vision import DataFreeArguments, DataFreeDistillation, ExactTeacher, GeneratorLoss, Images
 from swingkd.vision.classifier import Classifier
 
-PLAIN = "the teacher was trained on it without differential privacy"
-
 
 class Teachers:
     """Teachers are trained once and kept in a folder.
@@ -68,8 +66,8 @@ class Teachers:
         if not path.exists():
             batch = self.config["student_training"]["generator_batch_size"]
             run = DataFreeDistillation(
-                pictures.fresh(self.config["student"], seed), generator, ExactTeacher(teacher, PLAIN), critic=teacher,
-                classes=self.images.classes,
+                pictures.fresh(self.config["student"], seed), generator, ExactTeacher(teacher, pictures.PLAIN),
+                critic=teacher, classes=self.images.classes,
                 args=self.arguments(folder, seed, rounds=1, images_per_round=batch, epochs_per_round=1),
             )  # fmt: skip
             run.train(resume_from_checkpoint=True)

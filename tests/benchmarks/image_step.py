@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from process_memory import resident
 from rich.console import Console
 from rich.table import Table
 
@@ -99,9 +100,7 @@ def prepare(way: str):
 def peak(way: str, queue) -> None:
     steps = prepare(way)
     steps()
-    # Of this process alone: getrusage would give that of the parent, if it was larger.
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    queue.put(int(line.split()[1]) / 1024)
+    queue.put(resident("VmHWM") / 2**20)
 
 
 def main() -> None:

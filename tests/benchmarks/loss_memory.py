@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from loss_cases import Case, dense, fused
+from process_memory import resident
 from rich.console import Console
 from rich.table import Table
 
@@ -30,14 +31,9 @@ def measure(kind: str, vocabulary: int, tokens: int) -> int:
         way(case)
         return torch.cuda.max_memory_allocated() - before
     Path("/proc/self/clear_refs").write_text("5")  # Linux forgets the process's highest mark
-    before = _status("VmRSS")
+    before = resident("VmRSS")
     way(case)
-    return _status("VmHWM") - before
-
-
-def _status(name: str) -> int:
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]
-    return int(line.split()[1]) * 1024
+    return resident("VmHWM") - before
 
 
 def main() -> None:
