@@ -143,13 +143,13 @@ def test_the_image_students_are_those_of_the_cards():
         (model, share): selection(model, "accuracy", "table=headline", f"public={share}")
         for model, share in (
             ("published", 0.8), ("self_learning", 0.8), ("published", 0.1), ("self_learning", 0.1),
-            ("shard_teachers", 0.1),
+            ("shard_teachers", 0.1), ("dp_teacher", 0.1),
         )
     }  # fmt: skip
     assert f"gets {at['published', 0.8]} % with the published method" in text
     assert f"and {at['self_learning', 0.8]} % on the public labels alone" in text
     assert f"a tenth of the images public, {at['published', 0.1]} and {at['self_learning', 0.1]} %" in text
-    assert f"shards, at epsilon 8, it gets {at['shard_teachers', 0.1]} %" in text
+    assert f"gets {at['dp_teacher', 0.1]} % with a teacher trained by DP-SGD and {at['shard_teachers', 0.1]} %" in text
     exact, ten, one = (mnist(m, "accuracy") for m in ("without_privacy", "label_epsilon_10", "label_epsilon_1"))
     assert f"gets {exact} % on MNIST, {ten} % with labels of epsilon 10 and {one} % with labels of epsilon 1" in text
     assert f"On CIFAR-10 it gets {cifar('without_privacy', 'accuracy')} %" in text
