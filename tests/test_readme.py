@@ -152,6 +152,7 @@ def test_the_image_students_are_those_of_the_cards():
     assert f"gets {at['dp_teacher', 0.1]} % with a teacher trained by DP-SGD and {at['shard_teachers', 0.1]} %" in text
     exact, ten, one = (mnist(m, "accuracy") for m in ("without_privacy", "label_epsilon_10", "label_epsilon_1"))
     assert f"gets {exact} % on MNIST, {ten} % with labels of epsilon 10 and {one} % with labels of epsilon 1" in text
+    assert f"{one} % with labels of epsilon 1, and {mnist('dp_teacher', 'accuracy')} % at epsilon 8 for each" in text
     assert f"On CIFAR-10 it gets {cifar('without_privacy', 'accuracy')} %" in text
 
 
