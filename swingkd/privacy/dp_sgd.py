@@ -9,7 +9,8 @@ noise alone.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -150,6 +151,31 @@ class DPSGD:
             else:
                 setattr(parameter, _ROWS, parameter.new_zeros(0, *parameter.shape))
 
+    def beside(self, loss: Callable[[], torch.Tensor], weight: float) -> None:
+        """Let the next step follow a loss of public examples as well, which is neither clipped nor noised.
+
+        Args:
+            loss: runs the model and returns the loss, a number.
+            weight: of the noised gradient beside it.
+        """
+        assert self._hooks is not None
+        self._hooks.disable_hooks()
+        try:
+            with _quiet():
+                gradients = torch.autograd.grad(loss(), list(self._named.values()), allow_unused=True)
+        finally:
+            self._hooks.enable_hooks()
+
+        def add(optimizer: DPOptimizer) -> None:
+            optimizer.step_hook = None
+            for parameter, gradient in zip(self._named.values(), gradients, strict=True):
+                assert parameter.grad is not None
+                parameter.grad.mul_(weight)
+                if gradient is not None:
+                    parameter.grad.add_(gradient)
+
+        self.optimizer.attach_step_hook(add)
+
     def check(self, losses: Callable[[], torch.Tensor]) -> None:
         """Compare the gradients per row with the plain gradient of the same backward pass; nothing is kept.
 
@@ -244,10 +270,17 @@ def _left(parameter: nn.Parameter) -> Any:
     return getattr(parameter, _ROWS, None)
 
 
-def _backward(loss: torch.Tensor, **options: Any) -> None:
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide a warning of layers that read token ids, which have no gradient."""
     with warnings.catch_warnings():
-        # Of layers that read token ids, which have no gradient: https://github.com/pytorch/pytorch/pull/155339
+        # https://github.com/pytorch/pytorch/pull/155339
         warnings.filterwarnings("ignore", "Full backward hook is firing")
+        yield
+
+
+def _backward(loss: torch.Tensor, **options: Any) -> None:
+    with _quiet():
         loss.backward(**options)
 
 

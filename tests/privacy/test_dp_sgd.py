@@ -354,3 +354,34 @@ def test_detached_the_model_is_an_ordinary_one():
     assert set(vars(model)) == before
     assert not any(hasattr(p, "grad_sample") for p in model.parameters())
     assert list(model.state_dict()) == list(llama().state_dict())
+
+
+@pytest.mark.parametrize("ghost", [False, True])
+def test_a_public_loss_beside_is_neither_clipped_nor_noised(ghost):
+    start = vit()
+    inputs, labels = data(start)
+    after = {}
+    for weight in (None, 1.0, 0.25):
+        model = copy.deepcopy(start)
+        dp = DPSGD(
+            model, torch.optim.SGD(model.parameters(), lr=1.0), PLAN, ROWS, ghost=ghost,
+            generator=torch.Generator().manual_seed(3),
+        )  # fmt: skip
+        for _ in range(2):
+            dp.accumulate(F.cross_entropy(model(inputs[:4]).logits, labels[:4], reduction="none"))
+            dp.finish()
+            if weight is not None:
+                # A hundred times steeper than the clip would let through.
+                dp.beside(lambda model=model: 100 * F.cross_entropy(model(inputs[4:]).logits, labels[4:]), weight)
+            dp.optimizer.step()
+            dp.zero_grad()
+            after.setdefault(weight, []).append([p.detach().clone() for p in model.parameters()])
+        dp.detach()
+    public = copy.deepcopy(start)
+    (100 * F.cross_entropy(public(inputs[4:]).logits, labels[4:])).backward()
+    for before, gradient, alone, whole, quarter in zip(
+        start.parameters(), (p.grad for p in public.parameters()), *(after[w][0] for w in (None, 1.0, 0.25)),
+        strict=True,
+    ):  # fmt: skip
+        torch.testing.assert_close(whole, alone - gradient)
+        torch.testing.assert_close(quarter, before + 0.25 * (alone - before) - gradient)
