@@ -3,108 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import numpy as np
-from scipy import stats
 
-from swingkd.privacy.accounting import said_delta, said_epsilon
+from swingkd.privacy.accounting import said_epsilon
 from swingkd.report.metrics import MetricsFile
 from swingkd.report.plots import COLOURS, MARKERS
 from swingkd.report.render import render_card
-
-# Words of a setting that say which of a student's numbers it is, not which student.
-_OF_A_NUMBER = ("seed", "scope", "unit", "neighbours", "records", "attack")
-_TEACHER = "teacher_data"
-# Students that learn from no private data at all.
-_WITHOUT_TEACHER = ("self_learning", "public_teacher")
-
-
-class Difference(NamedTuple):
-    """A paired difference over seeds, with its 95 % t interval; without one where there is one seed."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    seeds: int
-
-    def __str__(self) -> str:
-        points = f"{100 * self.mean:+.2f} points"
-        if self.low is None or self.high is None:
-            return f"{points} (one seed)"
-        return f"{points} [{100 * self.low:+.2f}, {100 * self.high:+.2f}] over {self.seeds} seeds"
-
-
-class ImageTable:
-    """The rows of a run, by student: a model in a setting, apart from its seed."""
-
-    def __init__(self, rows: list[dict[str, Any]]):
-        self._rows: dict[tuple[str, str], list[tuple[dict[str, str], dict[str, Any]]]] = {}
-        for row in rows:
-            words = dict(word.split("=", 1) for word in row["setting"].split())
-            bare = " ".join(f"{key}={value}" for key, value in words.items() if key not in _OF_A_NUMBER)
-            self._rows.setdefault((row["model"], bare), []).append((words, row))
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        return iter(self._rows)
-
-    def students(self, table: str) -> list[tuple[str, str]]:
-        """Return the models and settings of one table."""
-        return [key for key in self._rows if f"table={table}" in key[1].split()]
-
-    def values(self, student: tuple[str, str], metric: str, **words: str) -> dict[str, float]:
-        """Return a number of each seed."""
-        return {
-            of.get("seed", "0"): row["value"]
-            for of, row in self._rows.get(student, [])
-            if row["metric"] == metric and words.items() <= of.items()
-        }
-
-    def mean(self, student: tuple[str, str], metric: str) -> float | None:
-        """Return the mean over seeds; `None` where it was not measured."""
-        found = self.values(student, metric)
-        return float(np.mean(list(found.values()))) if found else None
-
-    def promised(self, student: tuple[str, str], scope: str = _TEACHER) -> str:
-        """Say which epsilon holds for the teacher's data, or for synthetic labels, the largest over seeds."""
-        found = [(row, of) for of, row in self._rows[student] if row["metric"] == "epsilon" and of["scope"] == scope]
-        if not found:
-            return "no private teacher" if student[0] in _WITHOUT_TEACHER else "none"
-        worst, of = max(found, key=lambda pair: pair[0]["value"])
-        delta = max(self.values(student, "delta", scope=scope).values())
-        at = f" at delta {said_delta(delta)}" if delta else ""
-        neighbours = of["neighbours"].replace("-", " ")
-        return f"{said_epsilon(worst['value'])}{at}, each {of['unit']} ({neighbours})"
-
-    def attacks(self, student: tuple[str, str], metric: str) -> dict[str, float]:
-        """Return the mean over seeds of each attack's number."""
-        found: dict[str, list[float]] = {}
-        for words, row in self._rows.get(student, []):
-            if row["metric"] == metric and "attack" in words:
-                found.setdefault(words["attack"], []).append(row["value"])
-        return {attack: float(np.mean(values)) for attack, values in found.items()}
-
-    def difference(self, student: tuple[str, str], control: tuple[str, str], metric: str) -> Difference | None:
-        """Compare two students seed by seed; `None` where they share none."""
-        one, other = self.values(student, metric), self.values(control, metric)
-        shared = sorted(one.keys() & other.keys())
-        if not shared:
-            return None
-        gaps = np.array([one[seed] - other[seed] for seed in shared])
-        if len(gaps) < 2 or np.ptp(gaps) == 0:
-            return Difference(float(gaps.mean()), None, None, len(gaps))
-        interval = stats.ttest_1samp(gaps, 0).confidence_interval(0.95)
-        return Difference(float(gaps.mean()), float(interval.low), float(interval.high), len(gaps))
-
-    def shares(self, table: str) -> list[str]:
-        """Return the settings in which students of a table are to be compared, such as one share of public images."""
-        return list(dict.fromkeys(setting for _, setting in self.students(table)))
+from swingkd.report.table import RunTable, percent, spread, words
 
 
 def write_image_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
@@ -118,7 +29,7 @@ def write_image_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) 
         The path of the card.
     """
     content, folder = MetricsFile(metrics).read(), Path(output_dir)
-    table = ImageTable(content["rows"])
+    table = RunTable(content["rows"])
     folder.mkdir(parents=True, exist_ok=True)
     _figure(table, content["run"], folder / "accuracy.png")
     audited = [student for student in table if table.attacks(student, "auc")]
@@ -141,24 +52,7 @@ def is_image_run(metrics: dict[str, Any]) -> bool:
     return any("table=teachers" in row["setting"].split() for row in metrics["rows"])
 
 
-def words(setting: str, *names: str) -> str:
-    """Return what a setting says beside the table it is in, or only the named words."""
-    pairs = [word.split("=", 1) for word in setting.split()]
-    return ", ".join(f"{key} {value}" for key, value in pairs if key != "table" and (not names or key in names))
-
-
-def percent(value: float | None, digits: int = 2) -> str:
-    """Return a share for a table."""
-    return "" if value is None else f"{100 * value:.{digits}f}"
-
-
-def spread(values: Iterable[float], digits: int = 2) -> str:
-    """Return lowest and highest, where there are several."""
-    found = list(values)
-    return f" ({percent(min(found), digits)} to {percent(max(found), digits)})" if len(found) > 1 else ""
-
-
-def findings(table: ImageTable) -> list[str]:
+def findings(table: RunTable) -> list[str]:
     """Say of each teaching whether it beat the same steps on public labels."""
     said = []
     for setting in table.shares("headline"):
@@ -182,7 +76,7 @@ def findings(table: ImageTable) -> list[str]:
     return said
 
 
-def helped(table: ImageTable) -> bool | None:
+def helped(table: RunTable) -> bool | None:
     """Tell whether the published method was anywhere shown to beat the labels alone; `None` where it did not run."""
     gaps = [
         table.difference((model, where), ("self_learning", where), "accuracy")
@@ -192,7 +86,7 @@ def helped(table: ImageTable) -> bool | None:
     return any(gap is not None and gap.low is not None and gap.low > 0 for gap in gaps) if any(gaps) else None
 
 
-def _figure(table: ImageTable, run: str, path: Path) -> None:
+def _figure(table: RunTable, run: str, path: Path) -> None:
     """Draw the accuracy of every student, one panel a setting, one mark a seed."""
     main = "data_free" if table.students("data_free") else "headline"
     settings = table.shares(main)

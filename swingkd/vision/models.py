@@ -18,18 +18,21 @@ from torch import nn
 Norm = Literal["batch", "group"]
 
 
-def logits_of(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Ask an image classifier, [n, classes] float32 (or float64, if that is what it computes in).
+def logits_of(model: nn.Module, inputs: torch.Tensor | dict[str, torch.Tensor]) -> torch.Tensor:
+    """Ask a classifier, [n, classes] float32 (or float64, if that is what it computes in).
 
     Args:
-        model: an `AutoModelForImageClassification`, or a module that returns logits.
-        images: [n, channels, height, width].
+        model: an `AutoModelForImageClassification`, one of text, or a module that returns logits.
+        inputs: [n, channels, height, width] or the like; or arguments by name.
 
     Raises:
         ValueError: what it returns are no logits.
     """
-    dtype = next((p.dtype for p in model.parameters()), images.dtype)
-    found = model(images.to(dtype))
+    if isinstance(inputs, dict):
+        found = model(**inputs)
+    else:
+        dtype = next((p.dtype for p in model.parameters()), inputs.dtype)
+        found = model(inputs.to(dtype) if inputs.is_floating_point() else inputs)
     logits = found if isinstance(found, torch.Tensor) else getattr(found, "logits", None)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         raise ValueError(

@@ -11,7 +11,8 @@ import pytest
 from scipy import stats
 
 from swingkd.report import MetricsFile, row, write_card, write_image_card
-from swingkd.report.image_card import Difference, ImageTable, findings, helped, is_image_run, percent, spread, words
+from swingkd.report.image_card import findings, helped, is_image_run
+from swingkd.report.table import Difference, RunTable, percent, spread, words
 
 HERE = "public=0.1 images=50 table=headline"
 
@@ -49,7 +50,7 @@ def example_rows():
 
 @pytest.fixture
 def table():
-    return ImageTable(example_rows())
+    return RunTable(example_rows())
 
 
 @pytest.fixture
@@ -77,8 +78,8 @@ def test_a_gain_is_only_one_when_its_interval_says_so(table):
     better = example_rows()
     for r in better:
         r["value"] *= 1.11 if (r["model"], r["metric"]) == ("published", "accuracy") else 1
-    assert helped(ImageTable(better)) is True
-    assert any("answers helped" in line for line in findings(ImageTable(better)))
+    assert helped(RunTable(better)) is True
+    assert any("answers helped" in line for line in findings(RunTable(better)))
 
 
 def test_students_of_other_numbers_of_steps_are_not_compared():
@@ -86,9 +87,9 @@ def test_students_of_other_numbers_of_steps_are_not_compared():
     for r in rows:
         r["value"] *= 0.5 if (r["model"], r["metric"]) == ("published", "queries") else 1
     assert "`published` (public 0.1, images 50) took 5 steps, `self_learning` 10: not compared." in findings(
-        ImageTable(rows)
+        RunTable(rows)
     )
-    assert helped(ImageTable([r for r in rows if r["model"] != "published"])) is None
+    assert helped(RunTable([r for r in rows if r["model"] != "published"])) is None
 
 
 def test_the_promise_is_the_worst_over_seeds_and_rounded_up(table):

@@ -1,0 +1,125 @@
+"""The rows of a run side by side: students in a setting, over seeds, and paired differences between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from swingkd.privacy.accounting import said_delta, said_epsilon
+
+# Words of a setting that say which of a student's numbers it is, not which student.
+_OF_A_NUMBER = ("seed", "scope", "unit", "neighbours", "records", "attack", "client")
+_TEACHER = "teacher_data"
+# Students that learn from no private data at all.
+_WITHOUT_TEACHER = ("self_learning", "public_teacher")
+
+
+class Difference(NamedTuple):
+    """A paired difference over seeds, with its 95 % t interval; without one where there is one seed."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    seeds: int
+
+    def __str__(self) -> str:
+        points = f"{100 * self.mean:+.2f} points"
+        if self.low is None or self.high is None:
+            return f"{points} (one seed)"
+        return f"{points} [{100 * self.low:+.2f}, {100 * self.high:+.2f}] over {self.seeds} seeds"
+
+
+class RunTable:
+    """The rows of a run, by student: a model in a setting, apart from its seed."""
+
+    def __init__(self, rows: list[dict[str, Any]]):
+        self._rows: dict[tuple[str, str], list[tuple[dict[str, str], dict[str, Any]]]] = {}
+        for row in rows:
+            words = dict(word.split("=", 1) for word in row["setting"].split())
+            bare = " ".join(f"{key}={value}" for key, value in words.items() if key not in _OF_A_NUMBER)
+            self._rows.setdefault((row["model"], bare), []).append((words, row))
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._rows)
+
+    def students(self, table: str) -> list[tuple[str, str]]:
+        """Return the models and settings of one table."""
+        return [key for key in self._rows if f"table={table}" in key[1].split()]
+
+    def values(self, student: tuple[str, str], metric: str, **words: str) -> dict[str, float]:
+        """Return a number of each seed."""
+        return {
+            of.get("seed", "0"): row["value"]
+            for of, row in self._rows.get(student, [])
+            if row["metric"] == metric and words.items() <= of.items()
+        }
+
+    def mean(self, student: tuple[str, str], metric: str) -> float | None:
+        """Return the mean over seeds; `None` where it was not measured."""
+        found = self.values(student, metric)
+        return float(np.mean(list(found.values()))) if found else None
+
+    def promised(self, student: tuple[str, str], scope: str = _TEACHER) -> str:
+        """Say which epsilon holds for the teacher's data, or for synthetic labels, the largest over seeds."""
+        found = [(row, of) for of, row in self._rows[student] if row["metric"] == "epsilon" and of["scope"] == scope]
+        if not found:
+            return "no private teacher" if student[0] in _WITHOUT_TEACHER else "none"
+        worst, of = max(found, key=lambda pair: pair[0]["value"])
+        delta = max(self.values(student, "delta", scope=scope).values())
+        at = f" at delta {said_delta(delta)}" if delta else ""
+        neighbours = of["neighbours"].replace("-", " ")
+        return f"{said_epsilon(worst['value'])}{at}, each {of['unit']} ({neighbours})"
+
+    def attacks(self, student: tuple[str, str], metric: str) -> dict[str, float]:
+        """Return the mean over seeds of each attack's number."""
+        found: dict[str, list[float]] = {}
+        for words, row in self._rows.get(student, []):
+            if row["metric"] == metric and "attack" in words:
+                found.setdefault(words["attack"], []).append(row["value"])
+        return {attack: float(np.mean(values)) for attack, values in found.items()}
+
+    def clients(self, student: tuple[str, str]) -> dict[str, float]:
+        """Return the mean over seeds of each client's accuracy."""
+        found: dict[str, list[float]] = {}
+        for of, row in self._rows.get(student, []):
+            if row["metric"] == "client_accuracy":
+                found.setdefault(of["client"], []).append(row["value"])
+        return {client: float(np.mean(values)) for client, values in found.items()}
+
+    def difference(self, student: tuple[str, str], control: tuple[str, str], metric: str) -> Difference | None:
+        """Compare two students seed by seed; `None` where they share none."""
+        one, other = self.values(student, metric), self.values(control, metric)
+        shared = sorted(one.keys() & other.keys())
+        if not shared:
+            return None
+        gaps = np.array([one[seed] - other[seed] for seed in shared])
+        if len(gaps) < 2:
+            return Difference(float(gaps.mean()), None, None, len(gaps))
+        if np.ptp(gaps) == 0:
+            return Difference(*[float(gaps.mean())] * 3, len(gaps))
+        interval = stats.ttest_1samp(gaps, 0).confidence_interval(0.95)
+        return Difference(float(gaps.mean()), float(interval.low), float(interval.high), len(gaps))
+
+    def shares(self, table: str) -> list[str]:
+        """Return the settings in which students of a table are to be compared, such as one share of public images."""
+        return list(dict.fromkeys(setting for _, setting in self.students(table)))
+
+
+def words(setting: str, *names: str) -> str:
+    """Return what a setting says beside the table it is in, or only the named words."""
+    pairs = [word.split("=", 1) for word in setting.split()]
+    return ", ".join(f"{key} {value}" for key, value in pairs if key != "table" and (not names or key in names))
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    """Return a share for a table."""
+    return "" if value is None else f"{100 * value:.{digits}f}"
+
+
+def spread(values: Iterable[float], digits: int = 2) -> str:
+    """Return lowest and highest, where there are several."""
+    found = list(values)
+    return f" ({percent(min(found), digits)} to {percent(max(found), digits)})" if len(found) > 1 else ""
