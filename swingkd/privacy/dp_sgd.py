@@ -118,15 +118,18 @@ class DPSGD:
                 row is a unit.
 
         Raises:
-            ValueError: a parameter has no gradient per row, or ghost clipping is asked for units of several rows.
+            ValueError: a parameter has no gradient per row; or ghost clipping is asked for units of several rows, or of
+                a row without a finite gradient.
         """
         if self.ghost:
             self._accumulate_ghost(losses, units)
             return
         _backward(losses.sum())
         group = torch.unique(units, return_inverse=True)[1] if units is not None else None
-        for parameter, rows in zip(self._named.values(), self._per_row(), strict=True):
-            setattr(parameter, _ROWS, _sum_by(rows, group) if group is not None else rows)
+        found = [_sum_by(rows, group) if group is not None else rows for rows in self._per_row()]
+        _silence_infinite(found)
+        for parameter, rows in zip(self._named.values(), found, strict=True):
+            setattr(parameter, _ROWS, rows)
         self.optimizer.clip_and_accumulate()
         self._forget()
 
@@ -136,6 +139,8 @@ class DPSGD:
             raise ValueError("Ghost clipping knows the norm of each row, not of a unit's rows together: ghost=False.")
         _backward(losses.sum(), retain_graph=True)
         factors = self._hooks.get_clipping_coef()
+        if not bool((factors.isfinite() & losses.detach().isfinite().to(factors.device)).all()):
+            raise ValueError("A row's gradient is not finite. Ghost clipping cannot omit it: ghost_clipping=False.")
         self.optimizer.original_optimizer.zero_grad(set_to_none=True)
         self._hooks.disable_hooks()
         _backward((factors.detach().to(losses) * losses).sum())
@@ -263,6 +268,15 @@ class DPSGD:
         for parameter in self._named.values():
             parameter.grad = None
             setattr(parameter, _ROWS, None)
+
+
+def _silence_infinite(rows: list[torch.Tensor]) -> None:
+    """Let units whose gradient has no finite norm add nothing: infinity cannot be clipped, and no noise hides it."""
+    norms = torch.stack([torch.linalg.vector_norm(some.flatten(1), dim=1) for some in rows])
+    infinite = ~norms.isfinite().all(0)
+    if bool(infinite.any()):
+        for some in rows:
+            some[infinite] = 0
 
 
 def _left(parameter: nn.Parameter) -> Any:

@@ -385,3 +385,30 @@ def test_a_public_loss_beside_is_neither_clipped_nor_noised(ghost):
     ):  # fmt: skip
         torch.testing.assert_close(whole, alone - gradient)
         torch.testing.assert_close(quarter, before + 0.25 * (alone - before) - gradient)
+
+
+@pytest.mark.parametrize("wrong", [torch.inf, torch.nan, 1e30])
+def test_a_row_whose_gradient_is_infinite_adds_nothing(wrong):
+    start = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    inputs = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    labels, spoilt = torch.tensor([0, 1, 1, 0]), inputs.clone()
+    spoilt[2] = wrong
+    after = []
+    for given, rows in ((inputs, [0, 1, 3]), (spoilt, [0, 1, 2, 3])):
+        model = copy.deepcopy(start)
+        dp = DPSGD(
+            model, torch.optim.SGD(model.parameters(), lr=1.0), PLAN, ROWS,
+            generator=torch.Generator().manual_seed(3),
+        )  # fmt: skip
+        dp.accumulate(F.cross_entropy(model(given[rows]), labels[rows], reduction="none"))
+        dp.finish()
+        dp.optimizer.step()
+        after.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        dp.detach()
+    assert after[1].isfinite().all()
+    if wrong != 1e30:
+        torch.testing.assert_close(after[1], after[0])
+    ghostly = DPSGD(start, torch.optim.SGD(start.parameters(), lr=1.0), PLAN, ROWS, ghost=True)
+    if wrong != 1e30:
+        with pytest.raises(ValueError, match="A row's gradient is not finite"):
+            ghostly.accumulate(F.cross_entropy(start(spoilt), labels, reduction="none"))
