@@ -38,5 +38,5 @@ $(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(INSTALL) -e ".[dev,presidio]"
+	$(INSTALL) -e ".[dev,presidio,federated]"
 	touch $@

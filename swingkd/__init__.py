@@ -16,6 +16,7 @@ from swingkd.audit import (
     shadow_models,
 )
 from swingkd.config import PrivateDistillationConfig
+from swingkd.decentralized import DecentralizedDistillation
 from swingkd.privacy import PrivacyLedger, PrivacyPlan
 from swingkd.tagging import EnsembleTagger, PresidioTagger, RarityTagger, RuleTagger, TokenClassificationTagger
 from swingkd.teacher_cache import cache_teacher
@@ -27,6 +28,7 @@ __all__ = [
     "AuditReport",
     "CanarySet",
     "DataFreeDistillation",
+    "DecentralizedDistillation",
     "DynamicSampleSelection",
     "EnsembleTagger",
     "EpsilonLowerBound",

@@ -3,6 +3,7 @@
 from swingkd.report.audit import audit_tables, roc_figure, write_audit
 from swingkd.report.budget import budget_dict, budget_figure, budget_line, budget_tables
 from swingkd.report.card import write_card
+from swingkd.report.federation_card import federation_table, write_federation_card
 from swingkd.report.image_card import write_image_card
 from swingkd.report.metrics import (
     MetricsFile,
@@ -28,6 +29,7 @@ __all__ = [
     "exposure_figure",
     "exposure_rows",
     "extraction_rows",
+    "federation_table",
     "ledger_rows",
     "membership_rows",
     "model_card",
@@ -36,5 +38,6 @@ __all__ = [
     "summarise",
     "write_audit",
     "write_card",
+    "write_federation_card",
     "write_image_card",
 ]

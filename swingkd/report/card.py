@@ -7,6 +7,7 @@ from pathlib import Path
 
 from swingkd.privacy.accounting import said_delta, said_epsilon
 from swingkd.report.audit_card import is_audit, write_audit_card
+from swingkd.report.federation_card import is_federation, write_federation_card
 from swingkd.report.image_card import is_image_run, write_image_card
 from swingkd.report.metrics import MetricsFile
 from swingkd.report.plots import exposure_figure
@@ -40,6 +41,8 @@ def write_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Pat
     content, folder = MetricsFile(metrics).read(), Path(output_dir)
     if is_audit(content):
         return write_audit_card(metrics, output_dir)
+    if is_federation(content):
+        return write_federation_card(metrics, output_dir)
     if is_image_run(content):
         return write_image_card(metrics, output_dir)
     summaries = summarise(content)

@@ -99,7 +99,8 @@ class RunTable:
         if len(gaps) < 2:
             return Difference(float(gaps.mean()), None, None, len(gaps))
         if np.ptp(gaps) == 0:
-            return Difference(*[float(gaps.mean())] * 3, len(gaps))
+            always = float(gaps.mean())
+            return Difference(always, always, always, len(gaps))
         interval = stats.ttest_1samp(gaps, 0).confidence_interval(0.95)
         return Difference(float(gaps.mean()), float(interval.low), float(interval.high), len(gaps))
 

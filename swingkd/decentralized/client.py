@@ -1,0 +1,346 @@
+"""One participant: it learns its own examples, and what the others say of the reference examples."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+
+from swingkd.decentralized.examples import Examples, ask, batches
+from swingkd.decentralized.parcel import Parcel, Word, is_weight, load_weights, named_weights
+from swingkd.privacy import DPSGD, TEACHER_DATA, LedgerEntry, PoissonBatches, PrivacyLedger, PrivacyPlan
+from swingkd.privacy.plan import run_delta
+from swingkd.targets import TemperatureSettings
+from swingkd.vision.models import logits_of
+
+OTHERS = "each of the other clients keeps a ledger of its own"
+TOLD = (
+    "of messengers and weights; told as they are: how many examples there are, how long learning takes, and the "
+    "accuracy on test examples, which are not covered"
+)
+
+
+_NUMBERS = (
+    "learning_rate", "weight_decay", "rho", "temperature", "max_temperature", "target_epsilon", "target_delta",
+    "clip_norm",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientArguments:
+    """How clients learn.
+
+    Args:
+        rounds: of the whole run; an epsilon is planned for all of them.
+        steps_per_round: of learning, with or without a target: methods are compared at equal work.
+        batch_size: own examples a step; with `target_epsilon`, on average.
+        reference_batch_size: reference examples a step.
+        learning_rate, weight_decay: of AdamW.
+        rho: weight of what the others say, in [0, 1]; what its own labels say weighs 1 - rho.
+        temperature: of the distillation loss, both sides; the loss is multiplied by its square.
+        max_temperature: swing: what it says of a reference example that is surely private is softened to this
+            temperature, and an own example weighs 1 - likelihood; 1: not at all.
+        share_weights: let weights leave the client; without, it answers with messengers alone.
+        learn_reference_labels: where nobody says anything, learn the labels of the reference examples in its place.
+        target_epsilon: learn the own examples by DP-SGD, with this epsilon for all rounds together.
+        target_delta: of it; `None`: a tenth of one over the examples.
+        clip_norm: of an example's gradient.
+        micro_batch_size: examples whose gradients are in memory at a time.
+        seed: of batches and dropout; never of a guarantee's noise.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    rounds: int = 10
+    steps_per_round: int = 20
+    batch_size: int = 32
+    reference_batch_size: int = 32
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    rho: float = 0.5
+    temperature: float = 1.0
+    max_temperature: float = 1.0
+    share_weights: bool = False
+    learn_reference_labels: bool = False
+    target_epsilon: float | None = None
+    target_delta: float | None = None
+    clip_norm: float = 1.0
+    micro_batch_size: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in _NUMBERS:
+            value = getattr(self, name)
+            try:
+                # YAML takes 1e-3 for a word.
+                object.__setattr__(self, name, float(value) if value is not None else None)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{name}={value!r} is no number.") from error
+        for name in (
+            "rounds", "steps_per_round", "batch_size", "reference_batch_size", "learning_rate", "temperature",
+            "clip_norm", "micro_batch_size",
+        ):  # fmt: skip
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
+        if not 0 <= self.rho <= 1:
+            raise ValueError(f"rho={self.rho} must lie between 0 and 1.")
+        if self.max_temperature < 1:
+            raise ValueError(f"max_temperature={self.max_temperature} would sharpen: 1 or more is needed.")
+
+
+class Client:
+    """A participant with a model and examples of its own.
+
+    Args:
+        name: by which the server knows it.
+        model: any classifier that returns logits [n, classes].
+        private: its own examples.
+        reference: the shared, labelled examples; nobody's secret.
+        args: how it learns.
+        test: examples of its own that it does not learn from; default: those that it does, but not under DP-SGD.
+
+    Raises:
+        ValueError: model and examples do not fit, DP-SGD cannot train the model, or there is nothing to test it on.
+    """
+
+    def __init__(
+        self, name: str, model: nn.Module, private: Examples, reference: Examples, args: ClientArguments,
+        test: Examples | None = None,
+    ):  # fmt: skip
+        self.name, self.model, self.private, self.reference, self.args = name, model, private, reference, args
+        self.test = test or private
+        if private.classes != reference.classes:
+            raise ValueError(f"{name} has {private.classes} classes, the reference examples {reference.classes}.")
+        if args.target_epsilon is not None and test is None:
+            raise ValueError(f"{name} needs test examples: its accuracy on those that it learns is not protected.")
+        found = ask(model, reference.select(torch.arange(min(2, len(reference)))))
+        if found.shape[1] != private.classes:
+            raise ValueError(f"{name}: {type(model).__name__} has {found.shape[1]} classes, not {private.classes}.")
+        self.plan = self._plan() if args.target_epsilon is not None else None
+        #: Steps of DP-SGD so far.
+        self.private_steps = 0
+        #: The last round that it learnt in.
+        self.answered = -1
+        #: The run that it takes part in.
+        self.run = ""
+        self._optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
+        if self.plan is not None:
+            dp = self._dp(self.plan)
+            try:
+                dp.check(lambda: self.own_losses(torch.arange(2) % len(private)))
+            finally:
+                dp.detach()
+
+    def _plan(self) -> PrivacyPlan:
+        args, count = self.args, len(self.private)
+        return PrivacyPlan.solve(
+            epsilon=args.target_epsilon, sampling_rate=min(args.batch_size / count, 1.0),
+            steps=args.rounds * args.steps_per_round, clip_norm=args.clip_norm,
+            delta=run_delta(args.target_delta, count),
+        )  # fmt: skip
+
+    def _dp(self, plan: PrivacyPlan) -> DPSGD:
+        """Return DP-SGD with its hooks in the model; `detach` takes them out."""
+        return DPSGD(self.model, self._optimizer, plan, len(self.private))
+
+    @property
+    def ledger(self) -> PrivacyLedger:
+        """What its messengers and weights say of its own examples: they follow from what DP-SGD released."""
+        if self.plan is None:
+            return PrivacyLedger(unknown={TEACHER_DATA: OTHERS})
+        entry = LedgerEntry.of_plan(self.plan, releases=self.private_steps, caveat=TOLD)
+        return PrivacyLedger([entry], unknown={TEACHER_DATA: OTHERS})
+
+    # -- asked by the server -------------------------------------------------------------------------------------
+
+    def answer(self, parcel: Parcel) -> Parcel:
+        """Do for a round what the server asks for.
+
+        Args:
+            parcel: "run", "round", and what it "wants": "messenger", "weights" or "nothing" after learning, or
+                "accuracy" without; perhaps a "target" [R, C], perhaps weights to begin with.
+
+        Raises:
+            ValueError: it takes part in another run already, or is asked for what it does not give.
+        """
+        number, wants, run = int(parcel.number("round")), parcel.text("wants"), parcel.text("run")
+        if self.run not in ("", run):
+            raise ValueError(f"{self.name} takes part in another run. Make it anew, with a folder of its own.")
+        if not self.args.share_weights and (wants == "weights" or any(map(is_weight, parcel.tensors))):
+            raise ValueError(f"{self.name} keeps its weights: share_weights=True is needed for this method.")
+        self.run = run
+        began, words = time.process_time(), dict[str, Word](round=number, examples=len(self.private))
+        tensors: dict[str, torch.Tensor] = {}
+        if wants == "accuracy":
+            load_weights(self.model, parcel.tensors)
+            words["accuracy"] = self.accuracy(self.test)
+            words["ledger"] = json.dumps(self.ledger.to_dict())
+        elif number > self.answered:
+            # Asked again after a crash, it says again what it said.
+            load_weights(self.model, parcel.tensors)
+            self.learn(number, parcel.tensors.get("target"))
+            self.answered = number
+        if wants == "messenger":
+            tensors["messenger"] = self.say()
+            words["reference"] = self.reference.fingerprint()
+        if wants == "weights":
+            tensors = {name: tensor.clone() for name, tensor in named_weights(self.model).items()}
+        return Parcel(tensors, words | {"seconds": time.process_time() - began})
+
+    def learn(self, number: int, target: torch.Tensor | None = None) -> None:
+        """Learn for a round.
+
+        Args:
+            number: of the round.
+            target: [R, C] what the others say of the reference examples; `None`: its own examples alone.
+
+        Raises:
+            ValueError: the target does not fit, or there is no noise planned for another round.
+        """
+        if target is not None and target.shape != (len(self.reference), self.reference.classes):
+            raise ValueError(f"{self.name}: a target of shape {tuple(target.shape)} is not about these references.")
+        if target is not None and not bool(target.isfinite().all()):
+            raise ValueError(f"{self.name}: the target is not finite.")
+        if target is None and self.args.learn_reference_labels:
+            target = F.one_hot(self.reference.labels, self.reference.classes).float()
+        generator = torch.Generator().manual_seed(self._seed(number))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed(number))
+            if self.plan is None:
+                self._learn(generator, target)
+            else:
+                self._learn_privately(generator, target)
+
+    def _seed(self, number: int) -> int:
+        """Return a seed that no other client or round has."""
+        digest = hashlib.blake2b(f"{self.args.seed}/{self.name}/{number}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "little") >> 1
+
+    def _learn(self, generator: torch.Generator, target: torch.Tensor | None) -> None:
+        own = batches(len(self.private), self.args.batch_size, generator)
+        shared = batches(len(self.reference), self.args.reference_batch_size, generator)
+        for rows, reference in itertools.islice(zip(own, shared, strict=False), self.args.steps_per_round):
+            self._optimizer.zero_grad(set_to_none=True)
+            self.model.train()
+            loss = self.own_losses(rows).mean()
+            if target is not None:
+                loss = (1 - self.args.rho) * loss + self.args.rho * self.others_loss(reference, target)
+            loss.backward()
+            self._optimizer.step()
+
+    def _learn_privately(self, generator: torch.Generator, target: torch.Tensor | None) -> None:
+        assert self.plan is not None
+        if self.private_steps + self.args.steps_per_round > self.plan.steps:
+            raise ValueError(f"{self.name} has noise for {self.args.rounds} rounds, and they are over.")
+        weight = 1.0 if target is None else 1 - self.args.rho
+        shared = batches(len(self.reference), self.args.reference_batch_size, generator)
+        dp = self._dp(self.plan)
+        poisson = PoissonBatches(self.plan, rows=len(self.private))
+        drawn = itertools.chain.from_iterable(itertools.repeat(poisson))
+        try:
+            for rows, reference in itertools.islice(zip(drawn, shared, strict=False), self.args.steps_per_round):
+                self.model.train()
+                for part in torch.tensor(rows, dtype=torch.int64).split(self.args.micro_batch_size):
+                    if len(part):
+                        dp.accumulate(self.own_losses(part))
+                dp.finish()
+                if target is not None:
+                    dp.beside(lambda: self.args.rho * self.others_loss(reference, target), weight)  # noqa: B023
+                self.private_steps += 1
+                dp.optimizer.step()
+                dp.zero_grad()
+        finally:
+            dp.detach()
+
+    def own_losses(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the cross-entropy of own examples with their labels, [n]; likely private ones weigh less."""
+        some = self.private.select(rows)
+        losses = F.cross_entropy(logits_of(self.model, some.inputs), some.labels, reduction="none")
+        if some.likelihood is not None and self.args.max_temperature > 1:
+            losses = losses * (1 - some.likelihood)
+        return losses
+
+    def others_loss(self, rows: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the mean of T^2 KL(target || own prediction) over reference examples.
+
+        In evaluation mode: the reference examples leave no trace in batch norms, and dropout does not blur them.
+        """
+        self.model.eval()
+        temperature = self.args.temperature
+        own = (logits_of(self.model, self.reference.shown(rows)) / temperature).log_softmax(-1)
+        theirs = target[rows].to(own).clamp_min(1e-8).pow(1 / temperature)
+        theirs = theirs / theirs.sum(-1, keepdim=True)
+        return temperature**2 * F.kl_div(own, theirs, reduction="batchmean")
+
+    # -- asked by anybody ----------------------------------------------------------------------------------------
+
+    def say(self) -> torch.Tensor:
+        """Return its soft labels of the reference examples, [R, C] float16; softened where they are likely private."""
+        logits = ask(self.model, self.reference)
+        if self.reference.likelihood is not None and self.args.max_temperature > 1:
+            swing = TemperatureSettings(base=1.0, maximum=self.args.max_temperature)
+            logits = logits / swing.for_tokens(self.reference.likelihood).teacher[:, None].to(logits)
+        return logits.softmax(-1).half()
+
+    def accuracy(self, examples: Examples) -> float:
+        """Return the share of examples whose label it finds likeliest."""
+        return float((ask(self.model, examples).argmax(1) == examples.labels).double().mean())
+
+    # -- crash and rejoin ----------------------------------------------------------------------------------------
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Write weights, the optimizer's state and what was spent; what was there stays until the new is whole."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = self._optimizer.state_dict()["state"]
+        # Copies: weights may be tied.
+        tensors = {
+            name: t.clone(memory_format=torch.contiguous_format) for name, t in named_weights(self.model).items()
+        }
+        tensors |= {f"optimizer.{i}.{key}": t for i, entry in state.items() for key, t in entry.items()}
+        words = {
+            "run": self.run, "answered": self.answered, "private_steps": self.private_steps, "args": asdict(self.args),
+            "examples": self.private.fingerprint(),
+        }  # fmt: skip
+        part = folder / "client.part"
+        save_file(tensors, part, {"state": json.dumps(words)})
+        part.replace(folder / "client.safetensors")
+
+    def load(self, folder: str | os.PathLike) -> bool:
+        """Go on from what `save` wrote; return whether there was anything.
+
+        Raises:
+            ValueError: it was written with other settings, or of other examples: its ledger would not be true.
+        """
+        path = Path(folder) / "client.safetensors"
+        if not path.exists():
+            return False
+        with safe_open(path, "pt") as file:
+            words = json.loads(file.metadata()["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+        different = [name for name, value in asdict(self.args).items() if words["args"][name] != value]
+        if different:
+            name = different[0]
+            now = getattr(self.args, name)
+            raise ValueError(f"{path} was written with {name}={words['args'][name]!r}, now it is {now!r}.")
+        if words["examples"] != self.private.fingerprint():
+            raise ValueError(f"{path} was written with other examples of {self.name}. Choose another folder.")
+        load_weights(self.model, tensors)
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name in (name for name in tensors if name.startswith("optimizer.")):
+            _, number, key = name.split(".")
+            state.setdefault(int(number), {})[key] = tensors[name]
+        self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": state})
+        self.run, self.answered, self.private_steps = words["run"], words["answered"], words["private_steps"]
+        return True

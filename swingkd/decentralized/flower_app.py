@@ -1,0 +1,187 @@
+"""The same clients and the same server on Flower: `flwr run` in simulation, or a SuperLink with SuperNodes.
+
+Nothing of the method is here: a parcel becomes a Flower message and back.  What a client knows lives in a folder on
+its own machine, so that a node that crashed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from filelock import FileLock
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid, ServerApp
+
+from swingkd.decentralized.building import Federation, FederationSettings
+from swingkd.decentralized.federation import client_folder
+from swingkd.decentralized.outcome import Outcome
+from swingkd.decentralized.parcel import Parcel, RefusedError
+from swingkd.decentralized.rounds import History, Round
+
+log = logging.getLogger(__name__)
+
+# Seconds in which a new node must say who it is.
+_INTRODUCTION = 60.0
+
+client_app = ClientApp()
+server_app = ServerApp()
+
+
+def record_of(parcel: Parcel) -> RecordDict:
+    """Return a parcel as Flower carries it."""
+    return RecordDict(
+        {"tensors": ArrayRecord(torch_state_dict=parcel.tensors), "words": ConfigRecord({**parcel.words})}
+    )
+
+
+def parcel_of(record: RecordDict) -> Parcel:
+    """Return what Flower carried.
+
+    Raises:
+        RefusedError: it is something else.
+    """
+    tensors, words = record.get("tensors"), record.get("words")
+    if not isinstance(tensors, ArrayRecord) or not isinstance(words, ConfigRecord):
+        raise RefusedError("it is no parcel")
+    said = {key: value for key, value in words.items() if isinstance(value, str | int | float)}
+    return Parcel(dict(tensors.to_torch_state_dict()), said)
+
+
+@lru_cache(maxsize=1)
+def federation(path: str) -> Federation:
+    """Read a configuration and its data, once a process."""
+    return Federation(FederationSettings.read(path))
+
+
+def who_am_i(context: Context) -> tuple[Federation, str]:
+    """Return what this node's clients are built from, and its client's name.
+
+    A node on a machine of its own may be told who it is ("client"), and have a configuration and a folder of its own;
+    one of a simulation has a number among the clients of the common configuration.
+    """
+    node, run = context.node_config, context.run_config
+    own = federation(str(node.get("config", run["config"])))
+    return own, str(node["client"]) if "client" in node else own.names[int(node["partition-id"])]
+
+
+@client_app.query()
+def introduce(message: Message, context: Context) -> Message:
+    """Say which client this node is."""
+    _, name = who_am_i(context)
+    return Message(record_of(Parcel({}, {"name": name})), reply_to=message)
+
+
+@client_app.train()
+def answer(message: Message, context: Context) -> Message:
+    """Do what the server asks for; what is known is written down before the answer leaves."""
+    own, name = who_am_i(context)
+    client = own.client(name)
+    folder = client_folder(Path(str(context.node_config.get("output-dir", context.run_config["output-dir"]))), name)
+    folder.mkdir(parents=True, exist_ok=True)
+    # A request that was given up may still be at work: the next one goes on from what it leaves.
+    with FileLock(folder / "client.lock"):
+        client.load(folder)
+        parcel = client.answer(parcel_of(message.content))
+        client.save(folder)
+    return Message(record_of(parcel), reply_to=message)
+
+
+@server_app.main()
+def serve(grid: Grid, context: Context) -> None:
+    """Run the rounds that are left, with whoever is there."""
+    own = federation(str(context.run_config["config"]))
+    server, rounds = own.server(), own.rounds
+    folder = Path(str(context.run_config["output-dir"]))
+    history = History(folder)
+    history.load(server)
+    least, patience = int(context.run_config["min-nodes"]), float(context.run_config["round-timeout"])
+    history.begin(server)
+    run, nodes = history.run, dict[str, int]()
+    while (number := len(history.rounds)) < rounds:
+        nodes = who_is_there(grid, nodes, least)
+        happened = Round(number, sorted(nodes))
+        requests = dict(server.requests(number, happened.present))
+        sent = {name: (nodes[name], parcel.with_words(run=run)) for name, parcel in requests.items()}
+        answers = exchange(grid, sent, patience)
+        if not answers:
+            # Whoever learnt all the same answers at once when it is asked again: no round is learnt twice.
+            log.warning("Round %d: nobody answered within %g seconds; it is tried again.", number, patience)
+            continue
+        for name, request in requests.items():
+            if name in answers:
+                happened.take(server, name, request, answers[name])
+            else:
+                happened.refused[name] = "no answer came"
+        server.close(number)
+        history.add(happened, server)
+    last, found = (
+        Parcel(server.last().tensors, {"run": run, "round": rounds, "wants": "accuracy"}),
+        dict[str, Parcel](),
+    )
+    while not found:
+        nodes = who_is_there(grid, nodes, least)
+        found = exchange(grid, {name: (node, last) for name, node in nodes.items()}, patience)
+    Outcome.of(found, history.rounds).save(folder / "outcome.json")
+
+
+def who_is_there(grid: Grid, known: dict[str, int], least: int) -> dict[str, int]:
+    """Return the nodes that are there, by their clients' names; wait until they are enough.
+
+    Node numbers are random, and a client that comes back has another one: each new node is asked who it is, and is
+    believed.  Flower's node authentication says who may join.
+    """
+    while True:
+        there = set(grid.get_node_ids())
+        nodes = {name: node for name, node in known.items() if node in there}
+        new = there - set(nodes.values())
+        asked = [Message(record_of(Parcel()), node, MessageType.QUERY) for node in sorted(new)]
+        for node, parcel in _answers(grid, asked, _INTRODUCTION):
+            name = parcel.words.get("name")
+            if not isinstance(name, str) or name in nodes:
+                log.warning("A node is left out: it says that it is %.40r, who is there already or nobody.", name)
+            else:
+                nodes[name] = node
+        if len(nodes) >= least:
+            return nodes
+        log.info("%d nodes are there; %d are waited for.", len(nodes), least)
+        known = nodes
+        time.sleep(1)
+
+
+def exchange(grid: Grid, requests: dict[str, tuple[int, Parcel]], patience: float) -> dict[str, Parcel]:
+    """Send parcels to clients' nodes, and return the answers that came in time.
+
+    Args:
+        grid: reaches the nodes.
+        requests: node and parcel of each client.
+        patience: seconds.
+    """
+    names = {node: name for name, (node, _) in requests.items()}
+    messages = [Message(record_of(parcel), node, MessageType.TRAIN) for node, parcel in requests.values()]
+    return {names[node]: parcel for node, parcel in _answers(grid, messages, patience) if node in names}
+
+
+def _answers(grid: Grid, messages: list[Message], patience: float) -> Iterator[tuple[int, Parcel]]:
+    """Yield node and parcel of each answer.
+
+    Raises:
+        RuntimeError: each of them failed: asked again, they would again.
+    """
+    failed = []
+    for reply in grid.send_and_receive(messages, timeout=patience) if messages else []:
+        try:
+            if not reply.has_content():
+                raise RefusedError(reply.error.reason)
+            yield reply.metadata.src_node_id, parcel_of(reply.content)
+        except RefusedError as error:
+            log.warning("A client could not answer: %s", error)
+            if reply.has_error() and reply.error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION:
+                failed.append(str(error))
+    if messages and len(failed) == len(messages):
+        raise RuntimeError(f"Every client failed. The first says: {failed[0]}")

@@ -1,0 +1,97 @@
+"""The rounds of a federation: what happened in each, and what a stopped run goes on from."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from swingkd.decentralized.parcel import Parcel, RefusedError
+from swingkd.decentralized.server import Server
+
+log = logging.getLogger(__name__)
+# The server's state has the number of rounds in its name: it and the list of rounds are never of different rounds.
+_STATE, _SERVER = "rounds.json", "server-{}.safetensors"
+
+
+@dataclass
+class Round:
+    """What happened in a round.
+
+    Args:
+        number: from 0.
+        present: who was there.
+        sent, received: bytes of tensors to and from all clients.
+        seconds: of the clients' processors, together.
+        refused: whose answer was not used, and why.
+    """
+
+    number: int
+    present: list[str]
+    sent: int = 0
+    received: int = 0
+    seconds: float = 0.0
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def take(self, server: Server, client: str, request: Parcel, answer: Parcel) -> None:
+        """Hand a client's answer to the server and write down what it cost."""
+        self.sent += request.bytes
+        self.received += answer.bytes
+        try:
+            seconds = answer.number("seconds")
+            server.receive(self.number, client, answer)
+            self.seconds += seconds
+        except RefusedError as error:
+            self.refused[client] = str(error)
+            log.warning("Round %d: the answer of %s is refused: %s.", self.number, client, error)
+
+
+class History:
+    """The rounds so far, and the server's part of what a stopped run goes on from.
+
+    Args:
+        folder: where it is kept; `None`: nowhere.
+    """
+
+    def __init__(self, folder: Path | None = None):
+        self.folder = folder
+        self.rounds: list[Round] = []
+        #: Tells this run from others: a client takes part in one.
+        self.run = secrets.token_hex(8)
+
+    def load(self, server: Server) -> None:
+        """Go on after the last round that was written down, if there is one."""
+        if self.folder is None or not (self.folder / _STATE).exists():
+            return
+        content = json.loads((self.folder / _STATE).read_text())
+        self.run, self.rounds = content["run"], [Round(**happened) for happened in content["rounds"]]
+        server.load(self.folder / _SERVER.format(len(self.rounds)))
+
+    def begin(self, server: Server) -> None:
+        """Write down that the run has begun, before any client takes part in it.
+
+        Raises:
+            ValueError: the folder holds another run.
+        """
+        if self.folder is None or self.rounds:
+            return
+        if (self.folder / _STATE).exists() and json.loads((self.folder / _STATE).read_text())["run"] != self.run:
+            raise ValueError(f"{self.folder} holds a run. Resume it, choose another folder, or delete it.")
+        self._write(server)
+
+    def add(self, happened: Round, server: Server) -> None:
+        """Write a round down: first what the server knows after it, then that it happened."""
+        self.rounds.append(happened)
+        if self.folder is not None:
+            self._write(server)
+
+    def _write(self, server: Server) -> None:
+        assert self.folder is not None
+        server.save(self.folder / _SERVER.format(len(self.rounds)))
+        part = self.folder / f"{_STATE}.part"
+        content = {"run": self.run, "rounds": [asdict(happened) for happened in self.rounds]}
+        part.write_text(json.dumps(content, indent=1))
+        part.replace(self.folder / _STATE)
+        (self.folder / _SERVER.format(len(self.rounds) - 1)).unlink(missing_ok=True)

@@ -1,0 +1,233 @@
+"""The server, of any engine: what each client is sent, and what becomes of what it answers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional as F
+
+from swingkd.decentralized.examples import Examples, ask, batches
+from swingkd.decentralized.messengers import Messenger, MessengerRepository
+from swingkd.decentralized.parcel import Parcel, RefusedError, Word, load_weights, named_weights
+from swingkd.decentralized.selection import Rule
+from swingkd.vision.models import logits_of
+
+
+class Server(Protocol):
+    """Asks clients, round by round."""
+
+    def requests(self, number: int, present: Sequence[str]) -> Iterator[tuple[str, Parcel]]:
+        """Yield what each client that is there is sent in a round."""
+
+    def receive(self, number: int, client: str, answer: Parcel) -> None:
+        """Take a client's answer.
+
+        Raises:
+            RefusedError: it cannot be used.
+        """
+
+    def close(self, number: int) -> None:
+        """End a round."""
+
+    def last(self) -> Parcel:
+        """Return what every client is sent after the last round, to go home with."""
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write what the next round needs."""
+
+    def load(self, path: str | os.PathLike) -> None:
+        """Read what `save` wrote."""
+
+
+class MessengerServer:
+    """Sends each client what a rule makes of the messengers.
+
+    Args:
+        rule: who teaches whom; `None`: nobody, each client learns alone.
+        reference: the shared, labelled examples.
+        warm_up_rounds: of learning alone, in the beginning.
+        maximum_staleness: rounds for which a messenger is used; `None`: as long as its client has not left.
+        seed: of what a rule draws.
+    """
+
+    def __init__(
+        self, rule: Rule | None, reference: Examples, *, warm_up_rounds: int = 1,
+        maximum_staleness: int | None = None, seed: int = 0,
+    ):  # fmt: skip
+        self.rule, self.reference, self.warm_up_rounds, self.seed = rule, reference, warm_up_rounds, seed
+        shape = (len(reference), reference.classes)
+        self.repository = MessengerRepository(reference.fingerprint(), shape, maximum_staleness)
+        # Who is sent a target in this round.
+        self._asking: list[str] = []
+
+    def requests(self, number: int, present: Sequence[str]) -> Iterator[tuple[str, Parcel]]:
+        """Yield a target for each client that has said something; newcomers are taught before they teach."""
+        words: dict[str, Word] = {"round": number, "wants": "nothing" if self.rule is None else "messenger"}
+        known, asking, teaching = self._who(number, present)
+        self._asking = asking
+        yield from ((client, Parcel({}, words)) for client in present if client not in asking)
+        if self.rule is None or not asking:
+            return
+        places = {client: place for place, client in enumerate(known)}
+        targets = self.rule.targets(
+            self.repository.stacked(known), self.reference.labels,
+            torch.tensor([places[client] for client in asking]), torch.tensor([places[client] for client in teaching]),
+            self.seed * 1_000_003 + number,
+        )  # fmt: skip
+        for client, target in zip(asking, targets, strict=True):
+            yield client, Parcel({"target": target.half()}, words)
+
+    def _who(self, number: int, present: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+        """Return whose messengers there are, who of those present is taught, and who teaches."""
+        if self.rule is None or number < self.warm_up_rounds:
+            return [], [], []
+        known = self.repository.usable(number)
+        if not self.repository.pupils:
+            # The founders were taught by nobody.
+            for client in known:
+                self.repository.learnt(client)
+        teaching = [client for client in known if client in self.repository.pupils]
+        asking = [client for client in present if client in known] if teaching else []
+        return known, asking, teaching
+
+    def receive(self, number: int, client: str, answer: Parcel) -> None:
+        """Keep a client's messenger.
+
+        Raises:
+            RefusedError: it is no answer about these examples; its last one stays.
+        """
+        if self.rule is None:
+            return
+        if "messenger" not in answer.tensors:
+            raise RefusedError("it brings no messenger")
+        said = Messenger(answer.tensors["messenger"], answer.text("reference"), number)
+        self.repository.put(client, said)
+        if client in self._asking:
+            self.repository.learnt(client)
+
+    def close(self, number: int) -> None:
+        """Nothing to do."""
+
+    def last(self) -> Parcel:
+        """Return nothing: each client has its own model."""
+        return Parcel()
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the repository."""
+        self.repository.save(path)
+
+    def load(self, path: str | os.PathLike) -> None:
+        """Read the repository.
+
+        Raises:
+            ValueError: it is about other reference examples.
+        """
+        found = MessengerRepository.load(path)
+        if (found.reference, found.shape) != (self.repository.reference, self.repository.shape):
+            raise ValueError(f"{path} is about other reference examples. Use those that the run began with.")
+        found.maximum_staleness = self.repository.maximum_staleness
+        self.repository = found
+
+
+class WeightServer:
+    """Averages the weights of like models (FedAvg; McMahan et al. 2017, arXiv 1602.05629).
+
+    With distillation steps, the average then learns what the clients' models say together of the reference examples
+    (FedDF; Lin et al. 2020, arXiv 2006.07242).  Weights leave the clients; each says more than a messenger.
+
+    Args:
+        model: what all clients begin with.
+        reference: the shared examples; their labels are not used.
+        distillation_steps: after each round.
+        learning_rate: of Adam, in distillation.
+        batch_size: reference examples a step.
+        seed: of the batches.
+    """
+
+    def __init__(
+        self, model: nn.Module, reference: Examples, *, distillation_steps: int = 0, learning_rate: float = 1e-3,
+        batch_size: int = 32, seed: int = 0,
+    ):  # fmt: skip
+        self.model, self.reference, self.distillation_steps = model, reference, distillation_steps
+        self.learning_rate, self.batch_size, self.seed = learning_rate, batch_size, seed
+        self._answers: dict[str, tuple[int, dict[str, torch.Tensor]]] = {}
+
+    def requests(self, number: int, present: Sequence[str]) -> Iterator[tuple[str, Parcel]]:
+        """Yield the average's weights for everybody."""
+        self._answers = {}
+        parcel = Parcel(self.last().tensors, {"round": number, "wants": "weights"})
+        yield from ((client, parcel) for client in present)
+
+    def receive(self, number: int, client: str, answer: Parcel) -> None:
+        """Keep a client's weights until the round ends.
+
+        Raises:
+            RefusedError: they are of another model, or not finite.
+        """
+        own, found = named_weights(self.model), answer.tensors
+        if _kinds(own) != _kinds(found):
+            raise RefusedError("its weights are those of another model")
+        if not all(bool(t.isfinite().all()) for t in found.values()):
+            raise RefusedError("its weights are not finite")
+        self._answers[client] = (int(answer.number("examples", low=1)), found)
+
+    def close(self, number: int) -> None:
+        """Average what came, and distil."""
+        if not self._answers:
+            return
+        total = sum(examples for examples, _ in self._answers.values())
+        # In the order of names: sums of floats depend on it.
+        parts = [(examples / total, found) for _, (examples, found) in sorted(self._answers.items())]
+        mean = {}
+        for name, own in named_weights(self.model).items():
+            mixed = torch.stack([share * found[name].double() for share, found in parts]).sum(0)
+            mean[name] = mixed.to(own.dtype) if own.is_floating_point() else mixed.round().to(own.dtype)
+        if self.distillation_steps:
+            said = []
+            for _, found in parts:
+                load_weights(self.model, found)
+                said.append(ask(self.model, self.reference))
+            load_weights(self.model, mean)
+            self._distil(torch.stack(said).mean(0).softmax(-1), number)
+        else:
+            load_weights(self.model, mean)
+
+    def _distil(self, targets: torch.Tensor, number: int) -> None:
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=self.learning_rate)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        self.model.train()
+        with torch.random.fork_rng(devices=[]):
+            # Dropout follows from the seed as well.
+            torch.manual_seed(self.seed * 1_000_003 + number)
+            for rows in islice(batches(len(self.reference), self.batch_size, generator), self.distillation_steps):
+                optimizer.zero_grad(set_to_none=True)
+                own = logits_of(self.model, self.reference.shown(rows)).log_softmax(-1)
+                F.kl_div(own, targets[rows], reduction="batchmean").backward()
+                optimizer.step()
+
+    def last(self) -> Parcel:
+        """Return the average's weights."""
+        return Parcel({name: t.detach().clone() for name, t in named_weights(self.model).items()})
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the average's weights."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        save_file({name: t.contiguous() for name, t in self.last().tensors.items()}, part)
+        part.replace(path)
+
+    def load(self, path: str | os.PathLike) -> None:
+        """Read the average's weights."""
+        load_weights(self.model, load_file(path))
+
+
+def _kinds(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}

@@ -1,0 +1,97 @@
+"""The card of a federation: what the rows say, and where SD-Dist is not better."""
+
+from __future__ import annotations
+
+import matplotlib.image
+import pytest
+
+from swingkd.decentralized import Outcome
+from swingkd.decentralized.rounds import Round
+from swingkd.privacy import PrivacyLedger
+from swingkd.report import MetricsFile, row, write_card
+from swingkd.report.federation_card import drops, findings, is_federation
+from swingkd.report.table import RunTable
+
+
+def outcome(*accuracies: float) -> Outcome:
+    rounds = [Round(0, ["a", "b"], sent=1_000_000, received=500_000, seconds=2.0)] * 2
+    found = dict(zip("ab", accuracies, strict=True))
+    return Outcome(
+        found, {name: PrivacyLedger(unknown={"teacher's training data": "others"}) for name in found}, rounds
+    )
+
+
+@pytest.fixture
+def rows():
+    made = []
+    for seed, change in enumerate((0.0, 0.01, 0.02)):
+        for model, value in (("local", 0.8), ("local_and_reference", 0.9), ("fedmd", 0.87), ("sd_dist", 0.88)):
+            shift = change if model == "sd_dist" else 0.0
+            made += outcome(value - shift, value + 0.04 + shift).rows(model, f"table=main seed={seed}")
+            lost = 0.1 if model == "local" else 0.05
+            made += outcome(value - lost, value + 0.04 - lost).rows(model, f"table=scarce data=0.1 seed={seed}")
+    return made
+
+
+def test_means_worst_and_costs_are_those_of_the_rows(rows):
+    table = RunTable(rows)
+    assert is_federation({"rows": rows})
+    local = ("local", "table=main")
+    assert table.mean(local, "accuracy") == pytest.approx(0.82)
+    assert table.mean(local, "worst") == pytest.approx(0.8)
+    assert table.mean(local, "sent") == 2_000_000
+    assert table.clients(("sd_dist", "table=main")) == pytest.approx({"a": 0.87, "b": 0.93})
+
+
+def test_every_comparison_is_said_with_its_interval_and_how_it_ended(rows):
+    said = findings(RunTable(rows))
+    assert [line.split(":")[0] for line in said] == [
+        "`sd_dist` minus `fedmd`", "`sd_dist` minus `local`", "`sd_dist` minus `local_and_reference`",
+    ]  # fmt: skip
+    assert said[0].endswith("+1.00 points [+1.00, +1.00] over 3 seeds.")
+    assert said[1].endswith("+8.00 points [+8.00, +8.00] over 3 seeds.")
+    assert said[2].endswith("seeds; learning the labels of the reference examples alone is better.")
+
+
+def test_what_is_not_known_is_not_said(rows):
+    unsure = [r for r in rows if "seed=0" in r["setting"].split()]
+    said = findings(RunTable(unsure))
+    assert said[1] == "`sd_dist` minus `local`: +8.00 points (one seed); not shown to help."
+    assert said[2].endswith("(one seed); not shown to be better.")
+
+
+def test_a_drop_is_of_the_seeds_that_both_have(rows):
+    # Two seeds more of the whole data, far better.
+    more = rows + outcome(1.0, 1.0).rows("local", "table=main seed=3")
+    ((_, fallen),) = drops(RunTable(more))
+    assert fallen["local"] == pytest.approx(0.1)
+
+
+def test_drops_are_against_the_whole_data(rows):
+    ((setting, fallen),) = drops(RunTable(rows))
+    assert setting == "data 0.1"
+    assert fallen["local"] == pytest.approx(0.1)
+    assert fallen["sd_dist"] == pytest.approx(0.05)
+
+
+def test_the_card_has_every_method_and_a_picture(tmp_path, rows):
+    leak = [
+        row("sd_dist", f"table=leak copies=4 seed=0 records=planted attack=loss{kind}", metric, value)
+        for kind in ("",)
+        for metric, value in (("auc", 0.7), ("tpr_at_1_fpr", 0.1), ("epsilon_lower", 0.5))
+    ]
+    leak.append(row("sd_dist", "table=leak copies=4 seed=0", "accuracy", 0.8))
+    MetricsFile(tmp_path / "metrics.json", "people", {"method": "sd_dist"}).add(rows + leak)
+    text = write_card(tmp_path / "metrics.json", tmp_path / "card").read_text()
+    for words in ("| sd_dist | 3 | 90.00", "| local | 3 | 82.00", "2.0 / 1.0", "| data 0.1 | 10.00 |", "0.700"):
+        assert words in text
+    assert "nan" not in text.lower().replace("finance", "")
+    assert matplotlib.image.imread(tmp_path / "card" / "clients.png").shape[1] > 500
+
+
+def test_an_outcome_is_read_back_as_it_was(tmp_path):
+    outcome(0.5, 0.7).save(tmp_path / "outcome.json")
+    found = Outcome.load(tmp_path / "outcome.json")
+    assert found.accuracies == {"a": 0.5, "b": 0.7}
+    assert found.rounds == outcome(0.5, 0.7).rounds
+    assert str(found.ledgers["a"]) == str(outcome(0.5, 0.7).ledgers["a"])
