@@ -32,14 +32,18 @@ def test_python_blocks(tmp_path, monkeypatch, tokenizer):
     pixels = [image.permute(1, 2, 0).numpy() for image in made.pixels]
     features = Features({"image": Image(), "label": ClassLabel(names=list("abc"))})
     Dataset.from_dict({"image": pixels, "label": made.labels.tolist()}, features).to_parquet("images.parquet")
+    person = {"person": [i % 6 for i in range(180)], "label": [i % 3 for i in range(180)]}
+    points = {"x": [i % 3 + i / 500 for i in range(180)], "y": [i / 180 for i in range(180)]}
+    Dataset.from_dict(person | points).to_parquet("people.parquet")
     namespace: dict = {}
-    assert len(blocks("python")) == 6
+    assert len(blocks("python")) == 7
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), namespace)
     assert (tmp_path / "out" / "student" / "model.safetensors").exists()
     assert namespace["trainer"].ledger.epsilon() <= 8
     assert namespace["selection"].ledger.epsilon("teacher's training data") <= 8
     assert (tmp_path / "out" / "images" / "model" / "privacy_ledger.json").exists()
+    assert len(namespace["outcome"].accuracies) == 4
     assert len(namespace["with_canaries"]) == len(texts) + 55
 
     Dataset.from_dict({"text": [f"hello bob, my pin is {3000 + 7 * i}. bye." for i in range(50)]}).to_json(
@@ -51,6 +55,15 @@ def test_python_blocks(tmp_path, monkeypatch, tokenizer):
     assert result.exit_code == 0, result.output
     assert "membership of records: 200 in, 50 out" in result.output
     assert (tmp_path / "out" / "audit" / "report.json").exists()
+
+
+def test_the_python_block_of_the_federation_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[1] / "docs" / "federation.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    namespace: dict = {}
+    exec(compile(block, "federation.md", "exec"), namespace)
+    assert min(namespace["run"].outcome().accuracies.values()) > 0.5
 
 
 def test_the_tag_command():
@@ -174,6 +187,7 @@ def test_make_targets_and_paths_exist():
         "docs/audits.md",
         "docs/differential-privacy.md",
         "docs/images.md",
+        "docs/federation.md",
     ],
 )
 def test_documents_exist(name):
