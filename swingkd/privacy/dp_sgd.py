@@ -118,8 +118,8 @@ class DPSGD:
                 row is a unit.
 
         Raises:
-            ValueError: a parameter has no gradient per row; or ghost clipping is asked for units of several rows, or of
-                a row without a finite gradient.
+            ValueError: a parameter has no gradient per row; or ghost clipping is asked for units of several rows, or
+                meets a row without a finite gradient.
         """
         if self.ghost:
             self._accumulate_ghost(losses, units)

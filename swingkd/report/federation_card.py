@@ -41,7 +41,7 @@ def write_federation_card(metrics: str | os.PathLike, output_dir: str | os.PathL
     _figure(table, content["run"], folder / "clients.png")
     return render_card(
         "federation.md", metrics, content, folder, t=table, words=words, percent=percent, spread=spread,
-        findings=findings(table), drops=drops(table), megabytes=megabytes,
+        findings=findings(table), drops=drops(table), megabytes=megabytes, changed=changed,
         about=content["config"].get("about"),
     )  # fmt: skip
 
@@ -72,6 +72,18 @@ def megabytes(table: RunTable, student: Student) -> str:
     """Return what went to and from all clients, for a table."""
     found = [table.mean(student, way) for way in ("sent", "received")]
     return "" if None in found else " / ".join(f"{value / 1e6:.1f}" for value in found if value is not None)
+
+
+def gains(table: RunTable, student: Student) -> list[float]:
+    """Return what each client gains over learning alone, its mean over seeds."""
+    alone = next((table.clients(s) for s in table.students("main") if s[0] == "local"), {})
+    return [value - alone[client] for client, value in table.clients(student).items() if client in alone]
+
+
+def changed(table: RunTable, student: Student) -> str:
+    """Return how many clients gain and how many lose, for a table."""
+    found = gains(table, student) if student[0] != "local" else []
+    return f"{sum(gain > 0 for gain in found)} / {sum(gain < 0 for gain in found)}" if found else ""
 
 
 def findings(table: RunTable) -> list[str]:
@@ -120,15 +132,14 @@ def drops(table: RunTable) -> list[tuple[str, dict[str, float]]]:
 def _figure(table: RunTable, run: str, path: Path) -> None:
     """Draw what each client gains over learning alone: a mark a client, its mean over seeds."""
     students = [s for s in table.students("main") if table.clients(s)]
-    alone = next((table.clients(s) for s in students if s[0] == "local"), {})
     shown = [s for s in students if s[0] not in ("local", "majority_class")]
     figure, axis = plt.subplots(figsize=(7.5, 1.2 + 0.42 * max(len(shown), 1)), layout="constrained")
     for place, student in enumerate(shown):
-        gains = [100 * (value - alone[client]) for client, value in table.clients(student).items() if client in alone]
-        spots = place + 0.24 * (np.arange(len(gains)) % 5 - 2) / 2
-        axis.plot(gains, spots, "o", alpha=0.55, markersize=4, color=COLOURS[place % len(COLOURS)])
-        if gains:
-            axis.plot([float(np.mean(gains))] * 2, [place - 0.35, place + 0.35], color="black", linewidth=1.5)
+        found = [100 * gain for gain in gains(table, student)]
+        spots = place + 0.24 * (np.arange(len(found)) % 5 - 2) / 2
+        axis.plot(found, spots, "o", alpha=0.55, markersize=4, color=COLOURS[place % len(COLOURS)])
+        if found:
+            axis.plot([float(np.mean(found))] * 2, [place - 0.35, place + 0.35], color="black", linewidth=1.5)
     axis.axvline(0, color="grey", linewidth=0.8)
     axis.set_yticks(range(len(shown)), [model for model, _ in shown])
     axis.invert_yaxis()
