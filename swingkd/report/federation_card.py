@@ -23,6 +23,8 @@ from swingkd.report.table import RunTable, percent, spread, words
 Student = tuple[str, str]
 # Below this, half a point, SD-Dist is said to be worse than the plain mean.
 _MARGIN = -0.005
+# Points beyond which the figure's axis is logarithmic.
+_WIDE = 40
 
 
 def write_federation_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
@@ -141,9 +143,21 @@ def _figure(table: RunTable, run: str, path: Path) -> None:
         if found:
             axis.plot([float(np.mean(found))] * 2, [place - 0.35, place + 0.35], color="black", linewidth=1.5)
     axis.axvline(0, color="grey", linewidth=0.8)
+    label = "points gained over learning alone; one mark a client, the bar is their mean"
+    if max(map(abs, axis.get_xlim())) > _WIDE:
+        # A method that fails would leave no room for the others.
+        axis.set_xscale("symlog", linthresh=10, linscale=2)
+        ticks = [
+            tick
+            for tick in (-100, -30, -10, -5, 0, 5, 10, 30, 100)
+            if axis.get_xlim()[0] <= tick <= axis.get_xlim()[1]
+        ]
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.minorticks_off()
+        label += "\nlogarithmic beyond 10 points"
     axis.set_yticks(range(len(shown)), [model for model, _ in shown])
     axis.invert_yaxis()
     axis.grid(axis="x", alpha=0.25)
-    axis.set(title=run, xlabel="points gained over learning alone; one mark a client, the bar is their mean")
+    axis.set(title=run, xlabel=label)
     figure.savefig(path, dpi=130)
     plt.close(figure)
