@@ -8,6 +8,7 @@ import json
 import os
 import time
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -23,6 +24,8 @@ from swingkd.privacy.plan import run_delta
 from swingkd.targets import TemperatureSettings
 from swingkd.vision.models import logits_of
 
+# Seconds each; seeds and rounds ask for the same.
+_solve = lru_cache(maxsize=None)(PrivacyPlan.solve)
 OTHERS = "each of the other clients keeps a ledger of its own"
 TOLD = (
     "of messengers and weights; told as they are: how many examples there are, how long learning takes, and the "
@@ -144,7 +147,7 @@ class Client:
 
     def _plan(self) -> PrivacyPlan:
         args, count = self.args, len(self.private)
-        return PrivacyPlan.solve(
+        return _solve(
             epsilon=args.target_epsilon, sampling_rate=min(args.batch_size / count, 1.0),
             steps=args.rounds * args.steps_per_round, clip_norm=args.clip_norm,
             delta=run_delta(args.target_delta, count),
