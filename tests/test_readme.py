@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from swingkd.cli import app
 from swingkd.report import summarise
+from swingkd.report.table import RunTable
 from tests.conftest import tiny_model
 from tests.vision.conftest import coloured
 
@@ -167,6 +168,44 @@ def test_the_image_students_are_those_of_the_cards():
     assert f"gets {exact} % on MNIST, {ten} % with labels of epsilon 10 and {one} % with labels of epsilon 1" in text
     assert f"{one} % with labels of epsilon 1, and {mnist('dp_teacher', 'accuracy')} % at epsilon 8 for each" in text
     assert f"On CIFAR-10 it gets {cifar('without_privacy', 'accuracy')} %" in text
+
+
+def federation(name: str) -> RunTable:
+    rows = json.loads((Path(__file__).parents[1] / "model_cards" / name / "metrics.json").read_text())["rows"]
+    return RunTable(rows)
+
+
+def test_the_federations_are_those_of_the_cards():
+    def at(table, model):
+        return f"{100 * table.mean((model, 'table=main'), 'accuracy'):.1f}"
+
+    text = " ".join(README.split())
+    har, voices, characters = map(federation, ("sd-dist-har", "sd-dist-parkinsons", "sd-dist-text"))
+    assert (
+        f"SD-Dist gets {at(har, 'sd_dist')} %, FedMD {at(har, 'fedmd')} % and learning alone {at(har, 'local')}"
+        in text
+    )
+    assert f"reference labels, without any federation, gets {at(har, 'local_and_reference')} %" in text
+    assert f"is best: {at(voices, 'local')} % against {at(voices, 'sd_dist')} % ([card]" in text
+    assert f"SD-Dist gets {at(characters, 'sd_dist')} %, FedMD {at(characters, 'fedmd')} %," in text
+    assert f"alone {at(characters, 'local')} %, and FedAvg, for which the weights" in text
+    assert f"weights leave their owners, {at(characters, 'fedavg')} %" in text
+    leak = "table=leak copies=1"
+    plain, private = ("sd_dist", leak), ("sd_dist", f"{leak} target_epsilon=8")
+    auc = [har.attacks(student, "auc")["loss"] for student in (plain, private)]
+    cost = [100 * har.mean(student, "accuracy") for student in (plain, private)]
+    assert f"AUC of {auc[0]:.2f}; at epsilon 8 it is {auc[1]:.2f}" in text
+    assert f"falls from {cost[0]:.1f} to {cost[1]:.1f} %" in text
+
+
+def test_the_cost_of_selection_is_that_of_the_benchmark():
+    root = Path(__file__).parents[1]
+    rows = json.loads((root / "tests" / "benchmarks" / "selection_cost.json").read_text())["rows"]
+    found = {(row["clients"], row["way"]): row for row in rows}
+    whole, pairs = found[10_000, "a whole round"], found[10_000, "all pairs at once"]
+    text = " ".join((root / "docs" / "federation.md").read_text().split())
+    assert f"takes {whole['seconds']:.0f} seconds and {whole['megabytes']:.0f} MB beyond" in text
+    assert f"at once would take {pairs['megabytes']:,.0f} MB" in text
 
 
 def test_make_targets_and_paths_exist():

@@ -108,10 +108,11 @@ def findings(table: RunTable) -> list[str]:
         if gap is None:
             continue
         bar, line = _MARGIN if other == "fedmd" else 0.0, f"`{model}` minus `{other}`: {gap}"
+        held = gap.low is not None and gap.low >= bar
         if gap.high is not None and gap.high < 0:
-            said.append(f"{line}; {lost}.")
+            said.append(f"{line}; {lost}{', by less than half a point' if held else ''}.")
         else:
-            said.append(f"{line}." if gap.low is not None and gap.low >= bar else f"{line}; not shown {shown}.")
+            said.append(f"{line}." if held else f"{line}; not shown {shown}.")
     return said
 
 

@@ -37,12 +37,12 @@ def messengers(clients: int) -> torch.Tensor:
 
 def one_at_a_time(known: torch.Tensor, everybody: torch.Tensor) -> torch.Tensor:
     them = tempered(known, 1.0)
-    logs, found = them.log(), []
+    logs, found = them.log(), torch.empty(len(known), NEIGHBOURS, dtype=torch.int64)
     for mine in range(len(known)):
         distances = (them * (logs - logs[mine])).sum(-1).mean(-1)
         distances[mine] = torch.inf
-        found.append(distances.topk(NEIGHBOURS, largest=False).indices)
-    return torch.stack(found)
+        found[mine] = distances.topk(NEIGHBOURS, largest=False).indices
+    return found
 
 
 def all_at_once(known: torch.Tensor, everybody: torch.Tensor) -> torch.Tensor:
