@@ -13,6 +13,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -20,6 +21,9 @@ from swingkd import PrivateDistillationConfig
 from swingkd.targets import PrivatePositions
 
 torch.set_num_threads(1)
+# Timings never decide a test.
+settings.register_profile("swingkd", deadline=None)
+settings.load_profile("swingkd")
 
 NAMES = ["ann", "bob", "eve", "joe", "kim", "lea", "max", "pia", "ron", "sue"]
 TEXTS = [f"hello {name}, my pin is {i * 7919 % 9000 + 1000}. thank you {name}." for i, name in enumerate(NAMES * 6)]

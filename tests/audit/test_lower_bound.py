@@ -47,7 +47,7 @@ def test_the_p_value_is_its_sum():
 
 
 @given(st.floats(0.05, 5), st.floats(0.01, 3))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_the_delta_of_a_gaussian_is_an_integral(mu, epsilon):
     """delta = the integral of max(p - e^eps q, 0), for two unit Gaussians mu apart."""
     exact, _ = integrate.quad(

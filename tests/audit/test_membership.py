@@ -57,7 +57,7 @@ def test_a_text_is_scored_in_one_forward(model, tokenizer):
     assert sum(rows) == len(TEXTS)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 1000), st.integers(2, 30), st.integers(2, 30))
 def test_the_auc_is_the_chance_that_a_member_scores_higher(seed, m, n):
     rng = np.random.default_rng(seed)
@@ -91,7 +91,7 @@ def test_the_balanced_accuracy_of_guessing_is_a_half():
     assert sure.balanced_accuracy.value > 0.95
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000), st.sampled_from([40, 150, 400]), st.sampled_from([0.01, 0.001]))
 def test_chance_is_what_guessing_gives(seed, n, rate):
     rng = np.random.default_rng(seed)

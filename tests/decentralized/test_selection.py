@@ -49,7 +49,7 @@ def test_a_certain_and_wrong_messenger_has_a_finite_quality():
 
 
 @given(st.integers(2, 9), st.integers(1, 5), st.sampled_from([1.0, 3.0]), st.integers(1, 4), st.integers(0, 10**6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_nearest_are_those_of_the_definition_whatever_the_block(clients, count, temperature, block, seed):
     known = messengers(clients, seed=seed)
     asking, candidates = torch.arange(clients), torch.arange(0, clients, 2)
@@ -122,7 +122,7 @@ def test_entropy_reduction_sharpens_the_mean():
 
 
 @given(st.integers(10, 20), st.integers(0, 10**6))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_robust_mean_withstands_a_fifth_of_liars(clients, seed):
     honest = messengers(1, seed=seed).float() * 0.9 + 0.025
     noise = 0.02 * torch.randn(clients, 7, 4, generator=torch.Generator().manual_seed(seed))

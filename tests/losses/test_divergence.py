@@ -88,7 +88,7 @@ def test_loss_and_gradient_are_the_plain_formulas(protection, beta):
     torch.testing.assert_close(fused, plain, rtol=1e-9, atol=1e-11)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     n=st.integers(1, 30), seed=st.integers(0, 99), beta=st.sampled_from([0.0, 0.1, 0.9, 1.0]),
     memory=st.integers(1, 20_000), alpha=st.sampled_from([0.0, 0.5, 1.0]), bias=st.booleans(),

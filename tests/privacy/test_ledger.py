@@ -55,7 +55,7 @@ def test_full_releases_have_the_closed_form():
     assert compose(two)[0] == pytest.approx(entry(noise_multiplier=10.0, releases=1600).epsilon)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.floats(0.01, 3), st.integers(1, 9)), min_size=1, max_size=5), st.booleans())
 def test_pure_epsilons_add_up_beside_the_gaussian_ones(pure, mixed):
     entries = [entry(pure_epsilon=e, releases=n, delta=0.0) for e, n in pure]

@@ -19,7 +19,7 @@ def distributions(*shape, seed=0, sharpness=3.0):
     return (torch.randn(*shape, generator=generator(seed), dtype=torch.float64) * sharpness).softmax(-1)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.integers(1, 30), st.integers(2, 12), st.integers(0, 999), st.floats(0.1, 100))
 def test_one_teacher_moves_a_mean_by_at_most_its_sensitivity(k, classes, seed, sharpness):
     """Whatever the replaced teacher says: sqrt(2) / k, and sqrt(2) votes."""
@@ -51,7 +51,7 @@ def test_the_noise_is_as_large_as_it_says():
     assert wrong == pytest.approx(expected, abs=0.01)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(-2, 3), min_size=2, max_size=8))
 def test_the_nearest_distribution(row):
     found = onto_simplex(torch.tensor([row], dtype=torch.float64))
@@ -111,7 +111,7 @@ def test_two_runs_draw_different_noise():
     assert not torch.equal(one, ShardAnswers(1.0)(["a", "b", "c"], asked))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(1, 10))
 def test_a_user_is_in_one_shard(users, shards):
     users = np.array(users)

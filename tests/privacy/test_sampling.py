@@ -32,7 +32,7 @@ def test_each_record_is_drawn_independently_with_the_plans_probability():
     assert stats.chisquare(sizes, 2000 * np.append(expected, 1 - expected.sum())).pvalue > 1e-4
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(st.integers(-3, 6), min_size=1, max_size=60),
     st.integers(1, 4),

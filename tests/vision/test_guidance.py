@@ -151,7 +151,7 @@ def test_a_teacher_is_asked_once_about_each_image_or_live_about_each_batch(publi
 @given(
     st.integers(1, 12), st.integers(0, 10_000), st.lists(st.floats(-8, 8), min_size=3, max_size=3), st.integers(0, 11)
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_another_shard_teacher_moves_a_mean_by_at_most_the_sensitivity(count, seed, logits, place):
     generator = torch.Generator().manual_seed(seed)
     before = (4 * torch.randn(count, 1, 3, generator=generator, dtype=torch.float64)).softmax(-1)
@@ -227,7 +227,7 @@ def test_another_teacher_moves_a_slope_by_at_most_the_sensitivity(slopes, other,
 
 
 @given(st.integers(1, 5), st.integers(0, 1000), st.floats(0.1, 5))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_another_teacher_moves_a_batch_gradient_by_at_most_the_sensitivity(count, seed, clip):
     generator = torch.Generator().manual_seed(seed)
     shapes = [(2, 3), (4,)]

@@ -42,7 +42,7 @@ def prior_of(count=20, seed=1):
 
 
 @given(st.integers(2, 6), st.floats(0.1, 12), st.integers(0, 1000))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_forward_correction_is_the_responses_own_matrix(classes, epsilon, seed):
     generator = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(3, classes, generator=generator)

@@ -27,7 +27,7 @@ def example(count=40, classes=4, seed=0):
 
 @pytest.mark.parametrize("score", SCORES, ids=lambda score: score.__name__)
 @given(count=st.integers(1, 60), share=st.floats(0.01, 1), seed=st.integers(0, 1000))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_score_chooses_as_many_different_samples_as_asked(score, count, share, seed):
     logits, labels, generator = example(count, seed=seed)
     wanted = max(int(share * count), 1)
