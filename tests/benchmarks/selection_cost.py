@@ -16,7 +16,7 @@ from collections import deque
 from pathlib import Path
 
 import torch
-from process_memory import resident
+from process_memory import forget_peak, resident
 from rich.console import Console
 from rich.table import Table
 
@@ -62,12 +62,7 @@ def whole_round(known: torch.Tensor, everybody: torch.Tensor) -> None:
     deque(SDDist(0.7, NEIGHBOURS).targets(known, labels, everybody, everybody, 0), maxlen=0)
 
 
-def nothing(known: torch.Tensor, everybody: torch.Tensor) -> None:
-    """What having the messengers costs by itself is subtracted."""
-
-
 WAYS = {
-    "nothing": nothing,
     "one client at a time": one_at_a_time,
     "all pairs at once": all_at_once,
     "in blocks": in_blocks,
@@ -80,6 +75,7 @@ def measure(way: str, clients: int, queue) -> None:
     torch.set_num_threads(1)
     known, everybody = messengers(clients), torch.arange(clients)
     WAYS[way](known[:8], everybody[:8])
+    forget_peak()
     before, start = resident("VmRSS"), time.perf_counter()
     WAYS[way](known, everybody)
     queue.put((time.perf_counter() - start, max(0, resident("VmHWM") - before)))
@@ -94,7 +90,7 @@ def main() -> None:
         # The ways differ in rounding alone, so that neighbours as far as each other may change places.
         agree = (WAYS[way](some, torch.arange(100)) == in_blocks(some, torch.arange(100))).double().mean()
         assert agree > 0.98, (way, agree)
-    context, rows, idle = multiprocessing.get_context("spawn"), [], 0
+    context, rows = multiprocessing.get_context("spawn"), []
     for clients in CLIENTS:
         for way in WAYS:
             if clients > LIMITS.get(way, clients):
@@ -104,10 +100,7 @@ def main() -> None:
             process.start()
             seconds, memory = queue.get()
             process.join()
-            idle = memory if way == "nothing" else idle
-            if way != "nothing":
-                megabytes = max(0, memory - idle) / 2**20
-                rows.append({"clients": clients, "way": way, "seconds": seconds, "megabytes": megabytes})
+            rows.append({"clients": clients, "way": way, "seconds": seconds, "megabytes": memory / 2**20})
     table = Table(title=f"{EXAMPLES} examples, {CLASSES} classes, {NEIGHBOURS} neighbours; one core")
     for heading in ("clients", "way", "seconds", "MB beyond the messengers"):
         table.add_column(heading, justify="right")
