@@ -17,7 +17,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from swingkd.decentralized import Outcome, Parcel, federate
+from swingkd.decentralized import (
+    DecentralizedDistillation,
+    Federation,
+    FederationSettings,
+    Outcome,
+    Parcel,
+    federate,
+)
 from swingkd.decentralized.flower_run import QUIET, write_app
 from swingkd.decentralized.messengers import MessengerRepository
 from tests.decentralized.conftest import config_of
@@ -100,7 +107,6 @@ def served(tmp_path, monkeypatch):
     for name in ("_run_id", "_node_id", "_task_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
 
-    from swingkd.decentralized import FederationSettings
     from swingkd.decentralized.flower_app import server_app
 
     def prepare(**others) -> tuple:
@@ -152,6 +158,33 @@ def test_nodes_that_go_come_or_are_late_lose_nothing(tmp_path, served):
     assert len(outcome.accuracies) == 4
 
 
+def test_a_client_that_crashed_comes_back_and_goes_on(tmp_path, served):
+    fields = {"rounds": 4, "steps_per_round": 5, "batch_size": 8, "learning_rate": 0.01}
+    serve, run = served(client=fields)
+    nodes = Nodes(run, {n: {"partition-id": n} for n in range(4)})
+
+    def happen(asked: int) -> None:
+        if asked == 5:  # the second round
+            del nodes.node_configs[0]
+        if asked == 9:  # the third, without it, has three requests
+            nodes.node_configs[50] = {"partition-id": 0}
+
+    nodes.on_training = happen
+    outcome = serve(nodes)
+    (name,) = set(outcome.rounds[0].present) - set(outcome.rounds[2].present)
+    assert outcome.rounds[1].refused == {name: "no answer came"}
+    assert [name in happened.present for happened in outcome.rounds] == [True, True, False, True]
+    assert len(outcome.accuracies) == 4
+    # What it learnt in the first round is not lost: it is the same as in one process with the same absences.
+    own = Federation(FederationSettings.of(config_of(tmp_path, client=fields)))
+    here = DecentralizedDistillation(
+        [own.client(n) for n in own.names], own.server(), rounds=4,
+        present=lambda number: [n for n in own.names if n != name or number in (0, 3)],
+    )  # fmt: skip
+    here.run()
+    assert here.outcome().accuracies == outcome.accuracies
+
+
 def test_a_round_that_nobody_answers_is_tried_again_and_learnt_once(tmp_path, served, caplog):
     serve, run = served(client={"rounds": 2, "steps_per_round": 5, "batch_size": 8, "learning_rate": 0.01})
     nodes = Nodes(run, {n: {"partition-id": n} for n in range(4)})
@@ -190,8 +223,6 @@ def test_a_server_that_was_stopped_goes_on(tmp_path, served):
 
 def test_a_node_of_its_own_says_who_it_is(tmp_path, served):
     from datasets import Dataset
-
-    from swingkd.decentralized import FederationSettings
 
     serve, run = served()
     config = config_of(tmp_path)
@@ -384,8 +415,6 @@ def wait(until, seconds: float = 500.0) -> None:
 
 @pytest.mark.slow
 def test_a_network_survives_killed_nodes_a_newcomer_and_a_restart(tmp_path):
-    from swingkd.decentralized import FederationSettings
-
     config, out = tmp_path / "federation.json", tmp_path / "out"
     settings = config_of(tmp_path, clients=7)
     settings["client"]["rounds"] = 6
