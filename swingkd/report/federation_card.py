@@ -28,11 +28,11 @@ _WIDE = 40
 
 
 def write_federation_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
-    """Write README.md, clients.png and metrics.json of a federation into a folder.
+    """Write README.md, metrics.json and, of several methods, clients.png of a federation into a folder.
 
     Args:
         metrics: the run's metrics.json.
-        output_dir: where the three files go.
+        output_dir: where they go.
 
     Returns:
         The path of the card.
@@ -40,10 +40,13 @@ def write_federation_card(metrics: str | os.PathLike, output_dir: str | os.PathL
     content, folder = MetricsFile(metrics).read(), Path(output_dir)
     table = RunTable(content["rows"])
     folder.mkdir(parents=True, exist_ok=True)
-    _figure(table, content["run"], folder / "clients.png")
+    # There is something to draw where another method stands beside learning alone.
+    drawn = any(gains(table, student) for student in table.students("main") if student[0] != "local")
+    if drawn:
+        _figure(table, content["run"], folder / "clients.png")
     return render_card(
         "federation.md", metrics, content, folder, t=table, words=words, percent=percent, spread=spread,
-        findings=findings(table), drops=drops(table), megabytes=megabytes, changed=changed,
+        findings=findings(table), drops=drops(table), megabytes=megabytes, changed=changed, drawn=drawn,
         about=content["config"].get("about"),
     )  # fmt: skip
 

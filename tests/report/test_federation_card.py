@@ -101,6 +101,14 @@ def test_the_card_has_every_method_and_a_picture(tmp_path, rows):
     assert matplotlib.image.imread(tmp_path / "card" / "clients.png").shape[1] > 500
 
 
+def test_one_method_alone_has_a_card_without_a_picture(tmp_path):
+    MetricsFile(tmp_path / "metrics.json", "people", {}).add(outcome(0.5, 0.7).rows("sd_dist", "table=main seed=0"))
+    text = write_card(tmp_path / "metrics.json", tmp_path / "card").read_text()
+    assert "| sd_dist | 1 | 60.00 |" in text
+    assert "clients.png" not in text
+    assert not (tmp_path / "card" / "clients.png").exists()
+
+
 def test_an_outcome_is_read_back_as_it_was(tmp_path):
     outcome(0.5, 0.7).save(tmp_path / "outcome.json")
     found = Outcome.load(tmp_path / "outcome.json")
