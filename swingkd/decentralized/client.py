@@ -22,6 +22,7 @@ from swingkd.decentralized.parcel import Parcel, Word, is_weight, load_weights, 
 from swingkd.privacy import DPSGD, TEACHER_DATA, LedgerEntry, PoissonBatches, PrivacyLedger, PrivacyPlan
 from swingkd.privacy.plan import run_delta
 from swingkd.targets import TemperatureSettings
+from swingkd.vision.classifier import check_positive
 from swingkd.vision.models import logits_of
 
 # Seconds each; seeds and rounds ask for the same.
@@ -90,12 +91,10 @@ class ClientArguments:
                 object.__setattr__(self, name, float(value) if value is not None else None)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{name}={value!r} is no number.") from error
-        for name in (
-            "rounds", "steps_per_round", "batch_size", "reference_batch_size", "learning_rate", "temperature",
+        check_positive(
+            self, "rounds", "steps_per_round", "batch_size", "reference_batch_size", "learning_rate", "temperature",
             "clip_norm", "micro_batch_size",
-        ):  # fmt: skip
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
+        )  # fmt: skip
         if not 0 <= self.rho <= 1:
             raise ValueError(f"rho={self.rho} must lie between 0 and 1.")
         if self.max_temperature < 1:

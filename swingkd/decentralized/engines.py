@@ -21,13 +21,14 @@ def federate(
     """Run a federation, or what is left of one that was stopped.
 
     Args:
-        config: the fields of `FederationSettings`; others in it are left alone.
+        config: the fields of `FederationSettings`, or a recipe's configuration.
         output_dir: where the configuration, what server and clients know, and outcome.json are kept.
         engine: "inproc": all in this process; "flower": see `run_on_flower`.
         **others: of `run_on_flower`.
 
     Raises:
-        ValueError: there is no such engine, or the folder holds a federation of other settings.
+        ValueError: there is no such engine, the configuration says what there is not, or the folder holds a federation
+            of other settings.
         ImportError: Flower is asked for and not installed.
         RuntimeError: Flower's run failed.
     """

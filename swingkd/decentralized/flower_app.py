@@ -120,10 +120,8 @@ def serve(grid: Grid, context: Context) -> None:
                 happened.refused[name] = "no answer came"
         server.close(number)
         history.add(happened, server)
-    last, found = (
-        Parcel(server.last().tensors, {"run": run, "round": rounds, "wants": "accuracy"}),
-        dict[str, Parcel](),
-    )
+    last = Parcel(server.last().tensors, {"run": run, "round": rounds, "wants": "accuracy"})
+    found: dict[str, Parcel] = {}
     while not found:
         nodes = who_is_there(grid, nodes, least)
         found = exchange(grid, {name: (node, last) for name, node in nodes.items()}, patience)
