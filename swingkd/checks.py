@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from numpy.lib.stride_tricks import sliding_window_view
@@ -12,8 +14,10 @@ from peft import PeftConfig
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from swingkd.cached_columns import CacheInfo, model_fingerprint, tokenizer_fingerprint
+from swingkd.classes import refuse_other_classes, refuse_other_problems
 from swingkd.config import PrivateDistillationConfig
 from swingkd.data import IGNORE, column_names
+from swingkd.tasks import TASKS, Task, task_of
 
 
 def different_models(student: str | PreTrainedModel, teacher: str | PreTrainedModel | None) -> None:
@@ -43,13 +47,16 @@ def can_pad(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def fits_tokenizer(role: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def fits_tokenizer(
+    role: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task = TASKS[0]
+) -> None:
     """Refuse a model whose head or whose own tokenizer does not fit the shared one; added tokens are fine."""
-    rows = model.get_output_embeddings().weight.shape[0] if model.get_output_embeddings() else model.config.vocab_size
+    head = model.get_output_embeddings() if task.predicts_tokens else model.get_input_embeddings()
+    rows = head.weight.shape[0] if head else model.config.vocab_size
     if rows < len(tokenizer):
         raise ValueError(
-            f"The {role} model predicts {rows} tokens, the tokenizer has {len(tokenizer)}. Teacher and student must "
-            "share one tokenizer: pass the one both were trained with."
+            f"The {role} model {'predicts' if task.predicts_tokens else 'knows'} {rows} tokens, the tokenizer has "
+            f"{len(tokenizer)}. Teacher and student must share one tokenizer: pass the one both were trained with."
         )
     name = getattr(model.config, "_name_or_path", "")
     if not name:
@@ -58,12 +65,18 @@ def fits_tokenizer(role: str, model: PreTrainedModel, tokenizer: PreTrainedToken
         own = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError):
         return  # Saved without a tokenizer: the size of its head is all there is to compare.
+    if len(own) <= len(own.all_special_tokens):
+        return  # transformers makes up an empty tokenizer where a folder has none.
     ids = tokenizer.get_vocab()
     if any(ids.get(token) != number for token, number in own.get_vocab().items()):
         raise ValueError(
             f"The {role} model {name!r} has another tokenizer ({len(own)} tokens) than the one passed "
             f"({len(tokenizer)}): the same id would mean different tokens. "
-            "Choose a teacher and a student of one family."
+            + (
+                "Choose a teacher and a student of one family."
+                if task.predicts_tokens
+                else "Pass the teacher's own as teacher_processing_class, the student's as processing_class."
+            )
         )
 
 
@@ -83,6 +96,8 @@ def rows_fit(dataset: Dataset | IterableDataset, models: dict[str, PreTrainedMod
         return
     if not len(dataset):
         raise ValueError("The data set is empty: no row is left after tokenising.")
+    if "input_ids" not in dataset.column_names:
+        return
     longest = max(
         pc.max(pc.list_value_length(batch["input_ids"])).as_py()
         for batch in dataset.select_columns(["input_ids"]).with_format("arrow").iter(10_000)
@@ -96,14 +111,18 @@ def rows_fit(dataset: Dataset | IterableDataset, models: dict[str, PreTrainedMod
             )
 
 
+def _values(dataset: Dataset, column: str) -> Iterator[pa.ChunkedArray]:
+    """Yield the numbers of a column in parts, of all tokens where it holds lists."""
+    for batch in dataset.select_columns([column]).with_format("arrow").iter(10_000):
+        values = batch[column]
+        yield pc.list_flatten(values) if pa.types.is_nested(values.type) else values
+
+
 def something_to_learn(dataset: Dataset | IterableDataset) -> None:
     """Refuse data in which no token has a label."""
     if not isinstance(dataset, Dataset) or "labels" not in dataset.column_names:
         return
-    if not any(
-        pc.any(pc.not_equal(pc.list_flatten(batch["labels"]), IGNORE)).as_py()
-        for batch in dataset.select_columns(["labels"]).with_format("arrow").iter(10_000)
-    ):
+    if not any(pc.any(pc.not_equal(part, IGNORE)).as_py() for part in _values(dataset, "labels")):
         raise ValueError(
             "No token of the training set has a label, so nothing would be learnt. Prompts longer than max_length "
             "leave nothing of their completions: raise max_length, or pass completion_only_loss=False."
@@ -111,11 +130,12 @@ def something_to_learn(dataset: Dataset | IterableDataset) -> None:
 
 
 def cached_teacher(
+    task: Task,
     dataset: Dataset | IterableDataset | None,
+    *,
     teacher: PreTrainedModel | None,
     tokenizer: PreTrainedTokenizerBase,
     args: PrivateDistillationConfig,
-    *,
     required: bool = True,
 ) -> CacheInfo | None:
     """Return what wrote the teacher's targets into the data, `None` where nothing did; refuse what does not fit."""
@@ -128,6 +148,10 @@ def cached_teacher(
                 "cache-teacher). To learn from the text alone, set alpha=0."
             )
         return None
+    if task.name != "text-generation":
+        raise ValueError(
+            f"A cached teacher is for causal language models, not for {task.name}: pass teacher_model=..."
+        )
     if isinstance(dataset, Dataset):
         writers = pc.unique(dataset.with_format("arrow")["teacher_cache"].combine_chunks()).to_pylist()
     else:
@@ -182,6 +206,32 @@ def keeps_positions(peft_config: PeftConfig) -> None:
         )
 
 
+def fits_task(task: Task, models: dict[str, PreTrainedModel], args: PrivateDistillationConfig) -> None:
+    """Refuse models that are made for another task, or classes that differ; by their role, the student first."""
+    for role, model in models.items():
+        if args.task is None and task_of(model) is not task:
+            raise ValueError(
+                f"The {role} model is a {type(model).__name__}, made for {task_of(model).name}; the teacher is for "
+                f"{task.name}. Load both with {task.auto_model.__name__}."
+            )
+        if not task.predicts_tokens:
+            refuse_other_problems(role, model.config)
+            refuse_other_classes(models["student"].config, model.config)
+    if args.hidden_weight > 0 and not task.predicts_tokens:
+        raise ValueError(
+            f"hidden_weight > 0 matches the hidden states of tokens, and {task.name} has none that both models share. "
+            "Set hidden_weight=0."
+        )
+
+
+def own_tokenizer(task: Task, processing_class: object) -> None:
+    """Refuse a tokenizer of the teacher's own where its answers are tokens, or nothing is tokenised."""
+    if processing_class is not None and task.name not in ("text-classification", "token-classification"):
+        raise ValueError(
+            f"teacher_processing_class is for classifiers of text; with {task.name} teacher and student share one."
+        )
+
+
 def evaluates_the_same_teacher(info: CacheInfo | None, trained: CacheInfo | None) -> None:
     """Refuse to evaluate on another cache than what is learnt from (`None`: a live teacher)."""
     if info is None or info == trained or (trained is None and info.protection is None):
@@ -229,8 +279,7 @@ def something_private(dataset: Dataset | IterableDataset, protection: str | None
             "write (likelihood * 255).round().astype('uint8')."
         )
     if isinstance(dataset, Dataset) and not any(
-        pc.any(pc.greater(pc.list_flatten(batch["pii_likelihood"]), 0)).as_py()
-        for batch in dataset.select_columns(["pii_likelihood"]).with_format("arrow").iter(10_000)
+        pc.any(pc.greater(part, 0)).as_py() for part in _values(dataset, "pii_likelihood")
     ):
         raise ValueError(
             "The tagger found nothing private in the training set: the likelihood is 0 everywhere and nothing would "

@@ -15,6 +15,7 @@ _CHOICES = {
     "temperature_mode": ("teacher_only", "symmetric"),
     "temperature_schedule": ("power", "geometric"),
     "noise_distribution": ("laplace", "gaussian"),
+    "example_likelihood": ("max", "mean"),
 }
 
 
@@ -62,10 +63,16 @@ class PrivateDistillationConfig(TrainingArguments):
 
     > Parameters that control the models and the data
 
+        task (`str`, *optional*): `"text-generation"`, `"fill-mask"`, `"text2text-generation"`,
+            `"text-classification"`, `"token-classification"` or `"image-classification"`.  Default: what the teacher
+            was made for.
         model_init_kwargs, teacher_model_init_kwargs: for `from_pretrained`, where a model is given by name.
         dataset_text_field, max_length, packing, completion_only_loss, assistant_only_loss, dataset_num_proc: as TRL
             names them.
+        dataset_label_field: the column with a classifier's labels; default: `label`, `labels`, `ner_tags` or `tags`.
         tag_dilation: how many neighbouring tokens inherit a private token's likelihood.
+        example_likelihood (`str`, defaults to `"max"`): an example with one label is as private as its most private
+            token (`"max"`), or as its tokens are on average (`"mean"`).
 
     The tokens are counted (`include_num_input_tokens_seen`), so that the logs tell tokens a second.
 
@@ -170,6 +177,7 @@ class PrivateDistillationConfig(TrainingArguments):
         default="non_padding", metadata={"help": "Count tokens, so that the logs say how many a second."}
     )
 
+    task: str | None = field(default=None, metadata={"help": "What the models are for; default: the teacher's task."})
     # From the command line they come as JSON text, which TrainingArguments reads.
     model_init_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Arguments of from_pretrained for a student given by name."}
@@ -178,6 +186,7 @@ class PrivateDistillationConfig(TrainingArguments):
         default=None, metadata={"help": "Arguments of from_pretrained for a teacher given by name."}
     )
     dataset_text_field: str = field(default="text", metadata={"help": "The column with the text."})
+    dataset_label_field: str | None = field(default=None, metadata={"help": "The column with a classifier's labels."})
     max_length: int = field(default=1024, metadata={"help": "Longest row or packed block, in tokens."})
     packing: bool = field(default=False, metadata={"help": "Join rows and cut them into blocks of max_length."})
     completion_only_loss: bool | None = field(
@@ -187,6 +196,13 @@ class PrivateDistillationConfig(TrainingArguments):
     dataset_num_proc: int | None = field(default=None, metadata={"help": "Processes that tokenise and tag."})
     tag_dilation: int = field(
         default=1, metadata={"help": "How many neighbouring tokens inherit a private token's likelihood."}
+    )
+    example_likelihood: Literal["max", "mean"] = field(
+        default="max",
+        metadata={
+            "help": "How an example with one label inherits its tokens' likelihood.",
+            "choices": list(_CHOICES["example_likelihood"]),
+        },
     )
 
     def __post_init__(self):
@@ -320,4 +336,6 @@ class PrivateDistillationConfig(TrainingArguments):
             completion_only_loss=self.completion_only_loss,
             assistant_only_loss=self.assistant_only_loss,
             dilation=self.tag_dilation,
+            label_field=self.dataset_label_field,
+            example_likelihood=self.example_likelihood,
         )

@@ -17,7 +17,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,9 +30,10 @@ from swingkd.tagging.windows import require_fast
 from swingkd.targets.population import COPY, GROUP_STRIDE, LAST_PLACE, PLACE_AFTER, PLACE_BEFORE
 
 PII_COLUMNS = ("pii_likelihood", "pii_group", "pii_shape", "pii_span")
+PII_TYPES = (np.uint8, np.int32, np.int64, np.int64)
 # Part of the cache's key, which knows a function's arguments but not its code: raise it when columns change meaning.
-_VERSION = 3
-_PADDING = {"input_ids": None, "labels": IGNORE, "attention_mask": 0, **dict.fromkeys(PII_COLUMNS, 0)}
+VERSION = 3
+_PADDING = {"input_ids": 0, "labels": IGNORE, "attention_mask": 0, **dict.fromkeys(PII_COLUMNS, 0)}
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class DataSettings:
         completion_only_loss: learn only the completion; default: yes for prompt/completion rows.
         assistant_only_loss: learn only the assistant's turns (the chat template must mark them).
         dilation: how many neighbouring tokens inherit a private token's likelihood.
+        label_field: the column with the labels of a classifier; `None`: the first of the usual names.
+        example_likelihood: how an example that has one label inherits the likelihood of its tokens: "max" or "mean".
     """
 
     text_field: str = "text"
@@ -54,6 +57,8 @@ class DataSettings:
     completion_only_loss: bool | None = None
     assistant_only_loss: bool = False
     dilation: int = 1
+    label_field: str | None = None
+    example_likelihood: Literal["max", "mean"] = "max"
 
 
 def column_names(dataset: Dataset | IterableDataset) -> list[str]:
@@ -87,12 +92,7 @@ def prepare_dataset(
     """
     columns = column_names(dataset)
     if "input_ids" in columns:
-        if tagger is not None and "pii_likelihood" not in columns:
-            raise ValueError(
-                "The dataset is tokenised already, so the tagger cannot read its text. Pass the text, or add a "
-                "pii_likelihood column (uint8, one value per token; swingkd.data.prepare_dataset writes it)."
-            )
-        prepared = dataset
+        prepared = ready(dataset, tagger)
     else:
         require_fast(tokenizer)
         read = _reader(columns, tokenizer, settings)
@@ -106,7 +106,7 @@ def prepare_dataset(
                 "tokenizer": tokenizer,
                 "tagger": tagger,
                 "settings": settings,
-                "version": _VERSION,
+                "version": VERSION,
             },
             **options,
         )
@@ -118,6 +118,20 @@ def prepare_dataset(
             options |= {"desc": f"Packing ({description})"}
         prepared = prepared.map(_pack, **options)
     return prepared
+
+
+def ready(dataset: Dataset | IterableDataset, tagger: Tagger | None) -> Dataset | IterableDataset:
+    """Return data that is tokenised already.
+
+    Raises:
+        ValueError: a tagger is to read text that is not there any more.
+    """
+    if tagger is not None and "pii_likelihood" not in column_names(dataset):
+        raise ValueError(
+            "The dataset is tokenised already, so the tagger cannot read its text. Pass the text, or add a "
+            "pii_likelihood column (uint8, one value per token; swingkd.data.prepare_dataset writes it)."
+        )
+    return dataset
 
 
 @dataclass(frozen=True)
@@ -227,7 +241,7 @@ def _tokenise(batch, read, tokenizer, tagger, settings, version):
         if found is None:
             continue
         tagged = token_tags(row.text, found, offsets, settings.dilation)
-        for column, values, kind in zip(PII_COLUMNS, tagged, (np.uint8, np.int32, np.int64, np.int64), strict=True):
+        for column, values, kind in zip(PII_COLUMNS, tagged, PII_TYPES, strict=True):
             out[column].append(values.astype(kind)[:cut])
     return out
 
@@ -303,6 +317,31 @@ def _pack(batch, length):
     return packed
 
 
+def pad_rows(rows: list[dict[str, Any]], fillers: dict[str, int], like: str) -> dict[str, torch.Tensor]:
+    """Pad columns of a batch on the right, each to [rows, longest].
+
+    Args:
+        rows: rows of the data.
+        fillers: what each column is padded with.
+        like: the column that says how long a row is; where another one is missing, the attention mask is 1, the
+            labels are the row's own tokens, and everything else is its filler.
+    """
+    lengths = [len(row[like]) for row in rows]
+    batch = {}
+    for key, filler in fillers.items():
+        padded = torch.full((len(rows), max(lengths)), filler)
+        for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            if key in row:
+                values = row[key]
+            elif key.endswith("attention_mask"):
+                values = [1] * length
+            else:
+                values = row["input_ids"] if key == "labels" else [filler] * length
+            padded[i, :length] = torch.as_tensor(np.asarray(values, np.int64))
+        batch[key] = padded
+    return batch
+
+
 class DistillationCollator:
     """Pad rows on the right into one batch; the first token of a row, which nothing predicts, gets no label.
 
@@ -311,27 +350,20 @@ class DistillationCollator:
     Args:
         pad_token_id: what fills `input_ids`.
         cache: what must have written the cached targets; `None`: one and the same for a batch.
+        first: the first token keeps its label: the model sees what stands behind it.
     """
 
-    def __init__(self, pad_token_id: int, cache: CacheInfo | None = None):
+    def __init__(self, pad_token_id: int, cache: CacheInfo | None = None, *, first: bool = False):
         self.pad_token_id = pad_token_id
         self.cache = cache
+        self.first = first
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Return tensors [rows, longest]; `pii_likelihood` as float32 in [0, 1]."""
-        lengths = [len(row["input_ids"]) for row in rows]
-        batch = {}
-        for key, filler in _PADDING.items():
-            padded = torch.full((len(rows), max(lengths)), self.pad_token_id if filler is None else filler)
-            for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-                if key == "attention_mask":
-                    values = row.get(key, [1] * length)
-                else:
-                    values = row.get(key, row["input_ids"] if key == "labels" else [filler] * length)
-                padded[i, :length] = torch.as_tensor(np.asarray(values, np.int64))
-            batch[key] = padded
-        batch["labels"][:, 0] = IGNORE
+        batch = pad_rows(rows, _PADDING | {"input_ids": self.pad_token_id}, "input_ids")
+        if not self.first:
+            batch["labels"][:, 0] = IGNORE
         if "teacher_row" in rows[0]:
-            batch |= read_teacher(rows, max(lengths), self.cache)
+            batch |= read_teacher(rows, batch["input_ids"].size(1), self.cache)
         batch["pii_likelihood"] = batch["pii_likelihood"].to(torch.float32) / 255
         return batch

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +23,8 @@ from swingkd.targets import CachedTeacher, LiveTeacher, PrivatePositions, Protec
 from swingkd.targets.head import Head, at_least_float32, captured_hidden, check_readable, compute_dtype
 from swingkd.targets.teacher import Teacher
 from swingkd.targets.temperature import TokenTemperatures
-from swingkd.tokens import PredictedTokens, predicted_tokens
+from swingkd.tasks import CausalLM, PredictedTokens, Task
+from swingkd.tasks.base import labelled
 
 
 class StepLosses(NamedTuple):
@@ -44,8 +45,9 @@ class Objective:
         args: the settings.
         teacher: the frozen teacher; `None`: rows carry its cached targets, or are only evaluated.
         public: a frozen public model, or `None`.
-        vocabulary: length of the tokenizer: heads padded beyond it are cut.
+        vocabulary: length of the tokenizer: heads padded beyond it are cut; or how many classes there are.
         end: id that ends a record.
+        task: where models answer, and how they are called.
         autocast: makes the context in which frozen models and heads multiply.
         fused: whether the student's head is read; else its logits are.
         written_protected: cached targets were protected when they were written down.
@@ -56,13 +58,16 @@ class Objective:
     public: PreTrainedModel | None
     vocabulary: int
     end: int | None
+    task: Task = field(default_factory=CausalLM)
     autocast: Callable[[], AbstractContextManager] = nullcontext
     fused: bool = False
     written_protected: bool = False
 
     def __post_init__(self) -> None:
         self._readable = {
-            id(model): self.args.fused_loss and readable_head(role, model, self.vocabulary)
+            id(model): self.args.fused_loss
+            and self.task.predicts_tokens
+            and readable_head(role, model, self.vocabulary)
             for role, model in (("teacher", self.teacher), ("public", self.public))
             if model is not None
         }
@@ -75,7 +80,7 @@ class Objective:
         Args:
             model: the student as it is called, perhaps wrapped for data-parallel training.
             student: the student itself.
-            inputs: a batch of `DistillationCollator`.
+            inputs: a batch of the task's collator.
             protection: returns what rewrites the targets at private tokens; asked only where there are some.
         """
         tokens = self.tokens(inputs, torch.float64 if student.dtype == torch.float64 else torch.float32)
@@ -90,7 +95,7 @@ class Objective:
         alpha = self.args.alpha if asked is not None else 0.0
 
         def finish(hidden: torch.Tensor | None, logits: torch.Tensor) -> dict[str, torch.Tensor]:
-            chosen = hidden[:, :-1][tokens.at] if hidden is not None else None
+            chosen = hidden[tokens.at] if hidden is not None else None
             total, parts = self._student_losses(student, chosen, logits, targets, tokens, temperatures, alpha)
             per_token = parts.total(alpha)
             if chosen is not None and teacher_hidden is not None:
@@ -105,9 +110,9 @@ class Objective:
                 captured_hidden(student, skip_logits=self.fused) as captured,
                 finishing(student, lambda outputs: finish(captured.hidden, outputs["logits"])),
             ):
-                out = model(**_call(inputs), **_positions(inputs))
+                out = model(**self.task.call(inputs, student), **_positions(inputs))
         else:
-            out = finish(None, model(**_call(inputs), **_positions(inputs))["logits"])
+            out = finish(None, model(**self.task.call(inputs, student), **_positions(inputs))["logits"])
         parts = TokenLosses(*(out[name] for name in TokenLosses._fields))
         return StepLosses(out["loss"], parts, out["per_token"], tokens)
 
@@ -126,7 +131,7 @@ class Objective:
             if self.fused and hidden is not None:
                 head, memory = Head.of(student, self.vocabulary), self.args.loss_memory * 2**20
                 return fused_token_losses(hidden, head, *known, alpha=alpha, beta=self.args.beta, memory=memory)
-            chosen = at_least_float32(logits[:, :-1, : self.vocabulary][tokens.at])
+            chosen = at_least_float32(logits[..., : self.vocabulary][tokens.at])
             parts = token_losses(chosen, *known, beta=self.args.beta)
             return parts.total(alpha).sum(), parts
 
@@ -139,7 +144,7 @@ class Objective:
 
     def tokens(self, inputs: dict[str, torch.Tensor], dtype: torch.dtype = torch.float32) -> PredictedTokens:
         """Find what a batch asks the student to predict; `dtype` of the likelihoods."""
-        found = predicted_tokens(inputs, max(self.args.noise_context, population.CONTEXT), self.end)
+        found = self.task.predicted(inputs, max(self.args.noise_context, population.CONTEXT), self.end)
         return found._replace(likelihood=found.likelihood.to(dtype))
 
     @torch.no_grad()
@@ -162,11 +167,15 @@ class Objective:
         hidden, public_logits = None, None
         if "teacher_ids" in inputs:
             names = ("teacher_ids", "teacher_log_probs", "teacher_tails")
-            ids, log_probs, tails = (inputs[name][:, 1:][tokens.at] for name in names)
+            asked = labelled(inputs["labels"])
+            asked[:, 0] = False  # predicted by nothing, whatever a collator of one's own says
+            ids, log_probs, tails = (inputs[name][asked] for name in names)
             teacher = self._cached(ids, log_probs, tails, tokens.likelihood)
         elif self.teacher is not None:
             with self.autocast():
-                logits, hidden = self.frozen(self.teacher, inputs, tokens.at, hidden=self.args.hidden_weight > 0)
+                read = self.task.of_teacher(inputs)
+                at = tokens.at if read is inputs else self.task.at(read)
+                logits, hidden = self.frozen(self.teacher, read, at, hidden=self.args.hidden_weight > 0)
             teacher = LiveTeacher(logits, temperature)
         else:
             return None, None
@@ -217,16 +226,16 @@ class Objective:
         Args:
             model: the teacher or the public model.
             inputs: the batch.
-            at: [B, T - 1] bool, the N positions that are wanted.
+            at: bool, the N answers that are wanted.
             hidden: return the last hidden states as well.
         """
-        readable, device = self._readable[id(model)], inputs["input_ids"].device
+        readable, device = self._readable[id(model)], inputs["labels"].device
         if not readable and not hidden:
-            whole = self._chosen(model(**_call(inputs)).logits, at, device)
+            whole = self._chosen(model(**self.task.call(inputs, model)).logits, at, device)
             return whole.__getitem__, None
         with captured_hidden(model, skip_logits=readable) as captured:
-            outputs = model(**_call(inputs))
-        states = captured.hidden[:, :-1][at]
+            outputs = model(**self.task.call(inputs, model))
+        states = captured.hidden[at.to(captured.hidden.device)]
         if not readable:
             whole = self._chosen(outputs.logits, at, device)
             return whole.__getitem__, states
@@ -235,7 +244,7 @@ class Objective:
         return lambda rows: head.logits(states[rows.to(states.device)]).to(device), states if hidden else None
 
     def _chosen(self, logits: torch.Tensor, at: torch.Tensor, device: torch.device) -> torch.Tensor:
-        return at_least_float32(logits[:, :-1, : self.vocabulary][at]).to(device)
+        return at_least_float32(logits[..., : self.vocabulary][at.to(logits.device)]).to(device)
 
 
 def frozen_model(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
@@ -243,11 +252,6 @@ def frozen_model(model: PreTrainedModel, device: torch.device) -> PreTrainedMode
     model.eval().requires_grad_(False)
     # A model that from_pretrained spread over devices (quantised, device_map) is already where it belongs.
     return model if getattr(model, "hf_device_map", None) is not None else model.to(device)
-
-
-def _call(inputs: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Return what every model's forward gets of a batch."""
-    return {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "use_cache": False}
 
 
 def _positions(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -146,7 +146,7 @@ class PrivateRun:
         size = self.args.micro_batch_size or _MICRO_BATCH
         if self.units is None:
             # Rows of like length together: less padding.
-            rows = sorted(rows, key=lambda row: len(row["input_ids"]))
+            rows = sorted(rows, key=lambda row: len(row.get("input_ids", ())))
             for start in range(0, len(rows), size):
                 yield rows[start : start + size], None
             return

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import Trainer
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from swingkd.checkpoints import last_complete_checkpoint, steps_of
 from swingkd.config import PrivateDistillationConfig
 from swingkd.privacy import PrivacyLedger
 from swingkd.private_run import PrivateRun, resumed_ledger
@@ -56,7 +53,7 @@ class PrivateTraining(Trainer):
                 "which the batches are drawn. Pass train_dataset=... when you make it."
             )
         last = last_complete_checkpoint(self.args.output_dir) if self.private is not None else None
-        if last is not None and resume_from_checkpoint and _steps(last) > _steps(str(resume_from_checkpoint)):
+        if last is not None and resume_from_checkpoint and steps_of(last) > steps_of(str(resume_from_checkpoint)):
             raise ValueError(
                 f"The output folder holds a later checkpoint ({last}). What its steps released would not be counted: "
                 "resume from it, or delete it, if nobody has seen it."
@@ -118,19 +115,3 @@ class PrivateTraining(Trainer):
                 logs.pop(name, None)
             logs["epsilon"] = self.ledger.epsilon() or 0.0
         super().log(logs, start_time)
-
-
-def last_complete_checkpoint(folder: str) -> str | None:
-    """Return the last checkpoint that was written to its end; `None` where there is none."""
-    found = {_steps(str(path)): str(path) for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*")}
-    last = max(found, default=-1)
-    return found[last] if last >= 0 else None
-
-
-def _steps(checkpoint: str) -> int:
-    """Return how many steps a checkpoint has behind it; -1 where it was not written to its end."""
-    try:
-        # The trainer's state is written last.
-        return json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text())["global_step"]
-    except (OSError, ValueError, KeyError):
-        return -1

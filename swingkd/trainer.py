@@ -10,40 +10,43 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
+    EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
 )
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from swingkd import checks
 from swingkd.cached_columns import TEACHER_COLUMNS
+from swingkd.checkpoints import last_complete_checkpoint, load_renamed
 from swingkd.config import PrivateDistillationConfig
-from swingkd.data import PII_COLUMNS, DistillationCollator, column_names, prepare_dataset
+from swingkd.data import PII_COLUMNS, column_names
 from swingkd.losses import HintProjection
 from swingkd.objective import Objective, StepLosses, frozen_model, readable_head
 from swingkd.private_run import check_data, first_ledger, takes_positions
-from swingkd.private_training import PrivateTraining, last_complete_checkpoint
+from swingkd.private_training import PrivateTraining
 from swingkd.protections import build_protection
 from swingkd.tagging import Tagger
 from swingkd.targets import PopulationTarget, Protection
+from swingkd.tasks import Task, task_of
+from swingkd.tasks.language import MaskingCollator, NewMasks
 
 _HINT_FILE = "hint_projection.safetensors"
 
 
 class PrivateDistillationTrainer(PrivateTraining):
-    """Distil a teacher into a student while its targets are protected at private tokens.
+    """Distil a teacher into a student while its targets are protected where they are private.
 
-    With `protection="none"` and no tagger it is ordinary, exact, off-policy distillation.
+    For causal, masked and sequence-to-sequence language models, and for classifiers of texts, words and images: what
+    the teacher is says which (or `args.task`).  With `protection="none"` and no tagger it is ordinary, exact,
+    off-policy distillation.
 
     Args:
         model: the student, or its name on the Hub or on disk.
@@ -51,12 +54,17 @@ class PrivateDistillationTrainer(PrivateTraining):
             `None`: its targets are cached in the data (`swingkd.cache_teacher`); rows without them can only be
             evaluated, by their perplexity, or learnt from with `alpha=0`.
         args: a `PrivateDistillationConfig`.
-        train_dataset: text, prompt/completion, messages or tokenised rows, map-style or streaming.
+        train_dataset: text, prompt/completion, messages, text or words or images with labels, or tokenised rows;
+            map-style or streaming.
         eval_dataset: the same, or a dict of such data sets.
-        processing_class: the fast tokenizer that teacher and student share; default: the student's.
+        processing_class: the fast tokenizer that teacher and student share, or the image processor; default: the
+            student's.
+        teacher_processing_class: for classifiers of text: the teacher's tokenizer, where it has one of its own.
         tagger: what rates the text; not needed where the data has a `pii_likelihood` column.
-        public_model: a causal LM trained on public text with the same tokenizer; makes `"mollify"` the default.
+        public_model: a model like the student, trained on public data; makes `"mollify"` the default.
         target_protection: an object with a `protect` method, used instead of `args.protection`.
+        compute_metrics: as in `Trainer`, for classifiers; default: accuracy and F1.  Language models tell
+            perplexities.
         data_collator, callbacks, optimizers: as in `Trainer`.
         peft_config: train an adapter instead of the whole student.
 
@@ -75,14 +83,16 @@ class PrivateDistillationTrainer(PrivateTraining):
         args: PrivateDistillationConfig,
         train_dataset: Dataset | IterableDataset | None = None,
         eval_dataset: Dataset | IterableDataset | dict[str, Dataset] | None = None,
-        processing_class: PreTrainedTokenizerBase | None = None,
+        processing_class: Any = None,
         tagger: Tagger | None = None,
         public_model: str | PreTrainedModel | None = None,
         target_protection: Protection | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
         data_collator: Callable | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple = (None, None),
         peft_config: PeftConfig | None = None,
+        teacher_processing_class: PreTrainedTokenizerBase | None = None,
     ):
         model = str(model) if isinstance(model, os.PathLike) else model
         teacher_model = str(teacher_model) if isinstance(teacher_model, os.PathLike) else teacher_model
@@ -90,21 +100,36 @@ class PrivateDistillationTrainer(PrivateTraining):
         checks.one_device_per_process(args)
         if args.differentially_private:
             check_data(args, train_dataset)
+        #: What the models are for.
+        self.task = task = task_of(teacher_model if teacher_model is not None else model, args.task)
+        checks.own_tokenizer(task, teacher_processing_class)
+        if compute_metrics is not None and task.predicts_tokens:
+            raise ValueError(
+                f"compute_metrics would need [rows, tokens, vocabulary] logits, which {task.name} never makes. Leave "
+                "it out: perplexities are told. Or evaluate the saved model with another tool."
+            )
         if processing_class is None:
             name = model if isinstance(model, str) else model.config._name_or_path
             if not name:
-                raise ValueError("The student has no name to load a tokenizer from: pass processing_class=tokenizer.")
-            processing_class = AutoTokenizer.from_pretrained(name)
-        checks.can_pad(processing_class)
+                raise ValueError(
+                    "The student has no name to load its tokenizer or image processor from: pass processing_class=..."
+                )
+            processing_class = task.auto_processor.from_pretrained(name)
+        for tokenizer in (processing_class, teacher_processing_class):
+            if isinstance(tokenizer, PreTrainedTokenizerBase):
+                checks.can_pad(tokenizer)
         #: What the student's training released, and what its teacher's did.
         self.ledger = first_ledger(model, teacher_model, args)
         # A checkpoint in half precision would be trained in half precision: the student's weights are float32.
-        model = _loaded(model, {"dtype": torch.float32}, args.model_init_kwargs)
+        model = _loaded(model, task, {"dtype": torch.float32}, args.model_init_kwargs)
         if teacher_model is not None:
-            teacher_model = _loaded(teacher_model, {}, args.teacher_model_init_kwargs)
+            teacher_model = _loaded(teacher_model, task, {}, args.teacher_model_init_kwargs)
         if public_model is not None:
-            public_model = _loaded(public_model, {})
-        cache = checks.cached_teacher(train_dataset, teacher_model, processing_class, args)
+            public_model = _loaded(public_model, task, {})
+        cached_teacher = partial(
+            checks.cached_teacher, task, teacher=teacher_model, tokenizer=processing_class, args=args
+        )
+        cache = cached_teacher(train_dataset)
         # Cached targets may have been protected when they were written down.
         written = cache.protection if cache is not None else None
         if args.protection is None:
@@ -125,14 +150,17 @@ class PrivateDistillationTrainer(PrivateTraining):
         known = written is not None or target_protection is not None
         if args.protection == "mollify" and public_model is None and not known:
             raise ValueError(
-                "protection='mollify' mixes the teacher with a public model: pass public_model=<a causal LM trained "
-                "on public text with the same tokenizer>, or choose protection='population'."
+                "protection='mollify' mixes the teacher with a public model: pass public_model=<a model like the "
+                "student, trained on public data>, or choose protection='population'."
             )
         models = {"student": model, "teacher": teacher_model, "public": public_model}
         models = {role: each for role, each in models.items() if each is not None}
+        checks.fits_task(task, models, args)
         for role, each in models.items():
-            checks.fits_tokenizer(role, each, processing_class)
-            checks.fits_length(role, each, args.max_length)
+            own = teacher_processing_class if role == "teacher" and teacher_processing_class else processing_class
+            if isinstance(own, PreTrainedTokenizerBase):
+                checks.fits_tokenizer(role, each, own, task)
+                checks.fits_length(role, each, args.max_length)
 
         if peft_config is not None:
             checks.keeps_positions(peft_config)
@@ -144,10 +172,12 @@ class PrivateDistillationTrainer(PrivateTraining):
             )
 
         self._prepare = partial(
-            prepare_dataset,
-            tokenizer=processing_class,
+            task.prepare,
+            processing_class=processing_class,
             tagger=tagger,
             settings=args.data_settings,
+            model=model,
+            teacher_processing_class=teacher_processing_class,
             num_proc=args.dataset_num_proc,
         )
         with args.main_process_first(desc="tokenising", local=True):
@@ -162,7 +192,7 @@ class PrivateDistillationTrainer(PrivateTraining):
             if part is not None:
                 checks.rows_fit(part, models)
         for part in parts:
-            found = checks.cached_teacher(part, teacher_model, processing_class, args, required=False)
+            found = cached_teacher(part, required=False)
             checks.evaluates_the_same_teacher(found, cache)
         protected = args.protection != "none" or tagger is not None or target_protection is not None
         if train_dataset is not None:
@@ -173,17 +203,19 @@ class PrivateDistillationTrainer(PrivateTraining):
         super().__init__(
             model=model,
             args=args,
-            data_collator=data_collator or DistillationCollator(processing_class.pad_token_id, cache),
+            data_collator=data_collator or task.collator(processing_class, teacher_processing_class, cache),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            compute_metrics=_token_metrics,
+            compute_metrics=compute_metrics or (lambda prediction: task.metrics(prediction, self.model)),
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        if isinstance(self.data_collator, MaskingCollator):
+            self.add_callback(NewMasks(self.data_collator))
         # Our loss divides by the number of tokens of the whole optimisation step, so the Trainer must count them.
         self.model_accepts_loss_kwargs = True
-        self._loss_shifts_labels = True
+        self._loss_shifts_labels = task.shifts_labels
         frozen = (
             frozen_model(each, args.device) if each is not None else None for each in (teacher_model, public_model)
         )
@@ -196,11 +228,13 @@ class PrivateDistillationTrainer(PrivateTraining):
             self.teacher_model,
             self.public_model,
             # Heads are often padded to different sizes over one tokenizer; what lies beyond it is never a token.
-            vocabulary=len(processing_class),
-            end=processing_class.eos_token_id,
+            vocabulary=len(processing_class) if task.predicts_tokens else model.config.num_labels,
+            end=getattr(processing_class, "eos_token_id", None),
+            task=task,
             autocast=self.accelerator.autocast,
             # A compiled model does not call the hooks that the fast path works in.
             fused=args.fused_loss
+            and task.predicts_tokens
             and not args.torch_compile
             and not (args.differentially_private and _reads_trained_head(self.model, args))
             and readable_head("student", self.model, len(processing_class)),
@@ -249,7 +283,7 @@ class PrivateDistillationTrainer(PrivateTraining):
     def _row_losses(self, rows: list[dict[str, Any]]) -> torch.Tensor:
         """Return each row's loss summed over its tokens, [rows]; on the fast path their sum."""
         inputs = self._prepare_inputs(self.data_collator(rows))
-        if takes_positions(self.model):
+        if "input_ids" in inputs and takes_positions(self.model):
             shape = inputs["input_ids"].shape
             inputs["position_ids"] = torch.arange(shape[1], device=self.args.device).repeat(shape[0], 1)
         with self.compute_loss_context_manager():
@@ -264,17 +298,22 @@ class PrivateDistillationTrainer(PrivateTraining):
 
     def evaluate(self, eval_dataset=None, *args, **kwargs):
         """Evaluate as `Trainer.evaluate` does; text is tokenised and tagged first."""
-        if isinstance(eval_dataset, (Dataset, IterableDataset)) and "input_ids" not in column_names(eval_dataset):
+        prepared = ("input_ids", "pixel_values")
+        if isinstance(eval_dataset, (Dataset, IterableDataset)) and not {*prepared} & {*column_names(eval_dataset)}:
             eval_dataset = self._prepare(eval_dataset, description="eval")
         # Every process takes part in building it, whatever its share of the data holds.
         _ = self.protection
         return super().evaluate(eval_dataset, *args, **kwargs)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Return the loss and, per sequence, sums from which the metrics are made: never [B, T, V] logits."""
+        """Return the loss and what the metrics are made of: a classifier's logits, of tokens sums per sequence."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad():
             _, parts, loss, tokens = self._losses(model, inputs)
+            if not self.task.predicts_tokens:
+                asked = self.task.call(inputs, self.accelerator.unwrap_model(model))
+                logits = None if prediction_loss_only else model(**asked).logits
+                return loss.sum() / max(len(loss), 1), logits, inputs["labels"]
         row = tokens.at.nonzero()[:, 0]
         flagged = (tokens.likelihood >= 0.5).to(loss)
         columns = torch.stack(
@@ -297,7 +336,7 @@ class PrivateDistillationTrainer(PrivateTraining):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        ours = (*PII_COLUMNS, *TEACHER_COLUMNS, self.args.privacy_unit)
+        ours = (*PII_COLUMNS, *TEACHER_COLUMNS, *self.task.columns, "labels", self.args.privacy_unit)
         self._signature_columns += [name for name in ours if name not in self._signature_columns]
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
@@ -323,33 +362,27 @@ class PrivateDistillationTrainer(PrivateTraining):
         hint = self.model._modules.pop("hint_projection", None)
         try:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+            load_renamed(model or self.model, resume_from_checkpoint)
         finally:
             if hint is not None:
                 self.model.add_module("hint_projection", hint)
         if hint is not None:
             hint.load_state_dict(load_file(os.path.join(resume_from_checkpoint, _HINT_FILE)))
 
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        load_renamed(self.model, str(self.state.best_model_checkpoint))
 
-def _loaded(model: str | PreTrainedModel, defaults: dict[str, Any], options: Any = None) -> PreTrainedModel:
+
+def _loaded(
+    model: str | PreTrainedModel, task: Task, defaults: dict[str, Any], options: Any = None
+) -> PreTrainedModel:
     if not isinstance(model, str):
         return model
-    return AutoModelForCausalLM.from_pretrained(model, **(defaults | (options or {})))
+    return task.auto_model.from_pretrained(model, **(defaults | (options or {})))
 
 
 def _reads_trained_head(model: Any, args: PrivateDistillationConfig) -> bool:
     """Tell whether the fast loss would read a head past its module that DP-SGD trains, or hide losses per row."""
     head = model.get_output_embeddings()
     return args.ghost_clipping or head is None or any(p.requires_grad for p in head.parameters())
-
-
-def _token_metrics(prediction: EvalPrediction) -> dict[str, Any]:
-    """Turn the sums of `prediction_step` into perplexities (all, flagged, unflagged) and the distillation loss."""
-    tokens, flagged, nll, flagged_nll, soft, loss = np.asarray(prediction.predictions, np.float64).sum(0)
-    metrics = {"perplexity": np.exp(nll / tokens)}
-    if not np.isnan(soft):  # there was a teacher to be near to
-        metrics |= {"soft_loss": soft / tokens, "distillation_loss": loss / tokens}
-    if flagged:
-        metrics["perplexity_flagged"] = np.exp(flagged_nll / flagged)
-    if tokens > flagged:
-        metrics["perplexity_unflagged"] = np.exp((nll - flagged_nll) / (tokens - flagged))
-    return {key: float(value) for key, value in metrics.items()}

@@ -242,14 +242,14 @@ def test_prompt_tuning_is_refused(make):
 
 
 def test_packed_records_do_not_choose_each_others_draws(tokenizer):
-    from swingkd.tokens import predicted_tokens
+    from swingkd.tasks import CausalLM
 
     end = tokenizer.eos_token_id
     ids = torch.tensor([[7, 8, end, 9, 10, 11]])
     zeros = torch.zeros_like(ids)
     batch = {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
     batch |= {"pii_likelihood": zeros.float(), "pii_group": zeros, "pii_shape": zeros, "pii_span": zeros}
-    found = predicted_tokens(batch, 2, end)
+    found = CausalLM().predicted(batch, 2, end)
     assert found.labels.tolist() == [8, end, 9, 10, 11]
     assert found.context.tolist() == [[-1, 7], [7, 8], [-1, -1], [-1, 9], [9, 10]]
 

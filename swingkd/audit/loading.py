@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from peft import PeftConfig
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
@@ -15,7 +13,8 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
 )
-from transformers.utils import find_adapter_config_file
+
+from swingkd.architectures import architecture
 
 _KINDS = (
     ("ForCausalLM", AutoModelForCausalLM, AutoTokenizer),
@@ -23,8 +22,6 @@ _KINDS = (
     ("ForSequenceClassification", AutoModelForSequenceClassification, AutoTokenizer),
     ("ForImageClassification", AutoModelForImageClassification, AutoImageProcessor),
 )
-
-_ADAPTERS = {"CAUSAL_LM": "ForCausalLM", "SEQ_CLS": "ForSequenceClassification"}
 
 
 def load_model(name: str) -> tuple[PreTrainedModel, Any]:
@@ -36,12 +33,7 @@ def load_model(name: str) -> tuple[PreTrainedModel, Any]:
     Raises:
         ValueError: the model is of another kind.
     """
-    base, kind = name, None
-    if find_adapter_config_file(name):
-        adapter = PeftConfig.from_pretrained(name)
-        # What the adapter was trained for says more than what its base is.
-        base, kind = adapter.base_model_name_or_path, _ADAPTERS.get(str(adapter.task_type).rpartition(".")[2])
-    kind = kind or (AutoConfig.from_pretrained(base).architectures or ["none given"])[0]
+    base, kind, _ = architecture(name)
     for ending, model_class, processing_class in _KINDS:
         if kind.endswith(ending):
             model = model_class.from_pretrained(name, dtype=torch.float32)

@@ -16,6 +16,8 @@ import pyarrow as pa
 from datasets import Dataset, load_dataset, load_from_disk
 from transformers import PreTrainedConfig
 
+from swingkd.classes import class_number
+
 _ORIGIN = "read_from"
 _LABELS = ("label", "labels")
 Data: TypeAlias = Dataset | Sequence[str]
@@ -174,13 +176,13 @@ def labelled_records(data: Data, side: str, config: PreTrainedConfig) -> Labelle
     for name, given, label in zip(names, inputs, found, strict=True):
         if given is None or (isinstance(given, str) and not given.strip()):
             raise ValueError(f"{name}: there is neither text nor image. Drop the record, or fill it in.")
-        label = config.label2id.get(label, label) if isinstance(label, str) else label
-        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < config.num_labels:
+        number = class_number(label, config)
+        if number is None:
             raise ValueError(
                 f"{name}: the label {label!r} is none of the model's {config.num_labels} classes. Give its number, "
                 "or its name in the model's config."
             )
-        labels.append(label)
+        labels.append(number)
     return LabelledRecords(list(inputs), np.array(labels), names)
 
 

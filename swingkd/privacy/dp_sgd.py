@@ -207,12 +207,13 @@ class DPSGD:
         }
         half = (torch.bfloat16, torch.float16)
         loose = any(getattr(_left(p), "dtype", torch.float32) in half for p in self._named.values())
+        whole = torch.stack([p.grad.norm() for p in self._named.values() if p.grad is not None] or [torch.zeros(())])
         for (name, parameter), rows in zip(self._named.items(), self._per_row(), strict=True):
             if id(parameter) in padding and parameter.grad is not None:
                 # Autograd leaves the padding token's row out, Opacus clips and noises it with the others.
                 rows[:, padding[id(parameter)]] = 0
                 parameter.grad[padding[id(parameter)]] = 0
-            self._compare(name, rows.sum(0), parameter.grad, loose)
+            self._compare(name, rows.sum(0), parameter.grad, loose, float(whole.norm()))
         self._forget()
 
     def _check_norms(self, losses: torch.Tensor) -> None:
@@ -227,13 +228,17 @@ class DPSGD:
             ):
                 squares[row] += gradient.square().sum().to(losses) if gradient is not None else 0
         self._hooks.enable_hooks()
-        self._compare("all", norms, squares.sqrt(), False)
+        self._compare("all", norms, squares.sqrt(), False, 0.0)
         self._forget()
 
-    def _compare(self, name: str, found: torch.Tensor, expected: torch.Tensor | None, loose: bool) -> None:
+    def _compare(
+        self, name: str, found: torch.Tensor, expected: torch.Tensor | None, loose: bool, whole: float
+    ) -> None:
         expected = torch.zeros_like(found) if expected is None else expected.to(found)
-        error = (found - expected).norm() / expected.norm().clamp_min(1e-12)
-        if error > (0.1 if loose else 1e-3):
+        allowed = 0.1 if loose else 1e-3
+        # Some gradients are zero but for rounding (the bias of an attention's keys): beside the `whole` they are.
+        error = (found - expected).norm() / expected.norm().clamp_min(max(allowed * whole, 1e-12))
+        if error > allowed:
             self._forget()
             raise ValueError(
                 f"The gradients per row of {name} do not add up to its gradient (off by {float(error):.0%}): it is "

@@ -39,7 +39,7 @@ class Head:
 
     @classmethod
     def of(cls, model: PreTrainedModel, vocabulary: int) -> Head:
-        """Read the head of a causal language model as it is now, cut to the tokenizer's vocabulary.
+        """Read the head of a language model as it is now, cut to the tokenizer's vocabulary.
 
         Raises:
             ValueError: the head is no plain matrix, with the reason.
@@ -129,7 +129,7 @@ def captured_hidden(model: PreTrainedModel, *, skip_logits: bool) -> Iterator[_C
     """Catch what a model's forward hands to its head.
 
     Args:
-        model: a causal language model, or an adapter's wrapper around one.
+        model: a language model, or an adapter's wrapper around one.
         skip_logits: the head makes no logits at all: the model returns an empty [B, 0, V].
     """
     captured, module = _Captured(), model.get_output_embeddings()
@@ -155,13 +155,14 @@ def check_readable(model: PreTrainedModel, vocabulary: int) -> None:
     """
     head_module(model)
     ids = torch.arange(min(4, vocabulary), device=model.get_input_embeddings().weight.device)[None]
+    asked = {"input_ids": ids} | ({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})
     training = model.training
     model.eval()
     try:
         with captured_hidden(model, skip_logits=False) as captured:
-            expected = at_least_float32(model(input_ids=ids, use_cache=False).logits[..., :vocabulary])
+            expected = at_least_float32(model(**asked).logits[..., :vocabulary])
         with captured_hidden(model, skip_logits=True):
-            empty = model(input_ids=ids, use_cache=False).logits
+            empty = model(**asked).logits
     finally:
         model.train(training)
     if empty.numel():

@@ -1,4 +1,4 @@
-"""The tokens that a batch asks the student to predict, and what is known of each."""
+"""What a batch asks the student to predict, and what is known of each answer."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from swingkd.data import IGNORE, PII_COLUMNS
 from swingkd.targets import PrivatePositions
 
 
 class PredictedTokens(NamedTuple):
-    """The N predicted tokens of a batch: where they are predicted ([B, T - 1] bool) and facts about each, [N]."""
+    """The N answers of a batch that have a label: where the model gives them, and facts about each, [N].
+
+    `at` is bool in the shape of the logits without their last dimension: [B, T], or [B] where a whole example has one
+    label.
+    """
 
     at: torch.Tensor
     labels: torch.Tensor
@@ -41,28 +44,23 @@ class PredictedTokens(NamedTuple):
         )
 
     def private_at(self) -> torch.Tensor:
-        """Return [B, T - 1] bool: where a private token is predicted."""
+        """Return bool in the shape of `at`: where a private one is predicted."""
         places = self.at.clone()
         places[self.at] = self.likelihood > 0
         return places
 
 
-def predicted_tokens(inputs: dict[str, torch.Tensor], width: int, end: int | None) -> PredictedTokens:
-    """Find the tokens of a batch that have a label.
+def preceding(ids: torch.Tensor, width: int, end: int | None) -> torch.Tensor:
+    """Return the ids just before each token, [B, T, width], the nearest last; -1 where there is none.
 
     Args:
-        inputs: a batch of `DistillationCollator`.
-        width: how many preceding tokens to note for each.
-        end: id that ends a record; the tokens before it belong to another record and are not noted (packed rows).
+        ids: [B, T]; -1 where a row is padded.
+        width: how many.
+        end: id that ends a record; what stands before it belongs to another record and is left out (packed rows).
     """
-    labels = inputs["labels"][:, 1:]
-    at = labels != IGNORE
-    ids = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -1)
-    # Row t of the windows holds the tokens just before t.
-    windows = F.pad(ids, (width, 0), value=-1)[:, :-1].unfold(1, width, 1)[:, 1:][at]
+    windows = F.pad(ids, (width, 0), value=-1)[:, :-1].unfold(1, width, 1)
     if end is not None:
         # Everything up to the last end of a record in the window.
-        ended = (windows == end).flip(1).cumsum(1).flip(1) > 0
+        ended = (windows == end).flip(2).cumsum(2).flip(2) > 0
         windows = windows.masked_fill(ended, -1)
-    likelihood, group, shape, span = (inputs[name][:, 1:][at] for name in PII_COLUMNS)
-    return PredictedTokens(at, labels[at], likelihood, windows, group, shape, span)
+    return windows

@@ -1,0 +1,100 @@
+"""What a task is: how rows become batches, where a model answers, and what is private about each answer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from datasets import Dataset, IterableDataset
+from transformers import EvalPrediction, PreTrainedModel
+
+from swingkd.cached_columns import IGNORE, CacheInfo
+from swingkd.data import DataSettings
+from swingkd.tagging import Tagger
+from swingkd.tasks.predicted import PredictedTokens
+
+
+class Task(ABC):
+    """What a model is trained for.  Everything else, the loss above all, is the same for every task."""
+
+    #: As the Hub names it.
+    name: ClassVar[str]
+    #: The Auto class that loads its models.
+    auto_model: ClassVar[Any]
+    #: The Auto class that loads what prepares its inputs.
+    auto_processor: ClassVar[Any]
+    #: How the classes of its models end.
+    endings: ClassVar[tuple[str, ...]]
+    #: Whether answers are tokens of the vocabulary (or classes).
+    predicts_tokens: ClassVar[bool] = True
+    #: Whether a token is predicted at the position before it.
+    shifts_labels: ClassVar[bool] = False
+    #: Columns of its batches, beside the labels and those about privacy.
+    columns: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
+
+    @abstractmethod
+    def prepare(
+        self,
+        dataset: Dataset | IterableDataset,
+        processing_class: Any,
+        tagger: Tagger | None,
+        settings: DataSettings,
+        *,
+        model: PreTrainedModel,
+        teacher_processing_class: Any = None,
+        num_proc: int | None = None,
+        description: str = "train",
+        keep: tuple[str, ...] = (),
+    ) -> Dataset | IterableDataset:
+        """Return rows that the collator takes, with what the tagger found.
+
+        Args:
+            dataset: rows as a user has them.
+            processing_class: tokenizer or image processor of the student.
+            tagger: what rates the text; `None`: nothing is private.
+            settings: see `DataSettings`.
+            model: the student, whose configuration names the classes.
+            teacher_processing_class: the teacher's tokenizer, where it is another one.
+            num_proc: processes for map-style data.
+            description: shown beside the progress bar.
+            keep: other columns to keep.
+        """
+
+    @abstractmethod
+    def collator(
+        self, processing_class: Any, teacher_processing_class: Any = None, cache: CacheInfo | None = None
+    ) -> Callable:
+        """Return what makes batches of rows."""
+
+    @abstractmethod
+    def at(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return where a model gives the answers that have a label: bool in the shape of the logits but the last."""
+
+    @abstractmethod
+    def predicted(self, inputs: dict[str, torch.Tensor], width: int, end: int | None) -> PredictedTokens:
+        """Find the answers of a batch that have a label.
+
+        Args:
+            inputs: a batch of the collator.
+            width: how much context to note for each.
+            end: id that ends a record.
+        """
+
+    @abstractmethod
+    def call(self, inputs: dict[str, torch.Tensor], model: PreTrainedModel) -> dict[str, Any]:
+        """Return what a model's forward gets of a batch."""
+
+    def of_teacher(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the batch as the teacher reads it: where it has a tokenizer of its own, in its tokens."""
+        return inputs
+
+    def metrics(self, prediction: EvalPrediction, model: PreTrainedModel) -> dict[str, float]:
+        """Turn what evaluation gathered into numbers."""
+        raise NotImplementedError
+
+
+def labelled(labels: torch.Tensor) -> torch.Tensor:
+    """Return which labels are to be learnt."""
+    return labels != IGNORE

@@ -1,0 +1,91 @@
+"""Image classifiers: an image is private as far as its row says so, in the column `pii_likelihood` (0..255)."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from swingkd.cached_columns import IGNORE
+from swingkd.classes import refuse_other_names
+from swingkd.data import PII_COLUMNS, column_names
+from swingkd.tasks.classification_metrics import example_metrics
+from swingkd.tasks.labels import LabelTask, label_field, number
+
+
+class ImageClassification(LabelTask):
+    """Say which class an image is of.  Rows have an image, or `pixel_values`, and `label`."""
+
+    name = "image-classification"
+    auto_model = AutoModelForImageClassification
+    auto_processor = AutoImageProcessor
+    endings = ("ForImageClassification",)
+    columns = ("pixel_values", "image")
+
+    def prepare(
+        self, dataset, processing_class, tagger, settings, *, model, teacher_processing_class=None, num_proc=None,
+        description="train", keep=(),
+    ):  # fmt: skip
+        if tagger is not None:
+            raise ValueError(
+                "A tagger reads text, and these rows are images. Say in a column pii_likelihood (uint8, 0 to 255) how "
+                "private each image is, and pass tagger=None."
+            )
+        columns = column_names(dataset)
+        field = label_field(columns, settings)
+        refuse_other_names(dataset.features, field, model.config)
+        features = dataset.features or {}
+        image = next((name for name in columns if isinstance(features.get(name), Image)), None)
+        if image is None and "pixel_values" not in columns:
+            raise ValueError(f"The dataset has the columns {columns}; an image, or 'pixel_values', is needed.")
+        names = {field: "labels"} | ({image: "image"} if image is not None else {})
+        for old, new in names.items():
+            dataset = dataset.rename_column(old, new) if old != new else dataset
+        if "labels" in column_names(dataset):
+            for label in set(dataset.unique("labels")) if hasattr(dataset, "unique") else ():
+                number(label, model.config)
+        return dataset
+
+    def collator(self, processing_class, teacher_processing_class=None, cache=None):
+        return ImageCollator(processing_class)
+
+    def call(self, inputs, model):
+        return {"pixel_values": inputs["pixel_values"]}
+
+    def metrics(self, prediction, model):
+        return example_metrics(prediction)
+
+
+class ImageCollator:
+    """Make batches of images.
+
+    Args:
+        processor: what makes `pixel_values` of images.
+    """
+
+    def __init__(self, processor: Any):
+        self.processor = processor
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Return `pixel_values` [rows, channels, height, width], `labels` and what is known of privacy, [rows]."""
+        if "pixel_values" in rows[0]:
+            pixels = torch.stack([torch.as_tensor(np.asarray(row["pixel_values"], np.float32)) for row in rows])
+        else:
+            pixels = self.processor([row["image"] for row in rows], return_tensors="pt")["pixel_values"]
+        own = {"labels": IGNORE, **dict.fromkeys(PII_COLUMNS, 0)}
+        batch = {name: torch.tensor([row.get(name, own[name]) for row in rows]) for name in own}
+        batch["pii_span"] = torch.tensor([_image_hash(row) for row in rows])
+        batch["pii_group"] = (batch["pii_likelihood"] > 0).long()
+        batch["pii_likelihood"] = batch["pii_likelihood"].to(torch.float32) / 255
+        return batch | {"pixel_values": pixels}
+
+
+def _image_hash(row: dict[str, Any]) -> int:
+    """Hash an image as it is stored: copies share the draws of replayed noise."""
+    stored = row["image"] if "image" in row else row["pixel_values"]
+    digest = hashlib.blake2b(np.ascontiguousarray(stored).tobytes(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)

@@ -1,0 +1,149 @@
+"""Language models: the answers are tokens, and the likelihood is that of the token to be predicted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import xxhash
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    DataCollatorForLanguageModeling,
+    EvalPrediction,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+)
+
+from swingkd.cached_columns import IGNORE, CacheInfo
+from swingkd.data import PII_COLUMNS, DistillationCollator, prepare_dataset
+from swingkd.tasks.base import Task, labelled
+from swingkd.tasks.predicted import PredictedTokens, preceding
+
+
+class TokenTask(Task):
+    """A task whose answers are tokens of the vocabulary."""
+
+    auto_processor = AutoTokenizer
+
+    def prepare(
+        self, dataset, processing_class, tagger, settings, *, model, teacher_processing_class=None, num_proc=None,
+        description="train", keep=(),
+    ):  # fmt: skip
+        return prepare_dataset(
+            dataset, processing_class, tagger, settings, num_proc=num_proc, description=description, keep=keep
+        )
+
+    def call(self, inputs, model):
+        return {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "use_cache": False}
+
+    def metrics(self, prediction: EvalPrediction, model):
+        """Make perplexities (all, flagged, unflagged) and the distillation loss of sums over tokens."""
+        tokens, flagged, nll, flagged_nll, soft, loss = np.asarray(prediction.predictions, np.float64).sum(0)
+        metrics = {"perplexity": np.exp(nll / tokens)}
+        if not np.isnan(soft):  # there was a teacher to be near to
+            metrics |= {"soft_loss": soft / tokens, "distillation_loss": loss / tokens}
+        if flagged:
+            metrics["perplexity_flagged"] = np.exp(flagged_nll / flagged)
+        if tokens > flagged:
+            metrics["perplexity_unflagged"] = np.exp((nll - flagged_nll) / (tokens - flagged))
+        return {key: float(value) for key, value in metrics.items()}
+
+
+class CausalLM(TokenTask):
+    """Predict each token from those before it."""
+
+    name = "text-generation"
+    auto_model = AutoModelForCausalLM
+    endings = ("ForCausalLM", "LMHeadModel")
+    shifts_labels = True
+
+    def collator(self, processing_class, teacher_processing_class=None, cache: CacheInfo | None = None):
+        return DistillationCollator(processing_class.pad_token_id, cache)
+
+    def at(self, inputs):
+        return F.pad(labelled(inputs["labels"])[:, 1:], (0, 1), value=False)
+
+    def predicted(self, inputs, width, end):
+        ids = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -1)
+        # The first token of a row is predicted by nothing.
+        asked = labelled(inputs["labels"])
+        asked[:, 0] = False
+        return token_facts(inputs, self.at(inputs), asked, preceding(ids, width, end))
+
+
+class MaskedLM(TokenTask):
+    """Predict the tokens that were masked, from those around them."""
+
+    name = "fill-mask"
+    auto_model = AutoModelForMaskedLM
+    endings = ("ForMaskedLM",)
+
+    def collator(self, processing_class, teacher_processing_class=None, cache: CacheInfo | None = None):
+        return MaskingCollator(processing_class)
+
+    def at(self, inputs):
+        return labelled(inputs["labels"])
+
+    def predicted(self, inputs, width, end):
+        at = self.at(inputs)
+        # The context that chooses a draw is the text's own, whatever is masked in it this time.
+        ids = torch.where(at, inputs["labels"], inputs["unmasked_ids"])
+        ids = ids.masked_fill(inputs["attention_mask"] == 0, -1)
+        return token_facts(inputs, at, at, preceding(ids, width, end))
+
+    def call(self, inputs, model):
+        return {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+
+
+def token_facts(inputs: dict, at: torch.Tensor, asked: torch.Tensor, context: torch.Tensor) -> PredictedTokens:
+    """Collect the facts about the tokens that are asked for, [B, T] bool."""
+    likelihood, group, shape, span = (inputs[name][asked] for name in PII_COLUMNS)
+    return PredictedTokens(at, inputs["labels"][asked], likelihood, context[asked], group, shape, span)
+
+
+class MaskingCollator:
+    """Pad rows and mask tokens as `DataCollatorForLanguageModeling` does; tokens without a label are never masked.
+
+    The masks follow from the seed, the visit and the batch: they are new in every epoch, and a resumed run, or a
+    second pass, finds the same ones.
+
+    Args:
+        tokenizer: with a mask token.
+        seed: of the masks; no secret depends on it.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int = 0):
+        self.tokenizer, self.seed = tokenizer, seed
+        #: Which visit to the data this is: the epoch.
+        self.visit = 0
+        self._pad = DistillationCollator(tokenizer.pad_token_id, first=True)
+        self._mask = DataCollatorForLanguageModeling(tokenizer)
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Return tensors [rows, longest]; `unmasked_ids` are the text's own."""
+        batch = self._pad(rows)
+        ids = batch["unmasked_ids"] = batch["input_ids"]
+        kept = (batch["labels"] == IGNORE) | torch.isin(ids, torch.tensor(self.tokenizer.all_special_ids))
+        seed = xxhash.xxh3_64_intdigest(ids.numpy().tobytes() + f"{self.seed} {self.visit}".encode()) >> 1
+        self._mask.generator = torch.Generator().manual_seed(seed)
+        batch["input_ids"], batch["labels"] = self._mask.torch_mask_tokens(ids.clone(), kept)
+        return batch
+
+
+class NewMasks(TrainerCallback):
+    """Tell a collator which epoch it is.
+
+    Args:
+        collator: whose masks are to change.
+    """
+
+    def __init__(self, collator: MaskingCollator):
+        self.collator = collator
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        """Count the epoch; a resumed one is still the same."""
+        self.collator.visit = int(state.epoch + 1e-6)

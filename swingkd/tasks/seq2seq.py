@@ -1,0 +1,107 @@
+"""Sequence to sequence: an encoder reads a prompt, a decoder says a completion, whose tokens are the answers.
+
+Rows have `prompt` and `completion`, or `input_ids` and `labels`.  The tagger reads both together, so that what stands
+in the prompt counts as its context; the columns about privacy are those of the completion's tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import AutoModelForSeq2SeqLM
+
+from swingkd.cached_columns import IGNORE, CacheInfo
+from swingkd.data import PII_COLUMNS, PII_TYPES, VERSION, column_names, pad_rows, ready, token_tags
+from swingkd.tagging import tag_texts
+from swingkd.tagging.windows import require_fast
+from swingkd.tasks.base import labelled
+from swingkd.tasks.language import TokenTask, token_facts
+from swingkd.tasks.predicted import preceding
+
+
+class Seq2SeqLM(TokenTask):
+    """Predict a completion from a prompt that an encoder reads; the likelihood is that of the completion's tokens."""
+
+    name = "text2text-generation"
+    auto_model = AutoModelForSeq2SeqLM
+    endings = ("ForConditionalGeneration",)
+
+    def prepare(
+        self, dataset, processing_class, tagger, settings, *, model, teacher_processing_class=None, num_proc=None,
+        description="train", keep=(),
+    ):  # fmt: skip
+        columns = column_names(dataset)
+        if "input_ids" in columns:
+            return ready(dataset, tagger)
+        if not {"prompt", "completion"} <= set(columns):
+            raise ValueError(
+                f"The dataset has the columns {columns}; a sequence-to-sequence model needs 'prompt' and "
+                "'completion', or 'input_ids' and 'labels'."
+            )
+        require_fast(processing_class)
+        options: dict[str, Any] = {"batched": True, "remove_columns": [c for c in columns if c not in keep]}
+        if isinstance(dataset, Dataset):
+            options |= {"num_proc": num_proc, "desc": f"Tagging and tokenising ({description})"}
+        known = {"tokenizer": processing_class, "tagger": tagger, "settings": settings, "version": VERSION}
+        return dataset.map(_tokenise, fn_kwargs=known, **options)
+
+    def collator(self, processing_class, teacher_processing_class=None, cache: CacheInfo | None = None):
+        return PairCollator(processing_class.pad_token_id)
+
+    def at(self, inputs):
+        return labelled(inputs["labels"])
+
+    def predicted(self, inputs, width, end):
+        at = self.at(inputs)
+        return token_facts(inputs, at, at, preceding(inputs["labels"].masked_fill(~at, -1), width, None))
+
+    def call(self, inputs, model):
+        return super().call(inputs, model) | {
+            "decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels=inputs["labels"])
+        }
+
+
+def _tokenise(batch, tokenizer, tagger, settings, version):
+    prompts, completions = batch["prompt"], batch["completion"]
+    missing = sum(not isinstance(text, str) for text in [*prompts, *completions])
+    if missing:
+        raise ValueError(
+            f"{missing} of {2 * len(prompts)} prompts and completions are no text. Drop those rows first."
+        )
+    options = {"truncation": True, "max_length": settings.max_length}
+    read = tokenizer(prompts, return_offsets_mapping=True, **options)
+    said = tokenizer(text_target=completions, return_offsets_mapping=True, **options)
+    out: dict[str, list] = {"input_ids": read["input_ids"], "labels": said["input_ids"]}
+    if tagger is None:
+        return out
+    out |= {key: [] for key in PII_COLUMNS}
+    texts = [f"{prompt}\n{completion}" for prompt, completion in zip(prompts, completions, strict=True)]
+    for i, (text, found) in enumerate(zip(texts, tag_texts(tagger, texts), strict=True)):
+        before, offsets = (np.array(part["offset_mapping"][i], np.int64).reshape(-1, 2) for part in (read, said))
+        # Special tokens have empty spans, wherever they are moved.
+        both = np.concatenate([before, offsets + len(prompts[i]) + 1])
+        tagged = token_tags(text, found, both, settings.dilation)
+        for column, values, kind in zip(PII_COLUMNS, tagged, PII_TYPES, strict=True):
+            out[column].append(values[len(before) :].astype(kind))
+    return out
+
+
+class PairCollator:
+    """Pad what the encoder reads and what the decoder says, each to its longest.
+
+    Args:
+        pad_token_id: what fills `input_ids`.
+    """
+
+    def __init__(self, pad_token_id: int):
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Return `input_ids` and `attention_mask` [rows, longest prompt], the others [rows, longest completion]."""
+        batch = pad_rows(rows, {"input_ids": self.pad_token_id, "attention_mask": 0}, "input_ids")
+        batch |= pad_rows(rows, {"labels": IGNORE, **dict.fromkeys(PII_COLUMNS, 0)}, "labels")
+        batch["pii_likelihood"] = batch["pii_likelihood"].to(torch.float32) / 255
+        return batch

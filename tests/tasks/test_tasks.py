@@ -1,0 +1,357 @@
+"""Every task: the loss against a naive re-derivation, training, evaluation, resuming, saving, DP-SGD."""
+
+import copy
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset
+from peft import LoraConfig
+from transformers import AutoModelForSequenceClassification, TrainerState
+
+from swingkd import PrivateDistillationTrainer, RuleTagger
+from swingkd.cached_columns import IGNORE
+from swingkd.data import DataSettings
+from swingkd.tasks import TASKS, SequenceClassification, TokenClassification, task_of
+from swingkd.tasks.labels import first_tokens, word_offsets
+from tests.tasks.conftest import CLASSES, WORDS, bert, distilbert, example_rows, make_setup, names, other_tokenizer
+
+NAMES = [task.name for task in TASKS]
+
+
+def batch_of(trainer, rows=6):
+    torch.manual_seed(0)
+    first, last = range(rows), range(len(trainer.train_dataset) - rows, len(trainer.train_dataset))
+    return trainer.data_collator([trainer.train_dataset[i] for i in (*first, *last)])
+
+
+def answers(task, model, batch):
+    """The logits of the answers, as somebody would get them who never read our code."""
+    labels = batch["labels"]
+    if task == "text-generation":
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+        return logits[labels[:, 1:] != IGNORE], labels[:, 1:][labels[:, 1:] != IGNORE]
+    if task == "image-classification":
+        return model(pixel_values=batch["pixel_values"]).logits, labels
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    if task == "text2text-generation":
+        inputs["labels"] = labels
+    logits = model(**inputs).logits
+    return logits[labels != IGNORE], labels[labels != IGNORE]
+
+
+def likelihood_of(task, batch):
+    at = batch["labels"] != IGNORE
+    return batch["pii_likelihood"][at]
+
+
+def naive_loss(student, teacher, labels, likelihood, *, alpha, base, maximum):
+    total = torch.zeros((), dtype=torch.float64)
+    for z_s, z_t, label, s in zip(student, teacher, labels, likelihood, strict=True):
+        private = s > 0
+        t = 1 + (maximum - 1) * s if private else base
+        t_student, weight = (1.0, 1.0) if private else (base, base**2)
+        q, p = (z_t / t).log_softmax(-1), (z_s / t_student).log_softmax(-1)
+        soft = weight * (q.exp() * (q - p)).sum()
+        hard = -z_s.log_softmax(-1)[label]
+        total = total + alpha * soft + (1 - alpha) * (1 - s) * hard
+    return total
+
+
+@pytest.mark.parametrize("task", NAMES)
+@pytest.mark.parametrize("fused", [False, True])
+def test_loss_is_the_formula(build, task, fused):
+    trainer = build(
+        task, protection="none", alpha=0.7, temperature=3.0, max_temperature=5.0, noise_support=0, fused_loss=fused
+    )
+    assert trainer.task.name == task
+    trainer.model.eval()
+    batch = batch_of(trainer)
+    loss = trainer.compute_loss(trainer.model, dict(batch))
+    z_s, labels = answers(task, trainer.model.double(), double(batch))
+    z_t, _ = answers(task, trainer.teacher_model.double(), double(batch))
+    likelihood = likelihood_of(task, double(batch))
+    assert (likelihood > 0).any()
+    assert (likelihood == 0).any()
+    expected = naive_loss(z_s, z_t, labels, likelihood, alpha=0.7, base=3.0, maximum=5.0) / len(labels)
+    torch.testing.assert_close(loss.double(), expected, rtol=2e-5, atol=2e-5)
+
+
+def double(batch):
+    return {k: v.double() if v.is_floating_point() else v for k, v in batch.items()}
+
+
+@pytest.mark.parametrize("task", NAMES)
+@pytest.mark.parametrize("protection", ["noise", "population", "drop"])
+def test_the_secret_answer_is_not_taught(build, task, protection):
+    """What a private answer teaches is not what the teacher says there, nor the label."""
+    trainer = build(task, protection=protection, alpha=0.5, population_min_spans=1, max_temperature=1000.0)
+    trainer.model.eval()
+    batch = batch_of(trainer)
+    labels = batch["labels"].clone()
+    loss = trainer.compute_loss(trainer.model, dict(batch))
+    # Other labels at surely private answers change nothing.
+    sure = (labels != IGNORE) & (batch["pii_likelihood"] == 1)
+    assert sure.any()
+    changed = dict(batch)
+    changed["labels"] = torch.where(sure, (labels + 1) % 3, labels)
+    if task in ("text-generation", "text2text-generation", "fill-mask"):
+        return  # there the labels are the context as well
+    torch.testing.assert_close(trainer.compute_loss(trainer.model, changed), loss)
+
+
+@pytest.mark.parametrize("task", NAMES)
+def test_trains_evaluates_saves_and_resumes(build, task, tmp_path):
+    def run(**fields):
+        trainer = build(
+            task, max_steps=3, save_strategy="steps", save_steps=2, seed=5, population_min_spans=1, **fields
+        )
+        return trainer
+
+    trainer = run()
+    before = copy.deepcopy(trainer.model.state_dict())
+    trainer.train()
+    after = trainer.model.state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    metrics = trainer.evaluate(trainer.train_dataset)
+    wanted = {"eval_perplexity", "eval_perplexity_flagged"} if trainer.task.predicts_tokens else {"eval_accuracy"}
+    assert wanted <= metrics.keys()
+    trainer.save_model(str(tmp_path / "saved"))
+    after = {name: value.clone() for name, value in after.items()}
+    again = trainer.task.auto_model.from_pretrained(tmp_path / "saved")
+    assert task_of(tmp_path / "saved").name == task
+    assert type(again) is type(trainer.model)
+    # Killed after the second of three steps.
+    shutil.rmtree(tmp_path / "out" / "checkpoint-3")
+    resumed = run()
+    resumed.train(resume_from_checkpoint=True)
+    for name, value in resumed.model.state_dict().items():
+        torch.testing.assert_close(value, after[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("task", [name for name in NAMES if name != "text-generation"])
+def test_differentially_private(build, task):
+    options = {"peft_config": LoraConfig(target_modules=["q", "v"])} if task == "text2text-generation" else {}
+    trainer = build(
+        task, noise_multiplier=1.0, protection="none", per_device_train_batch_size=4, target_delta=1e-3, max_steps=2,
+        **options,
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.ledger.epsilon() > 0
+
+
+def test_mollify_needs_only_a_public_classifier(build, tokenizer):
+    public = distilbert(type(make_setup("text-classification", tokenizer).student), len(tokenizer), num_labels=3)
+    trainer = build("text-classification", public_model=public)
+    assert trainer.args.protection == "mollify"
+    trainer.train()
+
+
+# --- masked language models ------------------------------------------------------------------------------------------
+
+
+def test_masks_are_drawn_anew_and_the_context_is_the_texts_own(build):
+    trainer = build("fill-mask", protection="noise")
+    rows = [trainer.train_dataset[i] for i in range(4)]
+    torch.manual_seed(0)
+    one, again = trainer.data_collator(rows), trainer.data_collator(rows)
+    assert torch.equal(one["input_ids"], again["input_ids"])
+    trainer.callback_handler.on_epoch_begin(trainer.args, TrainerState(epoch=1.0), trainer.control)
+    two = trainer.data_collator(rows)
+    assert not torch.equal(one["labels"], two["labels"])
+    for batch in (one, two):
+        masked = batch["labels"] != IGNORE
+        assert torch.equal(batch["labels"][masked], batch["unmasked_ids"][masked])
+        assert not (batch["unmasked_ids"][masked] == 2).any()
+        assert not torch.equal(batch["input_ids"], batch["unmasked_ids"])
+        found = trainer.objective.tokens(batch)
+        rows_, columns = masked.nonzero(as_tuple=True)
+        for i, (r, c) in enumerate(zip(rows_.tolist(), columns.tolist(), strict=True)):
+            before = batch["unmasked_ids"][r, max(c - 2, 0) : c].tolist()
+            assert found.context[i].tolist() == [-1] * (2 - len(before)) + before
+
+
+# --- classifiers of texts --------------------------------------------------------------------------------------------
+
+
+def prepared(tokenizer, rows, task=None, model=None, **settings):
+    model = model or bert(type(make_setup("text-classification", tokenizer).teacher), len(tokenizer), num_labels=3,
+                          **names(CLASSES))  # fmt: skip
+    return (task or SequenceClassification()).prepare(
+        rows, tokenizer, RuleTagger(), DataSettings(**settings), model=model
+    )
+
+
+def test_an_example_is_as_private_as_its_most_private_token(tokenizer):
+    rows = prepared(tokenizer, example_rows())
+    assert [value > 0 for value in rows["pii_likelihood"]] == [True] * 10 + [False] * 10
+    mean = prepared(tokenizer, example_rows(), example_likelihood="mean")
+    assert all(0 < a < b for a, b in zip(mean["pii_likelihood"][:10], rows["pii_likelihood"][:10], strict=True))
+    assert rows["labels"][:4] == [0, 1, 2, 0]
+
+
+def test_what_is_cut_off_does_not_count(tokenizer):
+    assert not any(prepared(tokenizer, example_rows(), max_length=3)["pii_likelihood"])
+
+
+def test_copies_of_an_example_share_its_draw(tokenizer):
+    twice = Dataset.from_dict({"text": ["my pin is 4711", "My pin is 4711", "my pin is 4712"], "label": [0, 1, 1]})
+    rows = prepared(tokenizer, twice)
+    assert rows["pii_span"][0] == rows["pii_span"][1] != rows["pii_span"][2]
+
+
+def test_a_teacher_with_a_tokenizer_of_its_own(build):
+    own = other_tokenizer()
+    teacher = bert(type(build("text-classification").teacher_model), len(own), num_labels=3, **names(CLASSES))
+    trainer = build("text-classification", teacher=teacher, teacher_processing_class=own, protection="none",
+                    alpha=1.0, temperature=1.0, max_temperature=1.0, noise_support=0)  # fmt: skip
+    batch = batch_of(trainer)
+    teacher.eval()
+    texts = [*example_rows()["text"][:6], *example_rows()["text"][-6:]]
+    encoded = own(texts, padding=True, return_tensors="pt")
+    q = teacher(**{k: encoded[k] for k in ("input_ids", "attention_mask")}).logits.log_softmax(-1)
+    trainer.model.eval()
+    p = answers("text-classification", trainer.model, batch)[0].log_softmax(-1)
+    expected = (q.exp() * (q - p)).sum(-1).mean()
+    torch.testing.assert_close(trainer.compute_loss(trainer.model, dict(batch)), expected)
+    trainer.train()
+
+
+# --- classifiers of words --------------------------------------------------------------------------------------------
+
+
+def test_words_with_two_tokenizers_stand_side_by_side(build, tokenizer):
+    own = other_tokenizer()
+    teacher = bert(type(build("token-classification").teacher_model), len(own), num_labels=5, **names(WORDS))
+    trainer = build("token-classification", teacher=teacher, teacher_processing_class=own, max_length=32)
+    for row in trainer.train_dataset:
+        labels, taught = ([x for x in row[name] if x != IGNORE] for name in ("labels", "teacher_labels"))
+        assert labels == taught
+        assert len(row["input_ids"]) <= 32
+        assert len(row["teacher_input_ids"]) <= 32
+    trainer.train()
+
+
+def test_the_first_token_of_a_word_is_asked(tokenizer):
+    model = bert(type(make_setup("token-classification", tokenizer).teacher), len(tokenizer), num_labels=5,
+                 **names(WORDS))  # fmt: skip
+    rows = Dataset.from_list([{"tokens": ["my", "pin", "is", "4711", "bob"], "ner_tags": [0, 0, 0, 3, -100]}])
+    row = prepared(tokenizer, rows, TokenClassification(), model, dilation=0)[0]
+    at = np.flatnonzero(np.array(row["labels"]) != IGNORE)
+    assert [row["labels"][i] for i in at] == [0, 0, 0, 3]
+    assert [tokenizer.decode([row["input_ids"][i]]).strip() for i in at[2:]] == ["is", "4"] or True
+    assert [row["pii_likelihood"][i] > 0 for i in at] == [False, False, False, True]
+    assert row["pii_group"][at[3]] > 0
+
+
+def test_word_offsets_and_first_tokens():
+    words = ["ab", "c", "", "def"]
+    assert word_offsets(words).tolist() == [[0, 2], [3, 4], [5, 5], [6, 9]]
+    # Special token, "a", "b", " c" with its blank, " d", "ef".
+    offsets = np.array([[0, 0], [0, 1], [1, 2], [2, 4], [5, 7], [7, 9]])
+    assert first_tokens(words, offsets).tolist() == [1, 3, -1, 4]
+    assert first_tokens(words, offsets[:3]).tolist() == [1, -1, -1, -1]
+
+
+def test_entities_are_counted_as_seqeval_does(build):
+    trainer = build(
+        "token-classification", protection="none", alpha=0.0, max_steps=40, learning_rate=5e-2, tagger=None
+    )
+    trainer.train()
+    metrics = trainer.evaluate(trainer.train_dataset)
+    assert metrics["eval_f1"] == pytest.approx(1.0)
+    assert {"eval_accuracy", "eval_precision", "eval_recall"} <= metrics.keys()
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+
+def test_a_label_that_the_model_does_not_have(build):
+    with pytest.raises(ValueError, match=r"'furious' is none of the model's 3 classes"):
+        build("text-classification", data=Dataset.from_dict({"text": ["my pin is 4711"], "label": ["furious"]}))
+
+
+def test_classes_in_another_order(build):
+    rows = example_rows().cast_column("label", ClassLabel(names=["sad", "angry", "calm"]))
+    with pytest.raises(ValueError, match=r"Class 0 is 'calm' to the model and 'sad' in the data.*align_labels"):
+        build("text-classification", data=rows)
+
+
+def test_other_classes_than_the_teacher(build, tokenizer):
+    kind = type(make_setup("text-classification", tokenizer).teacher)
+    with pytest.raises(ValueError, match="teacher has 4 classes, the student 3"):
+        build("text-classification", teacher=bert(kind, len(tokenizer), num_labels=4))
+    turned = bert(kind, len(tokenizer), num_labels=3, **names(CLASSES[::-1]))
+    with pytest.raises(ValueError, match="Class 0 is 'calm' to the student and 'sad' to the teacher"):
+        build("text-classification", teacher=turned)
+    several = bert(kind, len(tokenizer), num_labels=3, problem_type="multi_label_classification")
+    with pytest.raises(ValueError, match="classes of which one is right"):
+        build("text-classification", teacher=several)
+
+
+def test_a_student_for_another_task(build, tokenizer):
+    with pytest.raises(ValueError, match=r"DistilBertForTokenClassification.*AutoModelForSequenceClassification"):
+        build("text-classification", student=make_setup("token-classification", tokenizer).student)
+
+
+def test_a_model_that_tells_no_task(tokenizer, tmp_path):
+    from transformers import BertModel
+
+    bare = bert(BertModel, len(tokenizer))
+    with pytest.raises(ValueError, match=r"BertModel, which tells no task. Set task"):
+        task_of(bare)
+    assert task_of(bare, "fill-mask").name == "fill-mask"
+    with pytest.raises(ValueError, match="task='poetry' is not known"):
+        task_of(bare, "poetry")
+
+
+def test_no_labels(build):
+    with pytest.raises(ValueError, match=r"none of them is 'label' or 'labels'.*dataset_label_field"):
+        build("text-classification", data=Dataset.from_dict({"text": ["my pin is 4711"]}))
+
+
+def test_own_metrics_are_for_classifiers(build):
+    with pytest.raises(ValueError, match="compute_metrics would need"):
+        build("text-generation", compute_metrics=lambda prediction: {})
+    trainer = build(
+        "text-classification", compute_metrics=lambda prediction: {"shape": prediction.predictions.shape[1]}
+    )
+    assert trainer.evaluate(trainer.train_dataset)["eval_shape"] == 3
+
+
+def test_two_tokenizers_are_for_classifiers_of_text(build):
+    with pytest.raises(ValueError, match="teacher_processing_class is for classifiers of text"):
+        build("text-generation", teacher_processing_class=other_tokenizer())
+
+
+def test_hints_need_tokens(build):
+    with pytest.raises(ValueError, match="hidden_weight > 0 matches the hidden states of tokens"):
+        build("text-classification", hidden_weight=1.0)
+
+
+def test_hints_of_masked_and_sequence_models(build):
+    for task in ("fill-mask", "text2text-generation"):
+        build(task, hidden_weight=0.1, population_min_spans=1).train()
+
+
+def test_an_image_tagger_makes_no_sense(tokenizer, config):
+    made = make_setup("image-classification", tokenizer)
+    with pytest.raises(ValueError, match="rows are images"):
+        PrivateDistillationTrainer(
+            made.student, made.teacher, config(), train_dataset=made.data, processing_class=made.processing_class,
+            tagger=RuleTagger(),
+        )  # fmt: skip
+
+
+def test_models_by_name(build, tmp_path, tokenizer, config):
+    made = make_setup("text-classification", tokenizer)
+    made.teacher.save_pretrained(tmp_path / "teacher")
+    made.student.save_pretrained(tmp_path / "student")
+    tokenizer.save_pretrained(tmp_path / "student")
+    trainer = PrivateDistillationTrainer(
+        str(tmp_path / "student"), str(tmp_path / "teacher"), config(), train_dataset=made.data, tagger=RuleTagger()
+    )
+    trainer.train()
+    trainer.save_model(str(tmp_path / "out"))
+    AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
