@@ -262,7 +262,7 @@ def audit(
         )  # fmt: skip
     except (ValueError, OSError, DatasetsError) as error:
         raise _fail(str(error)) from error
-    written = write_audit(report, out, show_secrets=show_secrets)
+    written = write_audit(report, out, title=model, show_secrets=show_secrets)
     if as_json:
         typer.echo(json.dumps(report.to_dict(show_secrets), ensure_ascii=False))
         return

@@ -33,6 +33,7 @@ from swingkd.objective import Objective, StepLosses, frozen_model, readable_head
 from swingkd.private_run import check_data, first_ledger, takes_positions
 from swingkd.private_training import PrivateTraining
 from swingkd.protections import build_protection
+from swingkd.publishing import Publishing, check_publishing
 from swingkd.tagging import Tagger
 from swingkd.targets import PopulationTarget, Protection
 from swingkd.tasks import Task, task_of
@@ -41,7 +42,7 @@ from swingkd.tasks.language import MaskingCollator, NewMasks
 _HINT_FILE = "hint_projection.safetensors"
 
 
-class PrivateDistillationTrainer(PrivateTraining):
+class PrivateDistillationTrainer(Publishing, PrivateTraining):
     """Distil a teacher into a student while its targets are protected where they are private.
 
     For causal, masked and sequence-to-sequence language models, and for classifiers of texts, words and images: what
@@ -98,6 +99,8 @@ class PrivateDistillationTrainer(PrivateTraining):
         teacher_model = str(teacher_model) if isinstance(teacher_model, os.PathLike) else teacher_model
         checks.different_models(model, teacher_model)
         checks.one_device_per_process(args)
+        check_publishing(args)
+        self.names = {"student": _name_of(model), "teacher": _name_of(teacher_model)}
         if args.differentially_private:
             check_data(args, train_dataset)
         #: What the models are for.
@@ -380,6 +383,12 @@ def _loaded(
     if not isinstance(model, str):
         return model
     return task.auto_model.from_pretrained(model, **(defaults | (options or {})))
+
+
+def _name_of(model: str | PreTrainedModel | None) -> str | None:
+    """Return a model's name on the Hub; a folder here is nobody else's business but for its last part."""
+    name = model if isinstance(model, str) else getattr(getattr(model, "config", None), "_name_or_path", "")
+    return (os.path.basename(os.path.abspath(name)) if os.path.isdir(name) else name) if name else None
 
 
 def _reads_trained_head(model: Any, args: PrivateDistillationConfig) -> bool:

@@ -1,6 +1,7 @@
 """What is said: cards and figures made from measured results, and nothing else."""
 
-from swingkd.report.audit import audit_tables, roc_figure, write_audit
+from swingkd.report.audit import audit_tables, roc_figure
+from swingkd.report.audit_files import write_audit
 from swingkd.report.budget import budget_dict, budget_figure, budget_line, budget_tables
 from swingkd.report.card import write_card
 from swingkd.report.federation_card import federation_table, write_federation_card
@@ -13,12 +14,15 @@ from swingkd.report.metrics import (
     membership_rows,
     row,
 )
-from swingkd.report.model_card import model_card
+from swingkd.report.model_card import ModelFacts, model_card
+from swingkd.report.page import ShownToken, load_tokens, save_tokens, shown_tokens
 from swingkd.report.plots import exposure_figure
 from swingkd.report.summary import Summary, comparison_table, summarise
 
 __all__ = [
     "MetricsFile",
+    "ModelFacts",
+    "ShownToken",
     "Summary",
     "audit_tables",
     "budget_dict",
@@ -31,10 +35,13 @@ __all__ = [
     "extraction_rows",
     "federation_table",
     "ledger_rows",
+    "load_tokens",
     "membership_rows",
     "model_card",
     "roc_figure",
     "row",
+    "save_tokens",
+    "shown_tokens",
     "summarise",
     "write_audit",
     "write_card",

@@ -1,9 +1,7 @@
-"""What an audit found, for people: report.json, ROC curves on log axes, tables for the terminal."""
+"""What an audit found, for people: ROC curves on log axes, tables for the terminal."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,32 +16,6 @@ from rich.table import Table
 from swingkd.audit import AuditReport, EpsilonLowerBound, Interval, MembershipReport
 from swingkd.audit.membership import roc_curve
 from swingkd.report.plots import COLOURS
-
-
-def write_audit(report: AuditReport, output_dir: str | Path, *, show_secrets: bool = False) -> list[Path]:
-    """Write report.json and one roc_*.png a kind of record into a folder.
-
-    Args:
-        report: what was measured.
-        output_dir: the folder.
-        show_secrets: with the private values that were found; they are redacted otherwise.
-
-    Returns:
-        The paths of the files.
-    """
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "report.json"
-    path.unlink(missing_ok=True)
-    # Only the owner may read secrets.
-    mode = 0o600 if show_secrets else 0o666
-    with open(path, "x", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-        file.write(json.dumps(report.to_dict(show_secrets), indent=1, ensure_ascii=False) + "\n")
-    figures = [
-        roc_figure(membership, kind, folder / f"roc_{kind.replace(' ', '_')}.png")
-        for kind, membership in report.membership.items()
-    ]
-    return [path, *figures]
 
 
 def roc_figure(report: MembershipReport, title: str, path: Path) -> Path:

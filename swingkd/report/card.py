@@ -10,6 +10,8 @@ from swingkd.report.audit_card import is_audit, write_audit_card
 from swingkd.report.federation_card import is_federation, write_federation_card
 from swingkd.report.image_card import is_image_run, write_image_card
 from swingkd.report.metrics import MetricsFile
+from swingkd.report.page import load_tokens, write_page
+from swingkd.report.pages import run_page
 from swingkd.report.plots import exposure_figure
 from swingkd.report.render import render_card
 from swingkd.report.summary import Summary, baseline, cut, summarise
@@ -20,17 +22,18 @@ _PROTECTIONS, _RIVALS = ("swing", "noise", "mollify", "population"), ("drop", "s
 _PUBLIC = "public"
 # Models that are trained on text alone.
 _TAUGHT_BY_NOBODY = ("base", "teacher")
+PAGE_FILE, TOKENS_FILE = "report.html", "tokens.json"
 _SCOPES = {"transfer_set": "transfer set", "teacher_data": "teacher's training data"}
 
 
 def write_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
-    """Write README.md, a figure and metrics.json of a run into a folder.
+    """Write README.md, report.html, a figure and metrics.json of a run into a folder.
 
     The figure is exposure.png, or audit.png where every attack was run.
 
     Args:
-        metrics: the run's metrics.json.
-        output_dir: where the three files go.
+        metrics: the run's metrics.json; texts to show stand beside it, in tokens.json.
+        output_dir: where the files go.
 
     Returns:
         The path of the card.
@@ -48,6 +51,9 @@ def write_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Pat
     summaries = summarise(content)
     folder.mkdir(parents=True, exist_ok=True)
     exposure_figure(content, folder / "exposure.png")
+    tokens = Path(metrics).parent / TOKENS_FILE
+    page = run_page(content, promises(summaries), findings(summaries), load_tokens(tokens))
+    write_page(page, folder / PAGE_FILE)
     return render_card(
         "card.md",
         metrics,

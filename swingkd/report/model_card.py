@@ -1,23 +1,152 @@
-"""The card of one model: what its training promises, and what was measured on it."""
+"""The card of one model: what its training promises, what was measured on it, and what that does not show."""
 
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import dataclass, field
 from typing import Any
 
-from swingkd.privacy import PrivacyLedger
+from huggingface_hub import EvalResult, ModelCardData
+from rich.table import Table
+
+from swingkd.audit import AuditReport
+from swingkd.privacy import TEACHER_DATA, TRANSFER_SET, PrivacyLedger
+from swingkd.report.audit import audit_tables
 from swingkd.report.render import fill
 
+_TAGS = ("knowledge-distillation", "privacy", "swingkd")
+_ERRORS = ("perplexity", "loss")
 
-def model_card(title: str, ledger: PrivacyLedger, results: dict[str, float], settings: dict[str, Any]) -> str:
-    """Return the card of a model that is saved or pushed.
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What is known of a model that is saved or pushed; nothing in it is secret.
 
     Args:
         title: what it is called.
         ledger: what its training released.
-        results: what was measured, by name.
-        settings: of its training; without secrets.
+        results: what was measured of its use, by name.
+        settings: of its training.
+        audit: what attacks found; `None`: nobody attacked it.
+        task: as the Hub names it.
+        base_model: the student's name, before it was trained.
+        teacher: the teacher's name.
+        datasets: names of the data.
+        language, license: as the Hub has them.
+        tags: others.
+        figures: files beside the card.
+        trained: how long, and on what.
+        page: the file with the report, beside the card.
+        library: what loads the weights.
     """
+
+    title: str
+    ledger: PrivacyLedger
+    results: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    audit: AuditReport | None = None
+    task: str | None = None
+    base_model: str | None = None
+    teacher: str | None = None
+    datasets: tuple[str, ...] = ()
+    language: str | list[str] | None = None
+    license: str | None = None
+    tags: tuple[str, ...] = ()
+    figures: tuple[str, ...] = ()
+    trained: dict[str, str] = field(default_factory=dict)
+    page: str | None = None
+    library: str = "transformers"
+
+
+def model_card(facts: ModelFacts) -> str:
+    """Return a model's README.md: metadata that the Hub reads, and the text."""
+    audit = facts.audit or AuditReport()
     return fill(
-        "model.md", title=title, promises=ledger.lines(), results=results, settings=json.dumps(settings, indent=1)
+        "model.md",
+        metadata=metadata(facts),
+        facts=facts,
+        promises=facts.ledger.lines(),
+        tables=[markdown(table) for table in audit_tables(audit)],
+        extraction=str(audit.extraction) if audit.extraction else "",
+        claims=claims(facts),
+        settings=json.dumps(facts.settings, indent=1, default=str),
     )
+
+
+def metadata(facts: ModelFacts) -> str:
+    """Return the metadata as YAML; what was measured stands in `model-index`, where the Hub finds it."""
+    private = facts.ledger.covers(TRANSFER_SET) or facts.ledger.covers(TEACHER_DATA)
+    tags = [*_TAGS, *(["differential-privacy"] if private else []), *facts.tags]
+    data = ModelCardData(
+        base_model=facts.base_model,
+        datasets=list(facts.datasets) or None,
+        language=facts.language,
+        license=facts.license,
+        library_name=facts.library,
+        pipeline_tag=facts.task,
+        tags=list(dict.fromkeys(tags)),
+        model_name=facts.title,
+        eval_results=_eval_results(facts) or None,
+    )
+    return data.to_yaml()
+
+
+def _eval_results(facts: ModelFacts) -> list[EvalResult]:
+    task, name = facts.task or "other", facts.datasets[0] if facts.datasets else "private evaluation data"
+    measured = [(metric, value, "") for metric, value in facts.results.items()]
+    audit = facts.audit or AuditReport()
+    if audit.exposure:
+        for level in audit.exposure.levels:
+            who = f"canaries inserted {level} times" if level else "canaries never inserted"
+            measured.append(("exposure", audit.exposure.mean(level).value, who))
+    for kind, report in audit.membership.items():
+        for result in report.results:
+            measured.append(("auc", result.auc.value, f"membership of {kind}, {result.attack}"))
+            measured.append(("tpr_at_1_fpr", result.tpr_at_1_fpr.value, f"membership of {kind}, {result.attack}"))
+    return [
+        EvalResult(
+            task_type=task, dataset_type=re.sub(r"[^\w/.-]+", "-", name), dataset_name=name, metric_type=metric,
+            metric_name=f"{metric} ({who})" if who else metric, metric_value=round(float(value), 6),
+        )
+        for metric, value, who in measured
+    ]  # fmt: skip
+
+
+def claims(facts: ModelFacts) -> list[str]:
+    """Say what does not hold, or is not shown."""
+    said, ledger, audit = [], facts.ledger, facts.audit
+    for scope in (TRANSFER_SET, TEACHER_DATA):
+        if not ledger.covers(scope) and f"{scope}: not covered" in " ".join(ledger.lines()):
+            said.append(f"No differential privacy guarantee covers the {scope}. Protected targets are a heuristic.")
+    if audit is None:
+        return [*said, "Nobody attacked this model: how much it gives away is not known (swingkd audit)."]
+    if audit.exposure:
+        for level in (level for level in audit.exposure.levels if level):
+            excess = audit.exposure.excess(level)
+            if excess.low > 0:
+                said.append(
+                    f"It gives something away of secrets that stood {level} times in the text: {excess.value:.2f} "
+                    f"bits of exposure over those that never did [{excess.low:.2f}, {excess.high:.2f}]."
+                )
+    for kind, report in audit.membership.items():
+        through = [r.attack for r in report.results if r.tpr_at_1_fpr.low > r.chance(0.01)]
+        if through:
+            said.append(f"Membership of {kind} can be told, better than by chance: {', '.join(through)}.")
+    promised = ledger.epsilon()
+    for kind, bounds in audit.epsilon.items():
+        for attack, bound in bounds.items():
+            # An audit of ten copies is one of a group of ten.
+            copies = re.search(r"x(\d+)$", kind)
+            if promised is not None and bound.epsilon > promised and (copies is None or copies[1] == "1"):
+                said.append(f"{attack} on {kind} proves epsilon {bound.epsilon:.2f}: more than is promised.")
+    return [*said, "Attacks are lower bounds: a better one may find more. What a tagger misses is not protected."]
+
+
+def markdown(table: Table) -> str:
+    """Return a table of the terminal as Markdown."""
+    columns = [list(column.cells) for column in table.columns]
+    lines = [f"**{table.title}**", "", "| " + " | ".join(str(column.header) for column in table.columns) + " |"]
+    lines.append("|" + "---|" * len(columns))
+    lines += ["| " + " | ".join(map(str, cells)) + " |" for cells in zip(*columns, strict=True)]
+    return "\n".join([*lines, "", str(table.caption or "")])

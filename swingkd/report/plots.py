@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from swingkd.audit import Interval
+from swingkd.privacy import PrivacyLedger
 from swingkd.report.summary import Summary, summarise
 
 # Okabe and Ito's colours: told apart by colour-blind readers as well.
@@ -41,7 +43,7 @@ def exposure_figure(metrics: dict[str, Any], path: Path) -> Path:
     for axis, level in zip(axes[0], levels, strict=False):
         if controls:
             low, high = min(c.low for c in controls), max(c.high for c in controls)
-            axis.axhspan(low, high, color="0.88", zorder=0, label="controls (chance)")
+            axis.axhspan(low, high, color="0.5", alpha=0.2, linewidth=0, zorder=0, label="controls (chance)")
         for summary in (s for s in summaries if level in s.exposure):
             _point(axis, summary, summary.exposure[level], *style[id(summary)])
         axis.set_title(f"secrets repeated {level} times")
@@ -62,6 +64,67 @@ def exposure_figure(metrics: dict[str, Any], path: Path) -> Path:
     title = f"{metrics['run']}: what a student is worth and what it gives away"
     figure.suptitle(title + (f"\nnot shown, perplexity too high: {far}" if far else ""))
     path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path
+
+
+def repetition_figure(series: dict[str, dict[int, Interval]], path: Path) -> Path:
+    """Draw exposure against the number of copies, a line a model, and save it.
+
+    Args:
+        series: by model, by number of copies (0: controls).
+        path: of the figure; its ending names the format.
+    """
+    figure, axis = plt.subplots(figsize=(6.8, 4.2), layout="constrained")
+    levels = sorted({level for found in series.values() for level in found})
+    for i, (name, found) in enumerate(series.items()):
+        own = sorted(found)
+        # Side by side, so that intervals can be told apart.
+        places = [levels.index(level) + (i - (len(series) - 1) / 2) * 0.06 for level in own]
+        values = [found[level].value for level in own]
+        error = [[v - found[k].low for v, k in zip(values, own, strict=True)],
+                 [found[k].high - v for v, k in zip(values, own, strict=True)]]  # fmt: skip
+        axis.errorbar(
+            places, values, yerr=error, color=COLOURS[i % 8], marker=MARKERS[(i + i // 8) % 8], markersize=5,
+            linewidth=1.2, capsize=2, label=name,
+        )  # fmt: skip
+    axis.set_xticks(range(len(levels)), [str(level) if level else "never inserted" for level in levels])
+    axis.set(xlabel="copies in the text", ylabel="exposure in bits (lower is better)")
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.25)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path
+
+
+def epsilon_curves(ledger: PrivacyLedger, points: int = 6) -> dict[str, list[tuple[int, float]]]:
+    """Return what Gaussian releases cost as they were made: by data set and mechanism, pairs of steps and epsilon."""
+    curves = {}
+    for entry in ledger.entries:
+        if not entry.releases or not entry.holds or entry.noise_multiplier is None:
+            continue
+        steps = sorted({max(round(entry.releases * k / points), 1) for k in range(1, points + 1)})
+        curves[f"{entry.scope}, {entry.mechanism}"] = [(n, replace(entry, releases=n).epsilon) for n in steps]
+    return curves
+
+
+def epsilon_figure(curves: dict[str, list[tuple[int, float]]], path: Path) -> Path:
+    """Draw epsilon over steps and save it.
+
+    Args:
+        curves: from `epsilon_curves`.
+        path: of the figure.
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    for i, (name, pairs) in enumerate(curves.items()):
+        axis.plot(*zip(*pairs, strict=True), color=COLOURS[i % 8], marker=MARKERS[i % 8], markersize=4, label=name)
+    axis.set(xlabel="steps", ylabel="epsilon")
+    axis.set_ylim(bottom=0)
+    axis.set_xlim(left=0)
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=8)
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return path

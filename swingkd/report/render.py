@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 
 def fill(template: str, **context: Any) -> str:
@@ -21,7 +23,13 @@ def fill(template: str, **context: Any) -> str:
     environment = Environment(
         loader=PackageLoader("swingkd.report"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["code"] = _code
     return environment.get_template(template).render(**context)
+
+
+def _code(line: str) -> Markup:
+    """Return a line for a page: escaped, and what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(line))))
 
 
 def render_card(

@@ -19,7 +19,7 @@ from swingkd.audit import MembershipReport
 from swingkd.audit.membership import judge_scores
 from swingkd.audit.scores import RecordScores, score_logits
 from swingkd.privacy import PrivacyLedger, content_keys
-from swingkd.report import model_card
+from swingkd.report import ModelFacts, model_card
 from swingkd.vision.data import Images
 from swingkd.vision.models import logits_of
 
@@ -252,7 +252,11 @@ class Classifier:
             self.model.save_pretrained(path)
         else:
             save_model(self.model, str(path / "model.safetensors"))
-        (path / "README.md").write_text(model_card(title, self.ledger, results or {}, settings=self.settings()))
+        facts = ModelFacts(
+            title, self.ledger, results or {}, self.settings(), task="image-classification",
+            library="transformers" if isinstance(self.model, PreTrainedModel) else "swingkd",
+        )  # fmt: skip
+        (path / "README.md").write_text(model_card(facts))
         self.ledger.seal(path)
 
     def push_to_hub(

@@ -35,7 +35,7 @@ def report():
 
 def test_files_hold_secrets_only_where_asked(report, tmp_path):
     paths = write_audit(report, tmp_path)
-    assert [path.name for path in paths] == ["report.json", "roc_canary_secrets_x10.png"]
+    assert [path.name for path in paths] == ["report.json", "report.html", "roc_canary_secrets_x10.png"]
     assert "471199" not in paths[0].read_text()
     content = json.loads(paths[0].read_text())
     assert content["extraction"]["values"]["found"][0]["value"] == "<redacted, 6 characters>"

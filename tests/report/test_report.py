@@ -89,7 +89,8 @@ def test_the_card_says_where_a_plain_rival_wins_and_what_leaks(metrics, tmp_path
     assert "still gives something away of secrets repeated 10 times" in card
     assert "no differential privacy guarantee" in card
     assert "Teacher's training data: not covered" in card
-    assert {p.name for p in (tmp_path / "card").iterdir()} == {"README.md", "exposure.png", "metrics.json"}
+    wanted = {"README.md", "report.html", "exposure.png", "metrics.json"}
+    assert {p.name for p in (tmp_path / "card").iterdir()} == wanted
     assert "| kd | 2 | 11.00 |" in card
 
 
