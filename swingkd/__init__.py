@@ -17,6 +17,7 @@ from swingkd.audit import (
 )
 from swingkd.config import PrivateDistillationConfig
 from swingkd.decentralized import DecentralizedDistillation
+from swingkd.plug_in import distillation_loss, teacher_logits
 from swingkd.privacy import PrivacyLedger, PrivacyPlan
 from swingkd.tagging import EnsembleTagger, PresidioTagger, RarityTagger, RuleTagger, TokenClassificationTagger
 from swingkd.teacher_cache import cache_teacher
@@ -48,7 +49,9 @@ __all__ = [
     "audit_membership",
     "audit_model",
     "cache_teacher",
+    "distillation_loss",
     "epsilon_lower_bound",
     "measure_exposure",
     "shadow_models",
+    "teacher_logits",
 ]

@@ -51,8 +51,9 @@ class NoiseKey:
         return cls.from_bytes(bytes.fromhex(path.read_text().strip()))
 
     @classmethod
-    def load_or_create(cls, path: Path) -> NoiseKey:
+    def load_or_create(cls, path: str | os.PathLike) -> NoiseKey:
         """Read the key at `path`, or draw one and write it, readable by the owner only; safe among processes."""
+        path = Path(path)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
             part = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
