@@ -1,4 +1,9 @@
 import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,9 +24,11 @@ runner = CliRunner()
 def test_help_lists_every_command():
     result = runner.invoke(app, ["--help"])
     assert result.exit_code == 0
-    for command in ("quickstart", "distill", "cache-teacher", "tag", "audit", "federate", "card"):
+    for command in (
+        "quickstart", "canaries", "tag", "distill", "cache-teacher", "audit", "budget", "federate", "card", "env",
+    ):  # fmt: skip
         assert command in result.output
-        assert "Example:" in runner.invoke(app, [command, "--help"]).output
+        assert "Example" in runner.invoke(app, [command, "--help"]).output
 
 
 def test_tag_prints_what_it_found():
@@ -300,3 +307,98 @@ def test_federate_says_what_is_wrong(tmp_path, options, says):
     )
     assert result.exit_code == 2
     assert says in " ".join(result.output.split())
+
+
+@pytest.mark.usefixtures("project")
+def test_distill_writes_a_card_and_a_page(tmp_path):
+    out = tmp_path / "out"
+    command = [
+        "distill", "--teacher", str(tmp_path / "teacher"), "--student", str(tmp_path / "student"), "--data",
+        str(tmp_path / "notes.jsonl"), "--output-dir", str(out), "--config", str(tmp_path / "config.yaml"),
+        "--eval-data", str(tmp_path / "notes.jsonl"), "--set", "max_steps=1", "--set", "protection=drop",
+    ]  # fmt: skip
+    result = runner.invoke(app, command)
+    assert result.exit_code == 0, result.output
+    card = (out / "README.md").read_text()
+    assert "| perplexity |" in card
+    assert '"max_steps": 1' in card
+    assert '"protection": "drop"' in card
+    assert "distilled from `teacher`" in card
+    assert (out / "report.html").exists()
+    wrong = runner.invoke(app, [*command, "--set", "nonsense"])
+    assert wrong.exit_code == 2
+    assert "write field=value" in wrong.output
+
+
+def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(project):
+    fields = yaml.safe_load((project / "config.yaml").read_text()) | {"max_steps": 400, "disable_tqdm": False}
+    (project / "config.yaml").write_text(yaml.safe_dump(fields))
+    command = [
+        sys.executable, "-m", "swingkd.cli", "distill", "--teacher", "teacher", "--student", "student", "--data",
+        "notes.jsonl", "--output-dir", "out", "--config", "config.yaml", "--set", "logging_steps=1",
+    ]  # fmt: skip
+    root = str(Path(__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": root, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as running:
+        seen = ""
+        for line in running.stdout:
+            seen += line
+            if "'loss'" in line:
+                running.send_signal(signal.SIGINT)
+                break
+        seen += running.stdout.read()
+        assert running.wait(120) == 130, seen[-2000:]
+    assert "Run the same command with --resume." in seen
+    (checkpoint,) = (project / "out").glob("checkpoint-*")
+    steps = int(checkpoint.name.partition("-")[2])
+    result = runner.invoke(app, [
+        "distill", "--teacher", str(project / "teacher"), "--student", str(project / "student"), "--data",
+        str(project / "notes.jsonl"), "--output-dir", str(project / "out"), "--config", str(project / "config.yaml"),
+        "--set", f"max_steps={steps + 1}", "--resume",
+    ])  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert (project / "out" / f"checkpoint-{steps + 1}").exists()
+
+
+def test_canaries_are_put_into_text(tmp_path, texts):
+    texts.to_json(tmp_path / "notes.jsonl")
+    command = [
+        "canaries", "--data", str(tmp_path / "notes.jsonl"), "--output-dir", str(tmp_path / "out"), "--count", "3",
+        "--repetitions", "2", "--length", "4",
+    ]  # fmt: skip
+    result = runner.invoke(app, command)
+    assert result.exit_code == 0, result.output
+    canaries = CanarySet.load(tmp_path / "out" / "_private" / "canaries.json")
+    assert [canary.repetitions for canary in canaries.canaries] == [2, 2, 2, 0, 0, 0]
+    rows = [json.loads(line)["text"] for line in (tmp_path / "out" / "with_canaries.jsonl").read_text().splitlines()]
+    assert len(rows) == len(texts) + 6
+    assert sum(canaries.canaries[0].text in row for row in rows) == 2
+    assert not any(canary.secret in result.output for canary in canaries.canaries)
+    again = runner.invoke(app, command)
+    assert again.exit_code == 2
+    assert "exists already" in again.output
+    wrong = runner.invoke(app, [*command[:4], str(tmp_path / "x"), "--template", "no place for it"])
+    assert wrong.exit_code == 2
+    assert "{secret}" in wrong.output
+
+
+def test_env_tells_the_versions():
+    found = json.loads(runner.invoke(app, ["env", "--json"]).output)
+    assert {"swingkd", "python", "torch", "transformers"} <= found.keys()
+    assert found["torch"] in runner.invoke(app, ["env"]).output
+
+
+def test_tag_writes_a_page_that_masks(tmp_path):
+    (tmp_path / "notes.txt").write_text("My pin is 4711, and\nnothing here.\n")
+    result = runner.invoke(app, ["tag", str(tmp_path / "notes.txt"), "--html", str(tmp_path / "notes.html")])
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "notes.html").read_text()
+    assert "4711" not in page
+    assert "ID_NUMBER, likelihood 1.00, temperature 16.0" in page
+
+
+def test_completion_is_there():
+    result = runner.invoke(app, ["--help"])
+    assert "--install-completion" in result.output

@@ -15,6 +15,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import torch
 from rich.table import Table
 
 from swingkd.report.render import fill
@@ -80,6 +81,27 @@ def write_page(page: Page, path: Path) -> Path:
     hottest = max((token.temperature for text in page.tokens for token in text), default=1.0)
     path.write_text(fill("page.html", page=page, hottest=max(hottest, 1.0 + 1e-9)), encoding="utf-8")
     return path
+
+
+def shown_spans(texts: Sequence[str], tagger: Tagger) -> list[list[ShownToken]]:
+    """Return texts in pieces: what the tagger found, masked, and what stands between, at the default temperatures.
+
+    Args:
+        texts: the texts.
+        tagger: what rates the characters.
+    """
+    names = getattr(tagger, "labels", ("", "private"))
+    shown = []
+    for text, tags in zip(texts, tag_texts(tagger, list(texts)), strict=True):
+        row, last = [], 0
+        for start, end, label in label_spans(np.where(tags.likelihood > _MASKED, tags.labels, 0)):
+            likelihood = float(tags.likelihood[start:end].max())
+            temperature = float(TemperatureSettings().for_tokens(torch.tensor([likelihood])).teacher)
+            row.append(ShownToken(text[last:start], 0.0, TemperatureSettings().base, ""))
+            row.append(ShownToken("•" * (end - start), likelihood, temperature, names[label]))
+            last = end
+        shown.append([*row, ShownToken(text[last:], 0.0, TemperatureSettings().base, "")])
+    return shown
 
 
 def save_tokens(tokens: Sequence[Sequence[ShownToken]], path: Path) -> None:

@@ -1,0 +1,3 @@
+from swingkd.cli import app
+
+app()

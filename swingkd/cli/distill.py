@@ -1,0 +1,162 @@
+"""swingkd distill, cache-teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from swingkd.cli.common import (
+    DATA,
+    INTERRUPTED,
+    ConfigOption,
+    SetOption,
+    SplitOption,
+    TaggerOption,
+    app,
+    fail,
+    load_rows,
+    make_tagger,
+    read_fields,
+)
+
+
+@app.command()
+def distill(
+    student: Annotated[str, typer.Option(help="Student to start from: a name on the Hub or a folder.")],
+    data: Annotated[str, typer.Option(help=DATA)],
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="Teacher: a name on the Hub or a folder; not needed where cache-teacher wrote the data."),
+    ] = None,
+    output_dir: Annotated[Path, typer.Option(help="Where the student goes.")] = Path("out/student"),
+    split: SplitOption = "train",
+    config: ConfigOption = None,
+    changes: SetOption = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="text-generation, fill-mask, text-classification, ...; default: what the teacher is for."),
+    ] = None,
+    protection: Annotated[
+        str | None, typer.Option(help="mollify, population, noise, drop or none; default: the configuration's.")
+    ] = None,
+    public_model: Annotated[
+        str | None, typer.Option(help="For --protection mollify: a model trained on public text.")
+    ] = None,
+    teacher_tokenizer: Annotated[
+        str | None, typer.Option(help="For classifiers: the teacher's tokenizer, where it is not the student's.")
+    ] = None,
+    tagger: TaggerOption = None,
+    eval_data: Annotated[str | None, typer.Option(help="Evaluate on this at the end; for the card.")] = None,
+    push_to: Annotated[str | None, typer.Option(help="Send the student to this repository on the Hub.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the output folder.")] = False,
+) -> None:
+    """Distil a model; private text is found by the rules, and by --tagger where it is given.
+
+    Ctrl-C ends the step, writes a checkpoint and stops: run it again with --resume.
+
+    Examples:
+
+    swingkd distill --teacher ./teacher --student ./student --data notes.jsonl --output-dir out/student
+
+    swingkd distill --teacher ./teacher --student ./student --data notes.jsonl --config mine.yaml --set max_steps=500
+    """
+    from datasets.exceptions import DatasetsError
+    from transformers import AutoTokenizer
+
+    from swingkd.config import PrivateDistillationConfig
+    from swingkd.interruption import StopOnInterrupt
+    from swingkd.trainer import PrivateDistillationTrainer
+
+    try:
+        fields = read_fields(
+            config, changes, output_dir=str(output_dir), task=task, protection=protection, hub_model_id=push_to
+        )
+        args = PrivateDistillationConfig(**fields)
+        rows = load_rows(data, split)
+        tagged = {"input_ids", "image", "img", "pixel_values"} & set(rows.column_names or [])
+        own = AutoTokenizer.from_pretrained(teacher_tokenizer) if teacher_tokenizer else None
+        stop = StopOnInterrupt()
+        trainer = PrivateDistillationTrainer(
+            student, teacher, args, train_dataset=rows,
+            eval_dataset=load_rows(eval_data, split) if eval_data else None,
+            tagger=None if tagged else make_tagger(tagger), public_model=public_model, teacher_processing_class=own,
+            callbacks=[stop],
+        )  # fmt: skip
+        trainer.train(resume_from_checkpoint=resume or None)
+        if stop.interrupted:
+            typer.echo(f"Stopped; a checkpoint is in {output_dir}. Run the same command with --resume.", err=True)
+            raise typer.Exit(INTERRUPTED)
+        if eval_data:
+            trainer.evaluate()
+        trainer.save_model()
+        trainer.create_model_card(model_name=output_dir.name)
+        sent = trainer.push_to_hub() if push_to else None
+    except (ValueError, TypeError, OSError, DatasetsError, yaml.YAMLError) as error:
+        raise fail(str(error)) from error
+    typer.echo(str(trainer.ledger))
+    typer.echo(f"The student, its card and its page are in {output_dir}.{f' Sent: {sent}' if sent else ''}")
+    typer.echo("Next: measure what it remembers with swingkd audit.")
+
+
+@app.command()
+def cache_teacher(
+    teacher: Annotated[str, typer.Option(help="Teacher: a name on the Hub or a folder, with its tokenizer.")],
+    data: Annotated[str, typer.Option(help=DATA)],
+    output_dir: Annotated[
+        Path, typer.Option(help="The data goes to its folder `private`; to `protected` with --protect.")
+    ] = Path("out/cache"),
+    split: SplitOption = "train",
+    top_k: Annotated[int, typer.Option(help="How many of the teacher's likeliest tokens to keep.")] = 64,
+    config: ConfigOption = None,
+    changes: SetOption = None,
+    tagger: TaggerOption = None,
+    protect: Annotated[
+        str | None, typer.Option(help="Write protected targets, to hand out: noise, mollify, population or drop.")
+    ] = None,
+    private_data: Annotated[
+        str | None, typer.Option(help="With --protect: the text that the teacher was trained on, to be refused.")
+    ] = None,
+    public_model: Annotated[
+        str | None, typer.Option(help="For --protect mollify: a model trained on public text.")
+    ] = None,
+) -> None:
+    """Ask the teacher once and write what it says beside the tokens: students then train without it.
+
+    Example: swingkd cache-teacher --teacher ./teacher --data notes.jsonl --output-dir out/cache
+    """
+    from datasets.exceptions import DatasetsError
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from swingkd.config import PrivateDistillationConfig
+    from swingkd.teacher_cache import cache_teacher as write
+
+    # Never in one folder: what is handed out must not lie among what is private.
+    target = output_dir / ("protected" if protect else "private")
+    try:
+        if target.exists():
+            raise ValueError(f"{target} exists already. Choose another --output-dir, or delete it first.")
+        fields = read_fields(config, changes, output_dir=str(output_dir), protection=protect)
+        written = write(
+            AutoModelForCausalLM.from_pretrained(teacher),
+            PrivateDistillationConfig(**fields),
+            load_rows(data, split),
+            AutoTokenizer.from_pretrained(teacher),
+            tagger=make_tagger(tagger),
+            public_model=AutoModelForCausalLM.from_pretrained(public_model) if public_model else None,
+            top_k=top_k,
+            protect=protect is not None,
+            private_dataset=load_rows(private_data, split) if private_data else None,
+        )
+        written.save_to_disk(target)
+    except (ValueError, TypeError, OSError, DatasetsError, yaml.YAMLError) as error:
+        raise fail(str(error)) from error
+    what = "the teacher's own targets: as private as the text"
+    if protect:
+        what = (
+            "protected targets. Hand out that folder only, never _private/. They carry no differential privacy "
+            "guarantee, and what the tagger missed is not protected"
+        )
+    typer.echo(f"{target} holds {what}. Next: swingkd distill --data {target} --student ...")

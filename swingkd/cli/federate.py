@@ -1,0 +1,60 @@
+"""swingkd federate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+
+from swingkd.cli.common import SetOption, app, fail, read_fields
+
+
+@app.command()
+def federate(
+    config: Annotated[
+        Path, typer.Option(help="YAML with the fields of FederationSettings; that of a recipe will do.", exists=True)
+    ],
+    output_dir: Annotated[Path, typer.Option(help="Where the clients' models, the results and the card go.")] = Path(
+        "out/federation"
+    ),
+    changes: SetOption = None,
+    method: Annotated[
+        str | None, typer.Option(help="sd_dist, fedmd, local, ...; default: the configuration's.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="inproc: all in this process; flower: on Flower.")] = "inproc",
+    superlink: Annotated[
+        str | None, typer.Option(help="With --engine flower: a connection of Flower's; default: a simulation here.")
+    ] = None,
+    min_nodes: Annotated[int | None, typer.Option(help="With --engine flower: nodes that a round waits for.")] = None,
+    round_timeout: Annotated[float, typer.Option(help="With --engine flower: seconds a round may take.")] = 600.0,
+) -> None:
+    """Let clients with different models learn from each other; run again, it goes on where it stopped.
+
+    Example: swingkd federate --config recipes/sd_dist_har/config.yaml --output-dir out/har
+    """
+    from datasets.exceptions import DatasetsError
+
+    from swingkd.decentralized import federate as run
+    from swingkd.report import MetricsFile, federation_table, write_card
+
+    try:
+        fields = read_fields(config, changes, method=method)
+        missing = [name for name in ("people", "models") if name not in fields]
+        if missing:
+            raise ValueError(f"{config} says nothing of {' and '.join(missing)}. Begin with a recipe's: sd_dist_har.")
+        others = {"superlink": superlink, "least": min_nodes, "patience": round_timeout} if engine == "flower" else {}
+        outcome = run(fields, output_dir, engine, **others)  # type: ignore[arg-type]
+        metrics = MetricsFile(output_dir / "metrics.json", "federation", fields)
+        where = f"table=main seed={fields.get('seed', 0)}"
+        name = fields.get("method", "sd_dist")
+        if not metrics.has(name, where):
+            metrics.add(outcome.rows(name, where))
+        card_path = write_card(metrics.path, output_dir)
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError, DatasetsError, yaml.YAMLError) as error:
+        raise fail(str(error)) from error
+    Console().print(federation_table(outcome.accuracies))
+    typer.echo(str(outcome.weakest))
+    typer.echo(f"Written: {card_path}")

@@ -1,0 +1,146 @@
+"""swingkd audit, budget, card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from swingkd.cli.common import DATA, app, fail
+
+
+@app.command()
+def audit(
+    model: Annotated[str, typer.Option(help="The model: a name on the Hub or a folder, with its tokenizer.")],
+    members: Annotated[str | None, typer.Option(help="Records that it was trained on. " + DATA)] = None,
+    nonmembers: Annotated[str | None, typer.Option(help="Records alike that it was not trained on.")] = None,
+    reference: Annotated[
+        list[str] | None, typer.Option(help="A model that saw none of the records; may be given several times.")
+    ] = None,
+    canaries: Annotated[Path | None, typer.Option(help="What CanarySet.save wrote.", exists=True)] = None,
+    pii: Annotated[
+        str | None,
+        typer.Option(help="Training text to extract private values from, with their `spans` where they are known."),
+    ] = None,
+    unseen: Annotated[
+        str | None, typer.Option(help="With --pii: text alike that the model never saw, to compare with.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where report.json and the figures go.")] = Path("out/audit"),
+    prefix_tokens: Annotated[int, typer.Option(help="How much of a text is given to be continued.")] = 50,
+    suffix_tokens: Annotated[int, typer.Option(help="How much of it is asked for.")] = 50,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(help="With --pii, only this: continuation, values, reconstruction or inference; several times."),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="How many texts to sample in search of private values.")] = 1000,
+    candidates: Annotated[int, typer.Option(help="Among how many the model picks a private value.")] = 20,
+    show_secrets: Annotated[
+        bool, typer.Option("--show-secrets", help="Write the private values that were found into report.json.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report instead of tables.")] = False,
+) -> None:
+    """Attack a model: exposure of canaries, membership, empirical epsilon, extraction.
+
+    Example: swingkd audit --model ./student --members train.jsonl --nonmembers test.jsonl --canaries canaries.json
+    """
+    from datasets.exceptions import DatasetsError
+
+    from swingkd.audit import CanarySet, audit_model, read_records
+    from swingkd.audit.loading import load_model, load_reference
+    from swingkd.report import audit_tables, write_audit
+
+    try:
+        # What is read first is refused first: models take longer.
+        out.mkdir(parents=True, exist_ok=True)
+        data: dict[str, Any] = {
+            name: read_records(source) if source else None
+            for name, source in (
+                ("members", members), ("nonmembers", nonmembers), ("private_text", pii), ("unseen_text", unseen),
+            )
+        }  # fmt: skip
+        canary_set = CanarySet.load(canaries) if canaries else None
+        extraction: dict[str, Any] | None = None
+        if pii:
+            extraction = {"prefix_tokens": prefix_tokens, "suffix_tokens": suffix_tokens, "samples": samples}
+            extraction |= {"candidates": candidates} | ({"attacks": attack} if attack else {})
+        audited, processing = load_model(model)
+        report = audit_model(
+            audited, processing, **data, canaries=canary_set,
+            references=[load_reference(name, processing) for name in reference or []],
+            extraction=extraction,
+        )  # fmt: skip
+    except (ValueError, OSError, DatasetsError) as error:
+        raise fail(str(error)) from error
+    written = write_audit(report, out, title=model, show_secrets=show_secrets)
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(show_secrets), ensure_ascii=False))
+        return
+    console = Console()
+    for table in audit_tables(report):
+        console.print(table)
+    if report.extraction:
+        console.print(str(report.extraction), highlight=False)
+    console.print(f"Written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def budget(
+    units: Annotated[int, typer.Argument(help="How many records there are, or users.")],
+    batch: Annotated[int, typer.Option(help="How many of them a step draws on average.")] = 256,
+    epochs: Annotated[float, typer.Option(help="How often each is drawn on average.")] = 3.0,
+    epsilon: Annotated[float | None, typer.Option(help="What the run may cost; the noise is found.")] = None,
+    noise: Annotated[float | None, typer.Option(help="The noise multiplier; the epsilon is found.")] = None,
+    delta: Annotated[float | None, typer.Option(help="Of the guarantee; default: a tenth of 1 / units.")] = None,
+    unit: Annotated[str, typer.Option(help="What a unit is called.")] = "record",
+    accountant: Annotated[str, typer.Option(help="prv (tight) or rdp (an upper bound).")] = "prv",
+    figure: Annotated[Path | None, typer.Option(help="Draw it: a .png file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Plan a private run: the noise that an epsilon needs, or the epsilon that some noise gives.
+
+    Example: swingkd budget 10000 --batch 512 --epochs 5 --epsilon 8
+    """
+    from swingkd.privacy import Budget
+    from swingkd.report import budget_dict, budget_figure, budget_line, budget_tables
+
+    try:
+        if figure is not None and figure.suffix.lower() != ".png":
+            raise ValueError(f"--figure {figure}: the figure is a PNG, name it {figure.with_suffix('.png')}.")
+        planned = Budget.of(
+            units, batch=batch, epochs=epochs, epsilon=8.0 if epsilon is None and noise is None else epsilon,
+            noise_multiplier=noise, delta=delta, unit=unit, accountant=accountant,  # type: ignore[arg-type]
+        )  # fmt: skip
+        content = budget_dict(planned)
+        drawn = budget_figure(content, figure) if figure is not None else None
+    except (ValueError, OSError) as error:
+        raise fail(str(error)) from error
+    if as_json:
+        typer.echo(json.dumps(content))
+        return
+    console = Console()
+    console.print(budget_line(content), highlight=False, soft_wrap=True)
+    for table in budget_tables(content):
+        console.print(table)
+    if drawn is not None:
+        console.print(f"Written: {drawn}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def card(
+    metrics: Annotated[Path, typer.Argument(help="The metrics.json of a run.", exists=True)],
+    output_dir: Annotated[Path | None, typer.Option(help="Where the card goes; default: beside the metrics.")] = None,
+) -> None:
+    """Write the card and the figure of a run from its metrics.json.
+
+    Example: swingkd card out/quickstart/metrics.json
+    """
+    from swingkd.report import write_card
+
+    try:
+        path = write_card(metrics, output_dir or metrics.parent)
+    except ValueError as error:
+        raise fail(str(error)) from error
+    typer.echo(f"Written: {path}")

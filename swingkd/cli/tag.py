@@ -1,0 +1,122 @@
+"""swingkd tag, canaries."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from swingkd.cli.common import DATA, SplitOption, TaggerOption, app, fail, load_rows, make_tagger
+from swingkd.tagging import CharTags, label_spans
+
+
+@app.command()
+def tag(
+    source: Annotated[str, typer.Argument(help="A text file, a .jsonl file, or - for standard input.")] = "-",
+    text_column: Annotated[str, typer.Option(help="The field with the text, for .jsonl.")] = "text",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write JSON lines with the spans instead of colour.")
+    ] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page instead; private characters are masked.")] = None,
+    tagger: TaggerOption = None,
+    threshold: Annotated[float, typer.Option(help="Show what is at least this likely private.")] = 0.5,
+) -> None:
+    """Show what is taken for private: by the rules, and by --tagger where it is given.
+
+    Example: echo "My pin is 4711." | swingkd tag
+
+    Example: swingkd tag notes.jsonl --html notes.html
+    """
+    try:
+        raw = sys.stdin.read() if source == "-" else Path(source).read_text()
+        # Not splitlines(): JSON strings may hold the rarer line separators.
+        lines = [line for line in raw.split("\n") if line.strip()]
+        texts = [json.loads(line)[text_column] for line in lines] if source.endswith(".jsonl") else lines
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"{text_column!r} is not text in every row")
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise fail(
+            f"cannot read {source}: {error!r}. Give a text file, or a .jsonl file with --text-column."
+        ) from error
+    finder, console = make_tagger(tagger), Console()
+    if html is not None:
+        from swingkd.report.page import Page, shown_spans, write_page
+
+        write_page(Page(f"What is private in {Path(source).name}", tokens=shown_spans(texts, finder)), html)
+        typer.echo(f"Written: {html}")
+        return
+    for text, tags in zip(texts, finder.tag(texts), strict=True):
+        found = np.where(tags.likelihood >= threshold, tags.labels, 0)
+        spans = label_spans(found)
+        if as_json:
+            rows = [
+                {"start": start, "end": end, "label": finder.labels[label], "likelihood": _highest(tags, start, end)}
+                for start, end, label in spans
+            ]
+            typer.echo(json.dumps({"text": text, "spans": rows}, ensure_ascii=False))
+            continue
+        coloured = Text(text)
+        for start, end, label in reversed(spans):
+            coloured.stylize("bold white on red", start, end)
+            coloured = coloured[:end] + Text(f" {finder.labels[label]}", style="dim red") + coloured[end:]
+        console.print(coloured)
+
+
+def _highest(tags: CharTags, start: int, end: int) -> float:
+    return round(float(tags.likelihood[start:end].max()), 3)
+
+
+@app.command()
+def canaries(
+    data: Annotated[str, typer.Option(help="The text to put them into. " + DATA)],
+    output_dir: Annotated[Path, typer.Option(help="Where the text with canaries goes.")] = Path("out/canaries"),
+    template: Annotated[
+        str, typer.Option(help="A sentence with {name} and {secret}, like those of your text.")
+    ] = "the account number of {name} is {secret}",
+    kind: Annotated[str, typer.Option(help="What the secrets are: digits, email or names.")] = "digits",
+    length: Annotated[int, typer.Option(help="Digits of a secret.")] = 6,
+    count: Annotated[int, typer.Option(help="Canaries a level of repetition.")] = 20,
+    repetitions: Annotated[
+        list[int] | None, typer.Option(help="A level: how often each stands in the text; several times.  [1, 10, 100]")
+    ] = None,
+    coin: Annotated[
+        bool, typer.Option("--coin", help="Leave half of them out, by coin: for membership and epsilon.")
+    ] = False,
+    text_column: Annotated[str, typer.Option(help="The column with the text.")] = "text",
+    split: SplitOption = "train",
+) -> None:
+    """Put made-up secrets into text before a teacher is trained on it.
+
+    Writes with_canaries.jsonl, to train on, and _private/canaries.json, for swingkd audit --canaries.
+
+    Example: swingkd canaries --data notes.jsonl --output-dir out/canaries --repetitions 1 --repetitions 10
+    """
+    from datasets.exceptions import DatasetsError
+
+    from swingkd.audit import CanarySet
+
+    try:
+        target = output_dir / "_private" / "canaries.json"
+        if target.exists():
+            raise ValueError(f"{target} exists already: a teacher may know them. Choose another --output-dir.")
+        rows = load_rows(data, split)
+        made = CanarySet.generate(
+            template, kind=kind, length=length, count=count, repetitions=tuple(repetitions or (1, 10, 100)),  # type: ignore[arg-type]
+            assign="coin" if coin else "all",
+        )  # fmt: skip
+        with_canaries = made.insert(rows, text_column=text_column)
+        made.save(target)
+        with_canaries.to_json(output_dir / "with_canaries.jsonl")
+    except (ValueError, TypeError, KeyError, OSError, DatasetsError) as error:
+        raise fail(str(error)) from error
+    inside = sum(canary.inserted for canary in made.canaries)
+    typer.echo(
+        f"{inside} canaries are in {output_dir / 'with_canaries.jsonl'}, {len(made.canaries) - inside} are not."
+    )
+    typer.echo(f"Train the teacher on it. Then: swingkd audit --model ... --canaries {target}")

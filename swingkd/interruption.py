@@ -1,0 +1,40 @@
+"""Ctrl-C that ends a step, writes a checkpoint and stops."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any
+
+from transformers import TrainerCallback
+
+
+class StopOnInterrupt(TrainerCallback):
+    """Stop a training at the end of its step when Ctrl-C is pressed, with a checkpoint to go on from.
+
+    A second Ctrl-C stops at once.
+    """
+
+    def __init__(self) -> None:
+        self.interrupted = False
+        self._before: Any = None
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        """Listen; only the main thread may."""
+        self.interrupted = False
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, *_: Any) -> None:
+        self.interrupted = True
+        signal.signal(signal.SIGINT, self._before)
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        """Ask for a checkpoint and the end."""
+        if self.interrupted:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args, state, control, **kwargs) -> None:
+        """Leave the signal as it was."""
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
