@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from datasets import Dataset, load_dataset
+from filelock import FileLock
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast, set_seed
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast, set_seed
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "swing_clm"))
 import prepare
@@ -47,6 +49,12 @@ class Canaries:
 def load(spec: dict[str, Any]) -> Dataset:
     """Load a data set by the arguments of `load_dataset`."""
     return load_dataset(**{"split": "train", **prepare.expand(spec)})
+
+
+def lock(folder: Path) -> FileLock:
+    """Let several processes that share the work train a model once."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(f"{folder}.lock")
 
 
 def make_tokenizer(spec: dict[str, Any]) -> PreTrainedTokenizerFast:
@@ -100,20 +108,46 @@ class Experiment:
         labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
         auto = next(task.auto_model for task in TASKS if task.name == self.task)
         if "name" in spec:
-            return auto.from_pretrained(prepare.expand(spec)["name"], num_labels=len(names), **labels)
-        sizes = {"vocab_size": len(self.tokenizer), "pad_token_id": self.tokenizer.pad_token_id, **spec}
-        return auto.from_config(AutoConfig.for_model(sizes.pop("model_type", "bert"), **sizes, **labels))
+            return auto.from_pretrained(prepare.expand(spec)["name"], **labels)
+        if "pretraining" in self.config:
+            return auto.from_pretrained(self.pretrained(spec), **labels)
+        return auto.from_config(AutoConfig.for_model(**self.sizes(spec), **labels))
+
+    def sizes(self, spec: dict[str, Any]) -> dict[str, Any]:
+        return {"vocab_size": len(self.tokenizer), "pad_token_id": self.tokenizer.pad_token_id, **spec}
+
+    def pretrained(self, spec: dict[str, Any]) -> Path:
+        """Let a model guess masked words of public text first, once."""
+        folder = self.secret / f"pretrained-{spec['model_type']}-{zlib.crc32(repr(spec).encode())}"
+        with lock(folder):
+            if not (folder / "config.json").exists():
+                set_seed(0)
+                model = AutoModelForMaskedLM.from_config(AutoConfig.for_model(**self.sizes(spec)))
+                text = load(self.config["tokenizer"]["data"]).select_columns(["text"])
+                fields = {"alpha": 0.0, "protection": "none", "task": "fill-mask", **self.config["pretraining"]}
+                args = self.arguments(folder.name, 0, "teacher_training", fields)
+                trainer = PrivateDistillationTrainer(
+                    model, None, args, train_dataset=text, processing_class=self.tokenizer
+                )
+                prepare.quiet(trainer).train()
+                trainer.save_model(str(folder))
+        return folder
+
+    def arguments(self, folder: str, seed: int, kind: str, fields: dict) -> PrivateDistillationConfig:
+        return PrivateDistillationConfig(
+            output_dir=str(self.secret / folder),
+            **{
+                "seed": seed, "report_to": [], "save_strategy": "no", "use_cpu": not torch.cuda.is_available(),
+                "disable_tqdm": not sys.stderr.isatty(), "max_length": self.config["max_length"],
+                **self.config["training"], **self.config[kind], **fields,
+            },
+        )  # fmt: skip
 
     def train(self, folder: str, seed: int, student: dict, teacher, data: Dataset, tagger, fields: dict):
         set_seed(seed)
         kind = "student_training" if teacher is not None else "teacher_training"
-        arguments = {
-            "output_dir": str(self.secret / folder), "seed": seed, "report_to": [], "save_strategy": "no",
-            "use_cpu": not torch.cuda.is_available(), "disable_tqdm": not sys.stderr.isatty(),
-            "max_length": self.config["max_length"], **self.config["training"], **self.config[kind], **fields,
-        }  # fmt: skip
         trainer = PrivateDistillationTrainer(
-            self.make_model(student), teacher, PrivateDistillationConfig(**arguments), train_dataset=data,
+            self.make_model(student), teacher, self.arguments(folder, seed, kind, fields), train_dataset=data,
             processing_class=self.tokenizer, tagger=tagger,
         )  # fmt: skip
         prepare.quiet(trainer).train()
@@ -122,9 +156,10 @@ class Experiment:
     def learnt(self, name: str, data: Dataset, seed: int):
         """Train a model on labels alone, once; its weights stay in _private/."""
         folder, auto = self.secret / name, next(task.auto_model for task in TASKS if task.name == self.task)
-        if not (folder / "config.json").exists():
-            fields = {"alpha": 0.0, "protection": "none", "task": self.task}
-            self.train(name, seed, self.config["teacher"], None, data, None, fields).save_model(str(folder))
+        with lock(folder):
+            if not (folder / "config.json").exists():
+                fields = {"alpha": 0.0, "protection": "none", "task": self.task}
+                self.train(name, seed, self.config["teacher"], None, data, None, fields).save_model(str(folder))
         return auto.from_pretrained(folder)
 
     def reference(self):
@@ -147,10 +182,10 @@ class Experiment:
         trainer.accelerator.wait_for_everyone()
 
     def student(self, plan: dict, seed: int, data: Dataset):
+        teacher = self.learnt(f"teacher-{seed}", data, seed)
         tagger = None if plan.get("untagged") else self.tagger
         if plan.get("scrub"):
             data, tagger = self.scrubbed(data), None
-        teacher = self.learnt(f"teacher-{seed}", data, seed)
         return self.train(f"{plan['model']}-{seed}", seed, self.config["student"], teacher, data, tagger, plan["args"])
 
     def run(self, only: list[str] | None) -> None:
