@@ -6,6 +6,7 @@ from swingkd.report.budget import budget_dict, budget_figure, budget_line, budge
 from swingkd.report.card import write_card
 from swingkd.report.federation_card import federation_table, write_federation_card
 from swingkd.report.image_card import write_image_card
+from swingkd.report.label_card import write_label_card
 from swingkd.report.metrics import (
     MetricsFile,
     exposure_rows,
@@ -47,4 +48,5 @@ __all__ = [
     "write_card",
     "write_federation_card",
     "write_image_card",
+    "write_label_card",
 ]

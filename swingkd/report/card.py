@@ -9,6 +9,7 @@ from swingkd.privacy.accounting import said_delta, said_epsilon
 from swingkd.report.audit_card import is_audit, write_audit_card
 from swingkd.report.federation_card import is_federation, write_federation_card
 from swingkd.report.image_card import is_image_run, write_image_card
+from swingkd.report.label_card import is_label_run, write_label_card
 from swingkd.report.metrics import MetricsFile
 from swingkd.report.page import load_tokens, write_page
 from swingkd.report.pages import run_page
@@ -44,6 +45,8 @@ def write_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Pat
     content, folder = MetricsFile(metrics).read(), Path(output_dir)
     if is_audit(content):
         return write_audit_card(metrics, output_dir)
+    if is_label_run(content):
+        return write_label_card(metrics, output_dir)
     if is_federation(content):
         return write_federation_card(metrics, output_dir)
     if is_image_run(content):

@@ -1,0 +1,203 @@
+"""The card of a run on classifiers of texts or words: what each student is worth, and which records it gives away."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from swingkd.report.metrics import MetricsFile
+from swingkd.report.page import Figure, Page, svg_of, write_page
+from swingkd.report.plots import COLOURS, MARKERS
+from swingkd.report.render import render_card
+from swingkd.report.table import RunTable, percent, spread, words
+
+Student = tuple[str, str]
+_SCORES = ("macro_f1", "f1")
+# Below this, plain distillation gives too little away for a share of it to say anything.
+_LEAST = 0.05
+
+
+class LabelTable(RunTable):
+    """The rows of a run on classifiers."""
+
+    def __init__(self, rows: list[dict[str, Any]]):
+        super().__init__(rows)
+        self.rows = rows
+        measured = {row["metric"] for row in rows}
+        #: How a student's worth is counted.
+        self.score = next(name for name in _SCORES if name in measured)
+        found = [dict(word.split("=", 1) for word in row["setting"].split()) for row in rows]
+        self.kinds = list(dict.fromkeys(of["records"] for of in found if "records" in of))
+        self.main = list(dict.fromkeys((model, _bare(setting)) for model, setting in self if "split=" in setting))
+
+    def worth(self, student: Student, metric: str | None = None) -> dict[str, float]:
+        """Return a number of each seed on the test split."""
+        return self.values((student[0], f"{student[1]} split=test"), metric or self.score)
+
+    def found(self, student: Student, kind: str, metric: str) -> dict[str, float]:
+        """Return a number of each attack on one kind of record, the mean over seeds."""
+        numbers: dict[str, list[float]] = {}
+        for row in self.rows:
+            of = dict(word.split("=", 1) for word in row["setting"].split())
+            who = (row["model"], _bare(row["setting"]))
+            if who == student and row["metric"] == metric and of.get("records") == kind:
+                numbers.setdefault(of["attack"], []).append(row["value"])
+        return {attack: float(np.mean(values)) for attack, values in numbers.items()}
+
+    def strongest(self, kind: str) -> str:
+        """Return the attack that finds most of plain distillation's records."""
+        rates = self.found(self.plain, kind, "tpr_at_1_fpr")
+        return max(rates, key=lambda attack: rates[attack])
+
+    @property
+    def plain(self) -> Student:
+        """Plain distillation."""
+        return next(student for student in self.main if student[0] == "kd")
+
+    def cut(self, student: Student, kind: str) -> float | None:
+        """Return which share of plain distillation's true positive rate beyond chance is gone.
+
+        Of the attack that is strongest against plain distillation; `None` where that finds less than 5 %.
+        """
+        attack = self.strongest(kind)
+        plain, own = (self.found(who, kind, "tpr_at_1_fpr")[attack] for who in (self.plain, student))
+        chance = self.found(self.plain, kind, "tpr_at_1_fpr_chance")[attack]
+        if student == self.plain or plain < _LEAST:
+            return None
+        return min(1 - (own - chance) / (plain - chance), 1.0)
+
+    def worst(self, student: Student, kind: str) -> tuple[str, float]:
+        """Return the attack that finds most of a student's own records, and how many."""
+        rates = self.found(student, kind, "tpr_at_1_fpr")
+        attack = max(rates, key=lambda name: rates[name])
+        return attack, rates[attack]
+
+    def change(self, student: Student) -> str:
+        """Say how a student's worth differs from plain distillation's, paired by seed."""
+        if student == self.plain:
+            return ""
+        one, other = ((who[0], f"{who[1]} split=test") for who in (student, self.plain))
+        gap = self.difference(one, other, self.score)
+        if gap is None:
+            return ""
+        low, high = (None if value is None else 100 * value for value in (gap.low, gap.high))
+        return f"{100 * gap.mean:+.1f}" + (f" [{low:+.1f}, {high:+.1f}]" if low is not None else "")
+
+
+def is_label_run(metrics: dict[str, Any]) -> bool:
+    """Tell whether a run's rows are those of classifiers of texts or words."""
+    return any(row["metric"] in _SCORES for row in metrics["rows"])
+
+
+def write_label_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
+    """Write README.md, report.html, leak.png and metrics.json of a run on classifiers into a folder.
+
+    Args:
+        metrics: the run's metrics.json.
+        output_dir: where they go.
+
+    Returns:
+        The path of the card.
+    """
+    content, folder = MetricsFile(metrics).read(), Path(output_dir)
+    table = LabelTable(content["rows"])
+    folder.mkdir(parents=True, exist_ok=True)
+    _figure(table, content["run"], folder / "leak.png")
+    said = findings(table)
+    headings = ("model", table.score, *(f"{kind}: TPR at 1 % FPR" for kind in table.kinds))
+    rows = [
+        (name(student), percent(float(np.mean(list(table.worth(student).values())))),
+         *(f"{table.found(student, kind, 'tpr_at_1_fpr')[table.strongest(kind)]:.3f}" for kind in table.kinds))
+        for student in table.main
+    ]  # fmt: skip
+    figure = Figure(
+        "Worth against leak", svg_of(lambda path: _figure(table, content["run"], path), "leak"), headings, rows,
+        "The best students stand at the upper left: useful and silent. The dotted line is chance.",
+    )  # fmt: skip
+    write_page(Page(content["run"], PROMISES, said, (), [figure]), folder / "report.html")
+    return render_card(
+        "labels.md", metrics, content, folder, t=table, name=name, percent=percent, spread=spread, findings=said,
+        promises=PROMISES, canaries=content["config"]["canaries"], kept=content["config"].get("about", ""),
+    )  # fmt: skip
+
+
+PROMISES = (
+    "Transfer set: no differential privacy guarantee. The protections are heuristics that are judged by audits.",
+    "Teacher's training data: not covered.",
+)
+
+
+def name(student: Student) -> str:
+    """Return what a student is called in tables."""
+    setting = words(student[1])
+    return f"{student[0]} ({setting})" if setting else student[0]
+
+
+def findings(table: LabelTable) -> list[str]:
+    """Say where a student still gives records away, and where it is worth less than plain distillation."""
+    said = []
+    for kind in table.kinds:
+        attack = table.strongest(kind)
+        plain = table.found(table.plain, kind, "tpr_at_1_fpr")[attack]
+        if plain < _LEAST:
+            said.append(f"`kd` gives too few {kind} records away ({percent(plain, 1)} %) to compare with.")
+            continue
+        for student in table.main:
+            cut = table.cut(student, kind)
+            if student[0] not in ("kd", "teacher") and cut is not None and cut < 0.8:
+                said.append(
+                    f"`{name(student)}` still gives {kind} records away: {percent(max(1 - cut, 0.0), 0)} % of what "
+                    f"plain distillation does, beyond chance ({attack} attack)."
+                )
+        for student in table.main:
+            for attack, area in table.found(student, kind, "auc").items():
+                if area < 0.35 and student[0] not in ("kd", "teacher"):
+                    said.append(
+                        f"`{name(student)}`: turned round, {attack} tells {kind} records with an AUC of "
+                        f"{1 - area:.2f}: what is protected is answered in a way of its own."
+                    )
+    for student in table.main:
+        one, other = ((who[0], f"{who[1]} split=test") for who in (student, table.plain))
+        gap = table.difference(one, other, table.score)
+        if student[0] not in ("kd", "teacher") and gap is not None and gap.mean < -0.01:
+            said.append(f"`{name(student)}` is worth less than plain distillation: {gap}.")
+    return said
+
+
+def _bare(setting: str) -> str:
+    """Return the words that tell one student from another."""
+    left_out = ("seed=", "split=", "records=", "attack=")
+    return " ".join(word for word in setting.split() if not word.startswith(left_out))
+
+
+def _figure(table: LabelTable, run: str, path: Path) -> None:
+    """Draw the true positive rate at 1 % false alarms against worth, one panel a kind of record."""
+    kinds = table.kinds
+    size = (1.8 + 4.4 * len(kinds), 4.4)
+    figure, axes = plt.subplots(1, len(kinds), figsize=size, squeeze=False, layout="constrained")
+    for axis, kind in zip(axes[0], kinds, strict=True):
+        attack = table.strongest(kind)
+        for i, student in enumerate(table.main):
+            score = 100 * float(np.mean(list(table.worth(student).values())))
+            rate = 100 * table.found(student, kind, "tpr_at_1_fpr")[attack]
+            axis.plot(
+                rate, score, marker=MARKERS[(i + i // 8) % 8], color=COLOURS[i % 8], linestyle="none",
+                label=name(student),
+            )  # fmt: skip
+        chance = 100 * table.found(table.plain, kind, "tpr_at_1_fpr_chance")[attack]
+        axis.axvline(chance, color="0.6", linestyle=":")
+        axis.set(title=f"{kind} records, {attack} attack", xlabel="found at 1 % false alarms, % (lower is better)")
+        axis.grid(alpha=0.25)
+    axes[0][0].set_ylabel(f"{table.score}, % (higher is better)")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
+    figure.suptitle(run)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
