@@ -16,6 +16,7 @@ from swingkd.report.pages import run_page
 from swingkd.report.plots import exposure_figure
 from swingkd.report.render import render_card
 from swingkd.report.summary import Summary, baseline, cut, summarise
+from swingkd.report.tagger_card import is_tagger_run, write_tagger_card
 
 # A protection is told from the plain rivals that must stand beside it.
 _PROTECTIONS, _RIVALS = ("swing", "noise", "mollify", "population"), ("drop", "scrub")
@@ -45,6 +46,8 @@ def write_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Pat
     content, folder = MetricsFile(metrics).read(), Path(output_dir)
     if is_audit(content):
         return write_audit_card(metrics, output_dir)
+    if is_tagger_run(content):
+        return write_tagger_card(metrics, output_dir)
     if is_label_run(content):
         return write_label_card(metrics, output_dir)
     if is_federation(content):
