@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: quickstart test test-slow quality style clean
+.PHONY: quickstart test test-slow quality style docs clean
 
 quickstart: $(VENV)/.core  ## train a teacher and students, audit them, draw the figure: out/quickstart/
 	$(BIN)/swingkd quickstart
@@ -25,8 +25,11 @@ style: $(VENV)/.dev  ## let the tools fix what they can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.dev  ## the pages as a site: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) out site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

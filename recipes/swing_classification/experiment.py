@@ -84,7 +84,12 @@ class Experiment:
         self.secret = self.out / "_private"
         self.metrics = MetricsFile(self.out / "metrics.json", config["run"], prepare.without_secrets(config))
         self.splits = {name: load(spec) for name, spec in config["data"].items()}
-        self.tokenizer = make_tokenizer(config["tokenizer"])
+        folder = self.secret / "tokenizer"
+        with lock(folder):
+            # Training word pieces twice gives two vocabularies.
+            if not folder.exists():
+                make_tokenizer(config["tokenizer"]).save_pretrained(folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
 
     # --- what an experiment says for itself ------------------------------------------------------------------------
 
