@@ -10,6 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "swing_clm"))
+sys.path.insert(0, str(Path(__file__).parent))
 import evaluate
 import numpy as np
 import prepare

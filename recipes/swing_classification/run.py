@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
-from datasets import Dataset, concatenate_datasets
+from datasets import ClassLabel, Dataset, concatenate_datasets
 from experiment import Canaries, Experiment, load
 from launch import launch
 
@@ -24,6 +24,7 @@ class SectionExperiment(Experiment):
 
     def __init__(self, config: dict):
         super().__init__(config)
+        self.splits = {name: by_name(data) for name, data in self.splits.items()}
         self.paragraphs = load(config["canaries"]["texts"])["text"][:]
         self.tagger = RuleTagger()
 
@@ -75,6 +76,13 @@ class SectionExperiment(Experiment):
     def with_canaries(self, canaries: Canaries) -> Dataset:
         rows = Dataset.from_list(canaries.inserted())
         return concatenate_datasets([self.splits["train"], rows]).shuffle(seed=0)
+
+
+def by_name(data: Dataset) -> Dataset:
+    """Return texts with the names of their labels."""
+    kind = data.features["label"]
+    names = [kind.int2str(label) if isinstance(kind, ClassLabel) else str(label) for label in data["label"]]
+    return Dataset.from_dict({"text": data["text"][:], "label": names})
 
 
 def main(config: dict, only: list[str] | None = None) -> Path:

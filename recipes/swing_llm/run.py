@@ -1,0 +1,67 @@
+"""Distil a large language model into a small one with protected targets: names of models, a LoRA adapter, many GPUs.
+
+accelerate launch --config_file recipes/accelerate_configs/fsdp2.yaml --num_processes 8 \
+  recipes/swing_llm/run.py --config recipes/swing_llm/qwen.yaml
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "swing_clm"))
+import prepare
+from datasets import Dataset, load_dataset
+from launch import launch
+from peft import LoraConfig
+
+from swingkd import (
+    EnsembleTagger,
+    PrivateDistillationConfig,
+    PrivateDistillationTrainer,
+    RuleTagger,
+    TokenClassificationTagger,
+)
+from swingkd.checkpoints import last_complete_checkpoint
+from swingkd.tagging import BaseTagger
+
+
+def load(spec: dict) -> Dataset:
+    return load_dataset(**{"split": "train", **prepare.expand(spec)})
+
+
+def make_tagger(name: str | None) -> BaseTagger:
+    return EnsembleTagger(RuleTagger(), TokenClassificationTagger(name)) if name else RuleTagger()
+
+
+def arguments(config: dict) -> PrivateDistillationConfig:
+    return PrivateDistillationConfig(output_dir=config["output_dir"], **config["training"])
+
+
+def adapter(config: dict) -> LoraConfig | None:
+    return LoraConfig(task_type="CAUSAL_LM", **config["lora"]) if config.get("lora") else None
+
+
+def main(config: dict, only: list[str] | None = None) -> Path:
+    args = arguments(config)
+    trainer = PrivateDistillationTrainer(
+        model=config["student"],
+        teacher_model=config["teacher"],
+        args=args,
+        train_dataset=load(config["data"]["train"]),
+        eval_dataset=load(config["data"]["evaluation"]),
+        tagger=make_tagger(config.get("tagger")),
+        public_model=config.get("public_model"),
+        peft_config=adapter(config),
+    )
+    # Started again, it goes on.
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir))
+    trainer.evaluate()
+    trainer.save_model()
+    trainer.create_model_card()
+    return Path(args.output_dir)
+
+
+if __name__ == "__main__":
+    launch(main, __doc__)

@@ -1,0 +1,129 @@
+"""The recipes of classifiers, word taggers and PII taggers, end to end on a tiny configuration."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from datasets import ClassLabel, Dataset, Features, Value
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+TINY_BERT = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "intermediate_size": 32}  # fmt: skip
+TINY_DISTILBERT = {"model_type": "distilbert", "dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32}
+
+
+def script(recipe: str):
+    spec = importlib.util.spec_from_file_location(f"{recipe}_run", RECIPES / recipe / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def _paths(monkeypatch):
+    # Recipes find their neighbours by the path; other tests must not.
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("experiment", "annotated", "prepare", "launch"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def tiny(recipe: str, tmp_path: Path, **changes) -> dict:
+    config = yaml.safe_load((RECIPES / recipe / "config.yaml").read_text())
+    config |= {"output_dir": str(tmp_path / "out"), "seeds": [0], "max_length": 48} | changes
+    config["training"] |= {"bf16": False, "per_device_train_batch_size": 16, "warmup_steps": 0}
+    for kind in ("pretraining", "teacher_training", "student_training"):
+        if kind in config:
+            config[kind] |= {"num_train_epochs": 1, "max_steps": 3}
+    return config
+
+
+def metrics_of(out: Path) -> list[dict]:
+    return json.loads((out / "metrics.json").read_text())["rows"]
+
+
+def test_classification(tmp_path):
+    rows = [{"text": f"the film number {i} is {'good' if i % 2 else 'bad'}", "label": i % 2} for i in range(40)]
+    features = Features(text=Value("string"), label=ClassLabel(names=["bad", "good"]))
+    Dataset.from_list(rows, features=features).to_parquet(tmp_path / "rows.parquet")
+    Dataset.from_dict({"text": [f"some other text, part {i}" for i in range(40)]}).to_parquet(
+        tmp_path / "texts.parquet"
+    )
+    here = {name: {"path": "parquet", "data_files": str(tmp_path / f"{name}.parquet")} for name in ("rows", "texts")}
+    config = tiny(
+        "swing_classification", tmp_path, teacher=TINY_BERT, student=TINY_DISTILBERT,
+        data=dict.fromkeys(("train", "validation", "test"), here["rows"]),
+        canaries={"head": "Review by {name}, number {secret}.", "texts": here["texts"], "marked": 16, "unmarked": 12,
+                  "repetitions": 2, "seed": 3},
+        tokenizer={"vocab_size": 200, "data": here["texts"]},
+    )  # fmt: skip
+    config["rows"] = [row for row in config["rows"] if row["model"] in ("kd", "drop", "scrub")]
+    recipe = script("swing_classification")
+    out = recipe.main(config)
+    rows = metrics_of(out)
+    assert {row["model"] for row in rows} == {"teacher", "kd", "drop", "scrub"}
+    assert {"records=marked", "records=unmarked"} <= {word for row in rows for word in row["setting"].split()}
+    card = (out / "README.md").read_text()
+    assert "marked: found (" in card
+    assert (out / "report.html").exists()
+    secrets = [c["secret"] for c in json.loads((out / "_private" / "canaries-0.json").read_text())["canaries"]]
+    assert not any(secret in card for secret in secrets)
+    # Started again, nothing is done twice; the canaries' seed is nowhere to be read.
+    recipe.main(config)
+    assert metrics_of(out) == rows
+    assert '"seed": 3' not in (out / "metrics.json").read_text()
+
+
+def test_words(tmp_path):
+    config = tiny("swing_ner", tmp_path, teacher=TINY_BERT, student=TINY_DISTILBERT,
+                  limit={"train": 20, "validation": 10, "test": 10})  # fmt: skip
+    config["canaries"] |= {"count": 20, "repetitions": 2}
+    config["tokenizer"]["vocab_size"] = 400
+    config["rows"] = [config["rows"][0], config["rows"][3]]
+    out = script("swing_ner").main(config)
+    rows = metrics_of(out)
+    assert {(row["model"], row["metric"]) for row in rows} >= {("kd", "f1"), ("temperature", "auc")}
+    assert "temperature (maximum 16)" in (out / "README.md").read_text()
+
+
+def test_words_and_tags(monkeypatch):
+    text = "USR: Ann Lee, 4711 of course."
+    spans = [{"start": 5, "end": 12, "label": "NAME"}, {"start": 14, "end": 18, "label": "NUMBER"}]
+    found = script("swing_ner").words_and_tags({"text": text, "spans": spans})
+    assert found["tokens"] == text.split()
+    assert found["ner_tags"] == ["O", "B-NAME", "I-NAME", "B-NUMBER", "O", "O"]
+
+
+def test_pii_tagger(tmp_path):
+    pytest.importorskip("presidio_analyzer", reason="needs the extra presidio")
+    config = tiny("pii_tagger", tmp_path, model=TINY_BERT, tokenizer={"vocab_size": 320})
+    config["data"]["simdial"]["limit"] = {"train": 30, "validation": 10, "test": 10}
+    config["training"] |= {"num_train_epochs": 1, "use_cpu": True}
+    out = script("pii_tagger").main(config)
+    rows = metrics_of(out)
+    assert {row["model"] for row in rows} == {"rules", "presidio", "pii_tagger", "rules_and_pii_tagger"}
+    losses = [row["value"] for row in rows if row["metric"] == "log_loss"]
+    assert losses[1] <= losses[0]  # calibration cannot make it worse where it was fitted
+    card = (out / "README.md").read_text()
+    assert "| rules |" in card
+    from swingkd import TokenClassificationTagger
+
+    assert TokenClassificationTagger(str(out / "tagger")).char_likelihood(["hello"])[0].shape == (5,)
+
+
+def test_templates_do_not_stand_on_both_sides(tmp_path):
+    sys.path.insert(0, str(RECIPES / "swing_clm"))
+    sys.path.insert(0, str(RECIPES / "pii_tagger"))
+    from annotated import Annotated
+
+    rows = [{"text": f"call {i}", "spans": [{"start": 5, "end": 5 + len(str(i)), "label": "PHONE", "text": str(i)}],
+             "template": i % 10} for i in range(50)]  # fmt: skip
+    Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
+    spec = {"whole": {"path": "parquet", "data_files": str(tmp_path / "rows.parquet")}, "by": "template"}
+    splits = Annotated.load(spec, {"PHONE": "CONTACT"}).splits
+    assert [len(splits[name]) for name in ("train", "validation", "test")] == [35, 5, 10]
+    seen = [{text.split()[1][-1] for text in splits[name]["text"]} for name in splits]
+    assert not seen[0] & seen[2]
+    assert splits["test"]["spans"][0][0]["label"] == "CONTACT"
