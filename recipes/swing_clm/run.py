@@ -19,7 +19,7 @@ from launch import launch
 
 from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer, measure_exposure
 from swingkd.data import PII_COLUMNS, DataSettings, prepare_dataset
-from swingkd.report import MetricsFile, exposure_rows, row, write_card
+from swingkd.report import MetricsFile, exposure_rows, row, save_tokens, shown_tokens, write_card
 
 
 class Experiment:
@@ -132,6 +132,9 @@ class Experiment:
                     continue
                 self.measure(plan["model"], setting, self.train_student(plan, setting, seed))
         if PartialState().is_main_process:
+            texts = next(iter(self.splits.values()))["text"][:3]
+            settings = self.distillation("audit", 0, {"protection": "noise"}).temperature_settings
+            save_tokens(shown_tokens(texts, self.tokenizer, self.tagger, settings), self.out / "tokens.json")
             write_card(self.metrics.path, self.out)
 
 

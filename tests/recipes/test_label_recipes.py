@@ -98,9 +98,9 @@ def test_words_and_tags(monkeypatch):
 
 def test_pii_tagger(tmp_path):
     pytest.importorskip("presidio_analyzer", reason="needs the extra presidio")
-    config = tiny("pii_tagger", tmp_path, model=TINY_BERT, tokenizer={"vocab_size": 320})
+    config = tiny("pii_tagger", tmp_path, model=TINY_BERT, tokenizer={"vocab_size": 320}, max_length=160)
     config["data"]["simdial"]["limit"] = {"train": 30, "validation": 10, "test": 10}
-    config["training"] |= {"num_train_epochs": 1, "use_cpu": True}
+    config["training"] |= {"num_train_epochs": 1}
     out = script("pii_tagger").main(config)
     rows = metrics_of(out)
     assert {row["model"] for row in rows} == {"rules", "presidio", "pii_tagger", "rules_and_pii_tagger"}
