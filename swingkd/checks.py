@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from swingkd.cached_columns import CacheInfo, model_fingerprint, tokenizer_fingerprint
 from swingkd.classes import refuse_other_classes, refuse_other_problems
-from swingkd.config import PrivateDistillationConfig
+from swingkd.config import LONGEST, PrivateDistillationConfig
 from swingkd.data import IGNORE, column_names
 from swingkd.tasks import TASKS, Task, task_of
 
@@ -78,6 +78,15 @@ def fits_tokenizer(
                 else "Pass the teacher's own as teacher_processing_class, the student's as processing_class."
             )
         )
+
+
+def longest_row(args: PrivateDistillationConfig, models: Iterable[PreTrainedModel], *tokenizers: object) -> int:
+    """Return how many tokens a row may have: what was asked for, or what every model and tokenizer allows."""
+    if args.max_length is not None:
+        return args.max_length
+    allowed = [getattr(model.config, "max_position_embeddings", None) for model in models]
+    allowed += [getattr(tokenizer, "model_max_length", None) for tokenizer in tokenizers]
+    return min([LONGEST, *(limit for limit in allowed if limit)])
 
 
 def fits_length(role: str, model: PreTrainedModel, max_length: int) -> None:

@@ -10,6 +10,8 @@ from transformers import TrainingArguments
 from swingkd.data import DataSettings
 from swingkd.targets import TemperatureSettings
 
+#: Tokens of a row where nobody says otherwise and every model allows it.
+LONGEST = 1024
 _CHOICES = {
     "protection": ("noise", "mollify", "population", "none", "drop"),
     "temperature_mode": ("teacher_only", "symmetric"),
@@ -187,7 +189,10 @@ class PrivateDistillationConfig(TrainingArguments):
     )
     dataset_text_field: str = field(default="text", metadata={"help": "The column with the text."})
     dataset_label_field: str | None = field(default=None, metadata={"help": "The column with a classifier's labels."})
-    max_length: int = field(default=1024, metadata={"help": "Longest row or packed block, in tokens."})
+    max_length: int | None = field(
+        default=None,
+        metadata={"help": "Longest row or packed block, in tokens; default: 1024, or what the models allow."},
+    )
     packing: bool = field(default=False, metadata={"help": "Join rows and cut them into blocks of max_length."})
     completion_only_loss: bool | None = field(
         default=None, metadata={"help": "Learn only the completion; default: yes for prompt/completion rows."}
@@ -236,7 +241,7 @@ class PrivateDistillationConfig(TrainingArguments):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
         for name in ("max_length", "population_min_spans", "loss_memory", "records_per_user"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
 
         if self.torch_compile and self.hidden_weight > 0:
@@ -331,7 +336,7 @@ class PrivateDistillationConfig(TrainingArguments):
         """The data options as `swingkd.data` reads them."""
         return DataSettings(
             text_field=self.dataset_text_field,
-            max_length=self.max_length,
+            max_length=self.max_length or LONGEST,
             packing=self.packing,
             completion_only_loss=self.completion_only_loss,
             assistant_only_loss=self.assistant_only_loss,

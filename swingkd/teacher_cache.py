@@ -83,6 +83,7 @@ def cache_teacher(
     models = {"teacher": teacher_model} | ({"public": public_model} if public_model is not None else {})
     for role, model in models.items():
         checks.fits_tokenizer(role, model, processing_class)
+    args.max_length = checks.longest_row(args, models.values(), processing_class)
     if protect:
         _refuse_no_protection(args, public_model, private_dataset)
     prepare = partial(prepare_dataset, tokenizer=processing_class, num_proc=args.dataset_num_proc)

@@ -159,6 +159,7 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
         models = {"student": model, "teacher": teacher_model, "public": public_model}
         models = {role: each for role, each in models.items() if each is not None}
         checks.fits_task(task, models, args)
+        args.max_length = checks.longest_row(args, models.values(), processing_class, teacher_processing_class)
         for role, each in models.items():
             own = teacher_processing_class if role == "teacher" and teacher_processing_class else processing_class
             if isinstance(own, PreTrainedTokenizerBase):

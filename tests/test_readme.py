@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image
+from transformers import BertForSequenceClassification
 from typer.testing import CliRunner
 
 from swingkd.cli import app
 from swingkd.report import summarise
 from swingkd.report.table import RunTable
 from tests.conftest import tiny_model
+from tests.tasks.conftest import bert
 from tests.vision.conftest import coloured
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -56,6 +58,37 @@ def test_python_blocks(tmp_path, monkeypatch, tokenizer):
     assert result.exit_code == 0, result.output
     assert "membership of records: 200 in, 50 out" in result.output
     assert (tmp_path / "out" / "audit" / "report.json").exists()
+
+
+def test_a_script_becomes_private_by_changing_a_few_lines(tmp_path, monkeypatch, tokenizer):
+    (diff,) = blocks("diff")
+    lines = diff.splitlines()
+    removed, added = (sum(line.startswith(sign) for line in lines) for sign in "-+")
+    assert max(removed, added) <= 6
+    before, after = ("\n".join(line[1:] for line in lines if not line or line[0] in (" ", sign)) for sign in "-+")
+    monkeypatch.chdir(tmp_path)
+    for name in ("small", "large"):
+        bert(BertForSequenceClassification, len(tokenizer), num_labels=2).save_pretrained(name)
+        tokenizer.save_pretrained(name)
+    texts = [f"hello ann, my pin is {1000 + 7 * i}" if i % 3 else f"thank you, part {i}" for i in range(30)]
+    Dataset.from_dict({"text": texts, "label": [i % 2 for i in range(30)]}).to_json("records.jsonl")
+    exec(compile(before, "before.py", "exec"), {})
+    namespace: dict = {}
+    exec(compile(after, "after.py", "exec"), namespace)
+    assert namespace["trainer"].args.protection == "drop"
+    assert any(namespace["trainer"].train_dataset["pii_likelihood"])
+
+
+def test_the_python_block_of_the_tasks_page(tmp_path, monkeypatch, tokenizer):
+    monkeypatch.chdir(tmp_path)
+    for name in ("bert", "distilbert"):
+        bert(BertForSequenceClassification, len(tokenizer), num_labels=2).save_pretrained(name)
+        tokenizer.save_pretrained(name)
+    page = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    namespace: dict = {}
+    exec(compile(block, "tasks.md", "exec"), namespace)
+    assert "eval_macro_f1" in namespace["trainer"].evaluate()
 
 
 def test_the_python_block_of_the_federation_page(tmp_path, monkeypatch):

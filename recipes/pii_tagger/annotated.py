@@ -1,4 +1,4 @@
-"""Annotated text: splits with the spans of private values, their many labels brought down to a few kinds."""
+"""Annotated text, its many labels brought down to a few kinds; and the model that learns them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,20 @@ from typing import Any
 import numpy as np
 import prepare
 from datasets import Dataset, Features, List, Value, load_dataset
+from transformers import AutoConfig, AutoModelForTokenClassification, PreTrainedModel
 
 _FEATURES = Features(
     text=Value("string"), spans=List({"start": Value("int64"), "end": Value("int64"), "label": Value("string")})
 )
+
+
+def make_model(spec: dict[str, Any], tokenizer: Any, names: list[str]) -> PreTrainedModel:
+    """Load a token classifier by name, or build one from its sizes."""
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    if "name" in spec:
+        return AutoModelForTokenClassification.from_pretrained(spec["name"], **labels)
+    sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **spec}
+    return AutoModelForTokenClassification.from_config(AutoConfig.for_model(**sizes, **labels))
 
 
 @dataclass(frozen=True)

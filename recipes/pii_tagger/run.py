@@ -15,14 +15,12 @@ import evaluate
 import numpy as np
 import prepare
 import torch
-from annotated import Annotated
+from annotated import Annotated, make_model
 from datasets import Dataset, concatenate_datasets
 from launch import launch
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import brier_score_loss, log_loss
 from transformers import (
-    AutoConfig,
-    AutoModelForTokenClassification,
     DataCollatorForTokenClassification,
     Trainer,
     TrainingArguments,
@@ -75,15 +73,8 @@ class TaggerExperiment:
         if (folder / "config.json").exists():
             return folder
         set_seed(0)
-        names = {"id2label": dict(enumerate(self.names)), "label2id": {name: i for i, name in enumerate(self.names)}}
-        spec = prepare.expand(self.config["model"])
-        if "name" in spec:
-            model = AutoModelForTokenClassification.from_pretrained(spec["name"], **names)
-        else:
-            sizes = {"vocab_size": len(self.tokenizer), "pad_token_id": self.tokenizer.pad_token_id, **spec}
-            model = AutoModelForTokenClassification.from_config(AutoConfig.for_model(**sizes, **names))
         trainer = Trainer(
-            model,
+            make_model(prepare.expand(self.config["model"]), self.tokenizer, self.names),
             TrainingArguments(
                 str(self.out / "training"), report_to=[], save_strategy="no", use_cpu=not torch.cuda.is_available(),
                 disable_tqdm=not sys.stderr.isatty(), **self.config["training"],

@@ -355,3 +355,11 @@ def test_models_by_name(build, tmp_path, tokenizer, config):
     trainer.train()
     trainer.save_model(str(tmp_path / "out"))
     AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+
+
+def test_rows_are_as_long_as_the_models_allow(build, tokenizer):
+    trainer = build("text-classification", max_length=None)
+    assert trainer.args.max_length == 256  # what the tiny models allow, where 1024 is the default
+    long = Dataset.from_dict({"text": ["my pin is 4711 " * 100] * 4, "label": [0, 1, 2, 0]})
+    trainer = build("text-classification", max_length=None, data=long)
+    assert {len(row) for row in trainer.train_dataset["input_ids"]} == {256}
