@@ -25,11 +25,11 @@ from swingkd.privacy import PrivacyLedger
 from swingkd.privacy.ledger import LEDGER_FILE
 from swingkd.report import ModelFacts, model_card, roc_figure
 from swingkd.report.metrics import environment
-from swingkd.report.page import ShownToken, write_page
+from swingkd.report.page import PAGE_FILE, ShownToken, write_page
 from swingkd.report.pages import model_page
 from swingkd.tasks import Task
 
-CARD_FILE, PAGE_FILE, SETTINGS_FILE = "README.md", "report.html", "training_args.json"
+CARD_FILE, SETTINGS_FILE = "README.md", "training_args.json"
 _SENT = re.compile(
     r"(model|adapter_model)(-\d+-of-\d+)?\.safetensors|(model|adapter_model)\.safetensors\.index\.json|"
     r"(config|generation_config|adapter_config|preprocessor_config|processor_config)\.json|"

@@ -98,3 +98,10 @@ def test_the_site_is_built(tmp_path):
     api = (tmp_path / "api" / "index.html").read_text()
     for name in ("PrivateDistillationTrainer", "CanarySet", "distillation_loss"):
         assert f'id="swingkd.{name}"' in api
+
+
+def test_a_cards_folder_is_small_and_holds_no_weights():
+    for folder in (path for path in (ROOT / "model_cards").iterdir() if path.is_dir()):
+        files = list(folder.iterdir())
+        assert sum(file.stat().st_size for file in files) < 10**6, folder.name
+        assert {file.suffix for file in files} <= {".md", ".json", ".png", ".html"}, folder.name

@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from swingkd.report.metrics import MetricsFile
+from swingkd.report.page import Figure, write_figure_page
 from swingkd.report.plots import COLOURS, MARKERS
 from swingkd.report.render import render_card
 
@@ -65,7 +66,7 @@ def is_audit(metrics: dict[str, Any]) -> bool:
 
 
 def write_audit_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
-    """Write README.md, audit.png and metrics.json of an audit into a folder.
+    """Write README.md, report.html, audit.png and metrics.json of an audit into a folder.
 
     Args:
         metrics: the run's metrics.json.
@@ -80,7 +81,17 @@ def write_audit_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) 
     order = ["teacher", *(plan["model"] for plan in content["config"].get("rows", []))]
     table.models.sort(key=lambda model: order.index(model) if model in order else len(order))
     folder.mkdir(parents=True, exist_ok=True)
-    _figure(table, content["run"], folder / "audit.png")
+    run = content["run"]
+    _figure(table, run, folder / "audit.png")
+    rows = [
+        (model, _KINDS.get(kind, kind), attack, table.cell(model, f"records={kind} attack={attack}", "auc", "{:.3f}"))
+        for model in table.models
+        for kind in table.kinds
+        for attack in table.attacks
+        if table.row(model, f"records={kind} attack={attack}", "auc")
+    ]
+    figure = Figure("Who was in the training data?", headings=("model", "records", "attack", "AUC"), rows=rows)
+    write_figure_page(folder, run, lambda path: _figure(table, run, path), figure, (), findings(table))
     config = content["config"]
     return render_card(
         "audit.md",

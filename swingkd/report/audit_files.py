@@ -8,7 +8,7 @@ from pathlib import Path
 
 from swingkd.audit import AuditReport
 from swingkd.report.audit import roc_figure
-from swingkd.report.page import write_page
+from swingkd.report.page import PAGE_FILE, write_page
 from swingkd.report.pages import audit_page
 
 
@@ -38,5 +38,5 @@ def write_audit(
         roc_figure(membership, kind, folder / f"roc_{kind.replace(' ', '_')}.png")
         for kind, membership in report.membership.items()
     ]
-    page = write_page(audit_page(report, title), folder / "report.html")
+    page = write_page(audit_page(report, title), folder / PAGE_FILE)
     return [path, page, *figures]

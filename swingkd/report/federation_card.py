@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from swingkd.report.metrics import MetricsFile
+from swingkd.report.page import Figure, write_figure_page
 from swingkd.report.plots import COLOURS
 from swingkd.report.render import render_card
 from swingkd.report.table import RunTable, percent, spread, words
@@ -28,7 +29,7 @@ _WIDE = 40
 
 
 def write_federation_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
-    """Write README.md, metrics.json and, of several methods, clients.png of a federation into a folder.
+    """Write README.md and metrics.json of a federation into a folder; of several methods a figure and report.html.
 
     Args:
         metrics: the run's metrics.json.
@@ -44,6 +45,11 @@ def write_federation_card(metrics: str | os.PathLike, output_dir: str | os.PathL
     drawn = any(gains(table, student) for student in table.students("main") if student[0] != "local")
     if drawn:
         _figure(table, content["run"], folder / "clients.png")
+        main = table.students("main")
+        rows = [(model, percent(table.mean((model, setting), "accuracy"))) for model, setting in main]
+        figure = Figure("What each client gains", headings=("method", "accuracy, %"), rows=rows)
+        run = content["run"]
+        write_figure_page(folder, run, lambda path: _figure(table, run, path), figure, (), findings(table))
     return render_card(
         "federation.md", metrics, content, folder, t=table, words=words, percent=percent, spread=spread,
         findings=findings(table), drops=drops(table), megabytes=megabytes, changed=changed, drawn=drawn,

@@ -13,13 +13,14 @@ import matplotlib.pyplot as plt
 
 from swingkd.privacy.accounting import said_epsilon
 from swingkd.report.metrics import MetricsFile
+from swingkd.report.page import Figure, write_figure_page
 from swingkd.report.plots import COLOURS, MARKERS
 from swingkd.report.render import render_card
 from swingkd.report.table import RunTable, percent, spread, words
 
 
 def write_image_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
-    """Write README.md, accuracy.png and metrics.json of a run on images into a folder.
+    """Write README.md, report.html, accuracy.png and metrics.json of a run on images into a folder.
 
     Args:
         metrics: the run's metrics.json.
@@ -36,6 +37,11 @@ def write_image_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) 
     size = next((table.mean(student, "parameters") for student in table.students("headline")), None)
     teachers = [student for student in table.students("teachers") if student[0] == "teacher"]
     whole = table.mean(teachers[0], "parameters") if teachers else None
+    main = table.students("data_free") or table.students("headline")
+    rows = [(model, words(setting), percent(table.mean((model, setting), "accuracy"))) for model, setting in main]
+    figure = Figure("Accuracy of every student", headings=("model", "setting", "test accuracy, %"), rows=rows)
+    run = content["run"]
+    write_figure_page(folder, run, lambda path: _figure(table, run, path), figure, (), findings(table))
     return render_card(
         "data_free.md" if table.students("data_free") else "images.md", metrics, content, folder, t=table,
         words=words, percent=percent, spread=spread,

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from swingkd.report.metrics import MetricsFile
-from swingkd.report.page import Figure, Page, svg_of, write_page
+from swingkd.report.page import Figure, write_figure_page
 from swingkd.report.plots import COLOURS, MARKERS
 from swingkd.report.render import render_card
 from swingkd.report.table import RunTable, percent, spread, words
@@ -117,11 +117,10 @@ def write_label_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) 
          *(f"{table.found(student, kind, 'tpr_at_1_fpr')[table.strongest(kind)]:.3f}" for kind in table.kinds))
         for student in table.main
     ]  # fmt: skip
-    figure = Figure(
-        "Worth against leak", svg_of(lambda path: _figure(table, content["run"], path), "leak"), headings, rows,
-        "The best students stand at the upper left: useful and silent. The dotted line is chance.",
-    )  # fmt: skip
-    write_page(Page(content["run"], PROMISES, said, (), [figure]), folder / "report.html")
+    note = "The best students stand at the upper left: useful and silent. The dotted line is chance."
+    figure = Figure("Worth against leak", headings=headings, rows=rows, note=note)
+    run = content["run"]
+    write_figure_page(folder, run, lambda path: _figure(table, run, path), figure, PROMISES, said)
     return render_card(
         "labels.md", metrics, content, folder, t=table, name=name, percent=percent, spread=spread, findings=said,
         promises=PROMISES, canaries=content["config"]["canaries"], kept=content["config"].get("about", ""),

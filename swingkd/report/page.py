@@ -9,7 +9,7 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from swingkd.report.render import fill
 from swingkd.tagging import Tagger, align, dilate, label_spans, tag_texts
 from swingkd.targets import TemperatureSettings
 
+PAGE_FILE = "report.html"
 # From here on a character is masked: a page may be published.
 _MASKED = 0.05
 
@@ -38,7 +39,7 @@ class Figure:
     """
 
     title: str
-    svg: str
+    svg: str = ""
     headings: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     note: str = ""
@@ -62,6 +63,7 @@ class Page:
         title: its heading.
         promises: what was promised, a line each.
         claims: what does not hold, a line each.
+        claims_heading: what they are called.
         tables: numbers without a figure.
         figures: figures with their numbers.
         tokens: texts, token by token, from `shown_tokens`.
@@ -73,6 +75,7 @@ class Page:
     tables: Sequence[Figure] = ()
     figures: Sequence[Figure] = ()
     tokens: Sequence[Sequence[ShownToken]] = field(default=())
+    claims_heading: str = "What does not hold"
 
 
 def write_page(page: Page, path: Path) -> Path:
@@ -102,6 +105,24 @@ def shown_spans(texts: Sequence[str], tagger: Tagger) -> list[list[ShownToken]]:
             last = end
         shown.append([*row, ShownToken(text[last:], 0.0, TemperatureSettings().base, "")])
     return shown
+
+
+def write_figure_page(
+    folder: Path, run: str, draw: Callable[[Path], Any], figure: Figure, promises: Sequence[str], claims: Sequence[str]
+) -> Path:
+    """Write report.html of a run that one figure sums up.
+
+    Args:
+        folder: where.
+        run: its name.
+        draw: draws the figure.
+        figure: its title, numbers and note; drawn here.
+        promises: what was promised, a line each.
+        claims: what was found, a line each.
+    """
+    shown = replace(figure, svg=svg_of(draw, "main"))
+    page = Page(run, promises, claims, (), [shown], claims_heading="What was found")
+    return write_page(page, folder / PAGE_FILE)
 
 
 def save_tokens(tokens: Sequence[Sequence[ShownToken]], path: Path) -> None:

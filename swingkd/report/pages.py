@@ -60,13 +60,6 @@ def run_page(
     return Page(content["run"], promises, said, (), figures, tokens)
 
 
-def figures_page(content: dict[str, Any], said: Sequence[str], draw: Callable[[Path], Any], title: str) -> Page:
-    """Return the page of a run that one figure sums up."""
-    rows = [(row["model"], row["setting"], row["metric"], f"{row['value']:.4g}") for row in content["rows"]]
-    figure = Figure(title, svg_of(draw, "main"), ("model", "setting", "metric", "value"), rows)
-    return Page(content["run"], (), said, (), [figure])
-
-
 def audit_figures(report: AuditReport, name: str) -> list[Figure]:
     """Return the figures of an audit: exposure by repetition, and a ROC curve for each kind of record."""
     figures = []

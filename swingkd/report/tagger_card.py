@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from swingkd.report.metrics import MetricsFile
-from swingkd.report.page import Figure, Page, svg_of, write_page
+from swingkd.report.page import Figure, write_figure_page
 from swingkd.report.plots import COLOURS, MARKERS
 from swingkd.report.render import render_card
 from swingkd.report.table import RunTable
@@ -48,12 +48,10 @@ def write_tagger_card(metrics: str | os.PathLike, output_dir: str | os.PathLike)
         return f"{100 * (table.mean(tagger, metric) or 0):.1f}"
 
     rows = [(each[0], _data(each[1]), share(each, "recall"), share(each, "precision")) for each in found]
-    figure = Figure(
-        "Private characters: recall and precision, in percent",
-        svg_of(lambda path: _figure(table, content["run"], path), "taggers"),
-        ("tagger", "data", "recall", "precision"), rows, "At a likelihood of 1/2.",
-    )  # fmt: skip
-    write_page(Page(content["run"], (), _LIMITS, (), [figure]), folder / "report.html")
+    headings = ("tagger", "data", "recall", "precision")
+    title = "Private characters: recall and precision, in percent"
+    figure = Figure(title, headings=headings, rows=rows, note="At a likelihood of 1/2.")
+    write_figure_page(folder, content["run"], lambda path: _figure(table, content["run"], path), figure, (), _LIMITS)
     return render_card(
         "taggers.md", metrics, content, folder, t=table, found=found, data=_data,
         names=list(dict.fromkeys(name for name, _ in found)), sets=list(dict.fromkeys(where for _, where in found)),
