@@ -40,7 +40,8 @@ class PrivateDistillationConfig(TrainingArguments):
 
         protection (`str`, *optional*): `"mollify"` (needs a public model), `"population"`, `"noise"` (Swing
             distillation, our reading), `"none"` (temperature only) or `"drop"` (no loss at private tokens).  Default:
-            `"mollify"` where the trainer is given a public model, otherwise `"population"`.
+            `"mollify"` where the trainer is given a public model, otherwise `"population"`; for classifiers of whole
+            examples `"drop"`.
         max_temperature, temperature_power, temperature_schedule, temperature_mode: how likelihood becomes the
             teacher's temperature, for `"noise"` and `"none"`.
         noise_scale, noise_support, noise_context, noise_distribution, noise_replay: the noise of `"noise"`.
@@ -104,7 +105,7 @@ class PrivateDistillationConfig(TrainingArguments):
         default=None,
         metadata={
             "help": "What happens to the targets at private tokens; default: mollify where there is a public "
-            "model, otherwise population.",
+            "model, otherwise population (drop for classifiers of whole examples).",
             "choices": list(_CHOICES["protection"]),
         },
     )

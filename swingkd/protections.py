@@ -12,6 +12,8 @@ from tqdm.auto import tqdm
 from swingkd import checks
 from swingkd.config import PrivateDistillationConfig
 from swingkd.objective import Objective
+from swingkd.tasks import Task
+from swingkd.tasks.base import ProtectionName
 from swingkd.targets import (
     Drop,
     MollifiedTarget,
@@ -23,6 +25,24 @@ from swingkd.targets import (
     Protection,
     Soften,
 )
+
+
+def default_protection(args: PrivateDistillationConfig, task: Task, *, public: bool, taught: bool) -> ProtectionName:
+    """Return what is done at private answers where nobody says: what kept the most at no measurable leak in the cards.
+
+    Args:
+        args: the settings.
+        task: what the models are for.
+        public: there is a public model.
+        taught: there is a teacher, live or cached; without one there is nothing to protect.
+    """
+    if public:
+        return "mollify"
+    if not taught:
+        return "none"
+    # Averages over the training set are not for differential privacy.
+    averaged = task.default_protection == "population"
+    return "noise" if args.differentially_private and averaged else task.default_protection
 
 
 def build_protection(

@@ -32,7 +32,7 @@ from swingkd.losses import HintProjection
 from swingkd.objective import Objective, StepLosses, frozen_model, readable_head
 from swingkd.private_run import check_data, first_ledger, takes_positions
 from swingkd.private_training import PrivateTraining
-from swingkd.protections import build_protection
+from swingkd.protections import build_protection, default_protection
 from swingkd.publishing import Publishing, check_publishing
 from swingkd.tagging import Tagger
 from swingkd.targets import PopulationTarget, Protection
@@ -136,14 +136,8 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
         # Cached targets may have been protected when they were written down.
         written = cache.protection if cache is not None else None
         if args.protection is None:
-            # What kept the most utility at no measurable leak (model_cards/swing-simdial); averages over the training
-            # set are not for DP, and without a teacher there is nothing to protect.
-            if written or public_model is not None:
-                args.protection = written or "mollify"
-            elif teacher_model is None and cache is None:
-                args.protection = "none"
-            else:
-                args.protection = "noise" if args.differentially_private else "population"
+            taught = teacher_model is not None or cache is not None
+            args.protection = written or default_protection(args, task, public=public_model is not None, taught=taught)
         averaged = args.protection == "population" or isinstance(target_protection, PopulationTarget)
         if args.differentially_private and averaged:
             raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from datasets import Dataset, IterableDataset
@@ -14,6 +14,9 @@ from swingkd.cached_columns import IGNORE, CacheInfo
 from swingkd.data import DataSettings
 from swingkd.tagging import Tagger
 from swingkd.tasks.predicted import PredictedTokens
+
+
+ProtectionName: TypeAlias = Literal["noise", "mollify", "population", "none", "drop"]
 
 
 class Task(ABC):
@@ -31,6 +34,8 @@ class Task(ABC):
     predicts_tokens: ClassVar[bool] = True
     #: Whether a token is predicted at the position before it.
     shifts_labels: ClassVar[bool] = False
+    #: What is done at private answers where nobody says otherwise and there is no public model.
+    default_protection: ClassVar[ProtectionName] = "population"
     #: Columns of its batches, beside the labels and those about privacy.
     columns: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
 

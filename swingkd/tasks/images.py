@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from swingkd.cached_columns import IGNORE
 from swingkd.classes import refuse_other_names
 from swingkd.data import PII_COLUMNS, column_names
+from swingkd.tasks.base import ProtectionName
 from swingkd.tasks.classification_metrics import example_metrics
 from swingkd.tasks.labels import LabelTask, label_field, number
 
@@ -22,6 +23,7 @@ class ImageClassification(LabelTask):
 
     name = "image-classification"
     auto_model = AutoModelForImageClassification
+    default_protection: ClassVar[ProtectionName] = "drop"
     auto_processor = AutoImageProcessor
     endings = ("ForImageClassification",)
     columns = ("pixel_values", "image")

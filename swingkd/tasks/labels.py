@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from swingkd.data import PII_COLUMNS, VERSION, DataSettings, column_names, pad_r
 from swingkd.tagging import CharTags, align, dilate, tag_texts
 from swingkd.tagging.windows import require_fast
 from swingkd.targets.population import GROUP_STRIDE
-from swingkd.tasks.base import Task, labelled
+from swingkd.tasks.base import ProtectionName, Task, labelled
 from swingkd.tasks.classification_metrics import entity_metrics, example_metrics
 from swingkd.tasks.predicted import PredictedTokens
 
@@ -104,6 +104,8 @@ class SequenceClassification(TextTask):
 
     name = "text-classification"
     auto_model = AutoModelForSequenceClassification
+    # What kept the most at no measurable leak (model_cards/swing-mts-sections): the class has other examples.
+    default_protection: ClassVar[ProtectionName] = "drop"
     endings = ("ForSequenceClassification",)
 
     @staticmethod

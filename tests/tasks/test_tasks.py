@@ -141,6 +141,13 @@ def test_differentially_private(build, task):
     assert trainer.ledger.epsilon() > 0
 
 
+def test_what_is_done_where_nobody_says(build):
+    wanted = {"text-classification": "drop", "image-classification": "drop"}
+    for task in NAMES:
+        assert build(task, population_min_spans=1).args.protection == wanted.get(task, "population")
+    assert build("text-generation", noise_multiplier=1.0, target_delta=1e-3).args.protection == "noise"
+
+
 def test_mollify_needs_only_a_public_classifier(build, tokenizer):
     public = distilbert(type(make_setup("text-classification", tokenizer).student), len(tokenizer), num_labels=3)
     trainer = build("text-classification", public_model=public)
