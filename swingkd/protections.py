@@ -12,8 +12,6 @@ from tqdm.auto import tqdm
 from swingkd import checks
 from swingkd.config import PrivateDistillationConfig
 from swingkd.objective import Objective
-from swingkd.tasks import Task
-from swingkd.tasks.base import ProtectionName
 from swingkd.targets import (
     Drop,
     MollifiedTarget,
@@ -25,6 +23,8 @@ from swingkd.targets import (
     Protection,
     Soften,
 )
+from swingkd.tasks import Task
+from swingkd.tasks.base import ProtectionName
 
 
 def default_protection(args: PrivateDistillationConfig, task: Task, *, public: bool, taught: bool) -> ProtectionName:

@@ -170,6 +170,22 @@ def test_the_private_students_are_those_of_the_card():
         assert proved[name] < found[name].promised["transfer_set"].epsilon <= promise
 
 
+def test_the_taggers_are_those_of_the_card():
+    card = Path(__file__).parents[1] / "model_cards" / "pii-tagger" / "metrics.json"
+    rows = json.loads(card.read_text())["rows"]
+    recall = {
+        (row["model"], row["setting"].split("data=")[-1]): f"{100 * row['value']:.1f} %"
+        for row in rows
+        if row["metric"] == "recall"
+    }
+    text, unseen = " ".join(README.split()), "presidio_templates"
+    assert f"finds {recall['pii_tagger', unseen]} of the private characters in unseen templates" in text
+    rules, presidio = recall["rules", unseen], recall["presidio", unseen]
+    assert f"the rules find {rules} and Presidio's patterns {presidio}" in text
+    assert f"{recall['pii_tagger', 'wnut17']} of the names and places in tweets, where those find nothing" in text
+    assert recall["rules", "wnut17"] == recall["presidio", "wnut17"] == "0.0 %"
+
+
 def test_the_image_students_are_those_of_the_cards():
     def card(name):
         rows = json.loads((Path(__file__).parents[1] / "model_cards" / name / "metrics.json").read_text())["rows"]

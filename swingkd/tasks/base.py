@@ -15,7 +15,6 @@ from swingkd.data import DataSettings
 from swingkd.tagging import Tagger
 from swingkd.tasks.predicted import PredictedTokens
 
-
 ProtectionName: TypeAlias = Literal["noise", "mollify", "population", "none", "drop"]
 
 
