@@ -40,6 +40,15 @@ def test_two_processes_equal_one(tmp_path, protection, single, several):
 
 
 @pytest.mark.distributed
+@pytest.mark.parametrize("task", ["text-classification", "token-classification"])
+def test_two_processes_train_a_classifier_as_one_does(tmp_path, task):
+    """Examples and words are counted over processes; predictions are gathered before they are judged."""
+    one = launch(tmp_path / "one", accelerate("cpu"), "train_task_once.py", "4", task)
+    two = launch(tmp_path / "two", accelerate("ddp"), "train_task_once.py", "2", task)
+    assert_same(one, two)
+
+
+@pytest.mark.distributed
 @pytest.mark.parametrize("kind", ["full", "ghost", "lora"])
 def test_two_private_processes_equal_one(tmp_path, kind):
     """Noise is added once, each record is clipped where it is, and sums are added up over processes."""

@@ -1,0 +1,42 @@
+"""One short training of a classifier in float64; every process runs this file, the first one saves the student."""
+
+import sys
+
+import torch
+from safetensors.torch import save_file
+
+from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer
+from tests.conftest import TEXTS, train_tokenizer
+from tests.distributed.leaving import leave_together
+from tests.tasks.conftest import TAGGER, make_setup
+
+
+def main(folder: str, batch_size: int, task: str) -> None:
+    made = make_setup(task, train_tokenizer(TEXTS))
+    args = PrivateDistillationConfig(
+        output_dir=folder, protection="noise", per_device_train_batch_size=batch_size, max_steps=3, optim="sgd",
+        learning_rate=0.1, use_cpu=True, report_to=[], disable_tqdm=True, save_strategy="no", max_length=64,
+        average_tokens_across_devices=True,
+    )  # fmt: skip
+    for model in (made.student, made.teacher):
+        # Dropout would be drawn otherwise in two processes.
+        for name, value in vars(model.config).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(model.config, name, 0.0)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+    trainer = PrivateDistillationTrainer(
+        made.student.double(), made.teacher.double(), args, train_dataset=made.data,
+        eval_dataset=made.data.select(range(7)), processing_class=made.processing_class, tagger=TAGGER,
+    )  # fmt: skip
+    trainer.train()
+    metrics = trainer.evaluate()
+    if trainer.is_world_process_zero():
+        found = {name: torch.tensor(metrics[f"eval_{name}"], dtype=torch.float64) for name in ("accuracy",)}
+        save_file(trainer.model.state_dict() | found, f"{folder}/result.safetensors")
+    leave_together()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
