@@ -80,18 +80,29 @@ def fits_tokenizer(
         )
 
 
+def positions(model: PreTrainedModel) -> int | None:
+    """Return how many tokens a model can place; `None` where it names no limit."""
+    allowed = getattr(model.config, "max_position_embeddings", None)
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None) if name.endswith("position_embeddings") else None
+        # RoBERTa and its kin count from behind the padding token.
+        if allowed is not None and padding is not None:
+            return allowed - padding - 1
+    return allowed
+
+
 def longest_row(args: PrivateDistillationConfig, models: Iterable[PreTrainedModel], *tokenizers: object) -> int:
     """Return how many tokens a row may have: what was asked for, or what every model and tokenizer allows."""
     if args.max_length is not None:
         return args.max_length
-    allowed = [getattr(model.config, "max_position_embeddings", None) for model in models]
+    allowed = [positions(model) for model in models]
     allowed += [getattr(tokenizer, "model_max_length", None) for tokenizer in tokenizers]
     return min([LONGEST, *(limit for limit in allowed if limit)])
 
 
 def fits_length(role: str, model: PreTrainedModel, max_length: int) -> None:
     """Refuse rows longer than the model's positions."""
-    allowed = getattr(model.config, "max_position_embeddings", None)
+    allowed = positions(model)
     if allowed is not None and max_length > allowed:
         raise ValueError(
             f"max_length={max_length} is longer than the {role} model allows ({allowed} positions). Set "
@@ -112,7 +123,7 @@ def rows_fit(dataset: Dataset | IterableDataset, models: dict[str, PreTrainedMod
         for batch in dataset.select_columns(["input_ids"]).with_format("arrow").iter(10_000)
     )
     for role, model in models.items():
-        allowed = getattr(model.config, "max_position_embeddings", None)
+        allowed = positions(model)
         if allowed is not None and longest > allowed:
             raise ValueError(
                 f"The longest tokenised row has {longest} tokens, the {role} model allows {allowed}. Cut the rows, or "

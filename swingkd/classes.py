@@ -16,6 +16,11 @@ def class_number(label: Any, config: PreTrainedConfig) -> int | None:
     return label if known else None
 
 
+def described(label: Any) -> str:
+    """Return a label for an error: numbers as they are, never text, which may be anything from a wrong column."""
+    return f"text of {len(label)} characters" if isinstance(label, str) else repr(label)[:40]
+
+
 def class_names(config: PreTrainedConfig) -> list[str] | None:
     """Return the names of a model's classes, `None` where they were never named."""
     names = [config.id2label[i] for i in range(config.num_labels)]
@@ -54,10 +59,12 @@ def refuse_other_names(features: Features | None, column: str, config: PreTraine
     names = class_names(config)
     if not isinstance(feature, ClassLabel) or names is None or names == feature.names:
         return
-    if set(names) == set(feature.names):
-        i = next(i for i, pair in enumerate(zip(names, feature.names, strict=True)) if pair[0] != pair[1])
+    moved = [i for i, own in enumerate(feature.names) if own in names and (i >= len(names) or names[i] != own)]
+    if moved:
+        i = moved[0]
+        own = names[i] if i < len(names) else None
         raise ValueError(
-            f"Class {i} is {names[i]!r} to the model and {feature.names[i]!r} in the data. Bring them into one order: "
+            f"Class {i} is {own!r} to the model and {feature.names[i]!r} in the data. Bring them into one order: "
             "dataset.align_labels_with_mapping(model.config.label2id, "
             f"{column!r})."
         )

@@ -12,18 +12,28 @@ from transformers import TrainerCallback
 class StopOnInterrupt(TrainerCallback):
     """Stop a training at the end of its step when Ctrl-C is pressed, with a checkpoint to go on from.
 
-    A second Ctrl-C stops at once.
+        stop = StopOnInterrupt()
+        trainer = PrivateDistillationTrainer(..., callbacks=[stop])
+        with stop:
+            trainer.train()
+
+    A second Ctrl-C stops at once.  For one process: several would have to agree on the step.
     """
 
     def __init__(self) -> None:
         self.interrupted = False
         self._before: Any = None
 
-    def on_train_begin(self, args, state, control, **kwargs) -> None:
-        """Listen; only the main thread may."""
+    def __enter__(self) -> StopOnInterrupt:
         self.interrupted = False
+        # Only the main thread may listen.
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
 
     def _note(self, *_: Any) -> None:
         self.interrupted = True
@@ -33,8 +43,3 @@ class StopOnInterrupt(TrainerCallback):
         """Ask for a checkpoint and the end."""
         if self.interrupted:
             control.should_save = control.should_training_stop = True
-
-    def on_train_end(self, args, state, control, **kwargs) -> None:
-        """Leave the signal as it was."""
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)

@@ -8,13 +8,13 @@ settings without seeds, card, page and figures.  Never `_private/`, canaries, no
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, IterableDataset
 from huggingface_hub import CommitOperationAdd, HfApi
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
@@ -34,7 +34,7 @@ _SENT = re.compile(
     r"(model|adapter_model)(-\d+-of-\d+)?\.safetensors|(model|adapter_model)\.safetensors\.index\.json|"
     r"(config|generation_config|adapter_config|preprocessor_config|processor_config)\.json|"
     r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template)\.json|"
-    r"(vocab|merges)\.txt|[\w.-]+\.model|chat_template\.jinja|roc_[\w-]+\.png|"
+    r"(vocab|merges)\.txt|(tokenizer|spiece|sentencepiece(\.\w+)?)\.model|chat_template\.jinja|roc_[\w-]+\.png|"
     + "|".join(map(re.escape, (CARD_FILE, PAGE_FILE, SETTINGS_FILE, LEDGER_FILE)))
 )
 # Of the Trainer's own settings, those that say how a model was trained; neither seeds nor paths nor names of machines.
@@ -49,6 +49,24 @@ _NEVER_TOLD = ("model_init_kwargs", "teacher_model_init_kwargs")
 def public_files(folder: str | Path) -> list[Path]:
     """List the files of a folder that may be sent."""
     return sorted(path for path in Path(folder).iterdir() if path.is_file() and _SENT.fullmatch(path.name))
+
+
+def public_content(path: Path) -> bytes | str:
+    """Return what is sent of a file: its path; of a configuration, what it says without folders of this machine."""
+    if path.suffix != ".json" or "config" not in path.name:
+        return str(path)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for name in (name for name in content if name.endswith("name_or_path")):
+        content[name] = public_name(content[name])
+    return json.dumps(content, indent=2, ensure_ascii=False).encode()
+
+
+def public_name(name: str | None) -> str | None:
+    """Return a model's name on the Hub; of a folder, which is nobody else's business, the last part."""
+    if not name:
+        return None
+    on_the_hub = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name) and not os.path.isdir(name)
+    return name if on_the_hub else os.path.basename(os.path.abspath(name))
 
 
 def public_settings(args: PrivateDistillationConfig) -> dict[str, Any]:
@@ -128,7 +146,8 @@ class Publishing(Trainer):
             task=_first(tasks) or self.task.name,
             base_model=finetuned_from or self.names.get("student"),
             teacher=self.names.get("teacher"),
-            datasets=tuple(_listed(dataset_tags or dataset)) or self._dataset_names(),
+            # Named by the user only: a data set's own name may be that of a folder.
+            datasets=tuple(_listed(dataset_tags or dataset)),
             language=language,
             license=license,
             tags=tuple(_listed(tags)),
@@ -171,7 +190,8 @@ class Publishing(Trainer):
         self._send(checkpoint_folder, message, self.args.hub_token, None, blocking=True)
 
     def _send(self, folder: str, message: str | None, token: str | None, revision: str | None, *, blocking: bool):
-        operations = [CommitOperationAdd(path.name, str(path)) for path in public_files(folder)]
+        files = [path for path in public_files(folder) if path.name != CARD_FILE or folder == self.args.output_dir]
+        operations = [CommitOperationAdd(path.name, public_content(path)) for path in files]
         create_commit: Callable[..., Any] = HfApi(token=token).create_commit
         return create_commit(
             str(self.hub_model_id), operations, commit_message=message or "End of training",
@@ -196,12 +216,6 @@ class Publishing(Trainer):
         if "train_runtime" in done:
             facts["time"] = f"{done['train_runtime']:,.0f} seconds, {self.args.world_size} process(es)"
         return facts | {name: str(value) for name, value in environment().items() if value}
-
-    def _dataset_names(self) -> tuple[str, ...]:
-        data = self.train_dataset
-        name = data.info.dataset_name if isinstance(data, (Dataset, IterableDataset)) else None
-        # A file's format is not the name of a data set.
-        return (name,) if name and name not in ("json", "csv", "parquet", "text", "generator", "arrow") else ()
 
 
 def _listed(value: str | Sequence[str] | None) -> list[str]:

@@ -24,6 +24,7 @@ from transformers import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from swingkd import checks
+from swingkd.adapters import adapter_of_task
 from swingkd.cached_columns import TEACHER_COLUMNS
 from swingkd.checkpoints import last_complete_checkpoint, load_renamed
 from swingkd.config import PrivateDistillationConfig
@@ -33,11 +34,11 @@ from swingkd.objective import Objective, StepLosses, frozen_model, readable_head
 from swingkd.private_run import check_data, first_ledger, takes_positions
 from swingkd.private_training import PrivateTraining
 from swingkd.protections import build_protection, default_protection
-from swingkd.publishing import Publishing, check_publishing
+from swingkd.publishing import Publishing, check_publishing, public_name
 from swingkd.tagging import Tagger
 from swingkd.targets import PopulationTarget, Protection
 from swingkd.tasks import Task, task_of
-from swingkd.tasks.language import MaskingCollator, NewMasks
+from swingkd.tasks.language import MaskingCollator, NewMasks, evaluated
 
 _HINT_FILE = "hint_projection.safetensors"
 
@@ -162,7 +163,7 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
 
         if peft_config is not None:
             checks.keeps_positions(peft_config)
-            model = get_peft_model(model, peft_config)
+            model = get_peft_model(model, adapter_of_task(peft_config, task, model))
         if args.hidden_weight > 0 and teacher_model is not None:
             model.add_module(
                 "hint_projection",
@@ -296,12 +297,14 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
 
     def evaluate(self, eval_dataset=None, *args, **kwargs):
         """Evaluate as `Trainer.evaluate` does; text is tokenised and tagged first."""
-        prepared = ("input_ids", "pixel_values")
-        if isinstance(eval_dataset, (Dataset, IterableDataset)) and not {*prepared} & {*column_names(eval_dataset)}:
-            eval_dataset = self._prepare(eval_dataset, description="eval")
+        if isinstance(eval_dataset, (Dataset, IterableDataset)):
+            columns = set(column_names(eval_dataset))
+            if not columns & {"input_ids", "pixel_values"} or not (self.task.predicts_tokens or "labels" in columns):
+                eval_dataset = self._prepare(eval_dataset, description="eval")
         # Every process takes part in building it, whatever its share of the data holds.
         _ = self.protection
-        return super().evaluate(eval_dataset, *args, **kwargs)
+        with evaluated(self.data_collator):
+            return super().evaluate(eval_dataset, *args, **kwargs)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Return the loss and what the metrics are made of: a classifier's logits, of tokens sums per sequence."""
@@ -377,13 +380,18 @@ def _loaded(
 ) -> PreTrainedModel:
     if not isinstance(model, str):
         return model
-    return task.auto_model.from_pretrained(model, **(defaults | (options or {})))
+    try:
+        return task.auto_model.from_pretrained(model, **(defaults | (options or {})))
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        # Their own words go on to list every class there is.
+        raise ValueError(f"{model} cannot be loaded for {task.name}: its architecture has no such model.") from None
 
 
 def _name_of(model: str | PreTrainedModel | None) -> str | None:
-    """Return a model's name on the Hub; a folder here is nobody else's business but for its last part."""
-    name = model if isinstance(model, str) else getattr(getattr(model, "config", None), "_name_or_path", "")
-    return (os.path.basename(os.path.abspath(name)) if os.path.isdir(name) else name) if name else None
+    name = model if isinstance(model, str) else getattr(getattr(model, "config", None), "_name_or_path", None)
+    return public_name(name)
 
 
 def _reads_trained_head(model: Any, args: PrivateDistillationConfig) -> bool:

@@ -49,7 +49,7 @@ def test_tag_writes_json_lines(tmp_path):
 def test_tag_of_a_missing_file_is_one_clear_line():
     result = runner.invoke(app, ["tag", "no-such-file.txt"])
     assert result.exit_code == 2
-    assert "cannot read no-such-file.txt" in result.output
+    assert result.output == "error: no-such-file.txt: No such file or directory\n"
 
 
 @pytest.mark.parametrize("content", [b'{"text": null}\n', b"[1]\n", b"{\n", b"\xff\xfe"])
@@ -57,7 +57,62 @@ def test_tag_of_broken_rows_is_one_clear_line(tmp_path, content):
     (tmp_path / "notes.jsonl").write_bytes(content)
     result = runner.invoke(app, ["tag", str(tmp_path / "notes.jsonl")])
     assert result.exit_code == 2
-    assert "cannot read" in result.output
+    assert result.output.startswith("error: ")
+    assert "notes.jsonl" in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+def test_tag_never_quotes_what_it_cannot_read(tmp_path):
+    (tmp_path / "notes.bin").write_bytes(b"my secret pin is 4711 \xff\xfe rest")
+    result = runner.invoke(app, ["tag", str(tmp_path / "notes.bin")])
+    assert result.exit_code == 2
+    assert "not UTF-8 (byte 22)" in result.output
+    assert "4711" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["distill", "--student", "student", "--teacher", "teacher", "--data", "empty.jsonl"], "is empty"),
+        (["cache-teacher", "--teacher", "teacher", "--data", "empty.jsonl"], "is empty"),
+        (["canaries", "--data", "empty.jsonl"], "is empty"),
+        (["canaries", "--data", "broken.jsonl"], "broken.jsonl:2: this line is no JSON"),
+        (["canaries", "--data", "notes.jsonl", "--kind", "foo"], "kind='foo' is not known"),
+        (["canaries", "--data", "notes.jsonl", "--template", "{name} {secret} {x}"], "has {x}"),
+        (["canaries", "--data", "notes.jsonl", "--repetitions", "0"], "must be positive"),
+        (["canaries", "--data", "notes.jsonl", "--length", "400"], "length=400 must lie"),
+        (["tag", "notes.jsonl", "--tagger", "nope"], "error"),
+        (["tag", "notes.jsonl", "--tagger", "student"], "error"),
+        (["tag", "notes.jsonl", "--html", "notes.jsonl/x.html"], "notes.jsonl"),
+        (["tag", "notes.jsonl", "--text-column", "note"], "Set --text-column"),
+        (["card", "student"], "student"),
+        (["budget", "1000", "--epsilon", "inf"], "epsilon=inf must be a positive number"),
+        (["distill", "--student", "student", "--data", "notes.jsonl", "--set", "max_steps=many"], "must be a number"),
+        (["distill", "--student", "student", "--data", "notes.jsonl", "--set", "bf16=maybe"], "must be true or false"),
+        (["distill", "--student", "student", "--data", "notes.jsonl", "--set", "max_step=1"], "mean max_steps?"),
+        (["distill", "--student", "student", "--teacher", "teacher", "--data", "notes.jsonl", "--task", "fill-mask"],
+         "cannot be loaded for fill-mask"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_one_clear_line(project, monkeypatch, words, says):
+    monkeypatch.chdir(project)
+    (project / "empty.jsonl").touch()
+    (project / "broken.jsonl").write_text('{"text": "my pin is 4711"}\n{"text": \n')
+    result = runner.invoke(app, words)
+    assert result.exit_code == 2, result.output
+    (line,) = [line for line in result.output.splitlines() if line.startswith("error: ")]
+    assert says in line
+    assert "4711" not in line
+
+
+def test_small_numbers_may_be_written_as_anywhere_else(project, monkeypatch):
+    monkeypatch.chdir(project)
+    words = ["--student", "student", "--teacher", "teacher", "--data", "notes.jsonl", "--config", "config.yaml"]
+    changes = ["--set", "learning_rate=1e-4", "--set", "alpha=1e-1", "--set", "max_steps=1"]
+    result = runner.invoke(app, ["distill", *words, *changes, "--output-dir", "out"])
+    assert result.exit_code == 0, result.output
+    settings = json.loads((project / "out" / "training_args.json").read_text())
+    assert (settings["learning_rate"], settings["alpha"]) == (1e-4, 0.1)
 
 
 @pytest.fixture

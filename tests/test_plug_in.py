@@ -10,7 +10,13 @@ from datasets import Dataset
 from swingkd import distillation_loss, teacher_logits
 from swingkd.targets import MollifiedTarget, NoisedTarget, NoiseKey, Soften, TemperatureSettings
 from tests.conftest import TEXTS, tiny_model
-from tests.tasks.conftest import build, make_setup  # noqa: F401
+from tests.tasks.conftest import (
+    WORDS,
+    bert,
+    build,  # noqa: F401
+    names,
+    other_tokenizer,
+)
 from tests.tasks.test_tasks import NAMES, batch_of
 
 PAGE = (Path(__file__).parents[1] / "docs" / "plug_in.md").read_text()
@@ -39,6 +45,23 @@ def test_mollified_targets_need_public_logits(build):  # noqa: F811
     public = torch.zeros_like(taught)
     loss = distillation_loss(taught, taught, batch, protection=MollifiedTarget(0.1, 2.0), public_logits=public)
     assert loss > 0
+
+
+def test_a_teacher_with_a_tokenizer_of_its_own(build, tokenizer):  # noqa: F811
+    own = other_tokenizer()
+    kind = type(build("token-classification").teacher_model)
+    teacher = bert(kind, len(own), num_labels=5, **names(WORDS))
+    trainer = build("token-classification", teacher=teacher, teacher_processing_class=own, protection="drop",
+                    fused_loss=False)  # fmt: skip
+    trainer.model.eval()
+    batch = batch_of(trainer)
+    logits = trainer.model(**trainer.task.call(batch, trainer.model)).logits
+    task = "token-classification"
+    found = distillation_loss(logits, teacher_logits(teacher, batch, task), batch, protection=trainer.protection,
+                              temperatures=trainer.args.temperature_settings, task=task)  # fmt: skip
+    torch.testing.assert_close(found, trainer.compute_loss(trainer.model, dict(batch)))
+    with pytest.raises(ValueError, match="The teacher's logits have the shape"):
+        distillation_loss(logits, logits, batch, protection=trainer.protection, task=task)
 
 
 def test_what_is_private_needs_a_protection(build):  # noqa: F811
@@ -97,4 +120,3 @@ def test_the_same_draws_as_a_run_that_goes_on(tmp_path):
     one, two = (NoisedTarget(NoiseKey.load_or_create(tmp_path / "noise_key")) for _ in range(2))
     assert one.key == two.key
     assert TemperatureSettings().maximum == 16.0
-    assert make_setup

@@ -1,17 +1,22 @@
 """What is pushed: a commit to a Hub on loopback, listed and searched for secrets."""
 
+import html
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from datasets import Dataset, load_dataset
 from huggingface_hub import ModelCard
+from peft import LoraConfig
 
 from swingkd import CanarySet, PrivateDistillationTrainer, RuleTagger
-from swingkd.publishing import public_files, public_settings
+from swingkd.publishing import public_content, public_files, public_name, public_settings
+from tests.conftest import TEXTS
 from tests.fake_hub import fake_hub
 from tests.push_once import SEED
 
@@ -60,6 +65,43 @@ def test_no_secret_is_sent(pushed):
         for secret in secrets[-4:]:
             assert secret not in text, name
         assert not any(f"is {secret}" in text for secret in secrets), name
+
+
+def test_the_page_that_is_sent_masks_what_it_shows(pushed):
+    files, _, _ = pushed
+    text = html.unescape(re.sub(r"<[^>]+>", "", files["report.html"].decode()))
+    for original in TEXTS[:3]:
+        pin = re.search(r"\d{4}", original)[0]
+        assert f"pin is {pin}" not in text
+        assert pin not in re.sub(r"\s+", " ", text).split("What the tagger sees")[1]
+    assert "my pin is ••••" in text
+
+
+def test_folders_of_this_machine_are_nobodys_business(tmp_path, teacher, student, tokenizer, config):
+    home = tmp_path / "dr_smith"
+    for name, model in (("large", teacher), ("small", student)):
+        model.save_pretrained(home / name)
+        tokenizer.save_pretrained(home / name)
+    Dataset.from_dict({"text": TEXTS}).to_json(home / "patients" / "notes.jsonl")
+    data = load_dataset(str(home / "patients"), split="train")
+    trainer = PrivateDistillationTrainer(
+        str(home / "small"), str(home / "large"), config(), train_dataset=data, tagger=RuleTagger(),
+        peft_config=LoraConfig(target_modules=["q_proj"]),
+    )  # fmt: skip
+    trainer.train()
+    trainer.save_model()
+    trainer.create_model_card()
+    sent = {path.name: public_content(path) for path in public_files(trainer.args.output_dir)}
+    assert "adapter_config.json" in sent
+    for name, content in sent.items():
+        text = content.decode() if isinstance(content, bytes) else Path(content).read_bytes().decode(errors="ignore")
+        if name.endswith((".md", ".html", "config.json", "training_args.json", "ledger.json")):
+            assert "dr_smith" not in text, name
+            assert "patients" not in text, name
+    assert json.loads(sent["adapter_config.json"])["base_model_name_or_path"] == "small"
+    assert public_name("me/student") == "me/student"
+    assert public_name("/home/alice/patients_teacher") == "patients_teacher"
+    assert public_name("../private/teacher") == "teacher"
 
 
 def test_nothing_sent_can_run_code(pushed):
@@ -112,7 +154,8 @@ def test_only_named_files_are_public(tmp_path):
     for name in ("model-00001-of-00002.safetensors", "adapter_config.json", "vocab.txt", "README.md", "roc_x.png"):
         (tmp_path / name).touch()
     for name in ("canaries.json", "population.safetensors", "noise_key", "training_args.bin", "optimizer.pt",
-                 "trainer_state.json", "metrics.json", "hint_projection.safetensors", "notes.txt"):  # fmt: skip
+                 "trainer_state.json", "metrics.json", "hint_projection.safetensors", "notes.txt",
+                 "notes.model"):  # fmt: skip
         (tmp_path / name).touch()
     (tmp_path / "_private").mkdir()
     (tmp_path / "_private" / "config.json").touch()

@@ -16,6 +16,7 @@ import random
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from string import Formatter
 from typing import Literal
 
 from datasets import Dataset, concatenate_datasets
@@ -35,6 +36,8 @@ _LAST = (
 _HOSTS = ("acme.example bluesky.example contoso.example fabrikam.example globex.example initech.example ").split()
 
 Kind = Literal["digits", "email", "names"]
+_KINDS = ("digits", "email", "names")
+_LONGEST = 32
 
 
 def _slots(kind: Kind, length: int, alphabet: str) -> tuple[tuple[str, ...], ...]:
@@ -129,11 +132,20 @@ class CanarySet:
             raise ValueError(f"The template {template!r} has no {{secret}}: write it where the secret stands.")
         if "{secret}" in after or "{name}" in after:
             raise ValueError(f"In {template!r}, {{name}} must come before the one {{secret}}.")
+        if kind not in _KINDS:
+            raise ValueError(f"kind={kind!r} is not known. Choose one of {', '.join(_KINDS)}.")
+        if kind == "digits" and not 1 <= length <= _LONGEST:
+            raise ValueError(f"length={length} must lie between 1 and {_LONGEST}.")
+        others = {field for _, field, *_ in Formatter().parse(before + after) if field not in (None, "name")}
+        if others:
+            raise ValueError(
+                f"The template {template!r} has {{{min(others)}}}; only {{name}} and {{secret}} are filled in."
+            )
         slots = _slots(kind, length, alphabet)
         rng: random.Random = random.SystemRandom() if seed is None else random.Random(seed)
         levels = [level for level in repetitions for _ in range(count)]
         levels += [0] * (count if controls is None else controls)
-        if any(level < 0 for level in levels) or count < 1:
+        if any(level < 1 for level in repetitions) or count < 1:
             raise ValueError(f"count={count} and repetitions={repetitions} must be positive.")
         people = [f"{first} {last}" for first in _FIRST for last in _LAST]
         if len(levels) > 1 and "{name}" not in before:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from datasets import Dataset, load_dataset, load_from_disk
 from transformers import PreTrainedConfig
 
-from swingkd.classes import class_number
+from swingkd.classes import class_number, described
 
 _ORIGIN = "read_from"
 _LABELS = ("label", "labels")
@@ -179,8 +179,8 @@ def labelled_records(data: Data, side: str, config: PreTrainedConfig) -> Labelle
         number = class_number(label, config)
         if number is None:
             raise ValueError(
-                f"{name}: the label {label!r} is none of the model's {config.num_labels} classes. Give its number, "
-                "or its name in the model's config."
+                f"{name}: the label ({described(label)}) is none of the model's {config.num_labels} classes. Give its "
+                "number, or its name in the model's config."
             )
         labels.append(number)
     return LabelledRecords(list(inputs), np.array(labels), names)

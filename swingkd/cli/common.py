@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import os
+import re
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +19,15 @@ from rich.text import Text
 if TYPE_CHECKING:
     from swingkd.tagging.base import BaseTagger
 
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-4 is a number, as everywhere else."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+_WRONG = (ValueError, TypeError, KeyError, ImportError, OverflowError, yaml.YAMLError)
 DATA = "A .jsonl, .csv, .parquet or .txt file, a folder of save_to_disk, or a data set on the Hub."
 #: Exit codes: the input is wrong; stopped by Ctrl-C, and can go on.
 WRONG_INPUT, INTERRUPTED = 2, 130
@@ -50,8 +64,33 @@ def recipes_dir() -> Path:
 
 def fail(message: str) -> typer.Exit:
     """Print one line that says what is wrong; return what is to be raised."""
-    Console(stderr=True).print(Text("error: ", style="bold red") + Text(message), highlight=False, soft_wrap=True)
+    line = " ".join(message.split())
+    Console(stderr=True).print(Text("error: ", style="bold red") + Text(line), highlight=False, soft_wrap=True)
     return typer.Exit(WRONG_INPUT)
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a function a sub-command whose errors are one line each."""
+
+    @app.command()
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        from datasets.exceptions import DatasetsError
+
+        try:
+            function(*args, **kwargs)
+        except UnicodeDecodeError as error:
+            # Not with its own words, which hold the whole text.
+            raise fail(f"A file is not UTF-8 (byte {error.start}). Save it as UTF-8.") from None
+        except OSError as error:
+            where = f"{error.filename}: {error.strerror}" if error.strerror and error.filename else str(error)
+            raise fail(where) from error
+        except _WRONG as error:
+            raise fail(str(error)) from error
+        except DatasetsError as error:
+            raise fail(str(error)) from error
+
+    return run
 
 
 def read_fields(config: Path | None, changes: list[str] | None, **given: Any) -> dict[str, Any]:
@@ -60,28 +99,63 @@ def read_fields(config: Path | None, changes: list[str] | None, **given: Any) ->
     Raises:
         ValueError: the file holds no fields, or a change is not field=value.
     """
-    fields = yaml.safe_load(config.read_text()) or {} if config else {}
+    fields = yaml.load(config.read_text(encoding="utf-8"), _Loader) or {} if config else {}
     if not isinstance(fields, dict):
         raise ValueError(f"{config} holds no fields. Write one a line, such as max_steps: 100.")
     for change in changes or []:
         name, found, value = change.partition("=")
         if not found or not name.isidentifier():
             raise ValueError(f"--set {change}: write field=value, such as --set max_steps=100.")
-        fields[name] = yaml.safe_load(value)
+        fields[name] = yaml.load(value, _Loader)
     return fields | {name: value for name, value in given.items() if value is not None}
 
 
+def checked(fields: dict[str, Any], settings: type) -> dict[str, Any]:
+    """Return the fields of a dataclass of settings.
+
+    Raises:
+        ValueError: one of them is not known, or no number where one is needed.
+    """
+    known = {field.name: str(field.type) for field in dataclasses.fields(settings)}
+    for name, value in fields.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise ValueError(
+                f"{name} is no field of {settings.__name__}.{f' Did you mean {near[0]}?' if near else ''}"
+            )
+        kinds = set(re.findall(r"\b(?:str|int|float|bool|dict|list)\b", known[name]))
+        if value is not None and kinds in ({"bool"}, {"int"}, {"float"}):
+            (kind,) = kinds
+            if not isinstance(value, bool if kind == "bool" else (int, float)) or (kind != "bool" and value is True):
+                what = "true or false" if kind == "bool" else "a number"
+                raise ValueError(f"{name}={value!r} must be {what}.")
+    return fields
+
+
 def load_rows(data: str, split: str) -> Any:
-    """Load a data set by the name of a file, a folder or a repository."""
+    """Load a data set by the name of a file, a folder or a repository.
+
+    Raises:
+        ValueError: it is empty, or broken.
+    """
     from datasets import load_dataset, load_from_disk
+    from datasets.exceptions import DatasetGenerationError
+
+    from swingkd.audit import read_records
 
     if (Path(data) / "state.json").exists():
         return load_from_disk(data)
     kinds = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
     kind = kinds.get(os.path.splitext(data)[1])
-    if kind:
-        return load_dataset(kind, data_files=data, split="train")
-    return load_dataset(data, split=split)
+    try:
+        rows = load_dataset(kind, data_files=data, split="train") if kind else load_dataset(data, split=split)
+    except (DatasetGenerationError, StopIteration):
+        if kind in ("json", "text"):
+            read_records(data)  # says which line is broken
+        raise ValueError(f"{data} cannot be read as {kind or 'a data set'}: it is empty, or broken.") from None
+    if not len(rows):
+        raise ValueError(f"{data} is empty: there is no row in it.")
+    return rows
 
 
 def make_tagger(model: str | None) -> BaseTagger:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
 from swingkd.cli.common import (
     DATA,
@@ -15,15 +14,15 @@ from swingkd.cli.common import (
     SetOption,
     SplitOption,
     TaggerOption,
-    app,
-    fail,
+    checked,
+    command,
     load_rows,
     make_tagger,
     read_fields,
 )
 
 
-@app.command()
+@command
 def distill(
     student: Annotated[str, typer.Option(help="Student to start from: a name on the Hub or a folder.")],
     data: Annotated[str, typer.Option(help=DATA)],
@@ -63,45 +62,47 @@ def distill(
 
     swingkd distill --teacher ./teacher --student ./student --data notes.jsonl --config mine.yaml --set max_steps=500
     """
-    from datasets.exceptions import DatasetsError
     from transformers import AutoTokenizer
 
+    from swingkd.checkpoints import last_complete_checkpoint
     from swingkd.config import PrivateDistillationConfig
     from swingkd.interruption import StopOnInterrupt
     from swingkd.trainer import PrivateDistillationTrainer
 
-    try:
-        fields = read_fields(
-            config, changes, output_dir=str(output_dir), task=task, protection=protection, hub_model_id=push_to
-        )
-        args = PrivateDistillationConfig(**fields)
-        rows = load_rows(data, split)
-        tagged = {"input_ids", "image", "img", "pixel_values"} & set(rows.column_names or [])
-        own = AutoTokenizer.from_pretrained(teacher_tokenizer) if teacher_tokenizer else None
-        stop = StopOnInterrupt()
-        trainer = PrivateDistillationTrainer(
-            student, teacher, args, train_dataset=rows,
-            eval_dataset=load_rows(eval_data, split) if eval_data else None,
-            tagger=None if tagged else make_tagger(tagger), public_model=public_model, teacher_processing_class=own,
-            callbacks=[stop],
-        )  # fmt: skip
+    fields = read_fields(
+        config, changes, output_dir=str(output_dir), task=task, protection=protection, hub_model_id=push_to
+    )
+    args = PrivateDistillationConfig(**checked(fields, PrivateDistillationConfig))
+    rows = load_rows(data, split)
+    tagged = {"input_ids", "image", "img", "pixel_values"} & set(rows.column_names or [])
+    own = AutoTokenizer.from_pretrained(teacher_tokenizer) if teacher_tokenizer else None
+    stop = StopOnInterrupt()
+    if resume and last_complete_checkpoint(str(output_dir)) is None:
+        typer.echo(f"There is no checkpoint in {output_dir}: beginning anew.", err=True)
+    trainer = PrivateDistillationTrainer(
+        student, teacher, args, train_dataset=rows,
+        eval_dataset=load_rows(eval_data, split) if eval_data else None,
+        tagger=None if tagged else make_tagger(tagger), public_model=public_model, teacher_processing_class=own,
+        callbacks=[stop],
+    )  # fmt: skip
+    if push_to:
+        trainer.init_hf_repo()  # what cannot be sent is known now, and not hours from here
+    with stop:
         trainer.train(resume_from_checkpoint=resume or None)
-        if stop.interrupted:
-            typer.echo(f"Stopped; a checkpoint is in {output_dir}. Run the same command with --resume.", err=True)
-            raise typer.Exit(INTERRUPTED)
-        if eval_data:
-            trainer.evaluate()
-        trainer.save_model()
-        trainer.create_model_card(model_name=output_dir.name)
-        sent = trainer.push_to_hub() if push_to else None
-    except (ValueError, TypeError, OSError, DatasetsError, yaml.YAMLError) as error:
-        raise fail(str(error)) from error
+    if stop.interrupted and trainer.state.global_step < trainer.state.max_steps:
+        typer.echo(f"Stopped; a checkpoint is in {output_dir}. Run the same command with --resume.", err=True)
+        raise typer.Exit(INTERRUPTED)
+    if eval_data:
+        trainer.evaluate()
+    trainer.save_model()
+    trainer.create_model_card(model_name=output_dir.name)
+    sent = trainer.push_to_hub() if push_to else None
     typer.echo(str(trainer.ledger))
     typer.echo(f"The student, its card and its page are in {output_dir}.{f' Sent: {sent}' if sent else ''}")
     typer.echo("Next: measure what it remembers with swingkd audit.")
 
 
-@app.command()
+@command
 def cache_teacher(
     teacher: Annotated[str, typer.Option(help="Teacher: a name on the Hub or a folder, with its tokenizer.")],
     data: Annotated[str, typer.Option(help=DATA)],
@@ -127,7 +128,6 @@ def cache_teacher(
 
     Example: swingkd cache-teacher --teacher ./teacher --data notes.jsonl --output-dir out/cache
     """
-    from datasets.exceptions import DatasetsError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from swingkd.config import PrivateDistillationConfig
@@ -135,24 +135,21 @@ def cache_teacher(
 
     # Never in one folder: what is handed out must not lie among what is private.
     target = output_dir / ("protected" if protect else "private")
-    try:
-        if target.exists():
-            raise ValueError(f"{target} exists already. Choose another --output-dir, or delete it first.")
-        fields = read_fields(config, changes, output_dir=str(output_dir), protection=protect)
-        written = write(
-            AutoModelForCausalLM.from_pretrained(teacher),
-            PrivateDistillationConfig(**fields),
-            load_rows(data, split),
-            AutoTokenizer.from_pretrained(teacher),
-            tagger=make_tagger(tagger),
-            public_model=AutoModelForCausalLM.from_pretrained(public_model) if public_model else None,
-            top_k=top_k,
-            protect=protect is not None,
-            private_dataset=load_rows(private_data, split) if private_data else None,
-        )
-        written.save_to_disk(target)
-    except (ValueError, TypeError, OSError, DatasetsError, yaml.YAMLError) as error:
-        raise fail(str(error)) from error
+    if target.exists():
+        raise ValueError(f"{target} exists already. Choose another --output-dir, or delete it first.")
+    fields = read_fields(config, changes, output_dir=str(output_dir), protection=protect)
+    written = write(
+        AutoModelForCausalLM.from_pretrained(teacher),
+        PrivateDistillationConfig(**checked(fields, PrivateDistillationConfig)),
+        load_rows(data, split),
+        AutoTokenizer.from_pretrained(teacher),
+        tagger=make_tagger(tagger),
+        public_model=AutoModelForCausalLM.from_pretrained(public_model) if public_model else None,
+        top_k=top_k,
+        protect=protect is not None,
+        private_dataset=load_rows(private_data, split) if private_data else None,
+    )
+    written.save_to_disk(target)
     what = "the teacher's own targets: as private as the text"
     if protect:
         what = (

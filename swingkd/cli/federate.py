@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 from rich.console import Console
 
-from swingkd.cli.common import SetOption, app, fail, read_fields
+from swingkd.cli.common import SetOption, command, read_fields
 
 
-@app.command()
+@command
 def federate(
     config: Annotated[
         Path, typer.Option(help="YAML with the fields of FederationSettings; that of a recipe will do.", exists=True)
@@ -35,26 +34,22 @@ def federate(
 
     Example: swingkd federate --config recipes/sd_dist_har/config.yaml --output-dir out/har
     """
-    from datasets.exceptions import DatasetsError
 
     from swingkd.decentralized import federate as run
     from swingkd.report import MetricsFile, federation_table, write_card
 
-    try:
-        fields = read_fields(config, changes, method=method)
-        missing = [name for name in ("people", "models") if name not in fields]
-        if missing:
-            raise ValueError(f"{config} says nothing of {' and '.join(missing)}. Begin with a recipe's: sd_dist_har.")
-        others = {"superlink": superlink, "least": min_nodes, "patience": round_timeout} if engine == "flower" else {}
-        outcome = run(fields, output_dir, engine, **others)  # type: ignore[arg-type]
-        metrics = MetricsFile(output_dir / "metrics.json", "federation", fields)
-        where = f"table=main seed={fields.get('seed', 0)}"
-        name = fields.get("method", "sd_dist")
-        if not metrics.has(name, where):
-            metrics.add(outcome.rows(name, where))
-        card_path = write_card(metrics.path, output_dir)
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError, DatasetsError, yaml.YAMLError) as error:
-        raise fail(str(error)) from error
+    fields = read_fields(config, changes, method=method)
+    missing = [name for name in ("people", "models") if name not in fields]
+    if missing:
+        raise ValueError(f"{config} says nothing of {' and '.join(missing)}. Begin with a recipe's: sd_dist_har.")
+    others = {"superlink": superlink, "least": min_nodes, "patience": round_timeout} if engine == "flower" else {}
+    outcome = run(fields, output_dir, engine, **others)  # type: ignore[arg-type]
+    metrics = MetricsFile(output_dir / "metrics.json", "federation", fields)
+    where = f"table=main seed={fields.get('seed', 0)}"
+    name = fields.get("method", "sd_dist")
+    if not metrics.has(name, where):
+        metrics.add(outcome.rows(name, where))
+    card_path = write_card(metrics.path, output_dir)
     Console().print(federation_table(outcome.accuracies))
     typer.echo(str(outcome.weakest))
     typer.echo(f"Written: {card_path}")

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from swingkd.cli.common import DATA, app, fail
+from swingkd.cli.common import DATA, command
 
 
-@app.command()
+@command
 def audit(
     model: Annotated[str, typer.Option(help="The model: a name on the Hub or a folder, with its tokenizer.")],
     members: Annotated[str | None, typer.Option(help="Records that it was trained on. " + DATA)] = None,
@@ -46,34 +46,30 @@ def audit(
 
     Example: swingkd audit --model ./student --members train.jsonl --nonmembers test.jsonl --canaries canaries.json
     """
-    from datasets.exceptions import DatasetsError
 
     from swingkd.audit import CanarySet, audit_model, read_records
     from swingkd.audit.loading import load_model, load_reference
     from swingkd.report import audit_tables, write_audit
 
-    try:
-        # What is read first is refused first: models take longer.
-        out.mkdir(parents=True, exist_ok=True)
-        data: dict[str, Any] = {
-            name: read_records(source) if source else None
-            for name, source in (
-                ("members", members), ("nonmembers", nonmembers), ("private_text", pii), ("unseen_text", unseen),
-            )
-        }  # fmt: skip
-        canary_set = CanarySet.load(canaries) if canaries else None
-        extraction: dict[str, Any] | None = None
-        if pii:
-            extraction = {"prefix_tokens": prefix_tokens, "suffix_tokens": suffix_tokens, "samples": samples}
-            extraction |= {"candidates": candidates} | ({"attacks": attack} if attack else {})
-        audited, processing = load_model(model)
-        report = audit_model(
-            audited, processing, **data, canaries=canary_set,
-            references=[load_reference(name, processing) for name in reference or []],
-            extraction=extraction,
-        )  # fmt: skip
-    except (ValueError, OSError, DatasetsError) as error:
-        raise fail(str(error)) from error
+    # What is read first is refused first: models take longer.
+    out.mkdir(parents=True, exist_ok=True)
+    data: dict[str, Any] = {
+        name: read_records(source) if source else None
+        for name, source in (
+            ("members", members), ("nonmembers", nonmembers), ("private_text", pii), ("unseen_text", unseen),
+        )
+    }  # fmt: skip
+    canary_set = CanarySet.load(canaries) if canaries else None
+    extraction: dict[str, Any] | None = None
+    if pii:
+        extraction = {"prefix_tokens": prefix_tokens, "suffix_tokens": suffix_tokens, "samples": samples}
+        extraction |= {"candidates": candidates} | ({"attacks": attack} if attack else {})
+    audited, processing = load_model(model)
+    report = audit_model(
+        audited, processing, **data, canaries=canary_set,
+        references=[load_reference(name, processing) for name in reference or []],
+        extraction=extraction,
+    )  # fmt: skip
     written = write_audit(report, out, title=model, show_secrets=show_secrets)
     if as_json:
         typer.echo(json.dumps(report.to_dict(show_secrets), ensure_ascii=False))
@@ -86,7 +82,7 @@ def audit(
     console.print(f"Written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
 
 
-@app.command()
+@command
 def budget(
     units: Annotated[int, typer.Argument(help="How many records there are, or users.")],
     batch: Annotated[int, typer.Option(help="How many of them a step draws on average.")] = 256,
@@ -106,17 +102,14 @@ def budget(
     from swingkd.privacy import Budget
     from swingkd.report import budget_dict, budget_figure, budget_line, budget_tables
 
-    try:
-        if figure is not None and figure.suffix.lower() != ".png":
-            raise ValueError(f"--figure {figure}: the figure is a PNG, name it {figure.with_suffix('.png')}.")
-        planned = Budget.of(
-            units, batch=batch, epochs=epochs, epsilon=8.0 if epsilon is None and noise is None else epsilon,
-            noise_multiplier=noise, delta=delta, unit=unit, accountant=accountant,  # type: ignore[arg-type]
-        )  # fmt: skip
-        content = budget_dict(planned)
-        drawn = budget_figure(content, figure) if figure is not None else None
-    except (ValueError, OSError) as error:
-        raise fail(str(error)) from error
+    if figure is not None and figure.suffix.lower() != ".png":
+        raise ValueError(f"--figure {figure}: the figure is a PNG, name it {figure.with_suffix('.png')}.")
+    planned = Budget.of(
+        units, batch=batch, epochs=epochs, epsilon=8.0 if epsilon is None and noise is None else epsilon,
+        noise_multiplier=noise, delta=delta, unit=unit, accountant=accountant,  # type: ignore[arg-type]
+    )  # fmt: skip
+    content = budget_dict(planned)
+    drawn = budget_figure(content, figure) if figure is not None else None
     if as_json:
         typer.echo(json.dumps(content))
         return
@@ -128,7 +121,7 @@ def budget(
         console.print(f"Written: {drawn}", highlight=False, soft_wrap=True)
 
 
-@app.command()
+@command
 def card(
     metrics: Annotated[Path, typer.Argument(help="The metrics.json of a run.", exists=True)],
     output_dir: Annotated[Path | None, typer.Option(help="Where the card goes; default: beside the metrics.")] = None,
@@ -139,8 +132,5 @@ def card(
     """
     from swingkd.report import write_card
 
-    try:
-        path = write_card(metrics, output_dir or metrics.parent)
-    except ValueError as error:
-        raise fail(str(error)) from error
+    path = write_card(metrics, output_dir or metrics.parent)
     typer.echo(f"Written: {path}")

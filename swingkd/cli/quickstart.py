@@ -13,10 +13,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from swingkd.cli.common import INTERRUPTED, app, recipes_dir
+from swingkd.cli.common import INTERRUPTED, command, recipes_dir
 
 
-@app.command()
+@command
 def quickstart(
     output_dir: Annotated[Path, typer.Option(help="Where the results go.")] = Path("out/quickstart"),
     fresh: Annotated[bool, typer.Option(help="Start anew instead of going on where the last run stopped.")] = False,
@@ -36,7 +36,7 @@ def quickstart(
         raise typer.Exit(INTERRUPTED) from None
 
 
-@app.command()
+@command
 def env(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
     """Show the versions and the hardware that a report of a problem needs.
 

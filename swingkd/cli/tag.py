@@ -7,16 +7,17 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from swingkd.cli.common import DATA, SplitOption, TaggerOption, app, fail, load_rows, make_tagger
-from swingkd.tagging import CharTags, label_spans
+from swingkd.cli.common import DATA, SplitOption, TaggerOption, command, load_rows, make_tagger
+from swingkd.tagging import CharTags, private_spans
+
+_ROWS = (".jsonl", ".json", ".csv", ".parquet")
 
 
-@app.command()
+@command
 def tag(
     source: Annotated[str, typer.Argument(help="A text file, a .jsonl file, or - for standard input.")] = "-",
     text_column: Annotated[str, typer.Option(help="The field with the text, for .jsonl.")] = "text",
@@ -33,17 +34,18 @@ def tag(
 
     Example: swingkd tag notes.jsonl --html notes.html
     """
-    try:
-        raw = sys.stdin.read() if source == "-" else Path(source).read_text()
-        # Not splitlines(): JSON strings may hold the rarer line separators.
-        lines = [line for line in raw.split("\n") if line.strip()]
-        texts = [json.loads(line)[text_column] for line in lines] if source.endswith(".jsonl") else lines
+    from swingkd.audit import read_records
+
+    if source == "-" or Path(source).suffix not in _ROWS:
+        raw = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+        texts = [line for line in raw.split("\n") if line.strip()]
+    else:
+        rows = read_records(source)
+        if text_column not in rows.column_names:
+            raise ValueError(f"{source} has no {text_column!r} ({', '.join(rows.column_names)}). Set --text-column.")
+        texts = rows[text_column][:]
         if not all(isinstance(text, str) for text in texts):
-            raise TypeError(f"{text_column!r} is not text in every row")
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise fail(
-            f"cannot read {source}: {error!r}. Give a text file, or a .jsonl file with --text-column."
-        ) from error
+            raise ValueError(f"{source}: {text_column!r} is not text in every row.")
     finder, console = make_tagger(tagger), Console()
     if html is not None:
         from swingkd.report.page import Page, shown_spans, write_page
@@ -52,8 +54,7 @@ def tag(
         typer.echo(f"Written: {html}")
         return
     for text, tags in zip(texts, finder.tag(texts), strict=True):
-        found = np.where(tags.likelihood >= threshold, tags.labels, 0)
-        spans = label_spans(found)
+        spans = private_spans(tags, threshold)
         if as_json:
             rows = [
                 {"start": start, "end": end, "label": finder.labels[label], "likelihood": _highest(tags, start, end)}
@@ -64,7 +65,7 @@ def tag(
         coloured = Text(text)
         for start, end, label in reversed(spans):
             coloured.stylize("bold white on red", start, end)
-            coloured = coloured[:end] + Text(f" {finder.labels[label]}", style="dim red") + coloured[end:]
+            coloured = coloured[:end] + Text(f" {finder.labels[label] or 'PRIVATE'}", style="dim red") + coloured[end:]
         console.print(coloured)
 
 
@@ -72,7 +73,7 @@ def _highest(tags: CharTags, start: int, end: int) -> float:
     return round(float(tags.likelihood[start:end].max()), 3)
 
 
-@app.command()
+@command
 def canaries(
     data: Annotated[str, typer.Option(help="The text to put them into. " + DATA)],
     output_dir: Annotated[Path, typer.Option(help="Where the text with canaries goes.")] = Path("out/canaries"),
@@ -97,24 +98,20 @@ def canaries(
 
     Example: swingkd canaries --data notes.jsonl --output-dir out/canaries --repetitions 1 --repetitions 10
     """
-    from datasets.exceptions import DatasetsError
 
     from swingkd.audit import CanarySet
 
-    try:
-        target = output_dir / "_private" / "canaries.json"
-        if target.exists():
-            raise ValueError(f"{target} exists already: a teacher may know them. Choose another --output-dir.")
-        rows = load_rows(data, split)
-        made = CanarySet.generate(
-            template, kind=kind, length=length, count=count, repetitions=tuple(repetitions or (1, 10, 100)),  # type: ignore[arg-type]
-            assign="coin" if coin else "all",
-        )  # fmt: skip
-        with_canaries = made.insert(rows, text_column=text_column)
-        made.save(target)
-        with_canaries.to_json(output_dir / "with_canaries.jsonl")
-    except (ValueError, TypeError, KeyError, OSError, DatasetsError) as error:
-        raise fail(str(error)) from error
+    target = output_dir / "_private" / "canaries.json"
+    if target.exists():
+        raise ValueError(f"{target} exists already: a teacher may know them. Choose another --output-dir.")
+    rows = load_rows(data, split)
+    made = CanarySet.generate(
+        template, kind=kind, length=length, count=count, repetitions=tuple(repetitions or (1, 10, 100)),  # type: ignore[arg-type]
+        assign="coin" if coin else "all",
+    )  # fmt: skip
+    with_canaries = made.insert(rows, text_column=text_column)
+    made.save(target)
+    with_canaries.to_json(output_dir / "with_canaries.jsonl")
     inside = sum(canary.inserted for canary in made.canaries)
     typer.echo(
         f"{inside} canaries are in {output_dir / 'with_canaries.jsonl'}, {len(made.canaries) - inside} are not."

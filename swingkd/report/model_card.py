@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -62,6 +63,11 @@ class ModelFacts:
 def model_card(facts: ModelFacts) -> str:
     """Return a model's README.md: metadata that the Hub reads, and the text."""
     audit = facts.audit or AuditReport()
+    # Names are somebody's text: they may not write headings, or close a code span.
+    facts = replace(
+        facts, title=plain(facts.title), base_model=plain(facts.base_model or "") or None,
+        teacher=plain(facts.teacher or "") or None, datasets=tuple(map(plain, facts.datasets)),
+    )  # fmt: skip
     return fill(
         "model.md",
         metadata=metadata(facts),
@@ -72,6 +78,11 @@ def model_card(facts: ModelFacts) -> str:
         claims=claims(facts),
         settings=json.dumps(facts.settings, indent=1, default=str),
     )
+
+
+def plain(text: str) -> str:
+    """Return text as one line of Markdown that is text and nothing else."""
+    return html.escape(" ".join(text.split()), quote=False).replace("`", "'").replace("|", "/")
 
 
 def metadata(facts: ModelFacts) -> str:

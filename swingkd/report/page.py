@@ -19,7 +19,7 @@ import torch
 from rich.table import Table
 
 from swingkd.report.render import fill
-from swingkd.tagging import Tagger, align, dilate, label_spans, tag_texts
+from swingkd.tagging import Tagger, align, dilate, label_spans, private_spans, tag_texts
 from swingkd.targets import TemperatureSettings
 
 PAGE_FILE = "report.html"
@@ -97,7 +97,7 @@ def shown_spans(texts: Sequence[str], tagger: Tagger) -> list[list[ShownToken]]:
     shown = []
     for text, tags in zip(texts, tag_texts(tagger, list(texts)), strict=True):
         row, last = [], 0
-        for start, end, label in label_spans(np.where(tags.likelihood > _MASKED, tags.labels, 0)):
+        for start, end, label in private_spans(tags, _MASKED):
             likelihood = float(tags.likelihood[start:end].max())
             temperature = float(TemperatureSettings().for_tokens(torch.tensor([likelihood])).teacher)
             row.append(ShownToken(text[last:start], 0.0, TemperatureSettings().base, ""))
@@ -187,7 +187,7 @@ def shown_tokens(
         offsets = np.array(pairs, np.int64).reshape(-1, 2)
         likelihood = dilate(align(tags.likelihood, offsets), dilation)
         labels = align(tags.labels, offsets)
-        hidden = tags.likelihood > _MASKED
+        hidden = tags.likelihood >= _MASKED
         # A span is masked whole, its blanks as well: they would tell how it is built.
         for start, end, _ in label_spans(tags.labels):
             hidden[start:end] |= hidden[start:end].any()

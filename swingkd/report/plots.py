@@ -87,7 +87,7 @@ def repetition_figure(series: dict[str, dict[int, Interval]], path: Path) -> Pat
                  [found[k].high - v for v, k in zip(values, own, strict=True)]]  # fmt: skip
         axis.errorbar(
             places, values, yerr=error, color=COLOURS[i % 8], marker=MARKERS[(i + i // 8) % 8], markersize=5,
-            linewidth=1.2, capsize=2, label=name,
+            linewidth=1.2, capsize=2, label=name.replace("$", r"\$"),
         )  # fmt: skip
     axis.set_xticks(range(len(levels)), [str(level) if level else "never inserted" for level in levels])
     axis.set(xlabel="copies in the text", ylabel="exposure in bits (lower is better)")

@@ -1,6 +1,16 @@
 """Taggers put a likelihood of being private on every character of a text."""
 
-from swingkd.tagging.base import BaseTagger, CharTags, LabelledTagger, Tagger, align, dilate, label_spans, tag_texts
+from swingkd.tagging.base import (
+    BaseTagger,
+    CharTags,
+    LabelledTagger,
+    Tagger,
+    align,
+    dilate,
+    label_spans,
+    private_spans,
+    tag_texts,
+)
 from swingkd.tagging.ensemble import EnsembleTagger
 from swingkd.tagging.presidio import PresidioTagger
 from swingkd.tagging.rarity import RarityTagger
@@ -22,5 +32,6 @@ __all__ = [
     "align",
     "dilate",
     "label_spans",
+    "private_spans",
     "tag_texts",
 ]

@@ -15,7 +15,7 @@ from swingkd.classes import refuse_other_names
 from swingkd.data import PII_COLUMNS, column_names
 from swingkd.tasks.base import ProtectionName
 from swingkd.tasks.classification_metrics import example_metrics
-from swingkd.tasks.labels import LabelTask, label_field, number
+from swingkd.tasks.labels import LabelTask, by_number, label_field
 
 
 class ImageClassification(LabelTask):
@@ -47,10 +47,7 @@ class ImageClassification(LabelTask):
         names = {field: "labels"} | ({image: "image"} if image is not None else {})
         for old, new in names.items():
             dataset = dataset.rename_column(old, new) if old != new else dataset
-        if "labels" in column_names(dataset):
-            for label in set(dataset.unique("labels")) if hasattr(dataset, "unique") else ():
-                number(label, model.config)
-        return dataset
+        return by_number(dataset, model.config)
 
     def collator(self, processing_class, teacher_processing_class=None, cache=None):
         return ImageCollator(processing_class)

@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from swingkd.cached_columns import IGNORE
-from swingkd.classes import class_number, refuse_other_names
+from swingkd.classes import class_number, described, refuse_other_names
 from swingkd.data import PII_COLUMNS, VERSION, DataSettings, column_names, pad_rows, ready
 from swingkd.tagging import CharTags, align, dilate, tag_texts
 from swingkd.tagging.windows import require_fast
@@ -61,13 +61,14 @@ class TextTask(LabelTask):
         field = label_field(columns, settings)
         refuse_other_names(dataset.features, field, model.config)
         if "input_ids" in columns:
-            if teacher_processing_class is not None and "teacher_input_ids" not in columns:
+            taught = {"teacher_input_ids"} | ({"teacher_labels"} if self.name == "token-classification" else set())
+            if teacher_processing_class is not None and not taught <= set(columns):
                 raise ValueError(
                     "The dataset is tokenised already, so it cannot be tokenised for the teacher. Pass the text."
                 )
-            return (
-                ready(dataset, tagger).rename_column(field, "labels") if field != "labels" else ready(dataset, tagger)
-            )
+            dataset = ready(dataset, tagger).with_format(None)
+            dataset = dataset if field == "labels" else dataset.rename_column(field, "labels")
+            return by_number(dataset, model.config)
         for tokenizer in (processing_class, teacher_processing_class):
             if tokenizer is not None:
                 require_fast(tokenizer)
@@ -122,13 +123,17 @@ class SequenceClassification(TextTask):
             "input_ids": encoded["input_ids"],
             "labels": [number(label, config) for label in batch[field]],
         }
+        read = [encoded["offset_mapping"]]
         if teacher_tokenizer is not None:
-            out["teacher_input_ids"] = teacher_tokenizer(texts, **options)["input_ids"]
+            taught = teacher_tokenizer(texts, return_offsets_mapping=True, **options)
+            out["teacher_input_ids"] = taught["input_ids"]
+            read.append(taught["offset_mapping"])
         if tagger is None:
             return out
         out |= {key: [] for key in PII_COLUMNS}
-        for text, offsets, tags in zip(texts, encoded["offset_mapping"], tag_texts(tagger, texts), strict=True):
-            found = example_tags(text, tags, np.array(offsets, np.int64).reshape(-1, 2), settings)
+        for i, (text, tags) in enumerate(zip(texts, tag_texts(tagger, texts), strict=True)):
+            # What one of the two models sees of a text, its answer may be about.
+            found = max(example_tags(text, tags, np.array(of[i], np.int64).reshape(-1, 2), settings) for of in read)
             for column, value in zip(PII_COLUMNS, found, strict=True):
                 out[column].append(value)
         return out
@@ -150,6 +155,8 @@ class TokenClassification(TextTask):
             raise ValueError(
                 f"The rows have {', '.join(batch)}; a token classifier needs 'tokens' (words) and labels."
             )
+        if not all(isinstance(row, list) and all(isinstance(word, str) for word in row) for row in batch["tokens"]):
+            raise ValueError("A row's 'tokens' are no list of words (None, or no text among them). Drop such rows.")
         words, texts = batch["tokens"], [" ".join(row) for row in batch["tokens"]]
         firsts, out = [], {}
         for prefix, reader in (("", tokenizer), ("teacher_", teacher_tokenizer)):
@@ -201,19 +208,39 @@ def label_field(columns: Sequence[str], settings: DataSettings) -> str:
     return found
 
 
+def by_number(dataset: Dataset | IterableDataset, config: Any) -> Dataset | IterableDataset:
+    """Return rows whose `labels` are numbers of the model's classes."""
+    if isinstance(dataset, IterableDataset):
+        return dataset.map(numbered, batched=True, fn_kwargs={"config": config})
+    labels = numbered({"labels": dataset["labels"][:]}, config)["labels"]
+    # Only this column is written: images are left where they are.
+    return dataset.remove_columns("labels").add_column("labels", labels)
+
+
 def number(label: Any, config: Any) -> int:
     """Return the number of a class.
 
     Raises:
         ValueError: the model has no such class.
     """
+    if label == IGNORE:
+        return IGNORE
     found = class_number(label, config)
     if found is None:
         raise ValueError(
-            f"The label {label!r} is none of the model's {config.num_labels} classes. Give its number, or its name in "
-            "the model's config (id2label)."
+            f"A label ({described(label)}) is none of the model's {config.num_labels} classes. Give its number, or "
+            "its name in the model's config (id2label); dataset_label_field names the column with the labels."
         )
     return found
+
+
+def numbered(batch: dict[str, list], config: Any) -> dict[str, list]:
+    """Return the labels of a batch by their numbers, of examples or of tokens."""
+    labels = [
+        [number(label, config) for label in row] if isinstance(row, (list, tuple)) else number(row, config)
+        for row in batch["labels"]
+    ]
+    return {"labels": labels}
 
 
 def example_tags(text: str, tags: CharTags, offsets: np.ndarray, settings: DataSettings) -> tuple[int, int, int, int]:
@@ -222,7 +249,7 @@ def example_tags(text: str, tags: CharTags, offsets: np.ndarray, settings: DataS
     Args:
         text: the example.
         tags: of its characters.
-        offsets: [tokens, 2] of the tokens that the student sees, special ones empty.
+        offsets: [tokens, 2] of the tokens that a model sees, special ones empty.
         settings: `example_likelihood`.
     """
     real = offsets[:, 1] > offsets[:, 0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -108,13 +110,17 @@ def token_facts(inputs: dict, at: torch.Tensor, asked: torch.Tensor, context: to
 class MaskingCollator:
     """Pad rows and mask tokens as `DataCollatorForLanguageModeling` does; tokens without a label are never masked.
 
-    The masks follow from the seed, the visit and the batch: they are new in every epoch, and a resumed run, or a
-    second pass, finds the same ones.
+    A row's masks follow from the seed, the visit and the row alone, whatever stands beside it: they are new in every
+    epoch, a resumed run or a second pass finds the same ones, and under differential privacy no record moves those of
+    another.
 
     Args:
         tokenizer: with a mask token.
         seed: of the masks; no secret depends on it.
     """
+
+    #: The visit of an evaluation: always the same masks, so that numbers compare.
+    EVALUATION = -1
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int = 0):
         self.tokenizer, self.seed = tokenizer, seed
@@ -126,12 +132,27 @@ class MaskingCollator:
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Return tensors [rows, longest]; `unmasked_ids` are the text's own."""
         batch = self._pad(rows)
-        ids = batch["unmasked_ids"] = batch["input_ids"]
+        ids = batch["unmasked_ids"] = batch["input_ids"].clone()
         kept = (batch["labels"] == IGNORE) | torch.isin(ids, torch.tensor(self.tokenizer.all_special_ids))
-        seed = xxhash.xxh3_64_intdigest(ids.numpy().tobytes() + f"{self.seed} {self.visit}".encode()) >> 1
-        self._mask.generator = torch.Generator().manual_seed(seed)
-        batch["input_ids"], batch["labels"] = self._mask.torch_mask_tokens(ids.clone(), kept)
+        for i, length in enumerate(batch["attention_mask"].sum(1).tolist()):
+            own = slice(i, i + 1), slice(0, length)
+            seed = xxhash.xxh3_64_intdigest(ids[own].numpy().tobytes() + f"{self.seed} {self.visit}".encode()) >> 1
+            self._mask.generator = torch.Generator().manual_seed(seed)
+            batch["input_ids"][own], batch["labels"][own] = self._mask.torch_mask_tokens(ids[own].clone(), kept[own])
         return batch
+
+
+@contextmanager
+def evaluated(collator: Any) -> Iterator[None]:
+    """Let a collator mask as it does at every evaluation; any other is left alone."""
+    if not isinstance(collator, MaskingCollator):
+        yield
+        return
+    visit, collator.visit = collator.visit, MaskingCollator.EVALUATION
+    try:
+        yield
+    finally:
+        collator.visit = visit
 
 
 class NewMasks(TrainerCallback):

@@ -58,6 +58,8 @@ def preceding(ids: torch.Tensor, width: int, end: int | None) -> torch.Tensor:
         width: how many.
         end: id that ends a record; what stands before it belongs to another record and is left out (packed rows).
     """
+    if not ids.size(1):
+        return ids.new_zeros(len(ids), 0, width)
     windows = F.pad(ids, (width, 0), value=-1)[:, :-1].unfold(1, width, 1)
     if end is not None:
         # Everything up to the last end of a record in the window.

@@ -74,6 +74,12 @@ def _tokenise(batch, tokenizer, tagger, settings, version):
     options = {"truncation": True, "max_length": settings.max_length}
     read = tokenizer(prompts, return_offsets_mapping=True, **options)
     said = tokenizer(text_target=completions, return_offsets_mapping=True, **options)
+    end = tokenizer.eos_token_id
+    for ids, offsets in zip(said["input_ids"], said["offset_mapping"], strict=True):
+        # A completion that never ends would teach to go on for ever.
+        if end is not None and (not ids or ids[-1] != end) and len(ids) < settings.max_length:
+            ids.append(end)
+            offsets.append((0, 0))
     out: dict[str, list] = {"input_ids": read["input_ids"], "labels": said["input_ids"]}
     if tagger is None:
         return out

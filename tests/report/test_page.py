@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from swingkd import RuleTagger
-from swingkd.audit import AuditReport, MembershipReport
+from swingkd.audit import AuditReport, Interval, MembershipReport
 from swingkd.audit.membership import evaluate_attack
 from swingkd.privacy import LedgerEntry, PrivacyLedger, PrivacyPlan
-from swingkd.report import ModelFacts, load_tokens, save_tokens, shown_tokens, write_audit, write_card
-from swingkd.report.page import Page, write_page
+from swingkd.report import ModelFacts, load_tokens, model_card, save_tokens, shown_tokens, write_audit, write_card
+from swingkd.report.page import Page, shown_spans, write_page
 from swingkd.report.pages import model_page
-from swingkd.report.plots import epsilon_curves
+from swingkd.report.plots import epsilon_curves, repetition_figure
 from swingkd.targets import TemperatureSettings
 from tests.report.test_report import metrics, report  # noqa: F401
 
@@ -61,10 +61,43 @@ def test_private_characters_are_masked(tokens, tokenizer, page, tmp_path):
         assert len("".join(token.text for token in shown)) == len(original)
     hottest = max(token.temperature for row in tokens for token in row)
     assert hottest == 16.0
-    assert {token.label for row in tokens for token in row if token.likelihood == 1} >= {"EMAIL_ADDRESS"} or True
+    assert "EMAIL_ADDRESS" in {token.label for row in tokens for token in row}
     save_tokens(tokens, tmp_path / "tokens.json")
     assert load_tokens(tmp_path / "tokens.json") == tokens
     assert load_tokens(tmp_path / "none.json") == []
+
+
+class Unsure:
+    """Finds everything a little private, and knows no labels for it."""
+
+    labels = ("", "PRIVATE")
+
+    def char_likelihood(self, texts):
+        return [np.full(len(text), 0.45, np.float32) for text in texts]
+
+    def char_labels(self, texts):
+        return [np.zeros(len(text), np.int16) for text in texts]
+
+
+def test_what_is_unsure_is_masked_as_well(tokenizer):
+    spans = shown_spans(TEXTS, Unsure())
+    tokens = shown_tokens(TEXTS, tokenizer, Unsure(), TemperatureSettings())
+    for shown in (*spans, *tokens):
+        assert set("".join(token.text for token in shown)) == {"•"}
+
+
+def test_a_card_says_names_and_nothing_else():
+    title = "<img src=x onerror=alert(1)>\n\n## What was promised\n\n- epsilon 0.1"
+    card = model_card(ModelFacts(title, PrivacyLedger(), teacher="a`b|c"))
+    text = card.split("---", 2)[2]
+    assert "<img" not in text
+    assert text.count("## What was promised\n") == 1
+    assert "`a'b/c`" in text
+
+
+def test_names_are_no_formulas(tmp_path):
+    repetition_figure({"my$\\model$": {0: Interval(1, 0, 2, 4), 10: Interval(3, 2, 4, 4)}}, tmp_path / "x.svg")
+    assert (tmp_path / "x.svg").exists()
 
 
 def test_epsilon_rises_to_what_was_promised():

@@ -8,7 +8,13 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset
 from peft import LoraConfig
-from transformers import AutoModelForSequenceClassification, TrainerState
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    TrainerState,
+)
 
 from swingkd import PrivateDistillationTrainer, RuleTagger
 from swingkd.cached_columns import IGNORE
@@ -86,19 +92,30 @@ def double(batch):
 @pytest.mark.parametrize("protection", ["noise", "population", "drop"])
 def test_the_secret_answer_is_not_taught(build, task, protection):
     """What a private answer teaches is not what the teacher says there, nor the label."""
-    trainer = build(task, protection=protection, alpha=0.5, population_min_spans=1, max_temperature=1000.0)
+    trainer = build(task, protection=protection, alpha=0.5, population_min_spans=2, max_temperature=1000.0)
     trainer.model.eval()
     batch = batch_of(trainer)
     labels = batch["labels"].clone()
     loss = trainer.compute_loss(trainer.model, dict(batch))
-    # Other labels at surely private answers change nothing.
     sure = (labels != IGNORE) & (batch["pii_likelihood"] == 1)
     assert sure.any()
-    changed = dict(batch)
-    changed["labels"] = torch.where(sure, (labels + 1) % 3, labels)
-    if task in ("text-generation", "text2text-generation", "fill-mask"):
-        return  # there the labels are the context as well
-    torch.testing.assert_close(trainer.compute_loss(trainer.model, changed), loss)
+    if not trainer.task.predicts_tokens:
+        # Other labels at surely private answers change nothing.  (Labels of tokens are the context as well.)
+        changed = dict(batch)
+        changed["labels"] = torch.where(sure, (labels + 1) % 3, labels)
+        torch.testing.assert_close(trainer.compute_loss(trainer.model, changed), loss)
+    # What the student is told there is not what the teacher says: it has lost the teacher's own guess, or all of it.
+    tokens = trainer.objective.tokens(batch)
+    temperatures = trainer.args.temperature_settings.for_tokens(tokens.likelihood)
+    targets, _ = trainer.objective.targets(batch, tokens, temperatures.teacher, lambda: trainer.protection)
+    rows = (tokens.likelihood == 1).nonzero()[:, 0]
+    told, said = targets.private(rows), targets.teacher.plain(rows, None)
+    if protection == "drop":
+        assert torch.isinf(told).all()
+    else:
+        moved = (told.exp() - said.exp()).abs().amax(-1).mean()
+        # Averages over texts that are alike are near each of them in models this small.
+        assert moved > (0.05 if protection == "noise" else 0)
 
 
 @pytest.mark.parametrize("task", NAMES)
@@ -139,6 +156,25 @@ def test_differentially_private(build, task):
     )  # fmt: skip
     trainer.train()
     assert trainer.ledger.epsilon() > 0
+
+
+@pytest.mark.parametrize("task", NAMES)
+def test_no_row_changes_what_another_costs(build, task):
+    """What DP-SGD clips is a row's own: it may not depend on who else is in the batch, or on how far it is padded."""
+    trainer = build(task, protection="none", fused_loss=False, max_length=64)
+    trainer.model.eval()
+    rows = [trainer.train_dataset[i] for i in range(6)]
+    together = trainer._row_losses(rows)
+    alone = torch.cat([trainer._row_losses([row]) for row in rows])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_masks_of_an_evaluation_are_always_the_same(build):
+    trainer = build("fill-mask", protection="none", learning_rate=0.0)
+    first = trainer.evaluate(trainer.train_dataset)["eval_perplexity"]
+    trainer.callback_handler.on_epoch_begin(trainer.args, TrainerState(epoch=3.0), trainer.control)
+    assert trainer.evaluate(trainer.train_dataset)["eval_perplexity"] == first
+    assert trainer.data_collator.visit == 3
 
 
 def test_what_is_done_where_nobody_says(build):
@@ -228,6 +264,23 @@ def test_a_teacher_with_a_tokenizer_of_its_own(build):
 # --- classifiers of words --------------------------------------------------------------------------------------------
 
 
+def test_what_the_teacher_alone_sees_is_private_too(build, tokenizer):
+    own = other_tokenizer()
+    texts = ["zq xw vb nm zq xw vb my pin is 4711"] * 2 + ["zq xw vb nm zq xw vb thank you all"] * 2
+    seen = [tokenizer(texts[0], truncation=True, max_length=20)["input_ids"], own(texts[0])["input_ids"]]
+    assert "4711" not in tokenizer.decode(seen[0])
+    own.model_max_length = tokenizer.model_max_length
+    model = build("text-classification").model
+    settings = DataSettings(max_length=20)
+    longer = copy.deepcopy(tokenizer)
+    longer.truncation_side = "left"  # the teacher reads the end, the student the beginning
+    rows = SequenceClassification().prepare(
+        Dataset.from_dict({"text": texts, "label": [0, 1, 2, 0]}), tokenizer, RuleTagger(), settings, model=model,
+        teacher_processing_class=longer,
+    )  # fmt: skip
+    assert [value > 0 for value in rows["pii_likelihood"]] == [True, True, False, False]
+
+
 def test_words_with_two_tokenizers_stand_side_by_side(build, tokenizer):
     own = other_tokenizer()
     teacher = bert(type(build("token-classification").teacher_model), len(own), num_labels=5, **names(WORDS))
@@ -247,7 +300,6 @@ def test_the_first_token_of_a_word_is_asked(tokenizer):
     row = prepared(tokenizer, rows, TokenClassification(), model, dilation=0)[0]
     at = np.flatnonzero(np.array(row["labels"]) != IGNORE)
     assert [row["labels"][i] for i in at] == [0, 0, 0, 3]
-    assert [tokenizer.decode([row["input_ids"][i]]).strip() for i in at[2:]] == ["is", "4"] or True
     assert [row["pii_likelihood"][i] > 0 for i in at] == [False, False, False, True]
     assert row["pii_group"][at[3]] > 0
 
@@ -275,7 +327,7 @@ def test_entities_are_counted_as_seqeval_does(build):
 
 
 def test_a_label_that_the_model_does_not_have(build):
-    with pytest.raises(ValueError, match=r"'furious' is none of the model's 3 classes"):
+    with pytest.raises(ValueError, match=r"\(text of 7 characters\) is none of the model's 3 classes"):
         build("text-classification", data=Dataset.from_dict({"text": ["my pin is 4711"], "label": ["furious"]}))
 
 
@@ -311,6 +363,60 @@ def test_a_model_that_tells_no_task(tokenizer, tmp_path):
     assert task_of(bare, "fill-mask").name == "fill-mask"
     with pytest.raises(ValueError, match="task='poetry' is not known"):
         task_of(bare, "poetry")
+
+
+def test_classes_in_another_order_where_the_data_knows_fewer(build):
+    rows = Dataset.from_dict({"text": ["my pin is 4711"] * 4, "label": [0, 1, 0, 1]})
+    with pytest.raises(ValueError, match=r"Class 0 is 'calm' to the model and 'angry' in the data"):
+        build("text-classification", data=rows.cast_column("label", ClassLabel(names=["angry", "calm"])))
+
+
+@pytest.mark.parametrize("labels", [["calm", "sad"] * 4, [0, 2] * 4])
+def test_tokenised_rows_have_labels_by_name_or_number(build, tokenizer, labels):
+    ids = [tokenizer(f"my pin is {i}")["input_ids"] for i in range(8)]
+    rows = Dataset.from_dict({"input_ids": ids, "label": labels, "pii_likelihood": [255, 0] * 4})
+    trainer = build("text-classification", data=rows.with_format("torch"), tagger=None, protection="drop")
+    assert trainer.train_dataset["labels"][:2] == [0, 2]
+    trainer.train()
+    assert "eval_accuracy" in trainer.evaluate(rows)
+    wrong = rows.remove_columns("label").add_column("label", [7] * 8)
+    with pytest.raises(ValueError, match=r"\(7\) is none of the model's 3 classes"):
+        build("text-classification", data=wrong, tagger=None, protection="drop")
+
+
+def test_a_completion_ends_and_may_be_empty(build):
+    rows = Dataset.from_dict({"prompt": ["say my pin", "say nothing"], "completion": ["it is 4711", ""]})
+    trainer = build("text2text-generation", data=rows, population_min_spans=1, per_device_train_batch_size=1)
+    assert [row[-1] for row in trainer.train_dataset["labels"]] == [1, 1]
+    trainer.train()
+
+
+def test_rows_without_words(build):
+    with pytest.raises(ValueError, match="no list of words"):
+        build("token-classification", data=Dataset.from_dict({"tokens": [["a", None]], "ner_tags": [[0, 0]]}))
+
+
+def test_positions_that_begin_behind_the_padding(build, tokenizer):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes |= {"max_position_embeddings": 66, "pad_token_id": 2, "num_labels": 3}
+    config = RobertaConfig(vocab_size=len(tokenizer), **sizes, **names(CLASSES))
+    long = Dataset.from_dict({"text": ["my pin is 4711 " * 100] * 8, "label": [0, 1] * 4})
+    trainer = build(
+        "text-classification", student=RobertaForSequenceClassification(config), data=long, max_length=None
+    )
+    assert trainer.args.max_length == 63
+    trainer.train()
+
+
+def test_an_adapter_of_a_classifier_has_its_head(build, tmp_path):
+    for task in ("text-classification", "image-classification"):
+        wanted = ["q_lin"] if task == "text-classification" else ["q_proj"]
+        trainer = build(task, peft_config=LoraConfig(target_modules=wanted), max_steps=3, learning_rate=0.1)
+        trained = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+        assert any("classifier" in name for name in trained), task
+        trainer.train()
+        trainer.save_model(str(tmp_path / task))
+        assert any("classifier" in name for name in load_file(tmp_path / task / "adapter_model.safetensors")), task
 
 
 def test_no_labels(build):
