@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from swingkd.cli import app
 from swingkd.report import summarise
+from swingkd.report.label_card import LabelTable
 from swingkd.report.table import RunTable
 from tests.conftest import tiny_model
 from tests.tasks.conftest import bert
@@ -168,6 +169,32 @@ def test_the_private_students_are_those_of_the_card():
     for name, promise in ((eight, 8), (two, 2)):
         assert found[name].excess[10].low < 0 < found[name].excess[50].low
         assert proved[name] < found[name].promised["transfer_set"].epsilon <= promise
+
+
+def test_the_classifiers_are_those_of_the_card():
+    card = Path(__file__).parents[1] / "model_cards" / "swing-mts-sections" / "metrics.json"
+    table = LabelTable(json.loads(card.read_text())["rows"])
+
+    def found(kind, model):
+        return f"{100 * table.found((model, 'table=main'), kind, 'tpr_at_1_fpr')[table.strongest(kind)]:.1f}"
+
+    text = " ".join(README.split())
+    models = ("kd", "swing", "drop")
+    marked, unmarked = ({model: found(kind, model) for model in models} for kind in ("marked", "unmarked"))
+    assert f"an attacker finds {marked['kd']} % in a plainly distilled classifier at 1 % false alarms" in text
+    assert f"{marked['swing']} % with `noise` and {marked['drop']} % with `drop`" in text
+    changes = [table.change((model, "table=main")).split()[0] for model in ("swing", "drop")]
+    assert f"at {changes[0]} and {changes[1]} points of macro-F1" in text
+    assert f"it is {unmarked['kd']} % against {unmarked['swing']} and {unmarked['drop']} %" in text
+    # The default cuts nearly all where plain distillation leaks, within a point.
+    assert table.cut(("drop", "table=main"), "marked") >= 0.8
+    assert float(changes[1]) >= -1
+
+
+def test_nothing_was_left_to_fill_in():
+    for page in (Path(__file__).parents[1]).glob("**/*.md"):
+        if ".venv" not in page.parts:
+            assert "@@" not in page.read_text(), page
 
 
 def test_the_taggers_are_those_of_the_card():
