@@ -86,7 +86,7 @@ def test_tag_never_quotes_what_it_cannot_read(tmp_path):
         (["tag", "notes.jsonl", "--html", "notes.jsonl/x.html"], "notes.jsonl"),
         (["tag", "notes.jsonl", "--text-column", "note"], "Set --text-column"),
         (["card", "student"], "student"),
-        (["budget", "1000", "--epsilon", "inf"], "epsilon=inf must be a positive number"),
+        (["budget", "1000", "--epsilon", "inf"], "epsilon=inf must be positive and finite"),
         (["distill", "--student", "student", "--data", "notes.jsonl", "--set", "max_steps=many"], "must be a number"),
         (["distill", "--student", "student", "--data", "notes.jsonl", "--set", "bf16=maybe"], "must be true or false"),
         (["distill", "--student", "student", "--data", "notes.jsonl", "--set", "max_step=1"], "mean max_steps?"),

@@ -124,8 +124,8 @@ class PrivacyPlan:
         Raises:
             ValueError: not exactly one is left out, or nothing in range reaches the epsilon.
         """
-        if epsilon is not None and not 0 < epsilon < math.inf:
-            raise ValueError(f"epsilon={epsilon} must be a positive number.")
+        if epsilon is not None and not math.isfinite(epsilon):
+            raise ValueError(f"epsilon={epsilon} must be positive and finite.")
         run: dict[str, Any] = {
             "sampling_rate": sampling_rate, "steps": steps, "noise_multiplier": noise_multiplier,
         }  # fmt: skip

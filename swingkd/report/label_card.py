@@ -166,7 +166,9 @@ def findings(table: LabelTable) -> list[str]:
         one, other = ((who[0], f"{who[1]} split=test") for who in (student, table.plain))
         gap = table.difference(one, other, table.score)
         if student[0] not in ("kd", "teacher") and gap is not None and gap.mean < -0.01:
-            said.append(f"`{name(student)}` is worth less than plain distillation: {gap}.")
+            lost = gap.high is not None and gap.high < 0
+            verdict = "is worth less than plain distillation" if lost else "is not shown to be worth as much"
+            said.append(f"`{name(student)}` {verdict}: {gap}.")
     return said
 
 

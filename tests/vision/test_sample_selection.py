@@ -283,7 +283,7 @@ def test_a_saved_student_comes_with_its_card_and_a_ledger_of_its_weights(public,
     assert known.epsilon("teacher's training data") == trained.ledger.epsilon("teacher's training data")
     card = (tmp_path / "model" / "README.md").read_text()
     assert "# my student" in card
-    assert "accuracy: 0.8750" in card
+    assert "| accuracy | 0.8750 |" in card
     assert str(trained.ledger).split("\n")[1] in card
     again = SlimResNet.from_pretrained(tmp_path / "model").eval()
     images = public.inputs(torch.arange(4))
@@ -295,7 +295,7 @@ def test_a_plain_module_is_saved_too(public, tmp_path):
     trained.train()
     trained.save_model(tmp_path / "model")
     assert (tmp_path / "model" / "model.safetensors").exists()
-    assert "Nothing yet" in (tmp_path / "model" / "README.md").read_text()
+    assert "Its use was not measured" in (tmp_path / "model" / "README.md").read_text()
 
 
 def test_a_push_uploads_the_model_and_nothing_else_of_the_run(public, tmp_path, monkeypatch):
