@@ -40,7 +40,7 @@ def test_two_processes_equal_one(tmp_path, protection, single, several):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("task", ["text-classification", "token-classification"])
+@pytest.mark.parametrize("task", [pytest.param("text-classification", marks=pytest.mark.slow), "token-classification"])
 def test_two_processes_train_a_classifier_as_one_does(tmp_path, task):
     """Examples and words are counted over processes; predictions are gathered before they are judged."""
     one = launch(tmp_path / "one", accelerate("cpu"), "train_task_once.py", "4", task)
