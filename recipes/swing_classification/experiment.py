@@ -20,7 +20,7 @@ import prepare
 
 from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer
 from swingkd.report import MetricsFile, row, write_card
-from swingkd.tasks import TASKS
+from swingkd.tasks import task_of
 
 SPECIAL = {
     "unk_token": "[UNK]",
@@ -111,7 +111,7 @@ class Experiment:
         """Load a model by name, or build one from its sizes."""
         names = self.class_names()
         labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
-        auto = next(task.auto_model for task in TASKS if task.name == self.task)
+        auto = task_of("", self.task).auto_model
         if "name" in spec:
             return auto.from_pretrained(prepare.expand(spec)["name"], **labels)
         if "pretraining" in self.config:
@@ -160,12 +160,12 @@ class Experiment:
 
     def learnt(self, name: str, data: Dataset, seed: int):
         """Train a model on labels alone, once; its weights stay in _private/."""
-        folder, auto = self.secret / name, next(task.auto_model for task in TASKS if task.name == self.task)
+        folder = self.secret / name
         with lock(folder):
             if not (folder / "config.json").exists():
                 fields = {"alpha": 0.0, "protection": "none", "task": self.task}
                 self.train(name, seed, self.config["teacher"], None, data, None, fields).save_model(str(folder))
-        return auto.from_pretrained(folder)
+        return task_of("", self.task).auto_model.from_pretrained(folder)
 
     def reference(self):
         """Return a model that saw no canary."""

@@ -85,9 +85,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except OSError as error:
             where = f"{error.filename}: {error.strerror}" if error.strerror and error.filename else str(error)
             raise fail(where) from error
-        except _WRONG as error:
-            raise fail(str(error)) from error
-        except DatasetsError as error:
+        except (*_WRONG, DatasetsError) as error:
             raise fail(str(error)) from error
 
     return run

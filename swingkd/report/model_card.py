@@ -17,7 +17,6 @@ from swingkd.report.audit import audit_tables
 from swingkd.report.render import fill
 
 _TAGS = ("knowledge-distillation", "privacy", "swingkd")
-_ERRORS = ("perplexity", "loss")
 
 
 @dataclass(frozen=True)

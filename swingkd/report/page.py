@@ -192,9 +192,7 @@ def shown_tokens(
         for start, end, _ in label_spans(tags.labels):
             hidden[start:end] |= hidden[start:end].any()
         masked = "".join("•" if hide else char for char, hide in zip(text, hidden, strict=True))
-        strength = likelihood**settings.power
-        hot = 1 + (settings.maximum - 1) * strength if settings.schedule == "power" else settings.maximum**strength
-        temperature = np.where(likelihood > 0, hot, settings.base)
+        temperature = settings.for_tokens(torch.from_numpy(likelihood)).teacher.tolist()
         row, last = [], 0
         for (start, end), s, t, label in zip(offsets, likelihood, temperature, labels, strict=True):
             # What stands between two tokens is shown with the second.

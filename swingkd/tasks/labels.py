@@ -173,7 +173,7 @@ class TokenClassification(TextTask):
         for i, (row, labels, tags) in enumerate(zip(words, batch[field], found, strict=True)):
             if len(row) != len(labels):
                 raise ValueError(f"A row has {len(row)} tokens and {len(labels)} labels: one for each is needed.")
-            numbers = np.array([IGNORE if label == IGNORE else number(label, config) for label in labels], np.int64)
+            numbers = np.array([number(label, config) for label in labels], np.int64)
             # Both models are asked about the words that both of them see.
             seen = np.all([first[i] >= 0 for first in firsts], axis=0) & (numbers != IGNORE)
             for name, first, length in zip(names, firsts, lengths, strict=True):
