@@ -82,7 +82,6 @@ def write_audit_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) 
     table.models.sort(key=lambda model: order.index(model) if model in order else len(order))
     folder.mkdir(parents=True, exist_ok=True)
     run = content["run"]
-    _figure(table, run, folder / "audit.png")
     rows = [
         (model, _KINDS.get(kind, kind), attack, table.cell(model, f"records={kind} attack={attack}", "auc", "{:.3f}"))
         for model in table.models
@@ -91,7 +90,7 @@ def write_audit_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) 
         if table.row(model, f"records={kind} attack={attack}", "auc")
     ]
     figure = Figure("Who was in the training data?", headings=("model", "records", "attack", "AUC"), rows=rows)
-    write_figure_page(folder, run, lambda path: _figure(table, run, path), figure, (), findings(table))
+    write_figure_page(folder / "audit.png", run, lambda path: _figure(table, run, path), figure, (), findings(table))
     config = content["config"]
     return render_card(
         "audit.md",

@@ -44,12 +44,13 @@ def write_federation_card(metrics: str | os.PathLike, output_dir: str | os.PathL
     # There is something to draw where another method stands beside learning alone.
     drawn = any(gains(table, student) for student in table.students("main") if student[0] != "local")
     if drawn:
-        _figure(table, content["run"], folder / "clients.png")
         main = table.students("main")
         rows = [(model, percent(table.mean((model, setting), "accuracy"))) for model, setting in main]
         figure = Figure("What each client gains", headings=("method", "accuracy, %"), rows=rows)
         run = content["run"]
-        write_figure_page(folder, run, lambda path: _figure(table, run, path), figure, (), findings(table))
+        write_figure_page(
+            folder / "clients.png", run, lambda path: _figure(table, run, path), figure, (), findings(table)
+        )
     return render_card(
         "federation.md", metrics, content, folder, t=table, words=words, percent=percent, spread=spread,
         findings=findings(table), drops=drops(table), megabytes=megabytes, changed=changed, drawn=drawn,

@@ -32,7 +32,6 @@ def write_image_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) 
     content, folder = MetricsFile(metrics).read(), Path(output_dir)
     table = RunTable(content["rows"])
     folder.mkdir(parents=True, exist_ok=True)
-    _figure(table, content["run"], folder / "accuracy.png")
     audited = [student for student in table if table.attacks(student, "auc")]
     size = next((table.mean(student, "parameters") for student in table.students("headline")), None)
     teachers = [student for student in table.students("teachers") if student[0] == "teacher"]
@@ -41,7 +40,9 @@ def write_image_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) 
     rows = [(model, words(setting), percent(table.mean((model, setting), "accuracy"))) for model, setting in main]
     figure = Figure("Accuracy of every student", headings=("model", "setting", "test accuracy, %"), rows=rows)
     run = content["run"]
-    write_figure_page(folder, run, lambda path: _figure(table, run, path), figure, (), findings(table))
+    write_figure_page(
+        folder / "accuracy.png", run, lambda path: _figure(table, run, path), figure, (), findings(table)
+    )
     return render_card(
         "data_free.md" if table.students("data_free") else "images.md", metrics, content, folder, t=table,
         words=words, percent=percent, spread=spread,

@@ -109,7 +109,6 @@ def write_label_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) 
     content, folder = MetricsFile(metrics).read(), Path(output_dir)
     table = LabelTable(content["rows"])
     folder.mkdir(parents=True, exist_ok=True)
-    _figure(table, content["run"], folder / "leak.png")
     said = findings(table)
     headings = ("model", table.score, *(f"{kind}: TPR at 1 % FPR" for kind in table.kinds))
     rows = [
@@ -120,7 +119,7 @@ def write_label_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) 
     note = "The best students stand at the upper left: useful and silent. The dotted line is chance."
     figure = Figure("Worth against leak", headings=headings, rows=rows, note=note)
     run = content["run"]
-    write_figure_page(folder, run, lambda path: _figure(table, run, path), figure, PROMISES, said)
+    write_figure_page(folder / "leak.png", run, lambda path: _figure(table, run, path), figure, PROMISES, said)
     return render_card(
         "labels.md", metrics, content, folder, t=table, name=name, percent=percent, spread=spread, findings=said,
         promises=PROMISES, canaries=content["config"]["canaries"], kept=content["config"].get("about", ""),

@@ -108,21 +108,27 @@ def shown_spans(texts: Sequence[str], tagger: Tagger) -> list[list[ShownToken]]:
 
 
 def write_figure_page(
-    folder: Path, run: str, draw: Callable[[Path], Any], figure: Figure, promises: Sequence[str], claims: Sequence[str]
+    picture: Path,
+    run: str,
+    draw: Callable[[Path], Any],
+    figure: Figure,
+    promises: Sequence[str],
+    claims: Sequence[str],
 ) -> Path:
-    """Write report.html of a run that one figure sums up.
+    """Write the figure that sums a run up, and report.html beside it.
 
     Args:
-        folder: where.
+        picture: the figure's own file.
         run: its name.
-        draw: draws the figure.
-        figure: its title, numbers and note; drawn here.
+        draw: draws the figure, into the file and into the page.
+        figure: its title, numbers and note.
         promises: what was promised, a line each.
         claims: what was found, a line each.
     """
+    draw(picture)
     shown = replace(figure, svg=svg_of(draw, "main"))
     page = Page(run, promises, claims, (), [shown], claims_heading="What was found")
-    return write_page(page, folder / PAGE_FILE)
+    return write_page(page, picture.parent / PAGE_FILE)
 
 
 def save_tokens(tokens: Sequence[Sequence[ShownToken]], path: Path) -> None:

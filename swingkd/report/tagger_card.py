@@ -41,7 +41,6 @@ def write_tagger_card(metrics: str | os.PathLike, output_dir: str | os.PathLike)
     content, folder = MetricsFile(metrics).read(), Path(output_dir)
     table = RunTable(content["rows"])
     folder.mkdir(parents=True, exist_ok=True)
-    _figure(table, content["run"], folder / "recall.png")
     found = table.students("taggers")
 
     def share(tagger: tuple[str, str], metric: str) -> str:
@@ -51,7 +50,8 @@ def write_tagger_card(metrics: str | os.PathLike, output_dir: str | os.PathLike)
     headings = ("tagger", "data", "recall", "precision")
     title = "Private characters: recall and precision, in percent"
     figure = Figure(title, headings=headings, rows=rows, note="At a likelihood of 1/2.")
-    write_figure_page(folder, content["run"], lambda path: _figure(table, content["run"], path), figure, (), _LIMITS)
+    run = content["run"]
+    write_figure_page(folder / "recall.png", run, lambda path: _figure(table, run, path), figure, (), _LIMITS)
     return render_card(
         "taggers.md", metrics, content, folder, t=table, found=found, data=_data,
         names=list(dict.fromkeys(name for name, _ in found)), sets=list(dict.fromkeys(where for _, where in found)),
