@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -92,7 +93,7 @@ def test_every_recipe_is_in_the_index():
 
 def test_the_site_is_built(tmp_path):
     pytest.importorskip("mkdocs", reason="needs the extra docs")
-    command = ["mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     api = (tmp_path / "api" / "index.html").read_text()

@@ -69,7 +69,7 @@ def make_tokenizer(spec: dict[str, Any]) -> PreTrainedTokenizerFast:
     trainer = trainers.WordPieceTrainer(vocab_size=spec["vocab_size"], special_tokens=special, show_progress=False)
     pieces.train_from_iterator(load(spec["data"])["text"][:], trainer)
     pieces.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]", special_tokens=[(token, pieces.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     )
     return PreTrainedTokenizerFast(tokenizer_object=pieces, **SPECIAL)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from datasets import ClassLabel, Dataset, Features, Value
+from transformers import AutoTokenizer
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TINY_BERT = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -70,6 +71,10 @@ def test_classification(tmp_path):
     assert (out / "report.html").exists()
     secrets = [c["secret"] for c in json.loads((out / "_private" / "canaries-0.json").read_text())["canaries"]]
     assert not any(secret in card for secret in secrets)
+    tokenizer = AutoTokenizer.from_pretrained(out / "_private" / "tokenizer")
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer("some text")["input_ids"])
+    assert (tokens[0], tokens[-1]) == ("[CLS]", "[SEP]")
+    assert len(set(tokenizer.all_special_ids)) == 5
     # Started again, nothing is done twice; the canaries' seed is nowhere to be read.
     recipe.main(config)
     assert metrics_of(out) == rows
