@@ -23,7 +23,7 @@ from swingkd.audit import AuditReport
 from swingkd.config import PrivateDistillationConfig
 from swingkd.privacy import PrivacyLedger
 from swingkd.privacy.ledger import LEDGER_FILE
-from swingkd.report import ModelFacts, model_card, roc_figure
+from swingkd.report import ModelFacts, model_card, roc_figures
 from swingkd.report.metrics import environment
 from swingkd.report.page import PAGE_FILE, ShownToken, write_page
 from swingkd.report.pages import model_page
@@ -133,10 +133,7 @@ class Publishing(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         settings = public_settings(self.args)
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + "\n")
-        figures = [
-            roc_figure(report, kind, folder / f"roc_{re.sub(r'[^A-Za-z0-9-]+', '_', kind)}.png").name
-            for kind, report in (audit.membership if audit else {}).items()
-        ]
+        figures = [path.name for path in roc_figures(audit, folder)] if audit else []
         facts = ModelFacts(
             title=model_name or folder.resolve().name,
             ledger=self.ledger,

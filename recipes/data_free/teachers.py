@@ -17,6 +17,7 @@ import pictures
 from swingkd.privacy import NO_TEACHER, TEACHER_DATA, LedgerEntry, PrivacyLedger, multi_stage_labels, shard
 from swingkd.vision import DataFreeArguments, DataFreeDistillation, ExactTeacher, GeneratorLoss, Images
 from swingkd.vision.classifier import Classifier
+from swingkd.whole_files import written_whole
 
 
 class Teachers:
@@ -74,8 +75,8 @@ class Teachers:
             if run.accelerator.is_main_process:
                 path.parent.mkdir(exist_ok=True)
                 weights = {name: weight.contiguous() for name, weight in generator.state_dict().items()}
-                save_file(weights, path.with_suffix(".part"))
-                path.with_suffix(".part").replace(path)
+                with written_whole(path) as part:
+                    save_file(weights, part)
             run.accelerator.wait_for_everyone()
         return pictures.read(generator, path.parent)
 

@@ -21,6 +21,8 @@ from typing import Literal
 
 from datasets import Dataset, concatenate_datasets
 
+from swingkd.whole_files import written_whole
+
 _FIRST = (
     "adele amir anita boris carla cedric daria dmitri edith elias esther farid fiona gideon greta hamid "
     "hanna igor ingrid jamal jasmin jonas judith karim katja keiko leila leon lydia marek marta miguel "
@@ -230,13 +232,10 @@ class CanarySet:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the set, secrets included, as JSON that only the owner may read.  Keep it under `_private/`."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".part")
-        temporary.unlink(missing_ok=True)
-        with open(temporary, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            json.dump(asdict(self), file)
-        temporary.replace(path)
+        with written_whole(path) as part:
+            part.unlink(missing_ok=True)
+            with open(part, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+                json.dump(asdict(self), file)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> CanarySet:

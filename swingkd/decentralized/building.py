@@ -19,6 +19,7 @@ from swingkd.decentralized.networks import MLP, CharacterLSTM, CharacterMLP, Sig
 from swingkd.decentralized.people import ALPHABET, People, PeopleSettings, load_people, mislabelled, scarce
 from swingkd.decentralized.selection import DSFL, Cronus, FedMD, RandomNeighbours, Rule, SDDist
 from swingkd.decentralized.server import MessengerServer, Server, WeightServer
+from swingkd.whole_files import write_json
 
 NETWORKS: dict[str, type[nn.Module]] = {
     kind.__name__: kind for kind in (SignalCNN, SignalTransformer, MLP, CharacterMLP, CharacterLSTM)
@@ -94,10 +95,7 @@ class FederationSettings:
 
     def write(self, path: str | os.PathLike) -> None:
         """Write a JSON file."""
-        path = Path(path)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        part.replace(path)
+        write_json(path, asdict(self))
 
 
 class Federation:

@@ -24,6 +24,7 @@ from swingkd.privacy.plan import run_delta
 from swingkd.targets import TemperatureSettings
 from swingkd.vision.classifier import check_positive
 from swingkd.vision.models import logits_of
+from swingkd.whole_files import written_whole
 
 # Seconds each; seeds and rounds ask for the same.
 _solve = lru_cache(maxsize=None)(PrivacyPlan.solve)
@@ -315,9 +316,8 @@ class Client:
             "run": self.run, "answered": self.answered, "private_steps": self.private_steps, "args": asdict(self.args),
             "examples": self.private.fingerprint(),
         }  # fmt: skip
-        part = folder / "client.part"
-        save_file(tensors, part, {"state": json.dumps(words)})
-        part.replace(folder / "client.safetensors")
+        with written_whole(folder / "client.safetensors") as part:
+            save_file(tensors, part, {"state": json.dumps(words)})
 
     def load(self, folder: str | os.PathLike) -> bool:
         """Go on from what `save` wrote; return whether there was anything.

@@ -11,13 +11,13 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from swingkd.decentralized.parcel import RefusedError
+from swingkd.whole_files import written_whole
 
 # Of a row in half precision: what rounding may add up to.
 _TOLERANCE = 4e-3
@@ -138,17 +138,14 @@ class MessengerRepository:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write all of it into one safetensors file; what was there stays until the new one is whole."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         about = {
             "reference": self.reference, "shape": list(self.shape), "maximum_staleness": self.maximum_staleness,
             "rounds": self.rounds(), "pupils": sorted(self.pupils),
         }  # fmt: skip
         # By number: some names mean something to safetensors.
         tensors = {str(n): self._latest[client].probabilities for n, client in enumerate(self.rounds())}
-        part = path.with_suffix(".part")
-        save_file(tensors, part, {"about": json.dumps(about)})
-        part.replace(path)
+        with written_whole(path) as part:
+            save_file(tensors, part, {"about": json.dumps(about)})
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> MessengerRepository:

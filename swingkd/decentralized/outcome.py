@@ -16,6 +16,7 @@ from swingkd.decentralized.parcel import Parcel
 from swingkd.decentralized.rounds import Round
 from swingkd.privacy import PrivacyLedger
 from swingkd.report import ledger_rows, row
+from swingkd.whole_files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -88,13 +89,9 @@ class Outcome:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write it as JSON; nothing in it is secret."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         ledgers = {name: ledger.to_dict() for name, ledger in self.ledgers.items()}
-        content = {"accuracies": self.accuracies, "ledgers": ledgers, "rounds": [asdict(r) for r in self.rounds]}
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(content, indent=1) + "\n")
-        part.replace(path)
+        rounds = [asdict(r) for r in self.rounds]
+        write_json(path, {"accuracies": self.accuracies, "ledgers": ledgers, "rounds": rounds})
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Outcome:

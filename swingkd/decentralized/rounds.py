@@ -10,6 +10,7 @@ from pathlib import Path
 
 from swingkd.decentralized.parcel import Parcel, RefusedError
 from swingkd.decentralized.server import Server
+from swingkd.whole_files import write_json
 
 log = logging.getLogger(__name__)
 # The server's state has the number of rounds in its name: it and the list of rounds are never of different rounds.
@@ -90,8 +91,6 @@ class History:
     def _write(self, server: Server) -> None:
         assert self.folder is not None
         server.save(self.folder / _SERVER.format(len(self.rounds)))
-        part = self.folder / f"{_STATE}.part"
-        content = {"run": self.run, "rounds": [asdict(happened) for happened in self.rounds]}
-        part.write_text(json.dumps(content, indent=1))
-        part.replace(self.folder / _STATE)
+        rounds = [asdict(happened) for happened in self.rounds]
+        write_json(self.folder / _STATE, {"run": self.run, "rounds": rounds})
         (self.folder / _SERVER.format(len(self.rounds) - 1)).unlink(missing_ok=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -18,6 +17,7 @@ from swingkd.decentralized.messengers import Messenger, MessengerRepository
 from swingkd.decentralized.parcel import Parcel, RefusedError, Word, load_weights, named_weights
 from swingkd.decentralized.selection import Rule
 from swingkd.vision.models import logits_of
+from swingkd.whole_files import written_whole
 
 
 class Server(Protocol):
@@ -218,11 +218,8 @@ class WeightServer:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the average's weights."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        save_file({name: t.contiguous() for name, t in self.last().tensors.items()}, part)
-        part.replace(path)
+        with written_whole(path) as part:
+            save_file({name: t.contiguous() for name, t in self.last().tensors.items()}, part)
 
     def load(self, path: str | os.PathLike) -> None:
         """Read the average's weights."""

@@ -25,6 +25,7 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from swingkd.privacy.randomness import secret_generator
+from swingkd.whole_files import written_whole
 
 
 def response_probabilities(labels: torch.Tensor, candidates: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -156,9 +157,8 @@ def _kept(path: str | os.PathLike | None, number: int, draw: Callable[[], torch.
         known = load_file(file) if file.exists() else {}
         if str(number) not in known:
             known[str(number)] = draw()
-            temporary = file.with_suffix(".part")
-            save_file(known, temporary)
-            temporary.replace(file)
+            with written_whole(file) as part:
+                save_file(known, part)
         return known[str(number)]
 
 

@@ -25,6 +25,7 @@ from huggingface_hub import ModelCard
 from swingkd.privacy.accounting import Accountant, Releases, gaussian_epsilon, said_delta, said_epsilon
 from swingkd.privacy.plan import PrivacyPlan
 from swingkd.privacy.weights import file_of, has_weights, weight_digests
+from swingkd.whole_files import write_json
 
 LEDGER_FILE = "privacy_ledger.json"
 TRANSFER_SET, TEACHER_DATA = "transfer set", "teacher's training data"
@@ -333,10 +334,7 @@ class PrivacyLedger:
     def save(self, folder: str | os.PathLike) -> Path:
         """Write privacy_ledger.json into a folder; all of it or, if the process dies, the old one."""
         path = Path(folder) / LEDGER_FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".part")
-        temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
-        temporary.replace(path)
+        write_json(path, self.to_dict())
         return path
 
     def seal(self, folder: str | os.PathLike) -> None:

@@ -34,6 +34,7 @@ from safetensors.torch import save_file
 
 from swingkd.privacy.ledger import TEACHER_DATA, LedgerEntry
 from swingkd.privacy.randomness import secret_generator
+from swingkd.whole_files import written_whole
 
 
 def shard(units: int | np.ndarray, shards: int, generator: torch.Generator | None = None) -> np.ndarray:
@@ -181,10 +182,9 @@ class ShardAnswers:
     def _save(self) -> None:
         if self.path is None:
             return
-        temporary = self.path.with_suffix(".part")
         metadata = self._settings | {"keys": json.dumps(list(self._known))}
-        save_file({"answers": torch.stack(list(self._known.values()))}, temporary, metadata)
-        temporary.replace(self.path)
+        with written_whole(self.path) as part:
+            save_file({"answers": torch.stack(list(self._known.values()))}, part, metadata)
 
     def _load(self, path: Path) -> None:
         with safe_open(path, "pt") as file:

@@ -1,6 +1,6 @@
 """What is said: cards and figures made from measured results, and nothing else."""
 
-from swingkd.report.audit import audit_tables, roc_figure
+from swingkd.report.audit import audit_tables, roc_figure, roc_figures
 from swingkd.report.audit_files import write_audit
 from swingkd.report.budget import budget_dict, budget_figure, budget_line, budget_tables
 from swingkd.report.card import write_card
@@ -40,6 +40,7 @@ __all__ = [
     "membership_rows",
     "model_card",
     "roc_figure",
+    "roc_figures",
     "row",
     "save_tokens",
     "shown_tokens",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,6 +40,14 @@ def roc_figure(report: MembershipReport, title: str, path: Path) -> Path:
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return path
+
+
+def roc_figures(report: AuditReport, folder: Path) -> list[Path]:
+    """Draw one roc_*.png a kind of record into a folder."""
+    return [
+        roc_figure(membership, kind, folder / f"roc_{re.sub(r'[^A-Za-z0-9-]+', '_', kind)}.png")
+        for kind, membership in report.membership.items()
+    ]
 
 
 def audit_tables(report: AuditReport) -> list[Table]:

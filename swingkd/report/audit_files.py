@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from swingkd.audit import AuditReport
-from swingkd.report.audit import roc_figure
+from swingkd.report.audit import roc_figures
 from swingkd.report.page import PAGE_FILE, write_page
 from swingkd.report.pages import audit_page
 
@@ -34,9 +34,5 @@ def write_audit(
     mode = 0o600 if show_secrets else 0o666
     with open(path, "x", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         file.write(json.dumps(report.to_dict(show_secrets), indent=1, ensure_ascii=False) + "\n")
-    figures = [
-        roc_figure(membership, kind, folder / f"roc_{kind.replace(' ', '_')}.png")
-        for kind, membership in report.membership.items()
-    ]
     page = write_page(audit_page(report, title), folder / PAGE_FILE)
-    return [path, page, *figures]
+    return [path, page, *roc_figures(report, folder)]

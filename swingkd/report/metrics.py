@@ -20,6 +20,7 @@ from filelock import FileLock
 from swingkd.audit import ExposureReport, ExtractionReport, MembershipReport
 from swingkd.audit.lower_bound import Method
 from swingkd.privacy import SYNTHETIC_LABELS, TEACHER_DATA, TRANSFER_SET, PrivacyLedger
+from swingkd.whole_files import write_json
 
 # Words of a setting that say what was measured on a model, not which model it is.
 _MEASURED = ("split=", "repetitions=", "records=", "attack=", "scope=", "unit=", "neighbours=")
@@ -87,9 +88,7 @@ class MetricsFile:
             content = self.read()
             content["rows"] += rows
             content["config"] = self._config or content["config"]
-            temporary = self.path.with_suffix(".part")
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
-            temporary.replace(self.path)
+            write_json(self.path, content)
 
 
 def row(

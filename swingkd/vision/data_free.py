@@ -37,6 +37,7 @@ from swingkd.vision.labelling import (
 from swingkd.vision.models import ImageGenerator, logits_of
 from swingkd.vision.staged import Unit, described
 from swingkd.vision.staged_private import PrivateStagedTraining
+from swingkd.whole_files import written_whole
 
 
 @dataclass(kw_only=True)
@@ -251,10 +252,9 @@ class DataFreeDistillation(PrivateStagedTraining):
             answers = self.labellers[number](self, images, prior)
             if self.accelerator.is_main_process:
                 save_grid(images[:64], self.folder / f"round-{number + 1}.png")
-                temporary = path.with_suffix(".part")
                 tensors = {"images": images, "targets": answers.targets, "candidates": answers.candidates}
-                save_file(tensors, temporary, {"epsilon": repr(answers.epsilon)})
-                temporary.replace(path)
+                with written_whole(path) as part:
+                    save_file(tensors, part, {"epsilon": repr(answers.epsilon)})
             self.accelerator.wait_for_everyone()
         self._read(number)
 

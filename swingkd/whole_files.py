@@ -1,0 +1,26 @@
+"""Files that are written whole: a process that is killed leaves the old file or the new one, never half of one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def written_whole(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield the name to write to; the file takes its place when the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    yield part
+    part.replace(path)
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Write JSON whole, indented so that versions of it can be compared."""
+    with written_whole(path) as part:
+        part.write_text(json.dumps(content, indent=1) + "\n")
