@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from datasets import Dataset, concatenate_datasets, load_dataset
+from datasets import Dataset, concatenate_datasets
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "dp_clm"))
@@ -27,7 +27,7 @@ class UserExperiment(PrivateExperiment):
     def load_private(self):
         spec = dict(self.config["data"]["users"])
         text, user = spec.pop("text_column", "text"), spec.pop("user_column")
-        rows = load_dataset(**{"split": "train", **prepare.expand(spec)}).select_columns([text, user])
+        rows = prepare.load(spec).select_columns([text, user])
         rows = rows.rename_columns({name: new for name, new in ((text, "text"), (user, "user")) if name != new})
         names = sorted(set(rows["user"]))
         share = self.config["data"]["held_out"]

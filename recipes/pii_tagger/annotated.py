@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import prepare
-from datasets import Dataset, Features, List, Value, load_dataset
+from datasets import Dataset, Features, List, Value
 from transformers import AutoConfig, AutoModelForTokenClassification, PreTrainedModel
 
 _FEATURES = Features(
@@ -40,10 +40,10 @@ class Annotated:
             kinds: which kind each label is; labels that are not in it are not private.
         """
         if "whole" in spec:
-            parts = _split(load_dataset(**{"split": "train", **prepare.expand(spec["whole"])}), spec["by"])
+            parts = _split(prepare.load(spec["whole"]), spec["by"])
         else:
             names = ("train", "validation", "test")
-            parts = {name: load_dataset(**{"split": "train", **prepare.expand(spec[name])}) for name in names}
+            parts = {name: prepare.load(spec[name]) for name in names}
         limits = spec.get("limit", {})
         return cls({
             name: _mapped(part.select(range(min(len(part), limits.get(name, len(part))))), kinds)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 from filelock import FileLock
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast, set_seed
@@ -46,11 +46,6 @@ class Canaries:
         return chosen * self.repetitions
 
 
-def load(spec: dict[str, Any]) -> Dataset:
-    """Load a data set by the arguments of `load_dataset`."""
-    return load_dataset(**{"split": "train", **prepare.expand(spec)})
-
-
 def lock(folder: Path) -> FileLock:
     """Let several processes that share the work train a model once."""
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +62,7 @@ def make_tokenizer(spec: dict[str, Any]) -> PreTrainedTokenizerFast:
     pieces.decoder = decoders.WordPiece()
     special = list(SPECIAL.values())
     trainer = trainers.WordPieceTrainer(vocab_size=spec["vocab_size"], special_tokens=special, show_progress=False)
-    pieces.train_from_iterator(load(spec["data"])["text"][:], trainer)
+    pieces.train_from_iterator(prepare.load(spec["data"])["text"][:], trainer)
     pieces.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[(token, pieces.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     )
@@ -83,7 +78,7 @@ class Experiment:
         self.config, self.out = config, Path(config["output_dir"])
         self.secret = self.out / "_private"
         self.metrics = MetricsFile(self.out / "metrics.json", config["run"], prepare.without_secrets(config))
-        self.splits = {name: load(spec) for name, spec in config["data"].items()}
+        self.splits = {name: prepare.load(spec) for name, spec in config["data"].items()}
         folder = self.secret / "tokenizer"
         with lock(folder):
             # Training word pieces twice gives two vocabularies.
@@ -128,7 +123,7 @@ class Experiment:
             if not (folder / "config.json").exists():
                 set_seed(0)
                 model = AutoModelForMaskedLM.from_config(AutoConfig.for_model(**self.sizes(spec)))
-                text = load(self.config["tokenizer"]["data"]).select_columns(["text"])
+                text = prepare.load(self.config["tokenizer"]["data"]).select_columns(["text"])
                 fields = {"alpha": 0.0, "protection": "none", "task": "fill-mask", **self.config["pretraining"]}
                 args = self.arguments(folder.name, 0, "teacher_training", fields)
                 trainer = PrivateDistillationTrainer(

@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "swing_clm"))
 sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
+import prepare
 from datasets import ClassLabel, Dataset, concatenate_datasets
-from experiment import Canaries, Experiment, load
+from experiment import Canaries, Experiment
 from launch import launch
 
 from swingkd import CanarySet, RuleTagger, audit_membership
@@ -25,7 +27,7 @@ class SectionExperiment(Experiment):
     def __init__(self, config: dict):
         super().__init__(config)
         self.splits = {name: by_name(data) for name, data in self.splits.items()}
-        self.paragraphs = load(config["canaries"]["texts"])["text"][:]
+        self.paragraphs = prepare.load(config["canaries"]["texts"])["text"][:]
         self.tagger = RuleTagger()
 
     def class_names(self) -> list[str]:

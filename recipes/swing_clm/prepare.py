@@ -27,9 +27,14 @@ from swingkd.tagging.base import empty_tags, paint, tag_texts
 START, END, PAD = "<|start|>", "<|end|>", "<|pad|>"
 
 
+def load(spec: dict[str, Any]) -> Dataset:
+    """Load a data set by the arguments of `load_dataset`; the split is `train` where none is named."""
+    return load_dataset(**{"split": "train", **expand(spec)})
+
+
 def load_split(spec: dict[str, Any], text_column: str, limit: int | None = None) -> Dataset:
     """Load one split by the arguments of `load_dataset`; keep the text and, where there are any, its spans."""
-    data = load_dataset(**{"split": "train", **expand(spec)})
+    data = load(spec)
     data = data.filter(lambda row: bool(row[text_column].strip()) and not row.get("is_canary", False))
     data = data.select(range(min(limit or len(data), len(data))))
     if text_column != "text":

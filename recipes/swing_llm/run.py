@@ -12,7 +12,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "swing_clm"))
 import prepare
-from datasets import Dataset, load_dataset
 from launch import launch
 from peft import LoraConfig
 
@@ -25,10 +24,6 @@ from swingkd import (
 )
 from swingkd.checkpoints import last_complete_checkpoint
 from swingkd.tagging import BaseTagger
-
-
-def load(spec: dict) -> Dataset:
-    return load_dataset(**{"split": "train", **prepare.expand(spec)})
 
 
 def make_tagger(name: str | None) -> BaseTagger:
@@ -49,8 +44,8 @@ def main(config: dict, only: list[str] | None = None) -> Path:
         model=config["student"],
         teacher_model=config["teacher"],
         args=args,
-        train_dataset=load(config["data"]["train"]),
-        eval_dataset=load(config["data"]["evaluation"]),
+        train_dataset=prepare.load(config["data"]["train"]),
+        eval_dataset=prepare.load(config["data"]["evaluation"]),
         tagger=make_tagger(config.get("tagger")),
         public_model=config.get("public_model"),
         peft_config=adapter(config),
