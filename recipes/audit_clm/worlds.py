@@ -79,7 +79,7 @@ class World(Experiment):
         if name in ("teacher", "public"):
             return self.trained(name, self.texts["A" if name == "teacher" else "B"])
         folder = self.secret / name
-        if not (folder / "config.json").exists():
+        if not prepare.is_trained(folder):
             plan = next(plan for plan in self.config["rows"] if plan["model"] == name)
             trainer = self.train_student(plan, f"transfer={plan['transfer']} seed=0", 0)
             trainer.save_model(folder)

@@ -70,7 +70,7 @@ class TaggerExperiment:
     def train(self) -> Path:
         """Train the tagger and calibrate it; both once."""
         folder = self.out / "tagger"
-        if (folder / "config.json").exists():
+        if prepare.is_trained(folder):
             return folder
         set_seed(0)
         trainer = Trainer(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import zlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset
@@ -21,6 +23,7 @@ import prepare
 from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer
 from swingkd.report import MetricsFile, row, write_card
 from swingkd.tasks import task_of
+from swingkd.whole_files import write_json
 
 SPECIAL = {
     "unk_token": "[UNK]",
@@ -33,9 +36,9 @@ SPECIAL = {
 
 @dataclass(frozen=True)
 class Canaries:
-    """Made-up records by kind, each kind with who is in ([n] bool), and how many copies those have."""
+    """Made-up records by kind, each kind with who is in, and how many copies those have."""
 
-    groups: dict[str, tuple[list[dict], Any]]
+    groups: dict[str, tuple[list[dict], list[bool]]]
     repetitions: int
 
     def inserted(self) -> list[dict]:
@@ -91,7 +94,7 @@ class Experiment:
     def class_names(self) -> list[str]:
         raise NotImplementedError
 
-    def make_canaries(self, seed: int) -> Canaries:
+    def draw_canaries(self, seed: int, rng: np.random.Generator) -> Canaries:
         raise NotImplementedError
 
     def with_canaries(self, canaries: Canaries) -> Dataset:
@@ -99,6 +102,15 @@ class Experiment:
 
     def audit(self, name: str, setting: str, model, canaries: Canaries) -> list[dict]:
         raise NotImplementedError
+
+    def make_canaries(self, seed: int) -> Canaries:
+        """Draw the canaries of a seed once; without a seed in the configuration nobody can draw them again."""
+        path, own = self.secret / f"canaries-{seed}.json", self.config["canaries"].get("seed")
+        with lock(path):
+            if not path.exists():
+                rng = np.random.default_rng(None if own is None else [own, seed])
+                write_json(path, asdict(self.draw_canaries(seed, rng)), owner_only=True)
+        return Canaries(**json.loads(path.read_text()))
 
     # --- models ----------------------------------------------------------------------------------------------------
 
@@ -120,7 +132,7 @@ class Experiment:
         """Let a model guess masked words of public text first, once."""
         folder = self.secret / f"pretrained-{spec['model_type']}-{zlib.crc32(repr(spec).encode())}"
         with lock(folder):
-            if not (folder / "config.json").exists():
+            if not prepare.is_trained(folder):
                 set_seed(0)
                 model = AutoModelForMaskedLM.from_config(AutoConfig.for_model(**self.sizes(spec)))
                 text = prepare.load(self.config["tokenizer"]["data"]).select_columns(["text"])
@@ -157,7 +169,7 @@ class Experiment:
         """Train a model on labels alone, once; its weights stay in _private/."""
         folder = self.secret / name
         with lock(folder):
-            if not (folder / "config.json").exists():
+            if not prepare.is_trained(folder):
                 fields = {"alpha": 0.0, "protection": "none", "task": self.task}
                 self.train(name, seed, self.config["teacher"], None, data, None, fields).save_model(str(folder))
         return task_of("", self.task).auto_model.from_pretrained(folder)

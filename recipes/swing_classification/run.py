@@ -33,20 +33,17 @@ class SectionExperiment(Experiment):
     def class_names(self) -> list[str]:
         return sorted({str(label) for label in self.splits["train"]["label"]})
 
-    def make_canaries(self, seed: int) -> Canaries:
+    def draw_canaries(self, seed: int, rng: np.random.Generator) -> Canaries:
         """Draw records, half of them in by coin: with the head of a private record before their text, or without.
 
         What no tagger can find is shown beside what it finds.
         """
-        spec, secret = self.config["canaries"], self.secret / f"canaries-{seed}.json"
-        if not secret.exists():
-            marked = CanarySet.generate(
-                spec["head"], length=6, count=spec["marked"] + spec["unmarked"], repetitions=(spec["repetitions"],),
-                controls=0, assign="coin", seed=spec.get("seed", 0) * 1000 + seed,
-            )  # fmt: skip
-            marked.save(secret)
-        drawn = CanarySet.load(secret).canaries
-        labels = np.random.default_rng(seed).choice(self.class_names(), len(drawn))
+        spec = self.config["canaries"]
+        drawn = CanarySet.generate(
+            spec["head"], length=6, count=spec["marked"] + spec["unmarked"], repetitions=(spec["repetitions"],),
+            controls=0, assign="coin", seed=int(rng.integers(2**63)),
+        ).canaries  # fmt: skip
+        labels = rng.choice(self.class_names(), len(drawn))
         kinds = {"marked": slice(0, spec["marked"]), "unmarked": slice(spec["marked"], len(drawn))}
         # Each seed has paragraphs of its own as far as they go.
         texts = np.roll(np.array(self.paragraphs, object), -seed * len(drawn))
@@ -56,7 +53,7 @@ class SectionExperiment(Experiment):
                 {"text": f"{canary.text} {text}" if kind == "marked" else str(text), "label": str(label)}
                 for canary, text, label in zip(drawn[part], texts[part], labels[part], strict=False)
             ]
-            groups[kind] = (rows, np.array([canary.inserted for canary in drawn[part]]))
+            groups[kind] = (rows, [canary.inserted for canary in drawn[part]])
         return Canaries(groups, spec["repetitions"])
 
     def scrubbed(self, data: Dataset) -> Dataset:
@@ -69,7 +66,8 @@ class SectionExperiment(Experiment):
         for kind, (rows, inside) in canaries.groups.items():
             data = Dataset.from_list(rows)
             report = audit_membership(
-                model, self.tokenizer, data.select(np.flatnonzero(inside)), data.select(np.flatnonzero(~inside)),
+                model, self.tokenizer, data.select(np.flatnonzero(inside)),
+                data.select(np.flatnonzero(np.logical_not(inside))),
                 references=[self.reference()], max_length=self.config["max_length"], progress=False,
             )  # fmt: skip
             found += membership_rows(name, f"{setting} records={kind}", report, by_coin=True)

@@ -59,6 +59,11 @@ def load_splits(data: dict[str, Any]) -> tuple[Dataset, dict[str, Dataset]]:
     return splits.pop("train"), splits
 
 
+def is_trained(folder: Path) -> bool:
+    """Tell whether a model was saved whole; `training_args.bin` is what a Trainer writes last."""
+    return (folder / "training_args.bin").exists()
+
+
 def without_secrets(config: dict[str, Any]) -> dict[str, Any]:
     """Leave out the seed of the canaries: whoever has it can draw them again."""
     canaries = {key: value for key, value in config["canaries"].items() if key != "seed"}

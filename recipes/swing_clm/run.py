@@ -61,7 +61,7 @@ class Experiment:
     def trained(self, name: str, data) -> AutoModelForCausalLM:
         """Train the teacher, or the public model, the ordinary way, once: its weights stay in _private/."""
         folder = self.secret / name
-        if not (folder / "config.json").exists():
+        if not prepare.is_trained(folder):
             set_seed(0)
             trainer = Trainer(
                 prepare.make_model(self.config["teacher"], self.tokenizer),

@@ -21,6 +21,7 @@ from launch import launch
 from swingkd.audit.membership import judge_scores
 from swingkd.audit.scores import score_logits
 from swingkd.report import membership_rows
+from swingkd.tasks.labels import first_tokens
 
 SYLLABLES = (
     "ba be bi bo bra cor da del dra fen ga gor hul ja kel kra lo lum ma mer na nov or pel qui ra rin sol tas tor ul "
@@ -55,9 +56,9 @@ class WordExperiment(Experiment):
     def class_names(self) -> list[str]:
         return ["O", *sorted({tag for row in self.splits["train"]["ner_tags"] for tag in row} - {"O"})]
 
-    def make_canaries(self, seed: int) -> Canaries:
+    def draw_canaries(self, seed: int, rng: np.random.Generator) -> Canaries:
         """Draw sentences with a name that nobody has, tagged at random; half of them in by coin."""
-        spec, rng = self.config["canaries"], np.random.default_rng([spec_seed(self.config), seed])
+        spec = self.config["canaries"]
         begins = [tag for tag in self.class_names() if tag.startswith("B-")]
         names, rows = set(), []
         while len(names) < spec["count"]:
@@ -66,7 +67,7 @@ class WordExperiment(Experiment):
             tokens = spec["sentence"].format(name=name).split()
             tag = str(rng.choice(begins))
             rows.append({"tokens": tokens, "ner_tags": [tag if name in word else "O" for word in tokens]})
-        return Canaries({"names": (rows, rng.random(len(rows)) < 0.5)}, spec["repetitions"])
+        return Canaries({"names": (rows, (rng.random(len(rows)) < 0.5).tolist())}, spec["repetitions"])
 
     def with_canaries(self, canaries: Canaries) -> Dataset:
         data = concatenate_datasets([self.splits["train"], Dataset.from_list(canaries.inserted())]).shuffle(seed=0)
@@ -79,9 +80,9 @@ class WordExperiment(Experiment):
         """Ask each model for the tag of each made-up name."""
         found = []
         for kind, (rows, inside) in canaries.groups.items():
-            order = np.concatenate([np.flatnonzero(inside), np.flatnonzero(~inside)])
+            order = np.argsort(np.logical_not(inside), kind="stable")  # members first
             own, reference = (self.scores(asked, [rows[i] for i in order]) for asked in (model, self.reference()))
-            report = judge_scores(own, int(inside.sum()), references=[reference])
+            report = judge_scores(own, sum(inside), references=[reference])
             found += membership_rows(name, f"{setting} records={kind}", report, by_coin=True)
         return found
 
@@ -92,16 +93,11 @@ class WordExperiment(Experiment):
             for row in rows:
                 place = next(i for i, tag in enumerate(row["ner_tags"]) if tag != "O")
                 encoded = self.tokenizer(" ".join(row["tokens"]), return_tensors="pt", return_offsets_mapping=True)
-                start = len(" ".join(row["tokens"][:place])) + (place > 0)
-                first = next(k for k, (a, b) in enumerate(encoded["offset_mapping"][0].tolist()) if a <= start < b)
+                first = first_tokens(row["tokens"], encoded["offset_mapping"][0].numpy())[place]
                 inputs = {key: encoded[key].to(model.device) for key in ("input_ids", "attention_mask")}
                 logits.append(model(**inputs).logits[0, first].float().cpu())
                 labels.append(model.config.label2id[row["ner_tags"][place]])
         return score_logits(torch.stack(logits), torch.tensor(labels))
-
-
-def spec_seed(config: dict) -> int:
-    return config["canaries"].get("seed", 0)
 
 
 def tagged(row: dict):

@@ -21,7 +21,7 @@ from typing import Literal
 
 from datasets import Dataset, concatenate_datasets
 
-from swingkd.whole_files import written_whole
+from swingkd.whole_files import write_json
 
 _FIRST = (
     "adele amir anita boris carla cedric daria dmitri edith elias esther farid fiona gideon greta hamid "
@@ -232,10 +232,7 @@ class CanarySet:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the set, secrets included, as JSON that only the owner may read.  Keep it under `_private/`."""
-        with written_whole(path) as part:
-            part.unlink(missing_ok=True)
-            with open(part, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-                json.dump(asdict(self), file)
+        write_json(path, asdict(self), owner_only=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> CanarySet:

@@ -69,8 +69,10 @@ def test_classification(tmp_path):
     card = (out / "README.md").read_text()
     assert "marked: found (" in card
     assert (out / "report.html").exists()
-    secrets = [c["secret"] for c in json.loads((out / "_private" / "canaries-0.json").read_text())["canaries"]]
-    assert not any(secret in card for secret in secrets)
+    drawn = out / "_private" / "canaries-0.json"
+    assert drawn.stat().st_mode & 0o077 == 0
+    heads = [row["text"].split(".")[0] for row in json.loads(drawn.read_text())["groups"]["marked"][0]]
+    assert not any(head.split()[-1] in card for head in heads)
     tokenizer = AutoTokenizer.from_pretrained(out / "_private" / "tokenizer")
     tokens = tokenizer.convert_ids_to_tokens(tokenizer("some text")["input_ids"])
     assert (tokens[0], tokens[-1]) == ("[CLS]", "[SEP]")
