@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "swing_clm"))
 import prepare
 
 from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer
-from swingkd.report import MetricsFile, row, write_card
+from swingkd.report import MetricsFile, ledger_rows, row, write_card
 from swingkd.tasks import task_of
 from swingkd.whole_files import write_json
 
@@ -190,7 +190,8 @@ class Experiment:
         ]
         if trainer.is_world_process_zero():
             print(f"measuring {name} ({setting})", flush=True)
-            self.metrics.add(rows + self.audit(name, setting, trainer.model, canaries))
+            rows += ledger_rows(name, setting, trainer.ledger) + self.audit(name, setting, trainer.model, canaries)
+            self.metrics.add(rows)
         trainer.accelerator.wait_for_everyone()
 
     def student(self, plan: dict, seed: int, data: Dataset):
@@ -219,5 +220,6 @@ class Experiment:
                 else:
                     trainer = self.student(plan, seed, data)
                 self.measure(name, setting, trainer, canaries)
-        if PartialState().is_main_process:
+        # Everything is compared with plain distillation.
+        if PartialState().is_main_process and any(row["model"] == "kd" for row in self.metrics.rows):
             write_card(self.metrics.path, self.out)

@@ -10,7 +10,7 @@ from swingkd.report.audit_card import is_audit, write_audit_card
 from swingkd.report.federation_card import is_federation, write_federation_card
 from swingkd.report.image_card import is_image_run, write_image_card
 from swingkd.report.label_card import is_label_run, write_label_card
-from swingkd.report.metrics import MetricsFile
+from swingkd.report.metrics import SCOPES, MetricsFile
 from swingkd.report.page import PAGE_FILE, load_tokens, write_page
 from swingkd.report.pages import run_page
 from swingkd.report.plots import exposure_figure
@@ -25,7 +25,6 @@ _PUBLIC = "public"
 # Models that are trained on text alone.
 _TAUGHT_BY_NOBODY = ("base", "teacher")
 TOKENS_FILE = "tokens.json"
-_SCOPES = {"transfer_set": "transfer set", "teacher_data": "teacher's training data"}
 
 
 def write_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
@@ -87,7 +86,7 @@ def promises(summaries: list[Summary]) -> list[str]:
     """Say of each model what is promised about which data set; first of those with a guarantee."""
     said = []
     for summary in summaries:
-        about = [f"{scope}: {_promise(summary, word)}" for word, scope in _SCOPES.items()]
+        about = [f"{scope}: {_promise(summary, word)}" for word, scope in SCOPES.items()]
         if summary.promised:
             said.append(
                 f"`{summary.name}`: {'; '.join(about if summary.model not in _TAUGHT_BY_NOBODY else about[:1])}."

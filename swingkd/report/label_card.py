@@ -12,15 +12,16 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from swingkd.report.metrics import MetricsFile
+from swingkd.audit import Interval
+from swingkd.report.metrics import SCOPES, MetricsFile
 from swingkd.report.page import Figure, write_figure_page
 from swingkd.report.plots import COLOURS, MARKERS
 from swingkd.report.render import render_card
-from swingkd.report.table import RunTable, percent, spread, words
+from swingkd.report.table import RunTable, difference, percent, spread, words
 
 Student = tuple[str, str]
 _SCORES = ("macro_f1", "f1")
-# Below this, plain distillation gives too little away for a share of it to say anything.
+# Beyond chance; below this, plain distillation gives too little away for a share of it to say anything.
 _LEAST = 0.05
 
 
@@ -58,20 +59,40 @@ class LabelTable(RunTable):
 
     @property
     def plain(self) -> Student:
-        """Plain distillation."""
-        return next(student for student in self.main if student[0] == "kd")
+        """Plain distillation.
+
+        Raises:
+            ValueError: it was not measured.
+        """
+        found = [student for student in self.main if student[0] == "kd"]
+        if not found:
+            raise ValueError(
+                "The run has no rows of `kd`, plain distillation, to compare the others with. Measure it first."
+            )
+        return found[0]
+
+    def excess(self, student: Student, kind: str) -> float:
+        """Return how many records are found beyond chance, by the attack that is strongest against `kd`."""
+        attack = self.strongest(kind)
+        chance = self.found(self.plain, kind, "tpr_at_1_fpr_chance")[attack]
+        return self.found(student, kind, "tpr_at_1_fpr")[attack] - chance
 
     def cut(self, student: Student, kind: str) -> float | None:
-        """Return which share of plain distillation's true positive rate beyond chance is gone.
-
-        Of the attack that is strongest against plain distillation; `None` where that finds less than 5 %.
-        """
-        attack = self.strongest(kind)
-        plain, own = (self.found(who, kind, "tpr_at_1_fpr")[attack] for who in (self.plain, student))
-        chance = self.found(self.plain, kind, "tpr_at_1_fpr_chance")[attack]
+        """Return which share of plain distillation's excess is gone; `None` where that is below 5 %."""
+        plain = self.excess(self.plain, kind)
         if student == self.plain or plain < _LEAST:
             return None
-        return min(1 - (own - chance) / (plain - chance), 1.0)
+        return min(1 - self.excess(student, kind) / plain, 1.0)
+
+    def areas(self, student: Student, kind: str) -> dict[str, Interval]:
+        """Return the AUC of each attack, with an interval over seeds."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for row in self.rows:
+            of = dict(word.split("=", 1) for word in row["setting"].split())
+            who = (row["model"], _bare(row["setting"]))
+            if who == student and row["metric"] == "auc" and of.get("records") == kind:
+                found.setdefault(of["attack"], []).append(row)
+        return {attack: _mean_area(rows) for attack, rows in found.items()}
 
     def worst(self, student: Student, kind: str) -> tuple[str, float]:
         """Return the attack that finds most of a student's own records, and how many."""
@@ -119,17 +140,23 @@ def write_label_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) 
     note = "The best students stand at the upper left: useful and silent. The dotted line is chance."
     figure = Figure("Worth against leak", headings=headings, rows=rows, note=note)
     run = content["run"]
-    write_figure_page(folder / "leak.png", run, lambda path: _figure(table, run, path), figure, PROMISES, said)
+    write_figure_page(folder / "leak.png", run, lambda path: _figure(table, run, path), figure, promises(table), said)
     return render_card(
         "labels.md", metrics, content, folder, t=table, name=name, percent=percent, spread=spread, findings=said,
-        promises=PROMISES, canaries=content["config"]["canaries"], kept=content["config"].get("about", ""),
+        promises=promises(table), canaries=content["config"]["canaries"], kept=content["config"].get("about", ""),
     )  # fmt: skip
 
 
-PROMISES = (
-    "Transfer set: no differential privacy guarantee. The protections are heuristics that are judged by audits.",
-    "Teacher's training data: not covered.",
-)
+def promises(table: LabelTable) -> list[str]:
+    """Say of each student what its ledger promises about which data set; without one, that nothing is."""
+    said = []
+    for word, scope in SCOPES.items():
+        covered = [student for student in table.main if table.values(student, "epsilon", scope=word)]
+        about = scope.capitalize()
+        said += [f"{about}, `{name(student)}`: epsilon {table.promised(student, word)}." for student in covered]
+        who = f"{about}{' of all others' if covered else ''}"
+        said.append(f"{who}: no differential privacy guarantee. Protections are heuristics, judged by audits.")
+    return said
 
 
 def name(student: Student) -> str:
@@ -143,10 +170,9 @@ def findings(table: LabelTable) -> list[str]:
     said = []
     for kind in table.kinds:
         attack = table.strongest(kind)
-        plain = table.found(table.plain, kind, "tpr_at_1_fpr")[attack]
-        if plain < _LEAST:
+        if table.excess(table.plain, kind) < _LEAST:
+            plain = table.found(table.plain, kind, "tpr_at_1_fpr")[attack]
             said.append(f"`kd` gives too few {kind} records away ({percent(plain, 1)} %) to compare with.")
-            continue
         for student in table.main:
             cut = table.cut(student, kind)
             if student[0] not in ("kd", "teacher") and cut is not None and cut < 0.8:
@@ -155,12 +181,8 @@ def findings(table: LabelTable) -> list[str]:
                     f"plain distillation does, beyond chance ({attack} attack)."
                 )
         for student in table.main:
-            for attack, area in table.found(student, kind, "auc").items():
-                if area < 0.35 and student[0] not in ("kd", "teacher"):
-                    said.append(
-                        f"`{name(student)}`: turned round, {attack} tells {kind} records with an AUC of "
-                        f"{1 - area:.2f}: what is protected is answered in a way of its own."
-                    )
+            if student[0] not in ("kd", "teacher"):
+                said += _told_apart(table, student, kind)
     for student in table.main:
         one, other = ((who[0], f"{who[1]} split=test") for who in (student, table.plain))
         gap = table.difference(one, other, table.score)
@@ -169,6 +191,39 @@ def findings(table: LabelTable) -> list[str]:
             verdict = "is worth less than plain distillation" if lost else "is not shown to be worth as much"
             said.append(f"`{name(student)}` {verdict}: {gap}.")
     return said
+
+
+def _told_apart(table: LabelTable, student: Student, kind: str) -> list[str]:
+    """Say by which attack the records that were in differ, on average, from those that were not."""
+    areas, said = table.areas(student, kind), []
+    attack, area = max(areas.items(), key=lambda pair: pair[1].low)
+    if area.low > 0.5:
+        said.append(f"`{name(student)}`: on average {attack} tells {kind} records apart, AUC {_area(area)}.")
+    plain = table.areas(table.plain, kind)
+    # What plain distillation does as well is not the protection's doing.
+    own = {attack: area for attack, area in areas.items() if area.high < min(0.5, plain[attack].value)}
+    if own:
+        attack, area = min(own.items(), key=lambda pair: pair[1].value)
+        turned = Interval(1 - area.value, 1 - area.high, 1 - area.low, area.n)
+        said.append(
+            f"`{name(student)}` answers {kind} records in a way of its own: turned round, {attack} tells them apart, "
+            f"AUC {_area(turned)}."
+        )
+    return said
+
+
+def _mean_area(rows: list[dict[str, Any]]) -> Interval:
+    """Return an AUC, the mean over seeds with its t interval; of one seed with that seed's own."""
+    if len(rows) == 1:
+        return Interval(rows[0]["value"], rows[0]["low"], rows[0]["high"], 1)
+    gap = difference([row["value"] - 0.5 for row in rows])
+    assert gap.low is not None
+    assert gap.high is not None
+    return Interval(0.5 + gap.mean, max(0.5 + gap.low, 0.0), min(0.5 + gap.high, 1.0), gap.seeds)
+
+
+def _area(area: Interval) -> str:
+    return f"{area.value:.3f} [{area.low:.3f}, {area.high:.3f}] over {area.n} seed{'s' if area.n > 1 else ''}"
 
 
 def _bare(setting: str) -> str:

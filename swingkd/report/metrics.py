@@ -167,6 +167,10 @@ def extraction_rows(model: str, setting: str, report: ExtractionReport) -> list[
     return rows
 
 
+#: The data sets that a promise is about: the word in `ledger_rows`, and what they are called.
+SCOPES = {"transfer_set": "transfer set", "teacher_data": "teacher's training data"}
+
+
 def ledger_rows(model: str, setting: str, ledger: PrivacyLedger) -> list[dict[str, Any]]:
     """Return what a ledger promises: epsilon and delta of each data set that it covers, by the word `scope`."""
     rows = []

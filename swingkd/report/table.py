@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,18 +95,22 @@ class RunTable:
         shared = sorted(one.keys() & other.keys())
         if not shared:
             return None
-        gaps = np.array([one[seed] - other[seed] for seed in shared])
-        if len(gaps) < 2:
-            return Difference(float(gaps.mean()), None, None, len(gaps))
-        if np.ptp(gaps) == 0:
-            always = float(gaps.mean())
-            return Difference(always, always, always, len(gaps))
-        interval = stats.ttest_1samp(gaps, 0).confidence_interval(0.95)
-        return Difference(float(gaps.mean()), float(interval.low), float(interval.high), len(gaps))
+        return difference([one[seed] - other[seed] for seed in shared])
 
     def shares(self, table: str) -> list[str]:
         """Return the settings in which students of a table are to be compared, such as one share of public images."""
         return list(dict.fromkeys(setting for _, setting in self.students(table)))
+
+
+def difference(gaps: Sequence[float]) -> Difference:
+    """Return the mean of differences, one a seed, with its interval."""
+    mean = float(np.mean(gaps))
+    if len(gaps) < 2:
+        return Difference(mean, None, None, len(gaps))
+    if np.ptp(gaps) == 0:
+        return Difference(mean, mean, mean, len(gaps))
+    interval = stats.ttest_1samp(gaps, 0).confidence_interval(0.95)
+    return Difference(mean, float(interval.low), float(interval.high), len(gaps))
 
 
 def words(setting: str, *names: str) -> str:
