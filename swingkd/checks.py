@@ -138,6 +138,18 @@ def _values(dataset: Dataset, column: str) -> Iterator[pa.ChunkedArray]:
         yield pc.list_flatten(values) if pa.types.is_nested(values.type) else values
 
 
+def masks_anew(args: PrivateDistillationConfig) -> None:
+    """Refuse workers that would go on with the masks of the first epoch.
+
+    Raises:
+        ValueError: they are persistent.
+    """
+    if args.dataloader_persistent_workers:
+        raise ValueError(
+            "dataloader_persistent_workers=True keeps the masks of the first epoch. Leave it out for fill-mask."
+        )
+
+
 def something_to_learn(dataset: Dataset | IterableDataset) -> None:
     """Refuse data in which no token has a label."""
     if not isinstance(dataset, Dataset) or "labels" not in dataset.column_names:

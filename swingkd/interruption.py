@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from typing import Any
@@ -37,6 +38,8 @@ class StopOnInterrupt(TrainerCallback):
 
     def _note(self, *_: Any) -> None:
         self.interrupted = True
+        # Nothing that a handler may not do: one write, no lock.
+        os.write(2, b"\nStopping after this step, with a checkpoint. Ctrl-C again stops at once.\n")
         signal.signal(signal.SIGINT, self._before)
 
     def on_step_end(self, args, state, control, **kwargs) -> None:

@@ -8,7 +8,6 @@ settings without seeds, card, page and figures.  Never `_private/`, canaries, no
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -16,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
+from peft import PeftModel
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from swingkd.audit import AuditReport
 from swingkd.config import PrivateDistillationConfig
+from swingkd.loading import is_hub_id, public_name
 from swingkd.privacy import PrivacyLedger
 from swingkd.privacy.ledger import LEDGER_FILE
 from swingkd.report import ModelFacts, model_card, roc_figures
@@ -28,6 +29,7 @@ from swingkd.report.metrics import environment
 from swingkd.report.page import PAGE_FILE, ShownToken, write_page
 from swingkd.report.pages import model_page
 from swingkd.tasks import Task
+from swingkd.whole_files import write_json
 
 CARD_FILE, SETTINGS_FILE = "README.md", "training_args.json"
 _SENT = re.compile(
@@ -44,6 +46,8 @@ _TOLD = (
     "fp16",
 )  # fmt: skip
 _NEVER_TOLD = ("model_init_kwargs", "teacher_model_init_kwargs")
+# Settings that a run may change on its way: what it learns does not depend on them.
+_MAY_CHANGE = {"fused_loss", "loss_memory", "micro_batch_size", "ghost_clipping", "log_nonprivate", "dataset_num_proc"}
 
 
 def public_files(folder: str | Path) -> list[Path]:
@@ -55,26 +59,45 @@ def public_content(path: Path) -> bytes | str:
     """Return what is sent of a file: its path; of a configuration, what it says without folders of this machine."""
     if path.suffix != ".json" or "config" not in path.name:
         return str(path)
-    content = json.loads(path.read_text(encoding="utf-8"))
-    for name in (name for name in content if name.endswith("name_or_path")):
-        content[name] = public_name(content[name])
+
+    def cleaned(part: dict[str, Any]) -> dict[str, Any]:
+        # Models of several parts have a configuration for each.
+        return {key: public_name(v) if key.endswith("name_or_path") else v for key, v in part.items()}
+
+    content = json.loads(path.read_text(encoding="utf-8"), object_hook=cleaned)
     return json.dumps(content, indent=2, ensure_ascii=False).encode()
-
-
-def public_name(name: str | None) -> str | None:
-    """Return a model's name on the Hub; of a folder, which is nobody else's business, the last part."""
-    if not name:
-        return None
-    on_the_hub = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name) and not os.path.isdir(name)
-    return name if on_the_hub else os.path.basename(os.path.abspath(name))
 
 
 def public_settings(args: PrivateDistillationConfig) -> dict[str, Any]:
     """Return how a model was trained: without seeds, paths and tokens."""
-    inherited = {field.name for field in fields(TrainingArguments)}
-    ours = [field.name for field in fields(args) if field.name not in inherited and field.name not in _NEVER_TOLD]
+    ours = [name for name in _own_fields(args) if name not in _NEVER_TOLD]
     # Enumerations as their values.
     return {name: json.loads(json.dumps(getattr(args, name), default=str)) for name in (*_TOLD, *ours)}
+
+
+def _own_fields(args: PrivateDistillationConfig) -> list[str]:
+    inherited = {field.name for field in fields(TrainingArguments)}
+    return [field.name for field in fields(args) if field.name not in inherited]
+
+
+def refuse_other_settings(checkpoint: str, args: PrivateDistillationConfig) -> None:
+    """Refuse to go on from a checkpoint of a run with other settings: the card would tell of these only.
+
+    Raises:
+        ValueError: names what differs.
+    """
+    path = Path(checkpoint) / SETTINGS_FILE
+    before = json.loads(path.read_text()) if path.exists() else {}
+    now = public_settings(args)
+    differ = [
+        f"{name}={before[name]!r} (now {now[name]!r})"
+        for name in _own_fields(args)
+        if name not in _MAY_CHANGE and name in before and before[name] != now[name]
+    ]
+    if differ:
+        raise ValueError(
+            f"{Path(checkpoint).name} was written with {', '.join(differ)}. Use these, or another output folder."
+        )
 
 
 def check_publishing(args: TrainingArguments) -> None:
@@ -96,8 +119,9 @@ class Publishing(Trainer):
     args: PrivateDistillationConfig
     ledger: PrivacyLedger
     task: Task
-    #: What the models were called before they were loaded.
+    #: What the models may be called in public, and whether the student's is a name on the Hub.
     names: dict[str, str | None]
+    began_on_hub: bool
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Make the repository as `Trainer` does, a private one unless `hub_private_repo=False`."""
@@ -123,16 +147,24 @@ class Publishing(Trainer):
 
         Args:
             language, license, tags, model_name, finetuned_from, tasks, dataset_tags, dataset, dataset_args: as in
-                `Trainer.create_model_card`.
+                `Trainer.create_model_card`: `dataset_tags` are names on the Hub, `dataset` what people call it.
             audit: what `audit_model` found; without it the card says that nobody attacked the model.
             tokens: texts to show, from `swingkd.report.shown_tokens`; private characters are masked.
+
+        Raises:
+            ValueError: a data set's tag is no name on the Hub, which would refuse the card.
         """
+        wrong = next((name for name in _listed(dataset_tags) if not is_hub_id(name)), None)
+        if wrong is not None:
+            raise ValueError(f"dataset_tags={wrong!r} is no name on the Hub. Say with dataset= what it is called.")
         if not self.is_world_process_zero():
             return
         folder = Path(self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         settings = public_settings(self.args)
-        (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + "\n")
+        write_json(folder / SETTINGS_FILE, settings)
+        for old in folder.glob("roc_*.png"):
+            old.unlink()  # of another audit
         figures = [path.name for path in roc_figures(audit, folder)] if audit else []
         facts = ModelFacts(
             title=model_name or folder.resolve().name,
@@ -142,9 +174,11 @@ class Publishing(Trainer):
             audit=audit,
             task=_first(tasks) or self.task.name,
             base_model=finetuned_from or self.names.get("student"),
+            on_hub=self.began_on_hub or finetuned_from is not None,
             teacher=self.names.get("teacher"),
             # Named by the user only: a data set's own name may be that of a folder.
-            datasets=tuple(_listed(dataset_tags or dataset)),
+            datasets=tuple(_listed(dataset or dataset_tags)),
+            dataset_tags=tuple(_listed(dataset_tags)),
             language=language,
             license=license,
             tags=tuple(_listed(tags)),
@@ -188,6 +222,9 @@ class Publishing(Trainer):
 
     def _send(self, folder: str, message: str | None, token: str | None, revision: str | None, *, blocking: bool):
         files = [path for path in public_files(folder) if path.name != CARD_FILE or folder == self.args.output_dir]
+        # Of an adapter the adapter, of a model the model: the other is what an earlier run left there.
+        other = r"model[.-]" if isinstance(self.accelerator.unwrap_model(self.model), PeftModel) else "adapter_"
+        files = [path for path in files if not re.match(other, path.name)]
         operations = [CommitOperationAdd(path.name, public_content(path)) for path in files]
         create_commit: Callable[..., Any] = HfApi(token=token).create_commit
         return create_commit(
@@ -198,12 +235,18 @@ class Publishing(Trainer):
     # --- facts -----------------------------------------------------------------------------------------------------
 
     def _results(self) -> dict[str, float]:
-        """Return what the last evaluation found; under DP, what stands in the log is all that may be told."""
-        last: dict[str, Any] = next((logs for logs in reversed(self.state.log_history) if "eval_runtime" in logs), {})
+        """Return what was found of the weights at hand; under DP, what stands in the log is all that may be told."""
+        logs = self.state.log_history
+        ended = max((i for i, entry in enumerate(logs) if "train_runtime" in entry), default=-1)
+        # Of all evaluations during the training one may be about the weights that were kept.
+        best = self.state.best_global_step if self.args.load_best_model_at_end else None
+        kept = best or self.state.global_step
+        about = [entry for entry in logs[: ended + 1] if entry.get("step") == kept] + logs[ended + 1 :]
         skipped = ("_runtime", "_per_second", "_time")
         return {
             name.removeprefix("eval_"): float(value)
-            for name, value in last.items()
+            for entry in about
+            for name, value in entry.items()
             if name.startswith("eval_") and isinstance(value, (int, float)) and not name.endswith(skipped)
         }
 

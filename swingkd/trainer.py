@@ -29,16 +29,18 @@ from swingkd.cached_columns import TEACHER_COLUMNS
 from swingkd.checkpoints import last_complete_checkpoint, load_renamed
 from swingkd.config import PrivateDistillationConfig
 from swingkd.data import PII_COLUMNS, column_names
+from swingkd.loading import is_hub_id, load_pretrained, name_of, public_name
 from swingkd.losses import HintProjection
 from swingkd.objective import Objective, StepLosses, frozen_model, readable_head
 from swingkd.private_run import check_data, first_ledger, takes_positions
 from swingkd.private_training import PrivateTraining
 from swingkd.protections import build_protection, default_protection
-from swingkd.publishing import Publishing, check_publishing, public_name
+from swingkd.publishing import SETTINGS_FILE, Publishing, check_publishing, public_settings, refuse_other_settings
 from swingkd.tagging import Tagger
 from swingkd.targets import PopulationTarget, Protection
-from swingkd.tasks import Task, task_of
+from swingkd.tasks import task_of
 from swingkd.tasks.language import MaskingCollator, NewMasks, evaluated
+from swingkd.whole_files import write_json
 
 _HINT_FILE = "hint_projection.safetensors"
 
@@ -101,7 +103,9 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
         checks.different_models(model, teacher_model)
         checks.one_device_per_process(args)
         check_publishing(args)
-        self.names = {"student": _name_of(model), "teacher": _name_of(teacher_model)}
+        named = {"student": name_of(model), "teacher": name_of(teacher_model)}
+        self.names = {role: public_name(name) for role, name in named.items()}
+        self.began_on_hub = is_hub_id(named["student"])
         if args.differentially_private:
             check_data(args, train_dataset)
         #: What the models are for.
@@ -125,11 +129,13 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
         #: What the student's training released, and what its teacher's did.
         self.ledger = first_ledger(model, teacher_model, args)
         # A checkpoint in half precision would be trained in half precision: the student's weights are float32.
-        model = _loaded(model, task, {"dtype": torch.float32}, args.model_init_kwargs)
+        options: Any = args.model_init_kwargs or {}
+        taught: Any = args.teacher_model_init_kwargs or {}
+        model = load_pretrained(task.auto_model, model, **{"dtype": torch.float32, **options})
         if teacher_model is not None:
-            teacher_model = _loaded(teacher_model, task, {}, args.teacher_model_init_kwargs)
+            teacher_model = load_pretrained(task.auto_model, teacher_model, **taught)
         if public_model is not None:
-            public_model = _loaded(public_model, task, {})
+            public_model = load_pretrained(task.auto_model, public_model)
         cached_teacher = partial(
             checks.cached_teacher, task, teacher=teacher_model, tokenizer=processing_class, args=args
         )
@@ -211,6 +217,9 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
             optimizers=optimizers,
         )
         if isinstance(self.data_collator, MaskingCollator):
+            checks.masks_anew(args)
+            if data_collator is None:
+                self.data_collator.seed = args.seed
             self.add_callback(NewMasks(self.data_collator))
         # Our loss divides by the number of tokens of the whole optimisation step, so the Trainer must count them.
         self.model_accepts_loss_kwargs = True
@@ -295,12 +304,23 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
 
     # --- evaluation --------------------------------------------------------------------------------------------------
 
+    def _ready(self, dataset: Any) -> Any:
+        """Return rows that are evaluated: text is tokenised and tagged first."""
+        if not isinstance(dataset, (Dataset, IterableDataset)):
+            return dataset
+        columns = set(column_names(dataset))
+        done = columns & {"input_ids", "pixel_values"} and (self.task.predicts_tokens or "labels" in columns)
+        return dataset if done else self._prepare(dataset, description="eval")
+
+    def predict(self, test_dataset, *args, **kwargs):
+        """Predict as `Trainer.predict` does; text is tokenised and tagged first."""
+        _ = self.protection
+        with evaluated(self.data_collator):
+            return super().predict(self._ready(test_dataset), *args, **kwargs)
+
     def evaluate(self, eval_dataset=None, *args, **kwargs):
         """Evaluate as `Trainer.evaluate` does; text is tokenised and tagged first."""
-        if isinstance(eval_dataset, (Dataset, IterableDataset)):
-            columns = set(column_names(eval_dataset))
-            if not columns & {"input_ids", "pixel_values"} or not (self.task.predicts_tokens or "labels" in columns):
-                eval_dataset = self._prepare(eval_dataset, description="eval")
+        eval_dataset = self._ready(eval_dataset)
         # Every process takes part in building it, whatever its share of the data holds.
         _ = self.protection
         with evaluated(self.data_collator):
@@ -331,6 +351,8 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
         """Train as `Trainer.train` does; the protection is built first, or read back when resuming."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+        if resume_from_checkpoint:
+            refuse_other_settings(str(resume_from_checkpoint), self.args)
         if self._protection is None:
             self._protection = self._build_protection(reuse=bool(resume_from_checkpoint))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
@@ -353,10 +375,11 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
         finally:
             if hint is not None:
                 self.model.add_module("hint_projection", hint)
-        checkpoint = os.path.basename(output_dir or "").startswith(PREFIX_CHECKPOINT_DIR)
-        if hint is not None and checkpoint and self.args.should_save:
-            weights = {k: v.detach().cpu().contiguous() for k, v in hint.state_dict().items()}
-            save_file(weights, os.path.join(str(output_dir), _HINT_FILE))
+        if os.path.basename(output_dir or "").startswith(PREFIX_CHECKPOINT_DIR) and self.args.should_save:
+            write_json(os.path.join(folder, SETTINGS_FILE), public_settings(self.args))
+            if hint is not None:
+                weights = {k: v.detach().cpu().contiguous() for k, v in hint.state_dict().items()}
+                save_file(weights, os.path.join(folder, _HINT_FILE))
         self.ledger.seal(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -373,25 +396,6 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
     def _load_best_model(self) -> None:
         super()._load_best_model()
         load_renamed(self.model, str(self.state.best_model_checkpoint))
-
-
-def _loaded(
-    model: str | PreTrainedModel, task: Task, defaults: dict[str, Any], options: Any = None
-) -> PreTrainedModel:
-    if not isinstance(model, str):
-        return model
-    try:
-        return task.auto_model.from_pretrained(model, **(defaults | (options or {})))
-    except ValueError as error:
-        if "Unrecognized configuration class" not in str(error):
-            raise
-        # Their own words go on to list every class there is.
-        raise ValueError(f"{model} cannot be loaded for {task.name}: its architecture has no such model.") from None
-
-
-def _name_of(model: str | PreTrainedModel | None) -> str | None:
-    name = model if isinstance(model, str) else getattr(getattr(model, "config", None), "_name_or_path", None)
-    return public_name(name)
 
 
 def _reads_trained_head(model: Any, args: PrivateDistillationConfig) -> bool:

@@ -14,8 +14,9 @@ from datasets import Dataset, load_dataset
 from huggingface_hub import ModelCard
 from peft import LoraConfig
 
-from swingkd import CanarySet, PrivateDistillationTrainer, RuleTagger
-from swingkd.publishing import public_content, public_files, public_name, public_settings
+from swingkd import CanarySet, PrivateDistillationTrainer, RuleTagger, audit_model
+from swingkd.loading import is_hub_id, public_name
+from swingkd.publishing import public_content, public_files, public_settings
 from tests.conftest import TEXTS
 from tests.fake_hub import fake_hub
 from tests.push_once import SEED
@@ -173,3 +174,97 @@ def test_a_card_without_an_audit_says_so(student, teacher, tokenizer, texts, con
     card = (Path(trainer.args.output_dir) / "README.md").read_text()
     assert "Nobody attacked this model" in card
     assert "seed" not in json.dumps(public_settings(trainer.args))
+
+
+@pytest.fixture
+def trainer_of(student, teacher, tokenizer, texts, config):
+    """A function that makes a trainer with other arguments."""
+
+    def made(eval_dataset=None, **fields):
+        return PrivateDistillationTrainer(
+            student, teacher, config(**fields), train_dataset=texts, eval_dataset=eval_dataset,
+            processing_class=tokenizer, tagger=RuleTagger(),
+        )  # fmt: skip
+
+    return made
+
+
+def card_of(trainer, **options) -> str:
+    trainer.create_model_card(**options)
+    return (Path(trainer.args.output_dir) / "README.md").read_text()
+
+
+def test_numbers_are_those_of_the_weights_at_hand(trainer_of, texts):
+    each = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 3}
+    # The worst is taken for the best, so the last step is not kept.
+    trainer = trainer_of(
+        texts.select(range(8)), learning_rate=0.02, load_best_model_at_end=True, greater_is_better=True,
+        metric_for_best_model="perplexity", **each,
+    )  # fmt: skip
+    trainer.train()
+    kept = trainer.state.best_global_step
+    assert kept < 3
+    (wanted,) = [e["eval_perplexity"] for e in trainer.state.log_history if e["step"] == kept and "eval_loss" in e]
+    assert trainer.evaluate()["eval_perplexity"] == pytest.approx(wanted)
+    trainer.state.log_history.pop()
+    assert f"| perplexity | {wanted:.4f} |" in card_of(trainer)
+
+
+def test_numbers_of_earlier_weights_are_left_out(trainer_of, texts):
+    trainer = trainer_of(texts.select(range(8)), eval_strategy="steps", eval_steps=2, max_steps=3)
+    trainer.train()
+    logs = trainer.state.log_history
+    trainer.state.log_history = [entry for entry in logs if "eval_loss" not in entry or entry["step"] == 2]
+    assert "Its use was not measured." in card_of(trainer)
+    trainer.evaluate()
+    assert "| perplexity |" in card_of(trainer)
+
+
+def test_several_sets_are_told_apart(trainer_of, texts):
+    trainer = trainer_of({"near": texts.select(range(4)), "far": texts.select(range(4, 8))})
+    trainer.train()
+    trainer.evaluate()
+    card = card_of(trainer)
+    assert "| near_perplexity |" in card
+    assert "| far_perplexity |" in card
+
+
+def test_metadata_points_at_the_hub_only(trainer_of, tmp_path, student, tokenizer, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    student.save_pretrained("gpt2")  # a folder with the name of a stranger's model
+    tokenizer.save_pretrained("gpt2")
+    trainer = trainer_of()
+    trainer.began_on_hub, trainer.names = False, {"student": "gpt2", "teacher": None}
+    metadata = yaml.safe_load(card_of(trainer, dataset="our support chats").split("---")[1])
+    assert not metadata.keys() & {"base_model", "datasets"}
+    assert "Trained on: our support chats." in card_of(trainer, dataset="our support chats")
+    trainer.began_on_hub = True
+    metadata = yaml.safe_load(card_of(trainer, dataset_tags="me/chats").split("---")[1])
+    assert (metadata["base_model"], metadata["datasets"]) == ("gpt2", ["me/chats"])
+    with pytest.raises(ValueError, match=r"dataset_tags='our chats' is no name on the Hub"):
+        trainer.create_model_card(dataset_tags="our chats")
+    assert (is_hub_id("gpt2"), is_hub_id("me/student"), is_hub_id("../student")) == (False, True, False)
+
+
+def test_parts_of_a_configuration_are_cleaned_too(tmp_path):
+    content = {"_name_or_path": "/home/ann/model", "text_config": {"_name_or_path": "/home/ann/text", "size": 3}}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    sent = json.loads(public_content(tmp_path / "config.json"))
+    assert sent == {"_name_or_path": "model", "text_config": {"_name_or_path": "text", "size": 3}}
+
+
+def test_canaries_without_controls_are_reported(trainer_of, tokenizer):
+    trainer = trainer_of()
+    trainer.train()
+    canaries = CanarySet.generate("the pin of {name} is {secret}", length=3, count=3, repetitions=(2,), controls=0)
+    report = audit_model(trainer.model, tokenizer, canaries=canaries)
+    assert "| x2 |" in card_of(trainer, audit=report)
+
+
+def test_what_could_be_extracted_is_on_the_page(trainer_of, tokenizer, texts):
+    trainer = trainer_of()
+    trainer.train()
+    attack = {"attacks": ["continuation"], "prefix_tokens": 4, "suffix_tokens": 4}
+    report = audit_model(trainer.model, tokenizer, private_text=texts, extraction=attack)
+    assert "| continued | trained on |" in card_of(trainer, audit=report)
+    assert "extraction of training text" in (Path(trainer.args.output_dir) / "report.html").read_text()

@@ -83,11 +83,13 @@ class TaggerExperiment:
             train_dataset=self.tokens(self.joined("train")), processing_class=self.tokenizer,
         )  # fmt: skip
         prepare.quiet(trainer).train()
-        self.calibrate(trainer)
+        rows = self.calibrate(trainer)
         trainer.save_model(str(folder))
+        if not self.metrics.has("pii_tagger", rows[0]["setting"]):
+            self.metrics.add(rows)
         return folder
 
-    def calibrate(self, trainer: Trainer) -> None:
+    def calibrate(self, trainer: Trainer) -> list[dict]:
         """Find the temperature that makes the likelihoods true on validation text, and put it into the last layer."""
         logits, labels, _ = trainer.predict(self.tokens(self.joined("validation")))
         asked = labels != IGNORE
@@ -100,13 +102,11 @@ class TaggerExperiment:
         with torch.no_grad():
             for parameter in trainer.model.classifier.parameters():
                 parameter.div_(best)
-        self.metrics.add(
-            [
-                row("pii_tagger", f"table=calibration temperature={t:.3f}", metric, score(private, likelihood(t)))
-                for t in (1.0, best)
-                for metric, score in (("log_loss", log_loss), ("brier", brier_score_loss))
-            ]
-        )
+        return [
+            row("pii_tagger", f"table=calibration temperature={t:.3f}", metric, score(private, likelihood(t)))
+            for t in (1.0, best)
+            for metric, score in (("log_loss", log_loss), ("brier", brier_score_loss))
+        ]
 
     def measure(self, name: str, tagger: BaseTagger) -> None:
         """Count the private characters that a tagger finds in the test text of each data set."""

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "swing_clm"))
 import prepare
 from launch import launch
 from peft import LoraConfig
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from swingkd import (
     EnsembleTagger,
@@ -28,6 +29,11 @@ from swingkd.tagging import BaseTagger
 
 def make_tagger(name: str | None) -> BaseTagger:
     return EnsembleTagger(RuleTagger(), TokenClassificationTagger(name)) if name else RuleTagger()
+
+
+def make_tokenizer(config: dict) -> PreTrainedTokenizerBase:
+    """Load the student's tokenizer; Llama's comes without a padding token, so the configuration names one."""
+    return AutoTokenizer.from_pretrained(config["student"], **config.get("tokenizer", {}))
 
 
 def arguments(config: dict) -> PrivateDistillationConfig:
@@ -46,6 +52,7 @@ def main(config: dict, only: list[str] | None = None) -> Path:
         args=args,
         train_dataset=prepare.load(config["data"]["train"]),
         eval_dataset=prepare.load(config["data"]["evaluation"]),
+        processing_class=make_tokenizer(config),
         tagger=make_tagger(config.get("tagger")),
         public_model=config.get("public_model"),
         peft_config=adapter(config),

@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from swingkd.architectures import architecture
+from swingkd.loading import load_pretrained
 
 _KINDS = (
     ("ForCausalLM", AutoModelForCausalLM, AutoTokenizer),
@@ -36,7 +37,7 @@ def load_model(name: str) -> tuple[PreTrainedModel, Any]:
     base, kind, _ = architecture(name)
     for ending, model_class, processing_class in _KINDS:
         if kind.endswith(ending):
-            model = model_class.from_pretrained(name, dtype=torch.float32)
+            model = load_pretrained(model_class, name, dtype=torch.float32)
             if torch.cuda.is_available():
                 model.to("cuda")
             try:

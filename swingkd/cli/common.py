@@ -15,6 +15,7 @@ import typer
 import yaml
 from rich.console import Console
 from rich.text import Text
+from safetensors import SafetensorError
 
 if TYPE_CHECKING:
     from swingkd.tagging.base import BaseTagger
@@ -27,8 +28,10 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
-_WRONG = (ValueError, TypeError, KeyError, ImportError, OverflowError, yaml.YAMLError)
+_WRONG = (ValueError, TypeError, KeyError, ImportError, OverflowError, yaml.YAMLError, SafetensorError)
 DATA = "A .jsonl, .csv, .parquet or .txt file, a folder of save_to_disk, or a data set on the Hub."
+# What a field of this type may be; true is no number.
+_KINDS = {"bool": ((bool,), "true or false"), "int": ((int,), "a whole number"), "float": ((int, float), "a number")}
 #: Exit codes: the input is wrong; stopped by Ctrl-C, and can go on.
 WRONG_INPUT, INTERRUPTED = 2, 130
 
@@ -124,8 +127,8 @@ def checked(fields: dict[str, Any], settings: type) -> dict[str, Any]:
         kinds = set(re.findall(r"\b(?:str|int|float|bool|dict|list)\b", known[name]))
         if value is not None and kinds in ({"bool"}, {"int"}, {"float"}):
             (kind,) = kinds
-            if not isinstance(value, bool if kind == "bool" else (int, float)) or (kind != "bool" and value is True):
-                what = "true or false" if kind == "bool" else "a number"
+            allowed, what = _KINDS[kind]
+            if type(value) not in allowed:
                 raise ValueError(f"{name}={value!r} must be {what}.")
     return fields
 

@@ -30,7 +30,7 @@ def distill(
         str | None,
         typer.Option(help="Teacher: a name on the Hub or a folder; not needed where cache-teacher wrote the data."),
     ] = None,
-    output_dir: Annotated[Path, typer.Option(help="Where the student goes.")] = Path("out/student"),
+    output_dir: Annotated[Path | None, typer.Option(help="Where the student goes.  [out/student]")] = None,
     split: SplitOption = "train",
     config: ConfigOption = None,
     changes: SetOption = None,
@@ -48,7 +48,11 @@ def distill(
         str | None, typer.Option(help="For classifiers: the teacher's tokenizer, where it is not the student's.")
     ] = None,
     tagger: TaggerOption = None,
-    eval_data: Annotated[str | None, typer.Option(help="Evaluate on this at the end; for the card.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Protect nothing, look for nothing: the rival.")] = False,
+    eval_data: Annotated[
+        str | None, typer.Option(help="Evaluate on this at the end, for the card: text that was held out.")
+    ] = None,
+    eval_split: Annotated[str, typer.Option(help="Which split of it to read.")] = "test",
     push_to: Annotated[str | None, typer.Option(help="Send the student to this repository on the Hub.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the output folder.")] = False,
 ) -> None:
@@ -69,21 +73,32 @@ def distill(
     from swingkd.interruption import StopOnInterrupt
     from swingkd.trainer import PrivateDistillationTrainer
 
+    if plain and (tagger or protection not in (None, "none")):
+        raise ValueError("--plain protects nothing. Leave out --tagger and --protection.")
+    if (data, split) == (eval_data, eval_split) or (data == eval_data and Path(data).is_file()):
+        raise ValueError("--eval-data is what the student is trained on. Name text that was held out.")
     fields = read_fields(
-        config, changes, output_dir=str(output_dir), task=task, protection=protection, hub_model_id=push_to
-    )
+        config, changes, output_dir=str(output_dir) if output_dir else None, task=task,
+        protection="none" if plain else protection, hub_model_id=push_to,
+    )  # fmt: skip
+    output_dir = Path(fields.setdefault("output_dir", "out/student"))
     args = PrivateDistillationConfig(**checked(fields, PrivateDistillationConfig))
+    begun = last_complete_checkpoint(str(output_dir)) is not None
+    if begun and not resume:
+        raise ValueError(f"{output_dir} holds checkpoints. Go on with --resume, or choose another --output-dir.")
+    if resume and not begun:
+        typer.echo(f"There is no checkpoint in {output_dir}: beginning anew.", err=True)
     rows = load_rows(data, split)
     tagged = {"input_ids", "image", "img", "pixel_values"} & set(rows.column_names or [])
+    if tagged and tagger:
+        raise ValueError(f"--tagger reads text, and {data} has {', '.join(sorted(tagged))}. Leave it out.")
     own = AutoTokenizer.from_pretrained(teacher_tokenizer) if teacher_tokenizer else None
     stop = StopOnInterrupt()
-    if resume and last_complete_checkpoint(str(output_dir)) is None:
-        typer.echo(f"There is no checkpoint in {output_dir}: beginning anew.", err=True)
     trainer = PrivateDistillationTrainer(
         student, teacher, args, train_dataset=rows,
-        eval_dataset=load_rows(eval_data, split) if eval_data else None,
-        tagger=None if tagged else make_tagger(tagger), public_model=public_model, teacher_processing_class=own,
-        callbacks=[stop],
+        eval_dataset=load_rows(eval_data, eval_split) if eval_data else None,
+        tagger=None if tagged or plain else make_tagger(tagger), public_model=public_model,
+        teacher_processing_class=own, callbacks=[stop],
     )  # fmt: skip
     if push_to:
         trainer.init_hf_repo()  # what cannot be sent is known now, and not hours from here
@@ -107,8 +122,9 @@ def cache_teacher(
     teacher: Annotated[str, typer.Option(help="Teacher: a name on the Hub or a folder, with its tokenizer.")],
     data: Annotated[str, typer.Option(help=DATA)],
     output_dir: Annotated[
-        Path, typer.Option(help="The data goes to its folder `private`; to `protected` with --protect.")
-    ] = Path("out/cache"),
+        Path | None,
+        typer.Option(help="The data goes to its folder `private`; to `protected` with --protect.  [out/cache]"),
+    ] = None,
     split: SplitOption = "train",
     top_k: Annotated[int, typer.Option(help="How many of the teacher's likeliest tokens to keep.")] = 64,
     config: ConfigOption = None,
@@ -131,24 +147,27 @@ def cache_teacher(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from swingkd.config import PrivateDistillationConfig
+    from swingkd.loading import load_pretrained
     from swingkd.teacher_cache import cache_teacher as write
 
+    fields = read_fields(config, changes, output_dir=str(output_dir) if output_dir else None, protection=protect)
     # Never in one folder: what is handed out must not lie among what is private.
-    target = output_dir / ("protected" if protect else "private")
+    target = Path(fields.setdefault("output_dir", "out/cache")) / ("protected" if protect else "private")
     if target.exists():
         raise ValueError(f"{target} exists already. Choose another --output-dir, or delete it first.")
-    fields = read_fields(config, changes, output_dir=str(output_dir), protection=protect)
     written = write(
-        AutoModelForCausalLM.from_pretrained(teacher),
+        load_pretrained(AutoModelForCausalLM, teacher),
         PrivateDistillationConfig(**checked(fields, PrivateDistillationConfig)),
         load_rows(data, split),
         AutoTokenizer.from_pretrained(teacher),
         tagger=make_tagger(tagger),
-        public_model=AutoModelForCausalLM.from_pretrained(public_model) if public_model else None,
+        public_model=load_pretrained(AutoModelForCausalLM, public_model) if public_model else None,
         top_k=top_k,
         protect=protect is not None,
         private_dataset=load_rows(private_data, split) if private_data else None,
     )
+    # As private as the text: nobody else looks into the folder.
+    target.mkdir(0o755 if protect else 0o700, parents=True)
     written.save_to_disk(target)
     what = "the teacher's own targets: as private as the text"
     if protect:

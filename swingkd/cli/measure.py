@@ -49,6 +49,7 @@ def audit(
 
     from swingkd.audit import CanarySet, audit_model, read_records
     from swingkd.audit.loading import load_model, load_reference
+    from swingkd.loading import public_name
     from swingkd.report import audit_tables, write_audit
 
     # What is read first is refused first: models take longer.
@@ -70,15 +71,13 @@ def audit(
         references=[load_reference(name, processing) for name in reference or []],
         extraction=extraction,
     )  # fmt: skip
-    written = write_audit(report, out, title=model, show_secrets=show_secrets)
+    written = write_audit(report, out, title=public_name(model) or model, show_secrets=show_secrets)
     if as_json:
         typer.echo(json.dumps(report.to_dict(show_secrets), ensure_ascii=False))
         return
     console = Console()
     for table in audit_tables(report):
         console.print(table)
-    if report.extraction:
-        console.print(str(report.extraction), highlight=False)
     console.print(f"Written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from swingkd.cli.common import DATA, SplitOption, TaggerOption, command, load_rows, make_tagger
-from swingkd.tagging import CharTags, private_spans
+
+if TYPE_CHECKING:
+    from swingkd.tagging import CharTags
 
 _ROWS = (".jsonl", ".json", ".csv", ".parquet")
 
@@ -35,6 +37,7 @@ def tag(
     Example: swingkd tag notes.jsonl --html notes.html
     """
     from swingkd.audit import read_records
+    from swingkd.tagging import private_spans
 
     if source == "-" or Path(source).suffix not in _ROWS:
         raw = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
@@ -46,6 +49,8 @@ def tag(
         texts = rows[text_column][:]
         if not all(isinstance(text, str) for text in texts):
             raise ValueError(f"{source}: {text_column!r} is not text in every row.")
+    if as_json and html is not None:
+        raise ValueError("--json prints lines, --html writes a page. Choose one.")
     finder, console = make_tagger(tagger), Console()
     if html is not None:
         from swingkd.report.page import Page, shown_spans, write_page
@@ -66,7 +71,7 @@ def tag(
         for start, end, label in reversed(spans):
             coloured.stylize("bold white on red", start, end)
             coloured = coloured[:end] + Text(f" {finder.labels[label] or 'PRIVATE'}", style="dim red") + coloured[end:]
-        console.print(coloured)
+        console.print(coloured, soft_wrap=True)
 
 
 def _highest(tags: CharTags, start: int, end: int) -> float:
@@ -100,6 +105,7 @@ def canaries(
     """
 
     from swingkd.audit import CanarySet
+    from swingkd.whole_files import written_whole
 
     target = output_dir / "_private" / "canaries.json"
     if target.exists():
@@ -111,7 +117,9 @@ def canaries(
     )  # fmt: skip
     with_canaries = made.insert(rows, text_column=text_column)
     made.save(target)
-    with_canaries.to_json(output_dir / "with_canaries.jsonl")
+    # Every secret stands in it.
+    with written_whole(output_dir / "with_canaries.jsonl", owner_only=True) as part:
+        with_canaries.to_json(part)
     inside = sum(canary.inserted for canary in made.canaries)
     typer.echo(
         f"{inside} canaries are in {output_dir / 'with_canaries.jsonl'}, {len(made.canaries) - inside} are not."

@@ -14,7 +14,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from swingkd.audit import AuditReport, EpsilonLowerBound, Interval, MembershipReport
+from swingkd.audit import AuditReport, EpsilonLowerBound, ExtractionReport, Interval, MembershipReport
 from swingkd.audit.membership import roc_curve
 from swingkd.report.plots import COLOURS
 
@@ -65,7 +65,38 @@ def audit_tables(report: AuditReport) -> list[Table]:
         tables.append(table)
     for kind, membership in report.membership.items():
         tables.append(_membership_table(kind, membership, report.epsilon.get(kind, {})))
+    if report.extraction:
+        tables.append(_extraction_table(report.extraction))
     return tables
+
+
+def _extraction_table(report: ExtractionReport) -> Table:
+    table = _table(
+        "extraction of training text", ("attack", "text", "found, %", "95 % interval", "of", "chance, %"),
+        "whole texts continued word for word; private values said, put into a gap, picked from a list"
+        + ("; text that the model never saw shows what needs no memory" if report.unseen else ""),
+    )  # fmt: skip
+    for text, part in (("trained on", report), ("never seen", report.unseen)):
+        if part is None:
+            continue
+        if part.continuation:
+            table.add_row("continued", text, *_share(part.continuation.greedy))
+            for n, value in part.continuation.sampled.items():
+                of = str(part.continuation.texts)
+                table.add_row(f"continued, {n} samples", text, f"{100 * value:.1f}", "", of)
+        if part.values:
+            found, known = len(part.values.found), part.values.training
+            said = f"values, {part.values.samples} samples"
+            table.add_row(said, text, f"{100 * found / known:.1f}" if known else "", "", str(known))
+        for name, guesses in (("in gaps", part.reconstruction), ("picked", part.inference)):
+            if guesses:
+                by_chance = "" if guesses.chance is None else f"{100 * guesses.chance:.1f}"
+                table.add_row(f"values {name}", text, *_share(guesses.right), by_chance)
+    return table
+
+
+def _share(share: Interval) -> tuple[str, str, str]:
+    return f"{100 * share.value:.1f}", f"{100 * share.low:.1f} to {100 * share.high:.1f}", str(share.n)
 
 
 def _membership_table(kind: str, report: MembershipReport, bounds: dict[str, EpsilonLowerBound]) -> Table:

@@ -31,8 +31,10 @@ class ModelFacts:
         audit: what attacks found; `None`: nobody attacked it.
         task: as the Hub names it.
         base_model: the student's name, before it was trained.
+        on_hub: that is its name on the Hub, so the metadata may point there.
         teacher: the teacher's name.
-        datasets: names of the data.
+        datasets: what people call the data.
+        dataset_tags: its names on the Hub.
         language, license: as the Hub has them.
         tags: others.
         figures: files beside the card.
@@ -48,8 +50,10 @@ class ModelFacts:
     audit: AuditReport | None = None
     task: str | None = None
     base_model: str | None = None
+    on_hub: bool = False
     teacher: str | None = None
     datasets: tuple[str, ...] = ()
+    dataset_tags: tuple[str, ...] = ()
     language: str | list[str] | None = None
     license: str | None = None
     tags: tuple[str, ...] = ()
@@ -73,7 +77,6 @@ def model_card(facts: ModelFacts) -> str:
         facts=facts,
         promises=facts.ledger.lines(),
         tables=[markdown(table) for table in audit_tables(audit)],
-        extraction=str(audit.extraction) if audit.extraction else "",
         claims=claims(facts),
         settings=json.dumps(facts.settings, indent=1, default=str),
     )
@@ -89,8 +92,8 @@ def metadata(facts: ModelFacts) -> str:
     private = facts.ledger.covers(TRANSFER_SET) or facts.ledger.covers(TEACHER_DATA)
     tags = [*_TAGS, *(["differential-privacy"] if private else []), *facts.tags]
     data = ModelCardData(
-        base_model=facts.base_model,
-        datasets=list(facts.datasets) or None,
+        base_model=facts.base_model if facts.on_hub else None,
+        datasets=list(facts.dataset_tags) or None,
         language=facts.language,
         license=facts.license,
         library_name=facts.library,
@@ -133,8 +136,9 @@ def claims(facts: ModelFacts) -> list[str]:
         return [*said, "Nobody attacked this model: how much it gives away is not known (swingkd audit)."]
     if audit.exposure:
         for level in (level for level in audit.exposure.levels if level):
-            excess = audit.exposure.excess(level)
-            if excess.low > 0:
+            # Without controls there is nothing to compare with.
+            excess = audit.exposure.excess(level) if 0 in audit.exposure.levels else None
+            if excess is not None and excess.low > 0:
                 said.append(
                     f"It gives something away of secrets that stood {level} times in the text: {excess.value:.2f} "
                     f"bits of exposure over those that never did [{excess.low:.2f}, {excess.high:.2f}]."
@@ -143,6 +147,9 @@ def claims(facts: ModelFacts) -> list[str]:
         through = [r.attack for r in report.results if r.tpr_at_1_fpr.low > r.chance(0.01)]
         if through:
             said.append(f"Membership of {kind} can be told, better than by chance: {', '.join(through)}.")
+        average = [f"{r.attack} {r.auc.value:.3f}" for r in report.results if r.auc.low > 0.5]
+        if average and not through:
+            said.append(f"Members of {kind} stand out on average: AUC of {', '.join(average)}.")
     promised = ledger.epsilon()
     for kind, bounds in audit.epsilon.items():
         for attack, bound in bounds.items():

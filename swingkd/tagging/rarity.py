@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from swingkd.loading import load_pretrained
 from swingkd.tagging.base import BaseTagger, CharTags, empty_tags, token_characters
 from swingkd.tagging.windows import require_fast, token_windows
 
@@ -44,7 +45,7 @@ class RarityTagger(BaseTagger):
     ):
         if isinstance(model, str):
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(model)
-            model = AutoModelForCausalLM.from_pretrained(model)
+            model = load_pretrained(AutoModelForCausalLM, model)
         if tokenizer is None:
             raise ValueError("RarityTagger got a model object without its tokenizer: pass tokenizer=...")
         require_fast(tokenizer)

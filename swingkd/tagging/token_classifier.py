@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from swingkd.loading import load_pretrained
 from swingkd.tagging.base import BaseTagger, CharTags, empty_tags, token_characters
 from swingkd.tagging.windows import require_fast, token_windows
 
@@ -39,7 +40,7 @@ class TokenClassificationTagger(BaseTagger):
     ):
         if isinstance(model, str):
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(model)
-            model = AutoModelForTokenClassification.from_pretrained(model)
+            model = load_pretrained(AutoModelForTokenClassification, model)
         if tokenizer is None:
             raise ValueError("TokenClassificationTagger got a model object without its tokenizer: pass tokenizer=...")
         require_fast(tokenizer)

@@ -37,6 +37,7 @@ class ImageClassification(LabelTask):
                 "A tagger reads text, and these rows are images. Say in a column pii_likelihood (uint8, 0 to 255) how "
                 "private each image is, and pass tagger=None."
             )
+        dataset = dataset.with_format(None)
         columns = column_names(dataset)
         field = label_field(columns, settings)
         refuse_other_names(dataset.features, field, model.config)

@@ -57,6 +57,7 @@ class TextTask(LabelTask):
         self, dataset, processing_class, tagger, settings, *, model, teacher_processing_class=None, num_proc=None,
         description="train", keep=(),
     ):  # fmt: skip
+        dataset = dataset.with_format(None)  # labels are plain numbers then, whatever the user works with
         columns = column_names(dataset)
         field = label_field(columns, settings)
         refuse_other_names(dataset.features, field, model.config)
@@ -66,7 +67,7 @@ class TextTask(LabelTask):
                 raise ValueError(
                     "The dataset is tokenised already, so it cannot be tokenised for the teacher. Pass the text."
                 )
-            dataset = ready(dataset, tagger).with_format(None)
+            dataset = ready(dataset, tagger)
             dataset = dataset if field == "labels" else dataset.rename_column(field, "labels")
             return by_number(dataset, model.config)
         for tokenizer in (processing_class, teacher_processing_class):
@@ -105,7 +106,7 @@ class SequenceClassification(TextTask):
 
     name = "text-classification"
     auto_model = AutoModelForSequenceClassification
-    # What kept the most at no measurable leak (model_cards/swing-mts-sections): the class has other examples.
+    # Of what is marked it leaves least to find (model_cards/swing-mts-sections): the class has other examples.
     default_protection: ClassVar[ProtectionName] = "drop"
     endings = ("ForSequenceClassification",)
 

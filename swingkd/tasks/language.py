@@ -45,7 +45,8 @@ class TokenTask(Task):
     def metrics(self, prediction: EvalPrediction, model):
         """Make perplexities (all, flagged, unflagged) and the distillation loss of sums over tokens."""
         tokens, flagged, nll, flagged_nll, soft, loss = np.asarray(prediction.predictions, np.float64).sum(0)
-        metrics = {"perplexity": np.exp(nll / tokens)}
+        # The Trainer's own loss is a mean of means of batches, and moves with their size.
+        metrics = {"perplexity": np.exp(nll / tokens), "loss": loss / tokens}
         if not np.isnan(soft):  # there was a teacher to be near to
             metrics |= {"soft_loss": soft / tokens, "distillation_loss": loss / tokens}
         if flagged:
@@ -119,7 +120,7 @@ class MaskingCollator:
         seed: of the masks; no secret depends on it.
     """
 
-    #: The visit of an evaluation: always the same masks, so that numbers compare.
+    #: The visit of an evaluation: always the same masks, whatever the seed, so that numbers compare.
     EVALUATION = -1
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int = 0):
@@ -134,9 +135,10 @@ class MaskingCollator:
         batch = self._pad(rows)
         ids = batch["unmasked_ids"] = batch["input_ids"].clone()
         kept = (batch["labels"] == IGNORE) | torch.isin(ids, torch.tensor(self.tokenizer.all_special_ids))
+        visit = "evaluation" if self.visit == self.EVALUATION else f"{self.seed} {self.visit}"
         for i, length in enumerate(batch["attention_mask"].sum(1).tolist()):
             own = slice(i, i + 1), slice(0, length)
-            seed = xxhash.xxh3_64_intdigest(ids[own].numpy().tobytes() + f"{self.seed} {self.visit}".encode()) >> 1
+            seed = xxhash.xxh3_64_intdigest(ids[own].numpy().tobytes() + visit.encode()) >> 1
             self._mask.generator = torch.Generator().manual_seed(seed)
             batch["input_ids"][own], batch["labels"][own] = self._mask.torch_mask_tokens(ids[own].clone(), kept[own])
         return batch

@@ -34,7 +34,7 @@ class Seq2SeqLM(TokenTask):
         description="train", keep=(),
     ):  # fmt: skip
         columns = column_names(dataset)
-        if "input_ids" in columns:
+        if {"input_ids", "labels"} <= set(columns):
             return ready(dataset, tagger)
         if not {"prompt", "completion"} <= set(columns):
             raise ValueError(

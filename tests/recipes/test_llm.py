@@ -1,5 +1,6 @@
 """The configurations for large models: valid fields, models on the meta device, and the script on tiny ones."""
 
+import copy
 import importlib.util
 import sys
 from pathlib import Path
@@ -84,14 +85,19 @@ def test_the_sharded_configuration_is_one_of_accelerates():
     assert config.fsdp_config["fsdp_version"] == 2
 
 
-def test_the_script_on_tiny_models(script, tmp_path, monkeypatch, tokenizer):
+@pytest.mark.parametrize("family", ["qwen", "llama"])
+def test_the_script_on_tiny_models(family, script, tmp_path, monkeypatch, tokenizer):
     monkeypatch.chdir(tmp_path)
+    tokenizer = copy.deepcopy(tokenizer)
+    if family == "llama":  # as published: no padding token, one that is kept for it
+        tokenizer.add_tokens("<|finetune_right_pad_id|>", special_tokens=True)
+        tokenizer.pad_token = None
     for role, seed in (("teacher", 1), ("student", 2), ("public", 3)):
         tiny_model(len(tokenizer), seed=seed).save_pretrained(role)
         tokenizer.save_pretrained(role)
     for name in ("chats_train", "chats_evaluation"):
         Dataset.from_dict({"text": TEXTS}).to_json(f"{name}.jsonl")
-    config = yaml.safe_load((RECIPES / "swing_llm" / "qwen.yaml").read_text())
+    config = yaml.safe_load((RECIPES / "swing_llm" / f"{family}.yaml").read_text())
     config |= {"teacher": "teacher", "student": "student", "public_model": "public"}
     small = dict.fromkeys(("dataset_num_proc", "model_init_kwargs", "teacher_model_init_kwargs"))
     small |= {"max_length": 32, "max_steps": 2, "bf16": False, "use_cpu": True, "report_to": []}

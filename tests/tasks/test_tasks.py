@@ -177,6 +177,44 @@ def test_masks_of_an_evaluation_are_always_the_same(build):
     assert trainer.data_collator.visit == 3
 
 
+def test_masks_follow_the_seed_and_evaluations_do_not(build):
+    one, two = (build("fill-mask", protection="none", seed=seed) for seed in (1, 2))
+    rows = [one.train_dataset[i] for i in range(4)]
+    assert not torch.equal(one.data_collator(rows)["labels"], two.data_collator(rows)["labels"])
+    for trainer in (one, two):
+        trainer.data_collator.visit = trainer.data_collator.EVALUATION
+    assert torch.equal(one.data_collator(rows)["labels"], two.data_collator(rows)["labels"])
+    with pytest.raises(ValueError, match=r"dataloader_persistent_workers=True keeps the masks of the first epoch"):
+        build("fill-mask", protection="none", dataloader_persistent_workers=True, dataloader_num_workers=1)
+
+
+@pytest.mark.parametrize("task", ["text-generation", "text2text-generation"])
+def test_the_loss_of_an_evaluation_does_not_depend_on_the_batch(build, task):
+    found = [build(task, protection="none", per_device_eval_batch_size=size) for size in (1, 8)]
+    one, many = (trainer.evaluate(trainer.train_dataset) for trainer in found)
+    assert one["eval_loss"] == pytest.approx(many["eval_loss"], rel=1e-4)
+    assert one["eval_loss"] == pytest.approx(one["eval_distillation_loss"])
+
+
+@pytest.mark.parametrize("task", NAMES)
+def test_predict_takes_rows_as_they_are(build, tokenizer, task):
+    rows = make_setup(task, tokenizer).data
+    trainer = build(task, protection="none")
+    found = trainer.predict(rows)
+    assert len(found.predictions) == len(rows)
+    assert ("test_perplexity" in found.metrics) is trainer.task.predicts_tokens
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy"])
+@pytest.mark.parametrize("task", ["text-classification", "token-classification", "image-classification"])
+def test_rows_may_have_a_format(build, tokenizer, task, kind):
+    rows = make_setup(task, tokenizer).data
+    formatted, plain = (
+        build(task, data=data, protection="drop").train_dataset for data in (rows.with_format(kind), rows)
+    )
+    assert formatted["labels"][:] == plain["labels"][:]
+
+
 def test_what_is_done_where_nobody_says(build):
     wanted = {"text-classification": "drop", "image-classification": "drop"}
     for task in NAMES:

@@ -1,0 +1,57 @@
+"""What `import swingkd` offers, and where each name lives."""
+
+from .audit import (
+    AuditReport,
+    CanarySet,
+    EpsilonLowerBound,
+    ExposureReport,
+    ExtractionReport,
+    MembershipReport,
+    PrivacyAuditCallback,
+    audit_extraction,
+    audit_membership,
+    audit_model,
+    epsilon_lower_bound,
+    measure_exposure,
+    shadow_models,
+)
+from .config import PrivateDistillationConfig
+from .decentralized import DecentralizedDistillation
+from .plug_in import distillation_loss, teacher_logits
+from .privacy import PrivacyLedger, PrivacyPlan
+from .tagging import EnsembleTagger, PresidioTagger, RarityTagger, RuleTagger, TokenClassificationTagger
+from .teacher_cache import cache_teacher
+from .trainer import PrivateDistillationTrainer
+from .vision import DataFreeDistillation, DynamicSampleSelection
+
+__version__: str
+__all__ = [
+    "AuditReport",
+    "CanarySet",
+    "DataFreeDistillation",
+    "DecentralizedDistillation",
+    "DynamicSampleSelection",
+    "EnsembleTagger",
+    "EpsilonLowerBound",
+    "ExposureReport",
+    "ExtractionReport",
+    "MembershipReport",
+    "PresidioTagger",
+    "PrivacyAuditCallback",
+    "PrivacyLedger",
+    "PrivacyPlan",
+    "PrivateDistillationConfig",
+    "PrivateDistillationTrainer",
+    "RarityTagger",
+    "RuleTagger",
+    "TokenClassificationTagger",
+    "audit_extraction",
+    "audit_membership",
+    "audit_model",
+    "cache_teacher",
+    "distillation_loss",
+    "epsilon_lower_bound",
+    "measure_exposure",
+    "shadow_models",
+    "teacher_logits",
+]
