@@ -191,6 +191,27 @@ def test_the_classifiers_are_those_of_the_card():
     assert float(changes[1]) >= -1
 
 
+def test_the_word_taggers_are_those_of_the_card():
+    card = Path(__file__).parents[1] / "model_cards" / "swing-ner-simdial" / "metrics.json"
+    table = LabelTable(json.loads(card.read_text())["rows"])
+
+    def of(model, words=""):
+        student = (model, f"table=main {words}".rstrip())
+        worth = list(table.worth(student).values())
+        found = table.found(student, "names", "tpr_at_1_fpr")[table.strongest("names")]
+        return f"{100 * sum(worth) / len(worth):.1f} %", f"{100 * found:.1f} %"
+
+    text = " ".join(README.split())
+    worth, found = of("kd")
+    assert f"plain distillation has an F1 of {worth} and gives {found} of made-up names away" in text
+    worth, found = of("temperature", "maximum=4")
+    assert f"the temperature alone {worth} and {found} with `max_temperature=4`" in text
+    worth, found = of("temperature", "maximum=16")
+    assert f"{worth} and {found} with 16" in text
+    worth, found = of("population")
+    assert f"`population` {worth} and {found}" in text
+
+
 def test_nothing_was_left_to_fill_in():
     for page in (Path(__file__).parents[1]).glob("**/*.md"):
         if ".venv" not in page.parts:

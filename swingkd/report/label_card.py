@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,14 @@ _LEAST = 0.05
 
 
 class LabelTable(RunTable):
-    """The rows of a run on classifiers."""
+    """The rows of a run on classifiers.
 
-    def __init__(self, rows: list[dict[str, Any]]):
+    Args:
+        rows: of metrics.json; several processes may have written them in any order.
+        plans: the rows of the run's configuration, in whose order students stand in tables.
+    """
+
+    def __init__(self, rows: list[dict[str, Any]], plans: Sequence[dict[str, Any]] = ()):
         super().__init__(rows)
         self.rows = rows
         measured = {row["metric"] for row in rows}
@@ -36,7 +42,10 @@ class LabelTable(RunTable):
         self.score = next(name for name in _SCORES if name in measured)
         found = [dict(word.split("=", 1) for word in row["setting"].split()) for row in rows]
         self.kinds = list(dict.fromkeys(of["records"] for of in found if "records" in of))
-        self.main = list(dict.fromkeys((model, _bare(setting)) for model, setting in self if "split=" in setting))
+        main = dict.fromkeys((model, _bare(setting)) for model, setting in self if "split=" in setting)
+        planned = [(plan["model"], f"table=main {plan.get('setting', '')}".rstrip()) for plan in plans]
+        # The teacher is not planned, and stands first.
+        self.main = sorted(main, key=lambda student: planned.index(student) if student in planned else -1)
 
     def worth(self, student: Student, metric: str | None = None) -> dict[str, float]:
         """Return a number of each seed on the test split."""
@@ -128,7 +137,7 @@ def write_label_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) 
         The path of the card.
     """
     content, folder = MetricsFile(metrics).read(), Path(output_dir)
-    table = LabelTable(content["rows"])
+    table = LabelTable(content["rows"], content["config"].get("rows", ()))
     folder.mkdir(parents=True, exist_ok=True)
     said = findings(table)
     headings = ("model", table.score, *(f"{kind}: TPR at 1 % FPR" for kind in table.kinds))
@@ -233,19 +242,23 @@ def _bare(setting: str) -> str:
 
 
 def _figure(table: LabelTable, run: str, path: Path) -> None:
-    """Draw the true positive rate at 1 % false alarms against worth, one panel a kind of record."""
+    """Draw worth against the true positive rate at 1 % false alarms, one panel a kind of record."""
     kinds = table.kinds
     size = (1.8 + 4.4 * len(kinds), 4.4)
     figure, axes = plt.subplots(1, len(kinds), figsize=size, squeeze=False, layout="constrained")
     for axis, kind in zip(axes[0], kinds, strict=True):
         attack = table.strongest(kind)
-        for i, student in enumerate(table.main):
-            score = 100 * float(np.mean(list(table.worth(student).values())))
-            rate = 100 * table.found(student, kind, "tpr_at_1_fpr")[attack]
-            axis.plot(
-                rate, score, marker=MARKERS[(i + i // 8) % 8], color=COLOURS[i % 8], linestyle="none",
-                label=name(student),
-            )  # fmt: skip
+        for i, model in enumerate(dict.fromkeys(model for model, _ in table.main)):
+            students = [student for student in table.main if student[0] == model]
+            scores = [100 * float(np.mean(list(table.worth(student).values()))) for student in students]
+            rates = [100 * table.found(student, kind, "tpr_at_1_fpr")[attack] for student in students]
+            # Several settings of one model are a curve, with the value at each point.
+            what, _, _ = words(students[-1][1]).partition(" ")
+            label = f"{model}, by {what}" if what else model
+            axis.plot(rates, scores, marker=MARKERS[(i + i // 8) % 8], color=COLOURS[i % 8], linewidth=1, label=label)
+            for student, rate, score in zip(students, rates, scores, strict=True):
+                _, _, value = words(student[1]).partition(" ")
+                axis.annotate(value, (rate, score), xytext=(5, 4), textcoords="offset points", fontsize=7)
         chance = 100 * table.found(table.plain, kind, "tpr_at_1_fpr_chance")[attack]
         axis.axvline(chance, color="0.6", linestyle=":")
         axis.set(title=f"{kind} records, {attack} attack", xlabel="found at 1 % false alarms, % (lower is better)")
