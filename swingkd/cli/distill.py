@@ -89,9 +89,12 @@ def distill(
     if resume and not begun:
         typer.echo(f"There is no checkpoint in {output_dir}: beginning anew.", err=True)
     rows = load_rows(data, split)
-    tagged = {"input_ids", "image", "img", "pixel_values"} & set(rows.column_names or [])
+    features = rows.features or {}
+    tagged = [
+        name for name in rows.column_names if name in ("input_ids", "pixel_values") or _is_image(features.get(name))
+    ]
     if tagged and tagger:
-        raise ValueError(f"--tagger reads text, and {data} has {', '.join(sorted(tagged))}. Leave it out.")
+        raise ValueError(f"--tagger reads text, and {data} has {', '.join(tagged)}. Leave it out.")
     own = AutoTokenizer.from_pretrained(teacher_tokenizer) if teacher_tokenizer else None
     stop = StopOnInterrupt()
     trainer = PrivateDistillationTrainer(
@@ -115,6 +118,12 @@ def distill(
     typer.echo(str(trainer.ledger))
     typer.echo(f"The student, its card and its page are in {output_dir}.{f' Sent: {sent}' if sent else ''}")
     typer.echo("Next: measure what it remembers with swingkd audit.")
+
+
+def _is_image(feature: object) -> bool:
+    from datasets import Image
+
+    return isinstance(feature, Image)
 
 
 @command

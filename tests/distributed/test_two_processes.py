@@ -49,6 +49,13 @@ def test_two_processes_train_a_classifier_as_one_does(tmp_path, task):
 
 
 @pytest.mark.distributed
+def test_a_loop_of_ones_own_learns_as_much_in_two_processes(tmp_path):
+    one = launch(tmp_path / "one", accelerate("cpu"), "plug_in_once.py", "4")
+    two = launch(tmp_path / "two", accelerate("ddp"), "plug_in_once.py", "2")
+    assert_same(one, two)
+
+
+@pytest.mark.distributed
 @pytest.mark.parametrize("kind", ["full", "ghost", "lora"])
 def test_two_private_processes_equal_one(tmp_path, kind):
     """Noise is added once, each record is clipped where it is, and sums are added up over processes."""
