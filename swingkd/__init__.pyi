@@ -1,5 +1,13 @@
 """What `import swingkd` offers, and where each name lives."""
 
+from . import audit as audit
+from . import decentralized as decentralized
+from . import privacy as privacy
+from . import report as report
+from . import tagging as tagging
+from . import targets as targets
+from . import tasks as tasks
+from . import vision as vision
 from .audit import (
     AuditReport,
     CanarySet,

@@ -8,6 +8,8 @@ from peft import PeftConfig
 from transformers import AutoConfig
 from transformers.utils import find_adapter_config_file
 
+from swingkd.loading import looked_up
+
 # How peft names tasks, and how the classes of their models end.
 _ADAPTERS = {
     "CAUSAL_LM": "ForCausalLM", "SEQ_2_SEQ_LM": "ForConditionalGeneration", "SEQ_CLS": "ForSequenceClassification",
@@ -26,9 +28,12 @@ class Architecture(NamedTuple):
 def architecture(name: str) -> Architecture:
     """Return what a name on the Hub or a folder holds; of an adapter, what it was trained for."""
     base, kind = name, None
-    if find_adapter_config_file(name):
+    with looked_up(name):
+        adapted = find_adapter_config_file(name)
+    if adapted:
         adapter = PeftConfig.from_pretrained(name)
         # What the adapter was trained for says more than what its base is.
         base, kind = str(adapter.base_model_name_or_path), _ADAPTERS.get(str(adapter.task_type).rpartition(".")[2])
-    config = AutoConfig.from_pretrained(base)
+    with looked_up(base):
+        config = AutoConfig.from_pretrained(base)
     return Architecture(base, kind or (config.architectures or ["no architecture"])[0], config.is_encoder_decoder)

@@ -66,6 +66,20 @@ def column_names(dataset: Dataset | IterableDataset) -> list[str]:
     return dataset.column_names or list(next(iter(dataset), {}))
 
 
+def unformatted(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    """Return rows of plain numbers and lists, whatever format the user works with.
+
+    Raises:
+        ValueError: they go through a transform, which could show other text than was tagged.
+    """
+    if isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
+        raise ValueError(
+            "The dataset has a transform (with_transform), which could show the student other text than was tagged. "
+            "Apply it with map() instead."
+        )
+    return dataset.with_format(None)
+
+
 def prepare_dataset(
     dataset: Dataset | IterableDataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -88,8 +102,9 @@ def prepare_dataset(
         keep: other columns to keep, of rows that are not packed.
 
     Raises:
-        ValueError: slow tokenizer, unknown columns, a row without text, or likelihoods that are no uint8.
+        ValueError: slow tokenizer, unknown columns, a row without text, a transform, or likelihoods that are no uint8.
     """
+    dataset = unformatted(dataset)
     columns = column_names(dataset)
     if "input_ids" in columns:
         prepared = ready(dataset, tagger)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from huggingface_hub.errors import HFValidationError
 from transformers import PreTrainedModel
 
 _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
@@ -25,7 +28,8 @@ def load_pretrained(auto_model: Any, model: str | PreTrainedModel, **options: An
     if not isinstance(model, str):
         return model
     try:
-        return auto_model.from_pretrained(model, **({"use_safetensors": True} | options))
+        with looked_up(model):
+            return auto_model.from_pretrained(model, **({"use_safetensors": True} | options))
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):
             raise
@@ -36,8 +40,26 @@ def load_pretrained(auto_model: Any, model: str | PreTrainedModel, **options: An
         if "safetensors" not in str(error):
             raise
         raise ValueError(
-            f"{model} has no model.safetensors. Weights in other formats may be pickles, which run code when they are "
-            "read. Save it again with save_pretrained, where you trust it."
+            f"{model} has no weights as safetensors. Those in other formats may be pickles, which run code when they "
+            "are read. Save it again with save_pretrained, where you trust it."
+        ) from error
+
+
+@contextmanager
+def looked_up(name: str) -> Iterator[None]:
+    """Say that a model is not there, in whatever words a library says it.
+
+    Raises:
+        ValueError: there is no such folder, and the Hub gave nothing by this name.
+    """
+    try:
+        yield
+    except (OSError, HFValidationError) as error:
+        if os.path.isdir(name) or "safetensors" in str(error):
+            raise
+        raise ValueError(
+            f"There is no folder {name}, and the Hub gave no model of that name. Check the path, or HF_HUB_OFFLINE, "
+            "the connection and your access to the repository."
         ) from error
 
 

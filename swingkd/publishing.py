@@ -24,14 +24,14 @@ from swingkd.config import PrivateDistillationConfig
 from swingkd.loading import is_hub_id, public_name
 from swingkd.privacy import PrivacyLedger
 from swingkd.privacy.ledger import LEDGER_FILE
-from swingkd.report import ModelFacts, model_card, roc_figures
+from swingkd.report import ModelFacts, ShownToken, write_model_files
 from swingkd.report.metrics import environment
-from swingkd.report.page import PAGE_FILE, ShownToken, write_page
-from swingkd.report.pages import model_page
+from swingkd.report.model_files import CARD_FILE
+from swingkd.report.page import PAGE_FILE
 from swingkd.tasks import Task
 from swingkd.whole_files import write_json
 
-CARD_FILE, SETTINGS_FILE = "README.md", "training_args.json"
+SETTINGS_FILE = "training_args.json"
 _SENT = re.compile(
     r"(model|adapter_model)(-\d+-of-\d+)?\.safetensors|(model|adapter_model)\.safetensors\.index\.json|"
     r"(config|generation_config|adapter_config|preprocessor_config|processor_config)\.json|"
@@ -46,8 +46,11 @@ _TOLD = (
     "fp16",
 )  # fmt: skip
 _NEVER_TOLD = ("model_init_kwargs", "teacher_model_init_kwargs")
-# Settings that a run may change on its way: what it learns does not depend on them.
-_MAY_CHANGE = {"fused_loss", "loss_memory", "micro_batch_size", "ghost_clipping", "log_nonprivate", "dataset_num_proc"}
+# What a run may change on its way: how long it is, and how the work is done.
+_MAY_CHANGE = {
+    "fused_loss", "loss_memory", "micro_batch_size", "ghost_clipping", "log_nonprivate", "dataset_num_proc",
+    "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps",
+}  # fmt: skip
 
 
 def public_files(folder: str | Path) -> list[Path]:
@@ -80,19 +83,22 @@ def _own_fields(args: PrivateDistillationConfig) -> list[str]:
     return [field.name for field in fields(args) if field.name not in inherited]
 
 
-def refuse_other_settings(checkpoint: str, args: PrivateDistillationConfig) -> None:
+def refuse_other_settings(checkpoint: str, now: dict[str, Any]) -> None:
     """Refuse to go on from a checkpoint of a run with other settings: the card would tell of these only.
+
+    Args:
+        checkpoint: its folder.
+        now: what `public_settings` says of this run, and what its models are called.
 
     Raises:
         ValueError: names what differs.
     """
     path = Path(checkpoint) / SETTINGS_FILE
     before = json.loads(path.read_text()) if path.exists() else {}
-    now = public_settings(args)
     differ = [
-        f"{name}={before[name]!r} (now {now[name]!r})"
-        for name in _own_fields(args)
-        if name not in _MAY_CHANGE and name in before and before[name] != now[name]
+        f"{name}={before[name]!r} (now {value!r})"
+        for name, value in now.items()
+        if name not in _MAY_CHANGE and name in before and before[name] != value
     ]
     if differ:
         raise ValueError(
@@ -120,8 +126,11 @@ class Publishing(Trainer):
     ledger: PrivacyLedger
     task: Task
     #: What the models may be called in public, and whether the student's is a name on the Hub.
-    names: dict[str, str | None]
+    names: dict[str, str]
     began_on_hub: bool
+    #: Whether the teacher's answers were read from a cache, and whether training went on from a checkpoint.
+    cached: bool
+    resumed: bool = False
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Make the repository as `Trainer` does, a private one unless `hub_private_repo=False`."""
@@ -143,7 +152,7 @@ class Publishing(Trainer):
         audit: AuditReport | None = None,
         tokens: Sequence[Sequence[ShownToken]] = (),
     ) -> None:
-        """Write README.md, report.html, figures and training_args.json into the output folder.
+        """Write README.md, report.html, figures, their facts and training_args.json into the output folder.
 
         Args:
             language, license, tags, model_name, finetuned_from, tasks, dataset_tags, dataset, dataset_args: as in
@@ -163,9 +172,6 @@ class Publishing(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         settings = public_settings(self.args)
         write_json(folder / SETTINGS_FILE, settings)
-        for old in folder.glob("roc_*.png"):
-            old.unlink()  # of another audit
-        figures = [path.name for path in roc_figures(audit, folder)] if audit else []
         facts = ModelFacts(
             title=model_name or folder.resolve().name,
             ledger=self.ledger,
@@ -173,21 +179,19 @@ class Publishing(Trainer):
             settings=settings,
             audit=audit,
             task=_first(tasks) or self.task.name,
-            base_model=finetuned_from or self.names.get("student"),
-            on_hub=self.began_on_hub or finetuned_from is not None,
+            base_model=public_name(finetuned_from) or self.names.get("student"),
+            on_hub=is_hub_id(finetuned_from) if finetuned_from else self.began_on_hub,
             teacher=self.names.get("teacher"),
+            cached=self.cached,
             # Named by the user only: a data set's own name may be that of a folder.
             datasets=tuple(_listed(dataset or dataset_tags)),
             dataset_tags=tuple(_listed(dataset_tags)),
             language=language,
             license=license,
             tags=tuple(_listed(tags)),
-            figures=tuple(figures),
             trained=self._how_long(),
-            page=PAGE_FILE,
         )
-        (folder / CARD_FILE).write_text(model_card(facts), encoding="utf-8")
-        write_page(model_page(facts, tokens), folder / PAGE_FILE)
+        write_model_files(facts, folder, tokens)
 
     def push_to_hub(
         self, commit_message: str | None = "End of training", blocking: bool = True, token: str | None = None,
@@ -242,10 +246,12 @@ class Publishing(Trainer):
         best = self.state.best_global_step if self.args.load_best_model_at_end else None
         kept = best or self.state.global_step
         about = [entry for entry in logs[: ended + 1] if entry.get("step") == kept] + logs[ended + 1 :]
+        # Of evaluations under one name the last: what is left of another may be about other rows.
+        under = {name: entry for entry in about for name in entry if re.fullmatch("eval_(.+_)?runtime", name)}
         skipped = ("_runtime", "_per_second", "_time")
         return {
             name.removeprefix("eval_"): float(value)
-            for entry in about
+            for entry in under.values()
             for name, value in entry.items()
             if name.startswith("eval_") and isinstance(value, (int, float)) and not name.endswith(skipped)
         }
@@ -254,7 +260,8 @@ class Publishing(Trainer):
         done: dict[str, Any] = next((logs for logs in reversed(self.state.log_history) if "train_runtime" in logs), {})
         facts = {"steps": f"{self.state.global_step:,}", "weights": f"{self.model.num_parameters():,}"}
         if "train_runtime" in done:
-            facts["time"] = f"{done['train_runtime']:,.0f} seconds, {self.args.world_size} process(es)"
+            since = " since it went on from a checkpoint" if self.resumed else ""
+            facts["time"] = f"{done['train_runtime']:,.0f} seconds{since}, {self.args.world_size} process(es)"
         return facts | {name: str(value) for name, value in environment().items() if value}
 
 

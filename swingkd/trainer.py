@@ -29,7 +29,7 @@ from swingkd.cached_columns import TEACHER_COLUMNS
 from swingkd.checkpoints import last_complete_checkpoint, load_renamed
 from swingkd.config import PrivateDistillationConfig
 from swingkd.data import PII_COLUMNS, column_names
-from swingkd.loading import is_hub_id, load_pretrained, name_of, public_name
+from swingkd.loading import is_hub_id, load_pretrained, looked_up, name_of, public_name
 from swingkd.losses import HintProjection
 from swingkd.objective import Objective, StepLosses, frozen_model, readable_head
 from swingkd.private_run import check_data, first_ledger, takes_positions
@@ -104,7 +104,7 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
         checks.one_device_per_process(args)
         check_publishing(args)
         named = {"student": name_of(model), "teacher": name_of(teacher_model)}
-        self.names = {role: public_name(name) for role, name in named.items()}
+        self.names = {role: public for role, name in named.items() if (public := public_name(name))}
         self.began_on_hub = is_hub_id(named["student"])
         if args.differentially_private:
             check_data(args, train_dataset)
@@ -122,7 +122,8 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
                 raise ValueError(
                     "The student has no name to load its tokenizer or image processor from: pass processing_class=..."
                 )
-            processing_class = task.auto_processor.from_pretrained(name)
+            with looked_up(name):
+                processing_class = task.auto_processor.from_pretrained(name)
         for tokenizer in (processing_class, teacher_processing_class):
             if isinstance(tokenizer, PreTrainedTokenizerBase):
                 checks.can_pad(tokenizer)
@@ -140,6 +141,7 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
             checks.cached_teacher, task, teacher=teacher_model, tokenizer=processing_class, args=args
         )
         cache = cached_teacher(train_dataset)
+        self.cached = cache is not None
         # Cached targets may have been protected when they were written down.
         written = cache.protection if cache is not None else None
         if args.protection is None:
@@ -352,7 +354,8 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
         if resume_from_checkpoint:
-            refuse_other_settings(str(resume_from_checkpoint), self.args)
+            refuse_other_settings(str(resume_from_checkpoint), public_settings(self.args) | self.names)
+            self.resumed = True
         if self._protection is None:
             self._protection = self._build_protection(reuse=bool(resume_from_checkpoint))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
@@ -376,7 +379,7 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
             if hint is not None:
                 self.model.add_module("hint_projection", hint)
         if os.path.basename(output_dir or "").startswith(PREFIX_CHECKPOINT_DIR) and self.args.should_save:
-            write_json(os.path.join(folder, SETTINGS_FILE), public_settings(self.args))
+            write_json(os.path.join(folder, SETTINGS_FILE), public_settings(self.args) | self.names)
             if hint is not None:
                 weights = {k: v.detach().cpu().contiguous() for k, v in hint.state_dict().items()}
                 save_file(weights, os.path.join(folder, _HINT_FILE))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from datasets import Dataset
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
@@ -87,7 +88,8 @@ def test_tag_never_quotes_what_it_cannot_read(tmp_path):
         (["tag", "notes.jsonl", "--tagger", "student"], "error"),
         (["tag", "notes.jsonl", "--html", "notes.jsonl/x.html"], "notes.jsonl"),
         (["tag", "notes.jsonl", "--text-column", "note"], "Set --text-column"),
-        (["card", "student"], "student"),
+        (["card", "student"], "student is a folder. Name a run's metrics.json"),
+        (["card", "config.json"], "Name the metrics.json of a run"),
         (["budget", "1000", "--epsilon", "inf"], "epsilon=inf must be positive and finite"),
         (["distill", "--student", "student", "--data", "notes.jsonl", "--set", "max_steps=2.5"], "a whole number"),
         (["distill", "--student", "student", "--data", "notes.jsonl", "--set", "bf16=maybe"], "must be true or false"),
@@ -99,6 +101,7 @@ def test_tag_never_quotes_what_it_cannot_read(tmp_path):
 def test_wrong_input_is_one_clear_line(project, monkeypatch, words, says):
     monkeypatch.chdir(project)
     (project / "empty.jsonl").touch()
+    (project / "config.json").write_text('{"exposure": null}')
     (project / "broken.jsonl").write_text('{"text": "my pin is 4711"}\n{"text": \n')
     result = runner.invoke(app, words)
     assert result.exit_code == 2, result.output
@@ -389,6 +392,9 @@ def test_distill_writes_a_card_and_a_page(tmp_path):
     same = runner.invoke(app, [*command, "--eval-data", str(notes)])
     assert same.exit_code == 2
     assert "--eval-data is what the student is trained on" in " ".join(same.output.split())
+    for other in (f"{tmp_path}/./notes.jsonl", os.path.relpath(notes)):
+        same = runner.invoke(app, [*command, "--eval-data", other, "--eval-split", "validation"])
+        assert "--eval-data is what the student is trained on" in " ".join(same.output.split())
     command += ["--eval-data", str(tmp_path / "held_out.jsonl")]
     result = runner.invoke(app, command)
     assert result.exit_code == 0, result.output
@@ -401,6 +407,72 @@ def test_distill_writes_a_card_and_a_page(tmp_path):
     wrong = runner.invoke(app, [*command, "--set", "nonsense"])
     assert wrong.exit_code == 2
     assert "write field=value" in wrong.output
+
+
+@pytest.mark.usefixtures("project")
+def test_an_audit_goes_onto_the_card(tmp_path, texts):
+    records = sorted(set(texts["text"]))
+    for name, part in (("in", records[::2]), ("out", records[1::2])):
+        Dataset.from_dict({"text": part}).to_json(tmp_path / f"{name}.jsonl")
+    shutil.copy(tmp_path / "out.jsonl", tmp_path / "held_out.jsonl")
+    student = tmp_path / "shipped"
+    audit = [
+        "audit", "--members", str(tmp_path / "in.jsonl"), "--nonmembers", str(tmp_path / "out.jsonl"), "--card",
+        "--out", str(tmp_path / "audit"), "--model",
+    ]  # fmt: skip
+    refused = runner.invoke(app, [*audit, str(tmp_path / "student")])
+    assert refused.exit_code == 2
+    assert "lacks model_facts.json" in refused.stderr
+    command = ["distill", "--teacher", str(tmp_path / "teacher"), "--student", str(tmp_path / "student"), "--data"]
+    command += [str(tmp_path / "in.jsonl"), "--config", str(tmp_path / "config.yaml"), "--output-dir", str(student)]
+    result = runner.invoke(app, [*command, "--eval-data", str(tmp_path / "held_out.jsonl")])
+    assert result.exit_code == 0, result.output
+    before = (student / "README.md").read_text()
+    assert "Nobody attacked this model" in before
+    result = runner.invoke(app, [*audit, str(student)])
+    assert result.exit_code == 0, result.output
+    card = (student / "README.md").read_text()
+    assert "Nobody attacked this model" not in card
+    assert "membership of records: 30 in, 30 out" in card
+    measured = next(line for line in before.splitlines() if line.startswith("| perplexity |"))
+    assert measured in card
+    assert "![roc_records.png](roc_records.png)" in card
+    assert (student / "roc_records.png").exists()
+    assert "membership of records" in (student / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("project")
+def test_nothing_is_set_apart_where_nobody_looked(tmp_path):
+    shutil.copy(tmp_path / "notes.jsonl", tmp_path / "held_out.jsonl")
+    cached = ["cache-teacher", "--teacher", str(tmp_path / "teacher"), "--data", str(tmp_path / "notes.jsonl")]
+    cached += ["--config", str(tmp_path / "config.yaml"), "--output-dir", str(tmp_path / "cache")]
+    assert runner.invoke(app, cached).exit_code == 0
+    command = ["distill", "--student", str(tmp_path / "student"), "--eval-data", str(tmp_path / "held_out.jsonl")]
+    command += ["--config", str(tmp_path / "config.yaml"), "--set", "max_steps=1"]
+    for name, more, apart in (
+        ("plain", ["--teacher", str(tmp_path / "teacher"), "--data", str(tmp_path / "notes.jsonl"), "--plain"], False),
+        ("cached", ["--data", str(tmp_path / "cache" / "private")], True),
+    ):
+        result = runner.invoke(app, [*command, *more, "--output-dir", str(tmp_path / name)])
+        assert result.exit_code == 0, result.output
+        card = (tmp_path / name / "README.md").read_text()
+        assert "| perplexity |" in card
+        assert ("| perplexity_unflagged |" in card) is apart
+    assert "distilled from a teacher's cached answers" in card
+
+
+@pytest.mark.parametrize("name", ["./nix", "out/nothere", "nix"])
+@pytest.mark.parametrize("command", ["distill", "audit", "cache-teacher"])
+def test_a_model_that_is_not_there(project, monkeypatch, command, name):
+    monkeypatch.chdir(project)
+    words = {
+        "distill": ["--teacher", "teacher", "--student", name, "--data", "notes.jsonl"],
+        "audit": ["--model", name, "--pii", "notes.jsonl"],
+        "cache-teacher": ["--teacher", name, "--data", "notes.jsonl"],
+    }
+    result = runner.invoke(app, [command, *words[command]])
+    assert result.exit_code == 2
+    assert f"error: There is no folder {name}, and the Hub gave no model" in result.stderr
 
 
 def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(project):

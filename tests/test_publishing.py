@@ -220,6 +220,20 @@ def test_numbers_of_earlier_weights_are_left_out(trainer_of, texts):
     assert "| perplexity |" in card_of(trainer)
 
 
+def test_evaluations_are_not_mixed(trainer_of, texts):
+    trainer = trainer_of(texts.select(range(8)))
+    trainer.train()
+    trainer.evaluate()
+    alike = [{"text": "hello world, thank you"}] * 4  # nothing in it is private
+    trainer.evaluate(Dataset.from_list(alike))
+    card = card_of(trainer)
+    assert "| perplexity |" in card
+    assert "perplexity_flagged" not in card
+    assert "perplexity_unflagged" not in card  # nothing was found, so nothing is set apart
+    trainer.evaluate(metric_key_prefix="eval_own")
+    assert card_of(trainer).count("perplexity_flagged |") == 1
+
+
 def test_several_sets_are_told_apart(trainer_of, texts):
     trainer = trainer_of({"near": texts.select(range(4)), "far": texts.select(range(4, 8))})
     trainer.train()
@@ -234,7 +248,7 @@ def test_metadata_points_at_the_hub_only(trainer_of, tmp_path, student, tokenize
     student.save_pretrained("gpt2")  # a folder with the name of a stranger's model
     tokenizer.save_pretrained("gpt2")
     trainer = trainer_of()
-    trainer.began_on_hub, trainer.names = False, {"student": "gpt2", "teacher": None}
+    trainer.began_on_hub, trainer.names = False, {"student": "gpt2"}
     metadata = yaml.safe_load(card_of(trainer, dataset="our support chats").split("---")[1])
     assert not metadata.keys() & {"base_model", "datasets"}
     assert "Trained on: our support chats." in card_of(trainer, dataset="our support chats")
@@ -243,6 +257,11 @@ def test_metadata_points_at_the_hub_only(trainer_of, tmp_path, student, tokenize
     assert (metadata["base_model"], metadata["datasets"]) == ("gpt2", ["me/chats"])
     with pytest.raises(ValueError, match=r"dataset_tags='our chats' is no name on the Hub"):
         trainer.create_model_card(dataset_tags="our chats")
+    trainer.began_on_hub = True
+    card = card_of(trainer, finetuned_from=str(tmp_path / "gpt2"))
+    assert "base_model" not in yaml.safe_load(card.split("---")[1])
+    assert "began as `gpt2`" in card
+    assert str(tmp_path) not in card
     assert (is_hub_id("gpt2"), is_hub_id("me/student"), is_hub_id("../student")) == (False, True, False)
 
 
@@ -259,6 +278,43 @@ def test_canaries_without_controls_are_reported(trainer_of, tokenizer):
     canaries = CanarySet.generate("the pin of {name} is {secret}", length=3, count=3, repetitions=(2,), controls=0)
     report = audit_model(trainer.model, tokenizer, canaries=canaries)
     assert "| x2 |" in card_of(trainer, audit=report)
+
+
+def test_figures_of_others_stay(trainer_of, tokenizer, texts):
+    trainer = trainer_of()
+    trainer.train()
+    folder = Path(trainer.args.output_dir)
+    (folder / "roc_paper.png").write_bytes(b"somebody's")
+    members, nonmembers = (sorted(set(texts["text"]))[i::2] for i in (0, 1))
+    report = audit_model(trainer.model, tokenizer, members=members, nonmembers=nonmembers)
+    card_of(trainer, audit=report)
+    assert (folder / "roc_records.png").exists()
+    card_of(trainer)
+    assert not (folder / "roc_records.png").exists()
+    assert (folder / "roc_paper.png").exists()
+
+
+def test_a_run_goes_on_with_its_own_teacher(trainer_of, tmp_path, student, teacher, tokenizer, config, texts):
+    for name in ("one", "two"):
+        teacher.save_pretrained(tmp_path / name)
+    student.save_pretrained(tmp_path / "student")
+
+    def resumed(name, **fields):
+        args = config(save_strategy="steps", save_steps=1, **fields)
+        trainer = PrivateDistillationTrainer(
+            str(tmp_path / "student"), str(tmp_path / name), args, train_dataset=texts, processing_class=tokenizer,
+            tagger=RuleTagger(),
+        )  # fmt: skip
+        trainer.train(resume_from_checkpoint=fields.get("max_steps", 0) > 2)
+        return trainer
+
+    assert " seconds since" not in card_of(resumed("one"))
+    with pytest.raises(ValueError, match=r"was written with teacher='one' \(now 'two'\)"):
+        resumed("two", max_steps=3)
+    with pytest.raises(ValueError, match=r"written with learning_rate=.* \(now 0.5\)"):
+        resumed("one", max_steps=3, learning_rate=0.5)
+    # A run may become longer.
+    assert " seconds since it went on from a checkpoint" in card_of(resumed("one", max_steps=3))
 
 
 def test_what_could_be_extracted_is_on_the_page(trainer_of, tokenizer, texts):

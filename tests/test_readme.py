@@ -50,15 +50,23 @@ def test_python_blocks(tmp_path, monkeypatch, tokenizer):
     assert len(namespace["outcome"].accuracies) == 4
     assert len(namespace["with_canaries"]) == len(texts) + 55
 
-    Dataset.from_dict({"text": [f"hello bob, my pin is {3000 + 7 * i}. bye." for i in range(50)]}).to_json(
-        "other.jsonl"
-    )
+    for name, who in (("other", "bob"), ("held_out", "cid")):
+        others = [f"hello {who}, my pin is {3000 + 7 * i}. bye." for i in range(50)]
+        Dataset.from_dict({"text": others}).to_json(f"{name}.jsonl")
     tokenizer.save_pretrained("out/student")
-    (command,) = [block for block in blocks("bash") if "swingkd audit" in block]
-    result = CliRunner().invoke(app, [*shlex.split(command.replace("\\\n", " "))[1:], "--samples", "20"])
-    assert result.exit_code == 0, result.output
-    assert "membership of records: 200 in, 50 out" in result.output
+    commands = [line for block in blocks("bash") for line in block.replace("\\\n", " ").splitlines()]
+    said = {}
+    for command in (line for line in commands if line.startswith("swingkd ")):
+        result = CliRunner().invoke(
+            app, [*shlex.split(command)[1:], *(["--samples", "20"] if "--pii" in command else [])]
+        )
+        assert result.exit_code == 0, (command, result.output)
+        said[" ".join(command.split()[:4])] = result.output
+    assert "membership of records: 200 in, 50 out" in said["swingkd audit --model out/student"]
     assert (tmp_path / "out" / "audit" / "report.json").exists()
+    card = (tmp_path / "out" / "shipped" / "README.md").read_text()
+    assert "membership of records: 200 in, 50 out" in card
+    assert "| perplexity |" in card
 
 
 def test_a_script_becomes_private_by_changing_a_few_lines(tmp_path, monkeypatch, tokenizer):

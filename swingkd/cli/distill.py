@@ -75,7 +75,7 @@ def distill(
 
     if plain and (tagger or protection not in (None, "none")):
         raise ValueError("--plain protects nothing. Leave out --tagger and --protection.")
-    if (data, split) == (eval_data, eval_split) or (data == eval_data and Path(data).is_file()):
+    if eval_data and _source(data, split) == _source(eval_data, eval_split):
         raise ValueError("--eval-data is what the student is trained on. Name text that was held out.")
     fields = read_fields(
         config, changes, output_dir=str(output_dir) if output_dir else None, task=task,
@@ -90,17 +90,19 @@ def distill(
         typer.echo(f"There is no checkpoint in {output_dir}: beginning anew.", err=True)
     rows = load_rows(data, split)
     features = rows.features or {}
-    tagged = [
-        name for name in rows.column_names if name in ("input_ids", "pixel_values") or _is_image(features.get(name))
-    ]
-    if tagged and tagger:
-        raise ValueError(f"--tagger reads text, and {data} has {', '.join(tagged)}. Leave it out.")
+    images = [name for name in rows.column_names if name == "pixel_values" or _is_image(features.get(name))]
+    tokens = ["input_ids"] if "input_ids" in rows.column_names else []
+    if tagger and (images or tokens):
+        raise ValueError(f"--tagger reads text, and {data} has {', '.join(images + tokens)}. Leave it out.")
+    # Beside rows that were tagged already there may be text that was not, to evaluate on.
+    text = not images and (not tokens or "pii_likelihood" in rows.column_names)
     own = AutoTokenizer.from_pretrained(teacher_tokenizer) if teacher_tokenizer else None
     stop = StopOnInterrupt()
     trainer = PrivateDistillationTrainer(
         student, teacher, args, train_dataset=rows,
         eval_dataset=load_rows(eval_data, eval_split) if eval_data else None,
-        tagger=None if tagged or plain else make_tagger(tagger), public_model=public_model,
+        tagger=make_tagger(tagger) if text and not plain else None,
+        public_model=public_model,
         teacher_processing_class=own, callbacks=[stop],
     )  # fmt: skip
     if push_to:
@@ -118,6 +120,14 @@ def distill(
     typer.echo(str(trainer.ledger))
     typer.echo(f"The student, its card and its page are in {output_dir}.{f' Sent: {sent}' if sent else ''}")
     typer.echo("Next: measure what it remembers with swingkd audit.")
+
+
+def _source(data: str, split: str) -> tuple[str, str | None]:
+    """Name what `load_rows` reads: of files and folders of save_to_disk it reads everything, whatever the split."""
+    path = Path(data).resolve()
+    if path.is_file() or (path / "state.json").exists():
+        return str(path), None
+    return (str(path) if path.is_dir() else data), split
 
 
 def _is_image(feature: object) -> bool:

@@ -29,6 +29,9 @@ def audit(
         str | None, typer.Option(help="With --pii: text alike that the model never saw, to compare with.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Where report.json and the figures go.")] = Path("out/audit"),
+    onto_card: Annotated[
+        bool, typer.Option("--card", help="Also write what is found onto the card and page in the model's folder.")
+    ] = False,
     prefix_tokens: Annotated[int, typer.Option(help="How much of a text is given to be continued.")] = 50,
     suffix_tokens: Annotated[int, typer.Option(help="How much of it is asked for.")] = 50,
     attack: Annotated[
@@ -44,15 +47,22 @@ def audit(
 ) -> None:
     """Attack a model: exposure of canaries, membership, empirical epsilon, extraction.
 
-    Example: swingkd audit --model ./student --members train.jsonl --nonmembers test.jsonl --canaries canaries.json
+    Examples:
+
+    swingkd audit --model ./student --members train.jsonl --nonmembers test.jsonl --canaries canaries.json
+
+    swingkd audit --model out/student --members train.jsonl --nonmembers test.jsonl --card
     """
 
     from swingkd.audit import CanarySet, audit_model, read_records
     from swingkd.audit.loading import load_model, load_reference
     from swingkd.loading import public_name
-    from swingkd.report import audit_tables, write_audit
+    from swingkd.report import audit_tables, read_model_facts, write_audit, write_audit_onto_card
+    from swingkd.report.model_files import CARD_FILE
 
     # What is read first is refused first: models take longer.
+    if onto_card:
+        read_model_facts(model)
     out.mkdir(parents=True, exist_ok=True)
     data: dict[str, Any] = {
         name: read_records(source) if source else None
@@ -72,6 +82,9 @@ def audit(
         extraction=extraction,
     )  # fmt: skip
     written = write_audit(report, out, title=public_name(model) or model, show_secrets=show_secrets)
+    if onto_card:
+        write_audit_onto_card(report, model)
+        written.append(Path(model) / CARD_FILE)
     if as_json:
         typer.echo(json.dumps(report.to_dict(show_secrets), ensure_ascii=False))
         return
@@ -131,5 +144,10 @@ def card(
     """
     from swingkd.report import write_card
 
+    if metrics.is_dir():
+        raise ValueError(
+            f"{metrics} is a folder. Name a run's metrics.json. The card of one model is written by swingkd distill, "
+            "and what an audit finds goes onto it with swingkd audit --card."
+        )
     path = write_card(metrics, output_dir or metrics.parent)
     typer.echo(f"Written: {path}")

@@ -16,6 +16,7 @@ from swingkd.report.metrics import (
     row,
 )
 from swingkd.report.model_card import ModelFacts, model_card
+from swingkd.report.model_files import read_model_facts, write_audit_onto_card, write_model_files
 from swingkd.report.page import ShownToken, load_tokens, save_tokens, shown_tokens
 from swingkd.report.plots import exposure_figure
 from swingkd.report.summary import Summary, comparison_table, summarise
@@ -39,6 +40,7 @@ __all__ = [
     "load_tokens",
     "membership_rows",
     "model_card",
+    "read_model_facts",
     "roc_figure",
     "roc_figures",
     "row",
@@ -46,8 +48,10 @@ __all__ = [
     "shown_tokens",
     "summarise",
     "write_audit",
+    "write_audit_onto_card",
     "write_card",
     "write_federation_card",
     "write_image_card",
     "write_label_card",
+    "write_model_files",
 ]

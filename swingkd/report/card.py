@@ -11,7 +11,7 @@ from swingkd.report.federation_card import is_federation, write_federation_card
 from swingkd.report.image_card import is_image_run, write_image_card
 from swingkd.report.label_card import is_label_run, write_label_card
 from swingkd.report.metrics import SCOPES, MetricsFile
-from swingkd.report.page import PAGE_FILE, load_tokens, write_page
+from swingkd.report.page import PAGE_FILE, TOKENS_FILE, load_tokens, write_page
 from swingkd.report.pages import run_page
 from swingkd.report.plots import exposure_figure
 from swingkd.report.render import render_card
@@ -24,7 +24,6 @@ _PROTECTIONS, _RIVALS = ("swing", "noise", "mollify", "population"), ("drop", "s
 _PUBLIC = "public"
 # Models that are trained on text alone.
 _TAUGHT_BY_NOBODY = ("base", "teacher")
-TOKENS_FILE = "tokens.json"
 
 
 def write_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Path:

@@ -69,7 +69,7 @@ class MetricsFile:
         except json.JSONDecodeError as error:
             raise ValueError(f"{self.path} is not JSON ({error}). Delete it to start the run afresh.") from error
         if "rows" not in content:
-            raise ValueError(f"{self.path} has no rows: it is not a metrics file.")
+            raise ValueError(f"{self.path} has no rows: it is not a metrics file. Name the metrics.json of a run.")
         return content
 
     @property

@@ -33,6 +33,7 @@ class ModelFacts:
         base_model: the student's name, before it was trained.
         on_hub: that is its name on the Hub, so the metadata may point there.
         teacher: the teacher's name.
+        cached: its answers were read from a cache.
         datasets: what people call the data.
         dataset_tags: its names on the Hub.
         language, license: as the Hub has them.
@@ -52,6 +53,7 @@ class ModelFacts:
     base_model: str | None = None
     on_hub: bool = False
     teacher: str | None = None
+    cached: bool = False
     datasets: tuple[str, ...] = ()
     dataset_tags: tuple[str, ...] = ()
     language: str | list[str] | None = None

@@ -22,7 +22,7 @@ from swingkd.report.render import fill
 from swingkd.tagging import Tagger, align, dilate, label_spans, private_spans, tag_texts
 from swingkd.targets import TemperatureSettings
 
-PAGE_FILE = "report.html"
+PAGE_FILE, TOKENS_FILE = "report.html", "tokens.json"
 # From here on a character is masked: a page may be published.
 _MASKED = 0.05
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from datasets import Image
+from datasets import Dataset, Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from swingkd.cached_columns import IGNORE
@@ -37,7 +37,8 @@ class ImageClassification(LabelTask):
                 "A tagger reads text, and these rows are images. Say in a column pii_likelihood (uint8, 0 to 255) how "
                 "private each image is, and pass tagger=None."
             )
-        dataset = dataset.with_format(None)
+        transformed = isinstance(dataset, Dataset) and dataset.format["type"] == "custom"
+        dataset = dataset if transformed else dataset.with_format(None)
         columns = column_names(dataset)
         field = label_field(columns, settings)
         refuse_other_names(dataset.features, field, model.config)
@@ -45,6 +46,11 @@ class ImageClassification(LabelTask):
         image = next((name for name in columns if isinstance(features.get(name), Image)), None)
         if image is None and "pixel_values" not in columns:
             raise ValueError(f"The dataset has the columns {columns}; an image, or 'pixel_values', is needed.")
+        if transformed and image not in (None, "image"):
+            raise ValueError(
+                f"The images' column is called {image!r}, and a transform (with_transform) reads it. Call it 'image', "
+                "in the transform as well."
+            )
         names = {field: "labels"} | ({image: "image"} if image is not None else {})
         for old, new in names.items():
             dataset = dataset.rename_column(old, new) if old != new else dataset

@@ -20,7 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 
 from swingkd.cached_columns import IGNORE
 from swingkd.classes import class_number, described, refuse_other_names
-from swingkd.data import PII_COLUMNS, VERSION, DataSettings, column_names, pad_rows, ready
+from swingkd.data import PII_COLUMNS, VERSION, DataSettings, column_names, pad_rows, ready, unformatted
 from swingkd.tagging import CharTags, align, dilate, tag_texts
 from swingkd.tagging.windows import require_fast
 from swingkd.targets.population import GROUP_STRIDE
@@ -57,7 +57,7 @@ class TextTask(LabelTask):
         self, dataset, processing_class, tagger, settings, *, model, teacher_processing_class=None, num_proc=None,
         description="train", keep=(),
     ):  # fmt: skip
-        dataset = dataset.with_format(None)  # labels are plain numbers then, whatever the user works with
+        dataset = unformatted(dataset)
         columns = column_names(dataset)
         field = label_field(columns, settings)
         refuse_other_names(dataset.features, field, model.config)
@@ -213,7 +213,7 @@ def by_number(dataset: Dataset | IterableDataset, config: Any) -> Dataset | Iter
     """Return rows whose `labels` are numbers of the model's classes."""
     if isinstance(dataset, IterableDataset):
         return dataset.map(numbered, batched=True, fn_kwargs={"config": config})
-    labels = numbered({"labels": dataset["labels"][:]}, config)["labels"]
+    labels = numbered({"labels": dataset.with_format(None)["labels"][:]}, config)["labels"]
     # Only this column is written: images are left where they are.
     return dataset.remove_columns("labels").add_column("labels", labels)
 

@@ -51,7 +51,8 @@ class TokenTask(Task):
             metrics |= {"soft_loss": soft / tokens, "distillation_loss": loss / tokens}
         if flagged:
             metrics["perplexity_flagged"] = np.exp(flagged_nll / flagged)
-        if tokens > flagged:
+        # Where nothing is flagged, perhaps nobody looked: this would be the perplexity of all, under a better name.
+        if 0 < flagged < tokens:
             metrics["perplexity_unflagged"] = np.exp((nll - flagged_nll) / (tokens - flagged))
         return {key: float(value) for key, value in metrics.items()}
 

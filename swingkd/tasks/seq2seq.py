@@ -14,7 +14,7 @@ from datasets import Dataset
 from transformers import AutoModelForSeq2SeqLM
 
 from swingkd.cached_columns import IGNORE, CacheInfo
-from swingkd.data import PII_COLUMNS, PII_TYPES, VERSION, column_names, pad_rows, ready, token_tags
+from swingkd.data import PII_COLUMNS, PII_TYPES, VERSION, column_names, pad_rows, ready, token_tags, unformatted
 from swingkd.tagging import tag_texts
 from swingkd.tagging.windows import require_fast
 from swingkd.tasks.base import labelled
@@ -33,6 +33,7 @@ class Seq2SeqLM(TokenTask):
         self, dataset, processing_class, tagger, settings, *, model, teacher_processing_class=None, num_proc=None,
         description="train", keep=(),
     ):  # fmt: skip
+        dataset = unformatted(dataset)
         columns = column_names(dataset)
         if {"input_ids", "labels"} <= set(columns):
             return ready(dataset, tagger)

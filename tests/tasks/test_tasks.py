@@ -215,6 +215,36 @@ def test_rows_may_have_a_format(build, tokenizer, task, kind):
     assert formatted["labels"][:] == plain["labels"][:]
 
 
+def test_images_may_be_augmented_on_the_fly(build, tokenizer):
+    made = make_setup("image-classification", tokenizer)
+    seen = []
+
+    def augmented(batch):
+        pixels = made.processing_class(batch["image"], return_tensors="np")["pixel_values"]
+        seen.append(len(pixels))
+        return batch | {"pixel_values": list(1.0 - pixels)}
+
+    trainer = build("image-classification", data=made.data.with_transform(augmented), protection="drop")
+    row = trainer.train_dataset[0]
+    plain = made.processing_class(row["image"], return_tensors="np")["pixel_values"][0]
+    batch = trainer.data_collator([row])
+    assert np.allclose(batch["pixel_values"][0], 1.0 - plain)
+    assert batch["labels"].tolist() == [made.data[0]["label"]]
+    seen.clear()
+    trainer.train()
+    assert seen
+    other = made.data.rename_column("image", "img").with_transform(lambda batch: batch)
+    with pytest.raises(ValueError, match="called 'img', and a transform"):
+        build("image-classification", data=other)
+
+
+@pytest.mark.parametrize("task", ["text-generation", "text-classification", "text2text-generation"])
+def test_text_that_is_shown_is_the_text_that_was_tagged(build, tokenizer, task):
+    rows = make_setup(task, tokenizer).data.with_transform(lambda batch: batch)
+    with pytest.raises(ValueError, match="other text than was tagged"):
+        build(task, data=rows)
+
+
 def test_what_is_done_where_nobody_says(build):
     wanted = {"text-classification": "drop", "image-classification": "drop"}
     for task in NAMES:
