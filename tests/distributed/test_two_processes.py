@@ -56,7 +56,7 @@ def test_a_loop_of_ones_own_learns_as_much_in_two_processes(tmp_path):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("kind", ["full", "ghost", "lora"])
+@pytest.mark.parametrize("kind", ["full", pytest.param("ghost", marks=pytest.mark.slow), "lora"])
 def test_two_private_processes_equal_one(tmp_path, kind):
     """Noise is added once, each record is clipped where it is, and sums are added up over processes."""
     one = launch(tmp_path / "one", accelerate("cpu"), "train_privately_once.py", "60", kind)
@@ -65,7 +65,16 @@ def test_two_private_processes_equal_one(tmp_path, kind):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("kind", ["published", "shards", "zeroth", "gradient", "dp", "data_free"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "published",
+        "gradient",
+        "dp",
+        "data_free",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("shards", "zeroth")),
+    ],
+)
 def test_two_processes_distil_images_as_one_does(tmp_path, kind):
     """Batches are split, sums are added up, noise is drawn once, an image is asked about once."""
     one = launch(tmp_path / "one", accelerate("cpu"), "distil_images_once.py", kind)

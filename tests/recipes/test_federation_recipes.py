@@ -69,7 +69,7 @@ def tiny(name: str, folder: Path) -> dict:
     ("recipe", "name"),
     [
         ("sd_dist_har", "sd_dist_har/config.yaml"),
-        ("sd_dist_har", "sd_dist_har/parkinsons.yaml"),
+        pytest.param("sd_dist_har", "sd_dist_har/parkinsons.yaml", marks=pytest.mark.slow),
         ("sd_dist_text", "sd_dist_text/config.yaml"),
     ],
 )
