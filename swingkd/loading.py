@@ -55,7 +55,8 @@ def looked_up(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, HFValidationError) as error:
-        if os.path.isdir(name) or "safetensors" in str(error):
+        # A full disk has a number; what is not there has words only.
+        if os.path.isdir(name) or "safetensors" in str(error) or getattr(error, "errno", None) is not None:
             raise
         raise ValueError(
             f"There is no folder {name}, and the Hub gave no model of that name. Check the path, or HF_HUB_OFFLINE, "

@@ -1,10 +1,12 @@
 """Models by name."""
 
+import errno
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-from swingkd.loading import load_pretrained
+from swingkd.loading import load_pretrained, looked_up
 from swingkd.tagging import RarityTagger
 
 
@@ -32,3 +34,8 @@ def test_a_model_is_returned_as_it_is(student):
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(ValueError, match=r"There is no folder .*nowhere, and the Hub gave no model"):
         load_pretrained(AutoModelForCausalLM, str(tmp_path / "nowhere"))
+
+
+def test_a_full_disk_is_not_taken_for_a_wrong_name():
+    with pytest.raises(OSError, match="No space left"), looked_up("me/model"):
+        raise OSError(errno.ENOSPC, "No space left on device")
