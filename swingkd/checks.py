@@ -310,6 +310,11 @@ def something_private(dataset: Dataset | IterableDataset, protection: str | None
             "The pii_likelihood column holds no whole numbers. It counts from 0 (ordinary) to 255 (surely private): "
             "write (likelihood * 255).round().astype('uint8')."
         )
+    if protection == "drop" and isinstance(dataset, Dataset) and _all_sure(dataset):
+        raise ValueError(
+            "protection='drop' leaves out what is private, and all of the training set is surely private: nothing "
+            "would be learnt. Choose another protection, or another tagger (swingkd tag shows what it finds)."
+        )
     if isinstance(dataset, Dataset) and not any(
         pc.any(pc.greater(part, 0)).as_py() for part in _values(dataset, "pii_likelihood")
     ):
@@ -317,6 +322,10 @@ def something_private(dataset: Dataset | IterableDataset, protection: str | None
             "The tagger found nothing private in the training set: the likelihood is 0 everywhere and nothing would "
             "be protected. Check the tagger on a few texts (swingkd tag), or pass tagger=None with protection='none'."
         )
+
+
+def _all_sure(dataset: Dataset) -> bool:
+    return all(pc.all(pc.equal(part, 255)).as_py() for part in _values(dataset, "pii_likelihood"))
 
 
 def hidden_size(role: str, model: PreTrainedModel) -> int:

@@ -228,9 +228,10 @@ def _tokenise(batch, read, tokenizer, tagger, settings, version):
     rows = [read({key: values[i] for key, values in batch.items()}) for i in range(size)]
     texts = [row.text for row in rows]
     if not all(isinstance(text, str) for text in texts):
+        without = sum(not isinstance(text, str) for text in texts)
         raise ValueError(
-            f"{sum(not isinstance(text, str) for text in texts)} of {size} rows have no text (None). Drop them first: "
-            "dataset.filter(lambda row: row['text'] is not None)."
+            f"{without} of {size} rows have no text (None, or no string). Drop them first, such as "
+            "dataset.filter(lambda row: isinstance(row['text'], str))."
         )
     encoded = tokenizer(
         texts, add_special_tokens=not rows[0].templated, return_offsets_mapping=True, return_attention_mask=False

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from huggingface_hub.errors import HFValidationError
-from transformers import PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 
@@ -43,6 +43,16 @@ def load_pretrained(auto_model: Any, model: str | PreTrainedModel, **options: An
             f"{model} has no weights as safetensors. Those in other formats may be pickles, which run code when they "
             "are read. Save it again with save_pretrained, where you trust it."
         ) from error
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer by its name.
+
+    Raises:
+        ValueError: there is no such folder, and the Hub gave nothing by this name.
+    """
+    with looked_up(name):
+        return AutoTokenizer.from_pretrained(name)
 
 
 @contextmanager

@@ -46,11 +46,6 @@ _TOLD = (
     "fp16",
 )  # fmt: skip
 _NEVER_TOLD = ("model_init_kwargs", "teacher_model_init_kwargs")
-# What a run may change on its way: how long it is, and how the work is done.
-_MAY_CHANGE = {
-    "fused_loss", "loss_memory", "micro_batch_size", "ghost_clipping", "log_nonprivate", "dataset_num_proc",
-    "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps",
-}  # fmt: skip
 
 
 def public_files(folder: str | Path) -> list[Path]:
@@ -81,29 +76,6 @@ def public_settings(args: PrivateDistillationConfig) -> dict[str, Any]:
 def _own_fields(args: PrivateDistillationConfig) -> list[str]:
     inherited = {field.name for field in fields(TrainingArguments)}
     return [field.name for field in fields(args) if field.name not in inherited]
-
-
-def refuse_other_settings(checkpoint: str, now: dict[str, Any]) -> None:
-    """Refuse to go on from a checkpoint of a run with other settings: the card would tell of these only.
-
-    Args:
-        checkpoint: its folder.
-        now: what `public_settings` says of this run, and what its models are called.
-
-    Raises:
-        ValueError: names what differs.
-    """
-    path = Path(checkpoint) / SETTINGS_FILE
-    before = json.loads(path.read_text()) if path.exists() else {}
-    differ = [
-        f"{name}={before[name]!r} (now {value!r})"
-        for name, value in now.items()
-        if name not in _MAY_CHANGE and name in before and before[name] != value
-    ]
-    if differ:
-        raise ValueError(
-            f"{Path(checkpoint).name} was written with {', '.join(differ)}. Use these, or another output folder."
-        )
 
 
 def check_publishing(args: TrainingArguments) -> None:

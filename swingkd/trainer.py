@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -35,12 +35,13 @@ from swingkd.objective import Objective, StepLosses, frozen_model, readable_head
 from swingkd.private_run import check_data, first_ledger, takes_positions
 from swingkd.private_training import PrivateTraining
 from swingkd.protections import build_protection, default_protection
-from swingkd.publishing import SETTINGS_FILE, Publishing, check_publishing, public_settings, refuse_other_settings
+from swingkd.publishing import Publishing, check_publishing
+from swingkd.report import forget_model_facts
+from swingkd.resuming import refuse_another_run, rows_fingerprint, run_settings, save_run_settings, weights_fingerprint
 from swingkd.tagging import Tagger
 from swingkd.targets import PopulationTarget, Protection
 from swingkd.tasks import task_of
 from swingkd.tasks.language import MaskingCollator, NewMasks, evaluated
-from swingkd.whole_files import write_json
 
 _HINT_FILE = "hint_projection.safetensors"
 
@@ -354,11 +355,21 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
         if resume_from_checkpoint:
-            refuse_other_settings(str(resume_from_checkpoint), public_settings(self.args) | self.names)
+            refuse_another_run(str(resume_from_checkpoint), run_settings(self.args, self._identity))
             self.resumed = True
         if self._protection is None:
             self._protection = self._build_protection(reuse=bool(resume_from_checkpoint))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        """What a run is known by beside its settings."""
+        return {
+            "student": self.names.get("student"),
+            "teacher_weights": weights_fingerprint(self.teacher_model),
+            "public_weights": weights_fingerprint(self.public_model),
+            "training_rows": rows_fingerprint(self.train_dataset),
+        }
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -370,6 +381,7 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
         # Before the weights: what was released is never counted too late.
         folder = output_dir or self.args.output_dir
         self.ledger.save(folder)
+        forget_model_facts(folder)
         hint = self.model._modules.pop("hint_projection", None)
         try:
             if state_dict is not None:
@@ -379,7 +391,7 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
             if hint is not None:
                 self.model.add_module("hint_projection", hint)
         if os.path.basename(output_dir or "").startswith(PREFIX_CHECKPOINT_DIR) and self.args.should_save:
-            write_json(os.path.join(folder, SETTINGS_FILE), public_settings(self.args) | self.names)
+            save_run_settings(folder, run_settings(self.args, self._identity))
             if hint is not None:
                 weights = {k: v.detach().cpu().contiguous() for k, v in hint.state_dict().items()}
                 save_file(weights, os.path.join(folder, _HINT_FILE))

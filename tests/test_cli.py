@@ -85,6 +85,10 @@ def test_tag_never_quotes_what_it_cannot_read(tmp_path):
         (["canaries", "--data", "notes.jsonl", "--template", "{name} {secret} {x}"], "has {x}"),
         (["canaries", "--data", "notes.jsonl", "--repetitions", "0"], "must be positive"),
         (["canaries", "--data", "notes.jsonl", "--length", "400"], "length=400 must lie"),
+        (["canaries", "--data", "numbers.jsonl"], "'text' holds no text (int64)"),
+        (["tag", "notes.jsonl", "--tagger", "no/where"], "There is no folder no/where"),
+        (["tag", "numbers.jsonl", "--text-column", "note"], "has no 'note' (text)"),
+        (["distill", "--student", "student", "--teacher", "teacher", "--data", "numbers.jsonl"], "or no string"),
         (["tag", "notes.jsonl", "--tagger", "nope"], "error"),
         (["tag", "notes.jsonl", "--tagger", "student"], "error"),
         (["tag", "notes.jsonl", "--html", "notes.jsonl/x.html"], "notes.jsonl"),
@@ -102,6 +106,7 @@ def test_tag_never_quotes_what_it_cannot_read(tmp_path):
 def test_wrong_input_is_one_clear_line(project, monkeypatch, words, says):
     monkeypatch.chdir(project)
     (project / "empty.jsonl").touch()
+    (project / "numbers.jsonl").write_text('{"text": 5}\n')
     (project / "config.json").write_text('{"exposure": null}')
     (project / "broken.jsonl").write_text('{"text": "my pin is 4711"}\n{"text": \n')
     result = runner.invoke(app, words)
@@ -436,6 +441,11 @@ def test_an_audit_goes_onto_the_card(tmp_path, texts):
     assert "![roc_records.png](roc_records.png)" in card
     assert (student / "roc_records.png").exists()
     assert "membership of records" in (student / "report.html").read_text()
+    assert "tells of this audit only" in result.output
+    (student / "model_facts.json").write_text("{}")
+    damaged = runner.invoke(app, [*audit, str(student)])
+    assert damaged.exit_code == 2
+    assert "model_facts.json is damaged" in damaged.stderr
 
 
 @pytest.mark.usefixtures("project")
@@ -445,7 +455,7 @@ def test_nothing_is_set_apart_where_nobody_looked(tmp_path):
     cached += ["--config", str(tmp_path / "config.yaml"), "--output-dir", str(tmp_path / "cache")]
     assert runner.invoke(app, cached).exit_code == 0
     command = ["distill", "--student", str(tmp_path / "student"), "--eval-data", str(tmp_path / "held_out.jsonl")]
-    command += ["--config", str(tmp_path / "config.yaml"), "--set", "max_steps=1"]
+    command += ["--config", str(tmp_path / "config.yaml"), "--set", "max_steps=1", "--set", "logging_steps=1"]
     for name, more, apart in (
         ("plain", ["--teacher", str(tmp_path / "teacher"), "--data", str(tmp_path / "notes.jsonl"), "--plain"], False),
         ("cached", ["--data", str(tmp_path / "cache" / "private")], True),
@@ -456,6 +466,13 @@ def test_nothing_is_set_apart_where_nobody_looked(tmp_path):
         assert "| perplexity |" in card
         assert ("| perplexity_unflagged |" in card) is apart
     assert "distilled from a teacher's cached answers" in card
+    plain = [*command, "--data", str(tmp_path / "cache" / "private"), "--plain", "--output-dir", str(tmp_path / "p")]
+    result = runner.invoke(app, plain)
+    assert result.exit_code == 0, result.output
+    states = [tmp_path / name / "checkpoint-1" / "trainer_state.json" for name in ("p", "plain", "cached")]
+    own, live, protected = (json.loads(state.read_text())["log_history"][0]["loss"] for state in states)
+    assert own == pytest.approx(live, rel=0.05)  # a cache keeps what is likely, and no more
+    assert protected != pytest.approx(live, rel=0.05)
 
 
 @pytest.mark.parametrize("name", ["./nix", "out/nothere", "nix"])

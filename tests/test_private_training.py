@@ -234,7 +234,7 @@ def test_nothing_in_the_output_folder_holds_a_generator(make, tmp_path, monkeypa
     assert {path.name for path in folder.iterdir()} == {
         "config.json", "generation_config.json", "model.safetensors", "optimizer.pt", "privacy_ledger.json",
         "rng_state.pth", "scheduler.pt", "tokenizer.json", "tokenizer_config.json", "trainer_state.json",
-        "training_args.bin", "training_args.json",
+        "training_args.bin", "run_settings.json",
     }  # fmt: skip
     for path in (path for path in (tmp_path / "out").rglob("*") if path.is_file()):
         content = path.read_bytes()  # torch and safetensors write tensors as they are
@@ -273,12 +273,12 @@ def test_private_and_ordinary_steps_are_never_one_run(make, tmp_path, config, st
     checkpoint = tmp_path / "out" / "checkpoint-2"
     with pytest.raises(ValueError, match=r"noise_multiplier=None \(now 0.7\)"):
         make(max_steps=3).train(resume_from_checkpoint=str(checkpoint))
-    (checkpoint / "training_args.json").unlink()  # what was done counts, and not what is said of it
+    (checkpoint / "run_settings.json").unlink()  # what was done counts, and not what is said of it
     with pytest.raises(ValueError, match="2 steps behind it, 0 of them with differential privacy"):
         make(max_steps=3).train(resume_from_checkpoint=str(checkpoint))
     shutil.rmtree(tmp_path / "out")
     make(save_strategy="steps", save_steps=1).train()
-    (checkpoint / "training_args.json").unlink()
+    (checkpoint / "run_settings.json").unlink()
     with pytest.raises(ValueError, match="would lose it by going on without"):
         ordinary.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
 

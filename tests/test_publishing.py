@@ -4,6 +4,7 @@ import html
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -295,26 +296,33 @@ def test_figures_of_others_stay(trainer_of, tokenizer, texts):
 
 
 def test_a_run_goes_on_with_its_own_teacher(trainer_of, tmp_path, student, teacher, tokenizer, config, texts):
-    for name in ("one", "two"):
+    for name in ("one", "two", "one_again"):
         teacher.save_pretrained(tmp_path / name)
+        teacher.get_input_embeddings().weight.data.mul_(1.0 if name == "two" else 1.5)
+    shutil.copytree(tmp_path / "one", tmp_path / "moved", dirs_exist_ok=True)
     student.save_pretrained(tmp_path / "student")
 
-    def resumed(name, **fields):
+    def resumed(name, rows=texts, **fields):
         args = config(save_strategy="steps", save_steps=1, **fields)
         trainer = PrivateDistillationTrainer(
-            str(tmp_path / "student"), str(tmp_path / name), args, train_dataset=texts, processing_class=tokenizer,
+            str(tmp_path / "student"), str(tmp_path / name), args, train_dataset=rows, processing_class=tokenizer,
             tagger=RuleTagger(),
         )  # fmt: skip
         trainer.train(resume_from_checkpoint=fields.get("max_steps", 0) > 2)
         return trainer
 
     assert " seconds since" not in card_of(resumed("one"))
-    with pytest.raises(ValueError, match=r"was written with teacher='one' \(now 'two'\)"):
+    with pytest.raises(ValueError, match=r"checkpoint-2 was written with teacher_weights='\w+' \(now '\w+'\)"):
         resumed("two", max_steps=3)
+    with pytest.raises(ValueError, match=r"written with rows_per_step=4 \(now 8\)"):
+        resumed("one", max_steps=3, per_device_train_batch_size=8)
+    with pytest.raises(ValueError, match="written with training_rows="):
+        resumed("one", max_steps=3, rows=texts.select(range(20)))
     with pytest.raises(ValueError, match=r"written with learning_rate=.* \(now 0.5\)"):
         resumed("one", max_steps=3, learning_rate=0.5)
-    # A run may become longer.
-    assert " seconds since it went on from a checkpoint" in card_of(resumed("one", max_steps=3))
+    # A run may become longer, and share its batches out in another way.
+    shared = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    assert " seconds since it went on from a checkpoint" in card_of(resumed("moved", max_steps=3, **shared))
 
 
 def test_what_could_be_extracted_is_on_the_page(trainer_of, tokenizer, texts):

@@ -276,6 +276,12 @@ def _scatter(dataset: Dataset, texts: list[str], text_column: str, seed: int) ->
     """Put rows at random places; the order of the others stays."""
     if text_column not in dataset.column_names:
         raise ValueError(f"The data set has no column {text_column!r} (it has {dataset.column_names}).")
+    kind = dataset.features[text_column]
+    if getattr(kind, "dtype", None) not in ("string", "large_string"):
+        # Arrow would say so with the secret that it could not put there.
+        raise ValueError(
+            f"The column {text_column!r} holds no text ({getattr(kind, 'dtype', kind)}). Name one that does."
+        )
     if not texts:
         return dataset
     columns = {name: texts if name == text_column else [None] * len(texts) for name in dataset.column_names}

@@ -24,6 +24,9 @@ _KINDS = (
     ("ForImageClassification", AutoModelForImageClassification, AutoImageProcessor),
 )
 
+#: The tasks, as the Hub calls them, whose models can be audited.
+AUDITED = ("text-generation", "text-classification", "image-classification")
+
 
 def load_model(name: str) -> tuple[PreTrainedModel, Any]:
     """Load a causal language model, a sequence classifier or an image classifier, and what prepares its input.

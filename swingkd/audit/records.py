@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig
 
 from swingkd.classes import class_number, described
 
-_ORIGIN = "read_from"
+ORIGIN = "read_from"
 _LABELS = ("label", "labels")
 Data: TypeAlias = Dataset | Sequence[str]
 
@@ -93,7 +93,7 @@ def read_records(source: str | Path) -> Dataset:
                 lines.append(f"{path}:{number}")
         columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(key for row in rows for key in row)}
         try:
-            data = Dataset.from_dict({**columns, _ORIGIN: lines})
+            data = Dataset.from_dict({**columns, ORIGIN: lines})
         except (pa.ArrowInvalid, pa.ArrowTypeError):
             # Not with their words, which quote the text.
             raise ValueError(f"{path}: a field holds text in one line and something else in another.") from None
@@ -105,7 +105,7 @@ def read_records(source: str | Path) -> Dataset:
             data = load_from_disk(path)
         else:
             data = load_dataset(str(source), split="train")
-        data = data.add_column(_ORIGIN, [f"{source}: row {i + 1}" for i in range(len(data))])
+        data = data.add_column(ORIGIN, [f"{source}: row {i + 1}" for i in range(len(data))])
     if not len(data):
         raise ValueError(f"{source} is empty: there is no record to audit in it.")
     return data
@@ -206,4 +206,4 @@ def _columns(data: Data, side: str) -> tuple[dict[str, Any], list[str]]:
     if not isinstance(data, Dataset):
         return {"text": list(data)}, [f"{side}[{i}]" for i in range(len(data))]
     columns = {name: data[name][:] for name in data.column_names}
-    return columns, columns.pop(_ORIGIN, [f"{side}[{i}]" for i in range(len(data))])
+    return columns, columns.pop(ORIGIN, [f"{side}[{i}]" for i in range(len(data))])

@@ -66,11 +66,12 @@ def distill(
 
     swingkd distill --teacher ./teacher --student ./student --data notes.jsonl --config mine.yaml --set max_steps=500
     """
-    from transformers import AutoTokenizer
-
+    from swingkd.audit.loading import AUDITED
     from swingkd.checkpoints import last_complete_checkpoint
     from swingkd.config import PrivateDistillationConfig
+    from swingkd.data import PII_COLUMNS
     from swingkd.interruption import StopOnInterrupt
+    from swingkd.loading import load_tokenizer
     from swingkd.trainer import PrivateDistillationTrainer
 
     if plain and (tagger or protection not in (None, "none")):
@@ -94,9 +95,12 @@ def distill(
     tokens = ["input_ids"] if "input_ids" in rows.column_names else []
     if tagger and (images or tokens):
         raise ValueError(f"--tagger reads text, and {data} has {', '.join(images + tokens)}. Leave it out.")
+    if plain:
+        # Rows of a cache, and images, say themselves what is private.
+        rows = rows.remove_columns([name for name in rows.column_names if name in PII_COLUMNS])
     # Beside rows that were tagged already there may be text that was not, to evaluate on.
     text = not images and (not tokens or "pii_likelihood" in rows.column_names)
-    own = AutoTokenizer.from_pretrained(teacher_tokenizer) if teacher_tokenizer else None
+    own = load_tokenizer(teacher_tokenizer) if teacher_tokenizer else None
     stop = StopOnInterrupt()
     trainer = PrivateDistillationTrainer(
         student, teacher, args, train_dataset=rows,
@@ -119,7 +123,8 @@ def distill(
     sent = trainer.push_to_hub() if push_to else None
     typer.echo(str(trainer.ledger))
     typer.echo(f"The student, its card and its page are in {output_dir}.{f' Sent: {sent}' if sent else ''}")
-    typer.echo("Next: measure what it remembers with swingkd audit.")
+    if trainer.task.name in AUDITED:
+        typer.echo(f"Next: measure what it remembers with swingkd audit --model {output_dir} --card.")
 
 
 def _source(data: str, split: str) -> tuple[str, str | None]:
@@ -163,10 +168,10 @@ def cache_teacher(
 
     Example: swingkd cache-teacher --teacher ./teacher --data notes.jsonl --output-dir out/cache
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     from swingkd.config import PrivateDistillationConfig
-    from swingkd.loading import load_pretrained
+    from swingkd.loading import load_pretrained, load_tokenizer
     from swingkd.teacher_cache import cache_teacher as write
 
     fields = read_fields(config, changes, output_dir=str(output_dir) if output_dir else None, protection=protect)
@@ -178,7 +183,7 @@ def cache_teacher(
         load_pretrained(AutoModelForCausalLM, teacher),
         PrivateDistillationConfig(**checked(fields, PrivateDistillationConfig)),
         load_rows(data, split),
-        AutoTokenizer.from_pretrained(teacher),
+        load_tokenizer(teacher),
         tagger=make_tagger(tagger),
         public_model=load_pretrained(AutoModelForCausalLM, public_model) if public_model else None,
         top_k=top_k,

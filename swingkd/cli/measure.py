@@ -30,7 +30,8 @@ def audit(
     ] = None,
     out: Annotated[Path, typer.Option(help="Where report.json and the figures go.")] = Path("out/audit"),
     onto_card: Annotated[
-        bool, typer.Option("--card", help="Also write what is found onto the card and page in the model's folder.")
+        bool,
+        typer.Option("--card", help="Also write it onto the model's card and page, in place of what stood there."),
     ] = False,
     prefix_tokens: Annotated[int, typer.Option(help="How much of a text is given to be continued.")] = 50,
     suffix_tokens: Annotated[int, typer.Option(help="How much of it is asked for.")] = 50,
@@ -85,6 +86,8 @@ def audit(
     if onto_card:
         write_audit_onto_card(report, model)
         written.append(Path(model) / CARD_FILE)
+        if not as_json:
+            typer.echo("The model's card tells of this audit only: give all that it shall tell of in one call.")
     if as_json:
         typer.echo(json.dumps(report.to_dict(show_secrets), ensure_ascii=False))
         return

@@ -37,6 +37,7 @@ def tag(
     Example: swingkd tag notes.jsonl --html notes.html
     """
     from swingkd.audit import read_records
+    from swingkd.audit.records import ORIGIN
     from swingkd.tagging import private_spans
 
     if source == "-" or Path(source).suffix not in _ROWS:
@@ -45,7 +46,8 @@ def tag(
     else:
         rows = read_records(source)
         if text_column not in rows.column_names:
-            raise ValueError(f"{source} has no {text_column!r} ({', '.join(rows.column_names)}). Set --text-column.")
+            own = ", ".join(name for name in rows.column_names if name != ORIGIN)
+            raise ValueError(f"{source} has no {text_column!r} ({own}). Set --text-column.")
         texts = rows[text_column][:]
         if not all(isinstance(text, str) for text in texts):
             raise ValueError(f"{source}: {text_column!r} is not text in every row.")

@@ -16,7 +16,12 @@ from swingkd.report.metrics import (
     row,
 )
 from swingkd.report.model_card import ModelFacts, model_card
-from swingkd.report.model_files import read_model_facts, write_audit_onto_card, write_model_files
+from swingkd.report.model_files import (
+    forget_model_facts,
+    read_model_facts,
+    write_audit_onto_card,
+    write_model_files,
+)
 from swingkd.report.page import ShownToken, load_tokens, save_tokens, shown_tokens
 from swingkd.report.plots import exposure_figure
 from swingkd.report.summary import Summary, comparison_table, summarise
@@ -36,6 +41,7 @@ __all__ = [
     "exposure_rows",
     "extraction_rows",
     "federation_table",
+    "forget_model_facts",
     "ledger_rows",
     "load_tokens",
     "membership_rows",

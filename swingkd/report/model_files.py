@@ -58,9 +58,17 @@ def read_model_facts(model_dir: str | Path) -> ModelFacts:
             f"{model_dir} lacks {FACTS_FILE} or {LEDGER_FILE}, so its card cannot be written again. A folder of "
             "swingkd distill has both, and one of a trainer after save_model and create_model_card."
         )
-    known = json.loads(facts.read_text(encoding="utf-8"))
-    listed = {name: tuple(known[name]) for name in ("datasets", "dataset_tags", "tags")}
-    return ModelFacts(ledger=ledger, **(known | listed))
+    try:
+        known = json.loads(facts.read_text(encoding="utf-8"))
+        listed = {name: tuple(known[name]) for name in ("datasets", "dataset_tags", "tags")}
+        return ModelFacts(ledger=ledger, **(known | listed))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{facts} is damaged. Train the student again, or let create_model_card write it.") from error
+
+
+def forget_model_facts(model_dir: str | Path) -> None:
+    """Remove what was known of a model whose weights are about to be replaced."""
+    (Path(model_dir) / FACTS_FILE).unlink(missing_ok=True)
 
 
 def write_audit_onto_card(report: AuditReport, model_dir: str | Path) -> None:

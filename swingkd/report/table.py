@@ -89,9 +89,11 @@ class RunTable:
                 found.setdefault(of["client"], []).append(row["value"])
         return {client: float(np.mean(values)) for client, values in found.items()}
 
-    def difference(self, student: tuple[str, str], control: tuple[str, str], metric: str) -> Difference | None:
+    def difference(
+        self, student: tuple[str, str], control: tuple[str, str], metric: str, **words: str
+    ) -> Difference | None:
         """Compare two students seed by seed; `None` where they share none."""
-        one, other = self.values(student, metric), self.values(control, metric)
+        one, other = self.values(student, metric, **words), self.values(control, metric, **words)
         shared = sorted(one.keys() & other.keys())
         if not shared:
             return None

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from swingkd.loading import load_pretrained
+from swingkd.loading import load_pretrained, load_tokenizer
 from swingkd.tagging.base import BaseTagger, CharTags, empty_tags, token_characters
 from swingkd.tagging.windows import require_fast, token_windows
 
@@ -44,7 +44,7 @@ class RarityTagger(BaseTagger):
         batch_size: int = 16,
     ):
         if isinstance(model, str):
-            tokenizer = tokenizer or AutoTokenizer.from_pretrained(model)
+            tokenizer = tokenizer or load_tokenizer(model)
             model = load_pretrained(AutoModelForCausalLM, model)
         if tokenizer is None:
             raise ValueError("RarityTagger got a model object without its tokenizer: pass tokenizer=...")

@@ -6,9 +6,9 @@ import re
 
 import numpy as np
 import torch
-from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from swingkd.loading import load_pretrained
+from swingkd.loading import load_pretrained, load_tokenizer
 from swingkd.tagging.base import BaseTagger, CharTags, empty_tags, token_characters
 from swingkd.tagging.windows import require_fast, token_windows
 
@@ -39,7 +39,7 @@ class TokenClassificationTagger(BaseTagger):
         batch_size: int = 32,
     ):
         if isinstance(model, str):
-            tokenizer = tokenizer or AutoTokenizer.from_pretrained(model)
+            tokenizer = tokenizer or load_tokenizer(model)
             model = load_pretrained(AutoModelForTokenClassification, model)
         if tokenizer is None:
             raise ValueError("TokenClassificationTagger got a model object without its tokenizer: pass tokenizer=...")

@@ -46,15 +46,13 @@ class ImageClassification(LabelTask):
         image = next((name for name in columns if isinstance(features.get(name), Image)), None)
         if image is None and "pixel_values" not in columns:
             raise ValueError(f"The dataset has the columns {columns}; an image, or 'pixel_values', is needed.")
-        if transformed and image not in (None, "image"):
-            raise ValueError(
-                f"The images' column is called {image!r}, and a transform (with_transform) reads it. Call it 'image', "
-                "in the transform as well."
-            )
         names = {field: "labels"} | ({image: "image"} if image is not None else {})
         for old, new in names.items():
             dataset = dataset.rename_column(old, new) if old != new else dataset
-        return by_number(dataset, model.config)
+        dataset = by_number(dataset, model.config)
+        if transformed:
+            _keeps_what_is_known(dataset)
+        return dataset
 
     def collator(self, processing_class, teacher_processing_class=None, cache=None):
         return ImageCollator(processing_class)
@@ -88,6 +86,30 @@ class ImageCollator:
         batch["pii_group"] = (batch["pii_likelihood"] > 0).long()
         batch["pii_likelihood"] = batch["pii_likelihood"].to(torch.float32) / 255
         return batch | {"pixel_values": pixels}
+
+
+def _keeps_what_is_known(dataset: Dataset) -> None:
+    """Refuse a transform that does not hand on the labels, or how private an image is.
+
+    Raises:
+        ValueError: names what it leaves out, changes, or reads under another name.
+    """
+    stored = dataset.with_format(None).select_columns(
+        [c for c in dataset.column_names if c in ("labels", *PII_COLUMNS)]
+    )
+    try:
+        seen = dataset[0]
+    except KeyError as error:
+        raise ValueError(
+            f"The transform (with_transform) reads a column {error} that is not there. When it runs, images are in "
+            "'image' and their classes in 'labels': read these."
+        ) from error
+    lost = [name for name, value in stored[0].items() if name not in seen or seen[name] != value]
+    if lost:
+        raise ValueError(
+            f"The transform (with_transform) does not return {', '.join(lost)} as stored, so an image would not be "
+            "known for private, or not for what it shows. Return it too, such as batch | {'pixel_values': ...}."
+        )
 
 
 def _image_hash(row: dict[str, Any]) -> int:

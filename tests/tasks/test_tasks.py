@@ -233,9 +233,31 @@ def test_images_may_be_augmented_on_the_fly(build, tokenizer):
     seen.clear()
     trainer.train()
     assert seen
-    other = made.data.rename_column("image", "img").with_transform(lambda batch: batch)
-    with pytest.raises(ValueError, match="called 'img', and a transform"):
-        build("image-classification", data=other)
+
+
+@pytest.mark.parametrize("name", ["img", "label"])
+def test_a_transform_reads_what_is_there(build, tokenizer, name):
+    rows = make_setup("image-classification", tokenizer).data
+    rows = rows.rename_column("image", "img") if name == "img" else rows
+    with pytest.raises(ValueError, match=f"reads a column '{name}' that is not there"):
+        build("image-classification", data=rows.with_transform(lambda batch: batch | {"x": batch[name]}))
+
+
+@pytest.mark.parametrize("lost", ["pii_likelihood", "labels"])
+def test_a_transform_hands_on_what_is_private(build, tokenizer, lost):
+    rows = make_setup("image-classification", tokenizer).data
+    with pytest.raises(ValueError, match=f"does not return {lost} as stored"):
+        build(
+            "image-classification",
+            data=rows.with_transform(lambda batch: {k: v for k, v in batch.items() if k != lost}),
+        )
+
+
+def test_what_is_dropped_must_not_be_all(build):
+    rows = Dataset.from_dict({"text": ["my pin is 4711"] * 4, "label": [0, 1, 2, 0]})
+    with pytest.raises(ValueError, match="nothing would be learnt"):
+        build("text-classification", data=rows, protection="drop")
+    build("text-classification", data=rows, protection="noise")
 
 
 @pytest.mark.parametrize("task", ["text-generation", "text-classification", "text2text-generation"])
@@ -470,7 +492,11 @@ def test_positions_that_begin_behind_the_padding(build, tokenizer):
     config = RobertaConfig(vocab_size=len(tokenizer), **sizes, **names(CLASSES))
     long = Dataset.from_dict({"text": ["my pin is 4711 " * 100] * 8, "label": [0, 1] * 4})
     trainer = build(
-        "text-classification", student=RobertaForSequenceClassification(config), data=long, max_length=None
+        "text-classification",
+        student=RobertaForSequenceClassification(config),
+        data=long,
+        max_length=None,
+        protection="noise",
     )
     assert trainer.args.max_length == 63
     trainer.train()
@@ -542,5 +568,5 @@ def test_rows_are_as_long_as_the_models_allow(build, tokenizer):
     trainer = build("text-classification", max_length=None)
     assert trainer.args.max_length == 256  # what the tiny models allow, where 1024 is the default
     long = Dataset.from_dict({"text": ["my pin is 4711 " * 100] * 4, "label": [0, 1, 2, 0]})
-    trainer = build("text-classification", max_length=None, data=long)
+    trainer = build("text-classification", max_length=None, data=long, protection="noise")
     assert {len(row) for row in trainer.train_dataset["input_ids"]} == {256}
