@@ -50,7 +50,7 @@ class ImageClassification(LabelTask):
         for old, new in names.items():
             dataset = dataset.rename_column(old, new) if old != new else dataset
         dataset = by_number(dataset, model.config)
-        if transformed:
+        if transformed and len(dataset):
             _keeps_what_is_known(dataset)
         return dataset
 
