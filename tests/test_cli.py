@@ -315,6 +315,7 @@ def test_audit_of_an_adapter(project, student):
         load_model(str(project / "headless"))
 
 
+@pytest.mark.slow  # the README's tests run the command as well
 def test_budget_plans_a_run(tmp_path):
     figure = tmp_path / "budget.png"
     asked = ["budget", "1000", "--batch", "200", "--epochs", "2", "--epsilon", "4", "--unit", "user"]

@@ -86,6 +86,7 @@ def test_every_rank_of_the_space_equals_brute_force(merging):
     assert np.array_equal(stats.rankdata(walked.round(8)), stats.rankdata(scores.round(8)))
 
 
+@pytest.mark.slow
 def test_a_million_fillings_take_a_twentieth_of_the_evaluations(tokenizer):
     canaries = CanarySet.generate("the pin of {name} is {secret}", length=6, count=1, repetitions=(1,), controls=0)
     fillings, tree, tokens = whole_space(tokenizer, " ", canaries.slots)

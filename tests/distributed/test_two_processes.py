@@ -83,6 +83,7 @@ def test_two_processes_distil_images_as_one_does(tmp_path, kind):
 
 
 @pytest.mark.distributed
+@pytest.mark.slow
 def test_sharded_weights_give_the_same_gradients(tmp_path):
     def torchrun(processes):
         return ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
