@@ -66,13 +66,18 @@ def column_names(dataset: Dataset | IterableDataset) -> list[str]:
     return dataset.column_names or list(next(iter(dataset), {}))
 
 
+def has_transform(dataset: Dataset | IterableDataset) -> bool:
+    """Tell whether rows go through a function of the user's when they are read (`with_transform`)."""
+    return isinstance(dataset, Dataset) and dataset.format["type"] == "custom"
+
+
 def unformatted(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
     """Return rows of plain numbers and lists, whatever format the user works with.
 
     Raises:
         ValueError: they go through a transform, which could show other text than was tagged.
     """
-    if isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
+    if has_transform(dataset):
         raise ValueError(
             "The dataset has a transform (with_transform), which could show the student other text than was tagged. "
             "Apply it with map() instead."

@@ -21,6 +21,7 @@ from transformers.trainer_utils import HubStrategy
 
 from swingkd.audit import AuditReport
 from swingkd.config import PrivateDistillationConfig
+from swingkd.data import column_names
 from swingkd.loading import is_hub_id, public_name
 from swingkd.privacy import PrivacyLedger
 from swingkd.privacy.ledger import LEDGER_FILE
@@ -98,11 +99,15 @@ class Publishing(Trainer):
     ledger: PrivacyLedger
     task: Task
     #: What the models may be called in public, and whether the student's is a name on the Hub.
-    names: dict[str, str]
+    names: dict[str, str | None]
     began_on_hub: bool
-    #: Whether the teacher's answers were read from a cache, and whether training went on from a checkpoint.
-    cached: bool
+    #: Whether training went on from a checkpoint.
     resumed: bool = False
+
+    @property
+    def cached(self) -> bool:
+        """Whether the teacher's answers are read from the training rows."""
+        return self.train_dataset is not None and "teacher_cache" in column_names(self.train_dataset)
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Make the repository as `Trainer` does, a private one unless `hub_private_repo=False`."""
@@ -141,7 +146,6 @@ class Publishing(Trainer):
         if not self.is_world_process_zero():
             return
         folder = Path(self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
         settings = public_settings(self.args)
         write_json(folder / SETTINGS_FILE, settings)
         facts = ModelFacts(

@@ -105,7 +105,7 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
         checks.one_device_per_process(args)
         check_publishing(args)
         named = {"student": name_of(model), "teacher": name_of(teacher_model)}
-        self.names = {role: public for role, name in named.items() if (public := public_name(name))}
+        self.names = {role: public_name(name) for role, name in named.items()}
         self.began_on_hub = is_hub_id(named["student"])
         if args.differentially_private:
             check_data(args, train_dataset)
@@ -142,7 +142,6 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
             checks.cached_teacher, task, teacher=teacher_model, tokenizer=processing_class, args=args
         )
         cache = cached_teacher(train_dataset)
-        self.cached = cache is not None
         # Cached targets may have been protected when they were written down.
         written = cache.protection if cache is not None else None
         if args.protection is None:
@@ -265,8 +264,7 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
         return self._protection
 
     def _build_protection(self, reuse: bool) -> Protection | None:
-        cached = self.train_dataset is not None and "teacher_cache" in column_names(self.train_dataset)
-        if self.objective.written_protected or (self.teacher_model is None and not cached):
+        if self.objective.written_protected or (self.teacher_model is None and not self.cached):
             return None
         return build_protection(self.args, self.objective, self.train_dataset, self.data_collator, reuse=reuse)
 

@@ -40,9 +40,10 @@ def write_model_files(facts: ModelFacts, output_dir: str | Path, tokens: Sequenc
     write_page(model_page(facts, tokens), folder / PAGE_FILE)
     known = {field.name: getattr(facts, field.name) for field in fields(facts) if field.name not in _ELSEWHERE}
     write_json(folder / FACTS_FILE, known)
-    (folder / TOKENS_FILE).unlink(missing_ok=True)
     if tokens:
         save_tokens(tokens, folder / TOKENS_FILE)
+    else:
+        (folder / TOKENS_FILE).unlink(missing_ok=True)  # of another page
 
 
 def read_model_facts(model_dir: str | Path) -> ModelFacts:

@@ -12,7 +12,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from swingkd.cached_columns import IGNORE
 from swingkd.classes import refuse_other_names
-from swingkd.data import PII_COLUMNS, column_names
+from swingkd.data import PII_COLUMNS, column_names, has_transform
 from swingkd.tasks.base import ProtectionName
 from swingkd.tasks.classification_metrics import example_metrics
 from swingkd.tasks.labels import LabelTask, by_number, label_field
@@ -37,7 +37,7 @@ class ImageClassification(LabelTask):
                 "A tagger reads text, and these rows are images. Say in a column pii_likelihood (uint8, 0 to 255) how "
                 "private each image is, and pass tagger=None."
             )
-        transformed = isinstance(dataset, Dataset) and dataset.format["type"] == "custom"
+        transformed = has_transform(dataset)
         dataset = dataset if transformed else dataset.with_format(None)
         columns = column_names(dataset)
         field = label_field(columns, settings)
