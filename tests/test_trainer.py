@@ -200,11 +200,14 @@ def test_an_object_can_be_the_protection(student, teacher, tokenizer, texts, con
 
 
 def test_the_hidden_part_of_secrets_stays_out_of_the_logs(make, caplog, capsys):
-    trainer = make(protection="noise", logging_steps=1)
+    # Longer than any number of tokens a second, which four digits were once taken for.
+    texts = [text.replace("pin is ", "pin is 81407") for text in TEXTS]
+    trainer = make(data=Dataset.from_dict({"text": texts}), protection="noise", logging_steps=1)
     trainer.train()
     printed = capsys.readouterr()
-    for text in TEXTS:
+    for text in texts:
         secret = text.split()[5].rstrip(".")
+        assert len(secret) == 9
         assert secret not in caplog.text + printed.out + printed.err
 
 
