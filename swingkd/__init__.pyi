@@ -23,13 +23,11 @@ from .audit import (
     measure_exposure,
     shadow_models,
 )
-from .config import PrivateDistillationConfig
 from .decentralized import DecentralizedDistillation
-from .plug_in import distillation_loss, teacher_logits
+from .functional import distillation_loss, teacher_logits
 from .privacy import PrivacyLedger, PrivacyPlan
 from .tagging import EnsembleTagger, PresidioTagger, RarityTagger, RuleTagger, TokenClassificationTagger
-from .teacher_cache import cache_teacher
-from .trainer import PrivateDistillationTrainer
+from .trainer import PrivateDistillationConfig, PrivateDistillationTrainer, cache_teacher
 from .vision import DataFreeDistillation, DynamicSampleSelection
 
 __version__: str

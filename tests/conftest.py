@@ -65,9 +65,13 @@ def private_positions(n: int, **fields) -> PrivatePositions:
     """Facts about n surely private positions; anything may be replaced."""
     zeros = torch.zeros(n, dtype=torch.int64)
     defaults = {
-        "likelihood": torch.ones(n), "temperature": torch.ones(n), "context": torch.zeros(n, 2, dtype=torch.int64),
-        "group": zeros, "shape": zeros, "span": zeros,
-    }  # fmt: skip
+        "likelihood": torch.ones(n),
+        "temperature": torch.ones(n),
+        "context": torch.zeros(n, 2, dtype=torch.int64),
+        "group": zeros,
+        "shape": zeros,
+        "span": zeros,
+    }
     return PrivatePositions(**(defaults | fields))
 
 
@@ -109,10 +113,18 @@ def config(tmp_path):
 
     def make(**fields) -> PrivateDistillationConfig:
         defaults = {
-            "output_dir": str(tmp_path / "out"), "max_steps": 2, "per_device_train_batch_size": 4, "max_length": 64,
-            "use_cpu": True, "report_to": [], "disable_tqdm": True, "save_strategy": "no", "learning_rate": 1e-2,
-            "population_min_spans": 2, "noise_support": 16,
-        }  # fmt: skip
+            "output_dir": str(tmp_path / "out"),
+            "max_steps": 2,
+            "per_device_train_batch_size": 4,
+            "max_length": 64,
+            "use_cpu": True,
+            "report_to": [],
+            "disable_tqdm": True,
+            "save_strategy": "no",
+            "learning_rate": 1e-2,
+            "population_min_spans": 2,
+            "noise_support": 16,
+        }
         return PrivateDistillationConfig(**(defaults | fields))
 
     return make

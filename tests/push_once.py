@@ -28,15 +28,30 @@ def main(out: str) -> None:
     # Left there by somebody who did not read the manual.
     canaries.save(Path(out) / "canaries.json")
     args = PrivateDistillationConfig(
-        out, max_steps=2, seed=SEED, data_seed=SEED, use_cpu=True, report_to=[], protection="noise", noise_support=16,
-        max_length=64, hub_token="hf_secret", save_steps=1, push_to_hub=True, hub_strategy="every_save",
+        out,
+        max_steps=2,
+        seed=SEED,
+        data_seed=SEED,
+        use_cpu=True,
+        report_to=[],
+        protection="noise",
+        noise_support=16,
+        max_length=64,
+        hub_token="hf_secret",
+        save_steps=1,
+        push_to_hub=True,
+        hub_strategy="every_save",
         hub_model_id="me/student",
-    )  # fmt: skip
+    )
     trainer = PrivateDistillationTrainer(
-        tiny_model(size), tiny_model(size, seed=1), args,
+        tiny_model(size),
+        tiny_model(size, seed=1),
+        args,
         train_dataset=canaries.insert(Dataset.from_dict({"text": TEXTS})),
-        eval_dataset=Dataset.from_dict({"text": TEXTS[:4]}), processing_class=tokenizer, tagger=RuleTagger(),
-    )  # fmt: skip
+        eval_dataset=Dataset.from_dict({"text": TEXTS[:4]}),
+        processing_class=tokenizer,
+        tagger=RuleTagger(),
+    )
     trainer.train()
     trainer.evaluate()
     audit = audit_model(

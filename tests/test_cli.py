@@ -28,8 +28,17 @@ def test_help_lists_every_command():
     result = runner.invoke(app, ["--help"])
     assert result.exit_code == 0
     for command in (
-        "quickstart", "canaries", "tag", "distill", "cache-teacher", "audit", "budget", "federate", "card", "env",
-    ):  # fmt: skip
+        "quickstart",
+        "canaries",
+        "tag",
+        "distill",
+        "cache-teacher",
+        "audit",
+        "budget",
+        "federate",
+        "card",
+        "env",
+    ):
         assert command in result.output
         assert "Example" in runner.invoke(app, [command, "--help"]).output
 
@@ -98,10 +107,22 @@ def test_tag_never_quotes_what_it_cannot_read(tmp_path):
         (["distill", "--student", "student", "--data", "notes.jsonl", "--set", "max_steps=2.5"], "a whole number"),
         (["distill", "--student", "student", "--data", "notes.jsonl", "--set", "bf16=maybe"], "must be true or false"),
         (["distill", "--student", "student", "--data", "notes.jsonl", "--set", "max_step=1"], "mean max_steps?"),
-        (["distill", "--student", "student", "--teacher", "teacher", "--data", "notes.jsonl", "--task", "fill-mask"],
-         "cannot be loaded as AutoModelForMaskedLM"),
+        (
+            [
+                "distill",
+                "--student",
+                "student",
+                "--teacher",
+                "teacher",
+                "--data",
+                "notes.jsonl",
+                "--task",
+                "fill-mask",
+            ],
+            "cannot be loaded as AutoModelForMaskedLM",
+        ),
     ],
-)  # fmt: skip
+)
 def test_wrong_input_is_one_clear_line(project, monkeypatch, words, says):
     monkeypatch.chdir(project)
     (project / "empty.jsonl").touch()
@@ -140,10 +161,18 @@ def project(tmp_path, student, teacher, tokenizer, texts):
 @pytest.mark.usefixtures("project")
 def test_distill_trains_and_saves_a_student(tmp_path):
     command = [
-        "distill", "--teacher", str(tmp_path / "teacher"), "--student", str(tmp_path / "student"), "--data",
-        str(tmp_path / "notes.jsonl"), "--output-dir", str(tmp_path / "out"),
-        "--config", str(tmp_path / "config.yaml"),
-    ]  # fmt: skip
+        "distill",
+        "--teacher",
+        str(tmp_path / "teacher"),
+        "--student",
+        str(tmp_path / "student"),
+        "--data",
+        str(tmp_path / "notes.jsonl"),
+        "--output-dir",
+        str(tmp_path / "out"),
+        "--config",
+        str(tmp_path / "config.yaml"),
+    ]
     result = runner.invoke(app, command)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "out" / "model.safetensors").exists()
@@ -176,11 +205,24 @@ def test_cache_a_teacher_and_distil_without_it(tmp_path):
     (tmp_path / "public.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in public))
     options = ["--config", str(tmp_path / "config.yaml")]
     cache = [
-        "cache-teacher", "--teacher", str(tmp_path / "teacher"), *options, "--output-dir", str(tmp_path / "cache"),
-    ]  # fmt: skip
-    for more in (["--data", str(tmp_path / "notes.jsonl")],
-                 ["--data", str(tmp_path / "public.jsonl"), "--protect", "noise",
-                  "--private-data", str(tmp_path / "notes.jsonl")]):  # fmt: skip
+        "cache-teacher",
+        "--teacher",
+        str(tmp_path / "teacher"),
+        *options,
+        "--output-dir",
+        str(tmp_path / "cache"),
+    ]
+    for more in (
+        ["--data", str(tmp_path / "notes.jsonl")],
+        [
+            "--data",
+            str(tmp_path / "public.jsonl"),
+            "--protect",
+            "noise",
+            "--private-data",
+            str(tmp_path / "notes.jsonl"),
+        ],
+    ):
         result = runner.invoke(app, [*cache, *more])
         assert result.exit_code == 0, result.output
         assert ("no differential privacy" in result.output.replace("\n", " ")) is ("--protect" in more)
@@ -235,10 +277,28 @@ def test_audit_of_everything(project, texts):
     canaries.save(project / "canaries.json")
     members, others = str(project / "in.jsonl"), str(project / "out.jsonl")
     result = audit(
-        project, "--members", members, "--nonmembers", others, "--reference", str(project / "teacher"),
-        "--canaries", str(project / "canaries.json"), "--pii", members, "--unseen", others, "--prefix-tokens", "8",
-        "--suffix-tokens", "4", "--samples", "10", "--candidates", "4",
-    )  # fmt: skip
+        project,
+        "--members",
+        members,
+        "--nonmembers",
+        others,
+        "--reference",
+        str(project / "teacher"),
+        "--canaries",
+        str(project / "canaries.json"),
+        "--pii",
+        members,
+        "--unseen",
+        others,
+        "--prefix-tokens",
+        "8",
+        "--suffix-tokens",
+        "4",
+        "--samples",
+        "10",
+        "--candidates",
+        "4",
+    )
     assert result.exit_code == 0, result.output
     assert "membership of records: 30 in, 30 out" in result.output
     assert re.search(r"values picked +never seen", result.output)
@@ -251,16 +311,21 @@ def test_audit_of_everything(project, texts):
 
 def test_audit_names_the_file_and_the_line(project, tokenizer):
     files = {
-        "good": '{"text": "hello ann"}\n{"text": "hello bob"}\n', "empty": "", "broken": '{"text": "a b"}\n{"text"\n',
-        "same": '{"text": "hello eve"}\n{"text": "hello bob"}\n', "short": '{"text": "hello joe"}\n{"text": " "}\n',
-    }  # fmt: skip
+        "good": '{"text": "hello ann"}\n{"text": "hello bob"}\n',
+        "empty": "",
+        "broken": '{"text": "a b"}\n{"text"\n',
+        "same": '{"text": "hello eve"}\n{"text": "hello bob"}\n',
+        "short": '{"text": "hello joe"}\n{"text": " "}\n',
+    }
     paths = {name: str(project / f"{name}.jsonl") for name in files}
     for name, content in files.items():
         (project / f"{name}.jsonl").write_text(content)
     for name, message in (
-        ("empty", "empty.jsonl is empty"), ("broken", "broken.jsonl:2: this line is no JSON"),
-        ("same", "same.jsonl:2 is the same record as"), ("short", "short.jsonl:2: there is no text"),
-    ):  # fmt: skip
+        ("empty", "empty.jsonl is empty"),
+        ("broken", "broken.jsonl:2: this line is no JSON"),
+        ("same", "same.jsonl:2 is the same record as"),
+        ("short", "short.jsonl:2: there is no text"),
+    ):
         result = audit(project, "--members", paths["good"], "--nonmembers", paths[name])
         assert result.exit_code == 2
         assert message in result.stderr
@@ -370,10 +435,7 @@ def test_federate_runs_a_configuration_and_writes_its_card(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [
-        (["--method", "sgd"], "method='sgd' is none of"),
-        (["--engine", "spark"], "engine='spark' is none of"),
-    ],
+    [(["--method", "sgd"], "method='sgd' is none of"), (["--engine", "spark"], "engine='spark' is none of")],
 )
 def test_federate_says_what_is_wrong(tmp_path, options, says):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config_of(tmp_path)))
@@ -391,10 +453,20 @@ def test_distill_writes_a_card_and_a_page(tmp_path):
     fields = yaml.safe_load((tmp_path / "config.yaml").read_text()) | {"output_dir": str(out)}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(fields))
     command = [
-        "distill", "--teacher", str(tmp_path / "teacher"), "--student", str(tmp_path / "student"),
-        "--data", str(notes), "--config", str(tmp_path / "config.yaml"),
-        "--set", "max_steps=1", "--set", "protection=drop",
-    ]  # fmt: skip
+        "distill",
+        "--teacher",
+        str(tmp_path / "teacher"),
+        "--student",
+        str(tmp_path / "student"),
+        "--data",
+        str(notes),
+        "--config",
+        str(tmp_path / "config.yaml"),
+        "--set",
+        "max_steps=1",
+        "--set",
+        "protection=drop",
+    ]
     same = runner.invoke(app, [*command, "--eval-data", str(notes)])
     assert same.exit_code == 2
     assert "--eval-data is what the student is trained on" in " ".join(same.output.split())
@@ -423,9 +495,16 @@ def test_an_audit_goes_onto_the_card(tmp_path, texts):
     shutil.copy(tmp_path / "out.jsonl", tmp_path / "held_out.jsonl")
     student = tmp_path / "shipped"
     audit = [
-        "audit", "--members", str(tmp_path / "in.jsonl"), "--nonmembers", str(tmp_path / "out.jsonl"), "--card",
-        "--out", str(tmp_path / "audit"), "--model",
-    ]  # fmt: skip
+        "audit",
+        "--members",
+        str(tmp_path / "in.jsonl"),
+        "--nonmembers",
+        str(tmp_path / "out.jsonl"),
+        "--card",
+        "--out",
+        str(tmp_path / "audit"),
+        "--model",
+    ]
     refused = runner.invoke(app, [*audit, str(tmp_path / "student")])
     assert refused.exit_code == 2
     assert "lacks model_facts.json" in refused.stderr
@@ -497,9 +576,23 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(project):
     fields = yaml.safe_load((project / "config.yaml").read_text()) | {"max_steps": 400, "disable_tqdm": False}
     (project / "config.yaml").write_text(yaml.safe_dump(fields))
     command = [
-        sys.executable, "-m", "swingkd.cli", "distill", "--teacher", "teacher", "--student", "student", "--data",
-        "notes.jsonl", "--output-dir", "out", "--config", "config.yaml", "--set", "logging_steps=1",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "swingkd.cli",
+        "distill",
+        "--teacher",
+        "teacher",
+        "--student",
+        "student",
+        "--data",
+        "notes.jsonl",
+        "--output-dir",
+        "out",
+        "--config",
+        "config.yaml",
+        "--set",
+        "logging_steps=1",
+    ]
     root = str(Path(__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": root, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
@@ -516,11 +609,25 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(project):
     assert "Run the same command with --resume." in seen
     (checkpoint,) = (project / "out").glob("checkpoint-*")
     steps = int(checkpoint.name.partition("-")[2])
-    result = runner.invoke(app, [
-        "distill", "--teacher", str(project / "teacher"), "--student", str(project / "student"), "--data",
-        str(project / "notes.jsonl"), "--output-dir", str(project / "out"), "--config", str(project / "config.yaml"),
-        "--set", f"max_steps={steps + 1}", "--resume",
-    ])  # fmt: skip
+    result = runner.invoke(
+        app,
+        [
+            "distill",
+            "--teacher",
+            str(project / "teacher"),
+            "--student",
+            str(project / "student"),
+            "--data",
+            str(project / "notes.jsonl"),
+            "--output-dir",
+            str(project / "out"),
+            "--config",
+            str(project / "config.yaml"),
+            "--set",
+            f"max_steps={steps + 1}",
+            "--resume",
+        ],
+    )
     assert result.exit_code == 0, result.output
     assert (project / "out" / f"checkpoint-{steps + 1}").exists()
 
@@ -528,9 +635,18 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(project):
 def test_canaries_are_put_into_text(tmp_path, texts):
     texts.to_json(tmp_path / "notes.jsonl")
     command = [
-        "canaries", "--data", str(tmp_path / "notes.jsonl"), "--output-dir", str(tmp_path / "out"), "--count", "3",
-        "--repetitions", "2", "--length", "4",
-    ]  # fmt: skip
+        "canaries",
+        "--data",
+        str(tmp_path / "notes.jsonl"),
+        "--output-dir",
+        str(tmp_path / "out"),
+        "--count",
+        "3",
+        "--repetitions",
+        "2",
+        "--length",
+        "4",
+    ]
     result = runner.invoke(app, command)
     assert result.exit_code == 0, result.output
     canaries = CanarySet.load(tmp_path / "out" / "_private" / "canaries.json")

@@ -135,8 +135,18 @@ def test_groups_name_the_place_in_the_span():
     likelihood, group, shape, span = token_tags(text, tags, offsets, dilation=1)
     base = 2 * GROUP_STRIDE
     assert group.tolist() == [
-        0, 0, base + PLACE_BEFORE, base + 1, base + 2, base + PLACE_AFTER, 0, 0, base + PLACE_BEFORE, COPY, COPY,
-    ]  # fmt: skip
+        0,
+        0,
+        base + PLACE_BEFORE,
+        base + 1,
+        base + 2,
+        base + PLACE_AFTER,
+        0,
+        0,
+        base + PLACE_BEFORE,
+        COPY,
+        COPY,
+    ]
     assert likelihood.tolist() == [0, 0, 255, 255, 255, 255, 0, 0, 255, 255, 255]
     assert len(set(span[[2, 3, 4, 5, 8, 9, 10]])) == 1  # one secret, one hash
     assert (span[[0, 1, 6, 7]] == 0).all()

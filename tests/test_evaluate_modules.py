@@ -44,8 +44,11 @@ def test_membership():
 def test_character_recall_of_the_rules():
     recall = evaluate.load(module_path("pii_character_recall"))
     assert recall.compute(predictions=[[[0, 3]], []], references=[[[2, 6]], [[0, 4]]]) == {
-        "recall": 1 / 8, "precision": 1 / 3, "f1": pytest.approx(2 / 11), "characters": 8,
-    }  # fmt: skip
+        "recall": 1 / 8,
+        "precision": 1 / 3,
+        "f1": pytest.approx(2 / 11),
+        "characters": 8,
+    }
     texts = ["write to ann@mail.example", "call 020 7946 0958 today"]
     found = [[[s, e] for s, e, _ in label_spans(tags.labels)] for tags in RuleTagger().tag(texts)]
     scores = recall.compute(predictions=found, references=[[[9, 25]], [[5, 18]]])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-from swingkd.loading import load_pretrained, looked_up
+from swingkd.models.loading import load_pretrained, looked_up
 from swingkd.tagging import RarityTagger
 
 

@@ -20,13 +20,19 @@ from transformers import (
 )
 
 from swingkd import PrivateDistillationTrainer, RuleTagger
-from swingkd.targets.head import Head, check_readable
+from swingkd.models.head import Head, check_readable
 from tests.conftest import tiny_model
 
 SIZES = {
-    "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8,
-    "intermediate_size": 32, "max_position_embeddings": 256, "pad_token_id": 2,
-}  # fmt: skip
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 32,
+    "max_position_embeddings": 256,
+    "pad_token_id": 2,
+}
 FAMILIES = {
     "plain": lambda v: tiny_model(v, seed=1),
     "tied": lambda v: GPT2LMHeadModel(GPT2Config(vocab_size=v, n_embd=16, n_layer=1, n_head=2, n_positions=256)),
@@ -45,9 +51,14 @@ def step(teacher, tokenizer, texts, config):
     def step(model, fused, peft_config=None, **fields):
         torch.manual_seed(0)
         trainer = PrivateDistillationTrainer(
-            copy.deepcopy(model), teacher, config(fused_loss=fused, loss_memory=1, **fields), train_dataset=texts,
-            processing_class=tokenizer, tagger=RuleTagger(), peft_config=peft_config,
-        )  # fmt: skip
+            copy.deepcopy(model),
+            teacher,
+            config(fused_loss=fused, loss_memory=1, **fields),
+            train_dataset=texts,
+            processing_class=tokenizer,
+            tagger=RuleTagger(),
+            peft_config=peft_config,
+        )
         trainer.model.eval()  # the same for both: no dropout
         batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
         loss = trainer.compute_loss(trainer.model, batch)
@@ -84,7 +95,7 @@ def test_mixed_precision_is_near_and_multiplies_in_bfloat16(step, student, monke
     exact_loss, exact = step(student, True, protection="noise")
     kinds = set()
     linear = torch.nn.functional.linear
-    monkeypatch.setattr("swingkd.targets.head.F.linear", lambda x, w, b: kinds.add(w.dtype) or linear(x, w, b))
+    monkeypatch.setattr("swingkd.models.head.F.linear", lambda x, w, b: kinds.add(w.dtype) or linear(x, w, b))
     loss, gradients = step(student, True, protection="noise", bf16=True)
     assert torch.bfloat16 in kinds
     torch.testing.assert_close(loss, exact_loss, rtol=2e-2, atol=0)
@@ -114,9 +125,14 @@ def test_no_logits_are_made(make_trainer, student, teacher):
 def make_trainer(student, teacher, tokenizer, texts, config):
     def make(student=student, teacher=teacher, peft_config=None, **fields):
         return PrivateDistillationTrainer(
-            student, teacher, config(protection="noise", **fields), train_dataset=texts, processing_class=tokenizer,
-            tagger=RuleTagger(), peft_config=peft_config,
-        )  # fmt: skip
+            student,
+            teacher,
+            config(protection="noise", **fields),
+            train_dataset=texts,
+            processing_class=tokenizer,
+            tagger=RuleTagger(),
+            peft_config=peft_config,
+        )
 
     return make
 

@@ -15,9 +15,10 @@ from swingkd.cli import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
-    path for folder in ("", "docs", "recipes", "recipes/*", "model_cards/*", "swingkd/evaluate_modules/*")
+    path
+    for folder in ("", "docs", "recipes", "recipes/*", "model_cards/*", "swingkd/evaluate_modules/*")
     for path in ROOT.glob(f"{folder}/*.md" if folder else "*.md")
-)  # fmt: skip
+)
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
 
 

@@ -31,10 +31,16 @@ def test_it_is_the_trainers_loss(build, task, protection):  # noqa: F811
     expected = trainer.compute_loss(trainer.model, dict(batch))
     logits = trainer.model(**trainer.task.call(batch, trainer.model)).logits
     found = distillation_loss(
-        logits, teacher_logits(trainer.teacher_model, batch, task), batch, protection=trainer.protection, alpha=0.3,
-        beta=0.5, temperatures=trainer.args.temperature_settings, task=task,
+        logits,
+        teacher_logits(trainer.teacher_model, batch, task),
+        batch,
+        protection=trainer.protection,
+        alpha=0.3,
+        beta=0.5,
+        temperatures=trainer.args.temperature_settings,
+        task=task,
         end=getattr(trainer.processing_class, "eos_token_id", None),
-    )  # fmt: skip
+    )
     torch.testing.assert_close(found, expected)
 
 
@@ -51,14 +57,21 @@ def test_a_teacher_with_a_tokenizer_of_its_own(build, tokenizer):  # noqa: F811
     own = other_tokenizer()
     kind = type(build("token-classification").teacher_model)
     teacher = bert(kind, len(own), num_labels=5, **names(WORDS))
-    trainer = build("token-classification", teacher=teacher, teacher_processing_class=own, protection="drop",
-                    fused_loss=False)  # fmt: skip
+    trainer = build(
+        "token-classification", teacher=teacher, teacher_processing_class=own, protection="drop", fused_loss=False
+    )
     trainer.model.eval()
     batch = batch_of(trainer)
     logits = trainer.model(**trainer.task.call(batch, trainer.model)).logits
     task = "token-classification"
-    found = distillation_loss(logits, teacher_logits(teacher, batch, task), batch, protection=trainer.protection,
-                              temperatures=trainer.args.temperature_settings, task=task)  # fmt: skip
+    found = distillation_loss(
+        logits,
+        teacher_logits(teacher, batch, task),
+        batch,
+        protection=trainer.protection,
+        temperatures=trainer.args.temperature_settings,
+        task=task,
+    )
     torch.testing.assert_close(found, trainer.compute_loss(trainer.model, dict(batch)))
     with pytest.raises(ValueError, match="The teacher's logits have the shape"):
         distillation_loss(logits, logits, batch, protection=trainer.protection, task=task)

@@ -36,9 +36,15 @@ SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "i
 
 def gpt2(vocabulary):
     config = GPT2Config(
-        vocab_size=vocabulary, n_embd=16, n_layer=1, n_head=2, n_positions=128, resid_pdrop=0, embd_pdrop=0,
+        vocab_size=vocabulary,
+        n_embd=16,
+        n_layer=1,
+        n_head=2,
+        n_positions=128,
+        resid_pdrop=0,
+        embd_pdrop=0,
         attn_pdrop=0,
-    )  # fmt: skip
+    )
     return GPT2LMHeadModel(config)
 
 
@@ -63,9 +69,14 @@ def make(student, teacher, tokenizer, texts, config):
     def make(*, student=student, teacher=teacher, data=texts, tagger=None, peft_config=None, **fields):
         defaults = {"noise_multiplier": 0.7, "per_device_train_batch_size": 12, "protection": "none"}
         return PrivateDistillationTrainer(
-            student, teacher, config(**(defaults | fields)), train_dataset=data, processing_class=tokenizer,
-            tagger=tagger, peft_config=peft_config,
-        )  # fmt: skip
+            student,
+            teacher,
+            config(**(defaults | fields)),
+            train_dataset=data,
+            processing_class=tokenizer,
+            tagger=tagger,
+            peft_config=peft_config,
+        )
 
     return make
 
@@ -118,9 +129,18 @@ def test_the_trainer_equals_dp_sgd_by_hand(make, tokenizer, teacher, monkeypatch
     student, teacher = family(len(tokenizer)).double(), copy.deepcopy(teacher).double()
     expected = copy.deepcopy(student)
     trainer = make(
-        student=student, teacher=teacher, micro_batch_size=micro, max_steps=3, optim="sgd", learning_rate=0.5,
-        lr_scheduler_type="constant", clip_norm=0.5, alpha=0.4, temperature=2.0, weight_decay=0.0,
-    )  # fmt: skip
+        student=student,
+        teacher=teacher,
+        micro_batch_size=micro,
+        max_steps=3,
+        optim="sgd",
+        learning_rate=0.5,
+        lr_scheduler_type="constant",
+        clip_norm=0.5,
+        alpha=0.4,
+        temperature=2.0,
+        weight_decay=0.0,
+    )
     rows = list(trainer.train_dataset)
     trainer.train()
     known = {id(p): name for name, p in student.named_parameters()}
@@ -139,10 +159,15 @@ def test_ghost_clipping_and_the_fast_loss_change_nothing(make, tokenizer, teache
         torch.manual_seed(0)
         peft = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False) if adapter else None
         trainer = make(
-            student=tiny_model(len(tokenizer), seed=1).double(), teacher=copy.deepcopy(teacher).double(),
-            peft_config=peft, ghost_clipping=ghost, fused_loss=fused, micro_batch_size=5, optim="sgd",
+            student=tiny_model(len(tokenizer), seed=1).double(),
+            teacher=copy.deepcopy(teacher).double(),
+            peft_config=peft,
+            ghost_clipping=ghost,
+            fused_loss=fused,
+            micro_batch_size=5,
+            optim="sgd",
             learning_rate=0.5,
-        )  # fmt: skip
+        )
         trainer.model.double()
         assert trainer.objective.fused == (fused and adapter and not ghost)
         trainer.train()
@@ -158,10 +183,21 @@ def test_users_are_clipped_and_counted_as_one(make, teacher, monkeypatch):
     student, teacher = tiny_model(teacher.config.vocab_size, seed=1).double(), copy.deepcopy(teacher).double()
     expected = copy.deepcopy(student)
     trainer = make(
-        student=student, teacher=teacher, data=Dataset.from_dict({"text": TEXTS, "owner": owners}),
-        privacy_unit="owner", per_device_train_batch_size=3, records_per_user=4, micro_batch_size=6, max_steps=3,
-        clip_norm=0.5, noise_multiplier=0.7, optim="sgd", learning_rate=0.5, lr_scheduler_type="constant", alpha=0.4,
-    )  # fmt: skip
+        student=student,
+        teacher=teacher,
+        data=Dataset.from_dict({"text": TEXTS, "owner": owners}),
+        privacy_unit="owner",
+        per_device_train_batch_size=3,
+        records_per_user=4,
+        micro_batch_size=6,
+        max_steps=3,
+        clip_norm=0.5,
+        noise_multiplier=0.7,
+        optim="sgd",
+        learning_rate=0.5,
+        lr_scheduler_type="constant",
+        alpha=0.4,
+    )
     rows = list(trainer.train_dataset)
     assert trainer.private.plan.sampling_rate == 3 / 7
     trainer.train()
@@ -232,10 +268,19 @@ def test_nothing_in_the_output_folder_holds_a_generator(make, tmp_path, monkeypa
     folder = tmp_path / "out" / "checkpoint-1"
     # Whatever else were written would have to be looked at here.
     assert {path.name for path in folder.iterdir()} == {
-        "config.json", "generation_config.json", "model.safetensors", "optimizer.pt", "privacy_ledger.json",
-        "rng_state.pth", "scheduler.pt", "tokenizer.json", "tokenizer_config.json", "trainer_state.json",
-        "training_args.bin", "run_settings.json",
-    }  # fmt: skip
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "optimizer.pt",
+        "privacy_ledger.json",
+        "rng_state.pth",
+        "scheduler.pt",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "trainer_state.json",
+        "training_args.bin",
+        "run_settings.json",
+    }
     for path in (path for path in (tmp_path / "out").rglob("*") if path.is_file()):
         content = path.read_bytes()  # torch and safetensors write tensors as they are
         for state in states:
@@ -374,9 +419,12 @@ def test_a_private_teacher_and_its_student(make, tokenizer, tmp_path, student):
     trainer.train()
     trainer.save_model(str(tmp_path / "teacher"))
     student = PrivateDistillationTrainer(
-        tiny_model(len(tokenizer), seed=3), str(tmp_path / "teacher"),
-        make(noise_multiplier=None).args, train_dataset=Dataset.from_dict({"text": TEXTS}), processing_class=tokenizer,
-    )  # fmt: skip
+        tiny_model(len(tokenizer), seed=3),
+        str(tmp_path / "teacher"),
+        make(noise_multiplier=None).args,
+        train_dataset=Dataset.from_dict({"text": TEXTS}),
+        processing_class=tokenizer,
+    )
     assert student.ledger.epsilon(TEACHER_DATA) == pytest.approx(trainer.ledger.epsilon())
     assert student.ledger.epsilon() is None
     student.train()
@@ -397,9 +445,12 @@ def test_a_private_teacher_and_its_student(make, tokenizer, tmp_path, student):
     args = make(noise_multiplier=None).args
     args.alpha = 0.0
     more = PrivateDistillationTrainer(
-        str(tmp_path / "teacher"), None, args, train_dataset=Dataset.from_dict({"text": TEXTS}),
+        str(tmp_path / "teacher"),
+        None,
+        args,
+        train_dataset=Dataset.from_dict({"text": TEXTS}),
         processing_class=tokenizer,
-    )  # fmt: skip
+    )
     assert more.ledger.lines()[2].startswith("earlier transfer set: epsilon")
     # An object may have been trained on since it was loaded: nobody knows.
     assert "not covered" in str(make(teacher=tiny_model(len(tokenizer), seed=9)).ledger.lines()[1])

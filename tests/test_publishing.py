@@ -16,8 +16,8 @@ from huggingface_hub import ModelCard
 from peft import LoraConfig
 
 from swingkd import CanarySet, PrivateDistillationTrainer, RuleTagger, audit_model
-from swingkd.loading import is_hub_id, public_name
-from swingkd.publishing import public_content, public_files, public_settings
+from swingkd.models.loading import is_hub_id, public_name
+from swingkd.trainer.publishing import public_content, public_files, public_settings
 from tests.conftest import TEXTS
 from tests.fake_hub import fake_hub
 from tests.push_once import SEED
@@ -29,13 +29,22 @@ def pushed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("push")
     with fake_hub() as (address, hub):
         environment = os.environ | {
-            "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1",
-            "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
-        }  # fmt: skip
+            "HF_ENDPOINT": address,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HOME": str(folder / "home"),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
         done = subprocess.run(
-            [sys.executable, "-m", "tests.push_once", str(folder / "out")], cwd=Path(__file__).parents[1],
-            env=environment, capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
+            [sys.executable, "-m", "tests.push_once", str(folder / "out")],
+            cwd=Path(__file__).parents[1],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "loaded" in done.stdout
     return hub.repositories["me/student"], folder / "out", hub
@@ -44,10 +53,18 @@ def pushed(tmp_path_factory):
 def test_what_is_sent(pushed):
     files, _, hub = pushed
     assert set(files) == {
-        "README.md", "report.html", "training_args.json", "config.json", "generation_config.json", "model.safetensors",
-        "tokenizer.json", "tokenizer_config.json", "privacy_ledger.json", "roc_records.png",
+        "README.md",
+        "report.html",
+        "training_args.json",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "privacy_ledger.json",
+        "roc_records.png",
         *(name for name in files if name.startswith("roc_canary_")),
-    }  # fmt: skip
+    }
     assert hub.private["me/student"] is True
     assert sum("/commit/" in request for request in hub.requests) == 3  # two saves and the end
 
@@ -87,9 +104,13 @@ def test_folders_of_this_machine_are_nobodys_business(tmp_path, teacher, student
     Dataset.from_dict({"text": TEXTS}).to_json(home / "patients" / "notes.jsonl")
     data = load_dataset(str(home / "patients"), split="train")
     trainer = PrivateDistillationTrainer(
-        str(home / "small"), str(home / "large"), config(), train_dataset=data, tagger=RuleTagger(),
+        str(home / "small"),
+        str(home / "large"),
+        config(),
+        train_dataset=data,
+        tagger=RuleTagger(),
         peft_config=LoraConfig(target_modules=["q_proj"]),
-    )  # fmt: skip
+    )
     trainer.train()
     trainer.save_model()
     trainer.create_model_card()
@@ -147,23 +168,40 @@ def test_metadata_is_what_the_hub_reads(pushed):
 def test_whole_checkpoints_are_not_pushed(student, teacher, tokenizer, texts, config):
     with pytest.raises(ValueError, match=r"hub_strategy='checkpoint' pushes whole checkpoints.*every_save"):
         PrivateDistillationTrainer(
-            student, teacher, config(push_to_hub=True, hub_strategy="checkpoint", hub_token="x"), train_dataset=texts,
-            processing_class=tokenizer, tagger=RuleTagger(),
-        )  # fmt: skip
+            student,
+            teacher,
+            config(push_to_hub=True, hub_strategy="checkpoint", hub_token="x"),
+            train_dataset=texts,
+            processing_class=tokenizer,
+            tagger=RuleTagger(),
+        )
 
 
 def test_only_named_files_are_public(tmp_path):
     for name in ("model-00001-of-00002.safetensors", "adapter_config.json", "vocab.txt", "README.md", "roc_x.png"):
         (tmp_path / name).touch()
-    for name in ("canaries.json", "population.safetensors", "noise_key", "training_args.bin", "optimizer.pt",
-                 "trainer_state.json", "metrics.json", "hint_projection.safetensors", "notes.txt",
-                 "notes.model"):  # fmt: skip
+    for name in (
+        "canaries.json",
+        "population.safetensors",
+        "noise_key",
+        "training_args.bin",
+        "optimizer.pt",
+        "trainer_state.json",
+        "metrics.json",
+        "hint_projection.safetensors",
+        "notes.txt",
+        "notes.model",
+    ):
         (tmp_path / name).touch()
     (tmp_path / "_private").mkdir()
     (tmp_path / "_private" / "config.json").touch()
     assert [path.name for path in public_files(tmp_path)] == [
-        "README.md", "adapter_config.json", "model-00001-of-00002.safetensors", "roc_x.png", "vocab.txt",
-    ]  # fmt: skip
+        "README.md",
+        "adapter_config.json",
+        "model-00001-of-00002.safetensors",
+        "roc_x.png",
+        "vocab.txt",
+    ]
 
 
 def test_a_card_without_an_audit_says_so(student, teacher, tokenizer, texts, config):
@@ -183,9 +221,14 @@ def trainer_of(student, teacher, tokenizer, texts, config):
 
     def made(eval_dataset=None, **fields):
         return PrivateDistillationTrainer(
-            student, teacher, config(**fields), train_dataset=texts, eval_dataset=eval_dataset,
-            processing_class=tokenizer, tagger=RuleTagger(),
-        )  # fmt: skip
+            student,
+            teacher,
+            config(**fields),
+            train_dataset=texts,
+            eval_dataset=eval_dataset,
+            processing_class=tokenizer,
+            tagger=RuleTagger(),
+        )
 
     return made
 
@@ -199,9 +242,13 @@ def test_numbers_are_those_of_the_weights_at_hand(trainer_of, texts):
     each = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 3}
     # The worst is taken for the best, so the last step is not kept.
     trainer = trainer_of(
-        texts.select(range(8)), learning_rate=0.02, load_best_model_at_end=True, greater_is_better=True,
-        metric_for_best_model="perplexity", **each,
-    )  # fmt: skip
+        texts.select(range(8)),
+        learning_rate=0.02,
+        load_best_model_at_end=True,
+        greater_is_better=True,
+        metric_for_best_model="perplexity",
+        **each,
+    )
     trainer.train()
     kept = trainer.state.best_global_step
     assert kept < 3
@@ -305,9 +352,13 @@ def test_a_run_goes_on_with_its_own_teacher(trainer_of, tmp_path, student, teach
     def resumed(name, rows=texts, **fields):
         args = config(save_strategy="steps", save_steps=1, **fields)
         trainer = PrivateDistillationTrainer(
-            str(tmp_path / "student"), str(tmp_path / name), args, train_dataset=rows, processing_class=tokenizer,
+            str(tmp_path / "student"),
+            str(tmp_path / name),
+            args,
+            train_dataset=rows,
+            processing_class=tokenizer,
             tagger=RuleTagger(),
-        )  # fmt: skip
+        )
         trainer.train(resume_from_checkpoint=fields.get("max_steps", 0) > 2)
         return trainer
 

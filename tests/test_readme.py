@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from swingkd.cli import app
 from swingkd.report import summarise
-from swingkd.report.label_card import LabelTable
+from swingkd.report.runs.labels import LabelTable
 from swingkd.report.table import RunTable
 from tests.conftest import tiny_model
 from tests.tasks.conftest import bert
@@ -264,10 +264,14 @@ def test_the_image_students_are_those_of_the_cards():
     at = {
         (model, share): selection(model, "accuracy", "table=headline", f"public={share}")
         for model, share in (
-            ("published", 0.8), ("self_learning", 0.8), ("published", 0.1), ("self_learning", 0.1),
-            ("shard_teachers", 0.1), ("dp_teacher", 0.1),
+            ("published", 0.8),
+            ("self_learning", 0.8),
+            ("published", 0.1),
+            ("self_learning", 0.1),
+            ("shard_teachers", 0.1),
+            ("dp_teacher", 0.1),
         )
-    }  # fmt: skip
+    }
     assert f"gets {at['published', 0.8]} % with the published method" in text
     assert f"and {at['self_learning', 0.8]} % on the public labels alone" in text
     assert f"a tenth of the images public, {at['published', 0.1]} and {at['self_learning', 0.1]} %" in text

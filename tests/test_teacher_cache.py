@@ -6,10 +6,11 @@ import pytest
 import torch
 from datasets import Dataset, concatenate_datasets, interleave_datasets
 
-from swingkd import PrivateDistillationTrainer, RuleTagger, cache_teacher, teacher_cache
-from swingkd.cached_columns import TEACHER_COLUMNS, CacheInfo
+from swingkd import PrivateDistillationTrainer, RuleTagger, cache_teacher
 from swingkd.data import DataSettings, DistillationCollator, prepare_dataset
+from swingkd.data.teacher_columns import TEACHER_COLUMNS, CacheInfo
 from swingkd.targets import NoiseKey
+from swingkd.trainer import teacher_cache
 from tests.conftest import TEXTS, tiny_model
 
 
@@ -36,9 +37,13 @@ def step(student, tokenizer, config):
     def step(data, teacher=None, **fields):
         torch.manual_seed(0)
         trainer = PrivateDistillationTrainer(
-            copy.deepcopy(student), teacher, config(**fields), train_dataset=data, processing_class=tokenizer,
+            copy.deepcopy(student),
+            teacher,
+            config(**fields),
+            train_dataset=data,
+            processing_class=tokenizer,
             tagger=RuleTagger() if data.column_names == ["text"] else None,
-        )  # fmt: skip
+        )
         batch = trainer.data_collator([trainer.train_dataset[i] for i in range(6)])
         loss = trainer.compute_loss(trainer.model, batch)
         loss.backward()
@@ -82,9 +87,14 @@ def test_rows_can_be_shuffled_and_picked(cache, step):
 def test_training_needs_no_teacher_and_evaluates(cache, student, tokenizer, config, texts):
     data = cache()
     trainer = PrivateDistillationTrainer(
-        student, None, config(protection="noise", num_train_epochs=1, max_steps=-1), train_dataset=data,
-        eval_dataset=data.select(range(8)), processing_class=tokenizer, tagger=RuleTagger(),
-    )  # fmt: skip
+        student,
+        None,
+        config(protection="noise", num_train_epochs=1, max_steps=-1),
+        train_dataset=data,
+        eval_dataset=data.select(range(8)),
+        processing_class=tokenizer,
+        tagger=RuleTagger(),
+    )
     assert trainer.teacher_model is None
     trainer.train()
     assert "eval_distillation_loss" in trainer.evaluate()
@@ -216,9 +226,14 @@ def test_protected_targets_are_what_the_trainer_would_have_made(
 
     def loss(data, teacher, **options):
         trainer = PrivateDistillationTrainer(
-            copy.deepcopy(student), teacher, config(**options), train_dataset=data, processing_class=tokenizer,
-            tagger=None if teacher is None else RuleTagger(), public_model=None if teacher is None else public,
-        )  # fmt: skip
+            copy.deepcopy(student),
+            teacher,
+            config(**options),
+            train_dataset=data,
+            processing_class=tokenizer,
+            tagger=None if teacher is None else RuleTagger(),
+            public_model=None if teacher is None else public,
+        )
         trainer._protection = trainer.protection
         return trainer.compute_loss(trainer.model, trainer.data_collator([trainer.train_dataset[i] for i in range(6)]))
 
@@ -303,9 +318,14 @@ def test_an_evaluation_set_of_another_cache_is_refused(cache, student, tokenizer
     for asked, data in ((None, train), (teacher, Dataset.from_dict({"text": TEXTS}))):
         with pytest.raises(ValueError, match=r"cached targets that differ|another teacher"):
             PrivateDistillationTrainer(
-                student, asked, config(protection="noise"), train_dataset=data, eval_dataset=other,
-                processing_class=tokenizer, tagger=RuleTagger(),
-            )  # fmt: skip
+                student,
+                asked,
+                config(protection="noise"),
+                train_dataset=data,
+                eval_dataset=other,
+                processing_class=tokenizer,
+                tagger=RuleTagger(),
+            )
 
 
 def test_a_stream_of_two_caches_is_refused(cache, step, texts, student, tokenizer, config):
@@ -323,9 +343,13 @@ def test_a_collator_that_loses_the_targets_is_noticed(cache, student, tokenizer,
         return {name: value for name, value in batch.items() if not name.startswith("teacher")}
 
     trainer = PrivateDistillationTrainer(
-        student, None, config(protection="noise"), train_dataset=cache(), processing_class=tokenizer,
+        student,
+        None,
+        config(protection="noise"),
+        train_dataset=cache(),
+        processing_class=tokenizer,
         data_collator=forgetful,
-    )  # fmt: skip
+    )
     with pytest.raises(ValueError, match="must hand on the columns"):
         trainer.train()
 
@@ -335,9 +359,12 @@ def test_another_tokenizer_is_refused(cache, student, config):
 
     with pytest.raises(ValueError, match="another tokenizer"):
         PrivateDistillationTrainer(
-            student, None, config(protection="drop"), train_dataset=cache(),
+            student,
+            None,
+            config(protection="drop"),
+            train_dataset=cache(),
             processing_class=train_tokenizer([text.upper() for text in TEXTS]),
-        )  # fmt: skip
+        )
 
 
 def test_targets_never_meet_other_tokens(cache, step):

@@ -20,9 +20,14 @@ def make(student, teacher, tokenizer, texts, config):
     def make(*, tagger=None, student=student, teacher=teacher, data=texts, **fields):
         extra = {k: fields.pop(k) for k in ("eval_dataset", "public_model", "peft_config", "callbacks") if k in fields}
         return PrivateDistillationTrainer(
-            student, teacher, config(**fields), train_dataset=data, processing_class=tokenizer,
-            tagger=tagger or (None if fields.get("protection") == "none" else RuleTagger()), **extra,
-        )  # fmt: skip
+            student,
+            teacher,
+            config(**fields),
+            train_dataset=data,
+            processing_class=tokenizer,
+            tagger=tagger or (None if fields.get("protection") == "none" else RuleTagger()),
+            **extra,
+        )
 
     return make
 
@@ -96,9 +101,14 @@ def test_accumulation_equals_one_large_batch(make, student, teacher, texts):
     results = []
     for batch_size, steps in ((8, 1), (2, 4)):
         trainer = make(
-            student=copy.deepcopy(student).double(), teacher=teacher.double(), protection="noise", max_steps=3,
-            per_device_train_batch_size=batch_size, gradient_accumulation_steps=steps, optim="sgd",
-        )  # fmt: skip
+            student=copy.deepcopy(student).double(),
+            teacher=teacher.double(),
+            protection="noise",
+            max_steps=3,
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=steps,
+            optim="sgd",
+        )
         trainer.train()
         results.append(weights(trainer.model))
     assert_same(*results, rtol=1e-6, atol=1e-9)
@@ -111,9 +121,13 @@ def test_a_killed_training_resumes_to_the_same_weights(make, student, protection
             pass
 
         trainer = make(
-            student=copy.deepcopy(student), protection=protection, max_steps=6, save_strategy="steps", save_steps=2,
+            student=copy.deepcopy(student),
+            protection=protection,
+            max_steps=6,
+            save_strategy="steps",
+            save_steps=2,
             hidden_weight=0.1,
-        )  # fmt: skip
+        )
         step = trainer.training_step
 
         def killed(*args, **kwargs):
@@ -167,9 +181,12 @@ def test_models_by_name(make, student, teacher, tokenizer, texts, config, tmp_pa
         model.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
     trainer = PrivateDistillationTrainer(
-        str(tmp_path / "s"), str(tmp_path / "t"), config(teacher_model_init_kwargs={"dtype": "bfloat16"}),
-        train_dataset=texts, tagger=RuleTagger(),
-    )  # fmt: skip
+        str(tmp_path / "s"),
+        str(tmp_path / "t"),
+        config(teacher_model_init_kwargs={"dtype": "bfloat16"}),
+        train_dataset=texts,
+        tagger=RuleTagger(),
+    )
     assert trainer.teacher_model.dtype == torch.bfloat16
     trainer.train()
 
@@ -193,9 +210,14 @@ def test_an_object_can_be_the_protection(student, teacher, tokenizer, texts, con
             return torch.full_like(log_probs, -torch.tensor(float(log_probs.size(-1))).log().item())
 
     trainer = PrivateDistillationTrainer(
-        student, teacher, config(), train_dataset=texts, processing_class=tokenizer, tagger=RuleTagger(),
+        student,
+        teacher,
+        config(),
+        train_dataset=texts,
+        processing_class=tokenizer,
+        tagger=RuleTagger(),
         target_protection=Uniform(),
-    )  # fmt: skip
+    )
     trainer.train()
 
 
@@ -340,9 +362,13 @@ def test_an_added_padding_token_is_no_other_tokenizer(student, teacher, tokenize
     more = copy.deepcopy(tokenizer)
     more.add_special_tokens({"pad_token": "<another>"})
     PrivateDistillationTrainer(
-        tiny_model(len(more)), str(tmp_path / "t"), config(), train_dataset=texts, processing_class=more,
+        tiny_model(len(more)),
+        str(tmp_path / "t"),
+        config(),
+        train_dataset=texts,
+        processing_class=more,
         tagger=RuleTagger(),
-    )  # fmt: skip
+    )
 
 
 def test_nothing_to_learn(make):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from swingkd.whole_files import write_json, written_whole
+from swingkd.files import write_json, written_whole
 
 
 def test_a_writer_that_dies_leaves_the_old_file(tmp_path):

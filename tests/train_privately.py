@@ -25,18 +25,33 @@ class Progress(TrainerCallback):
 def main(folder: Path, steps: int) -> None:
     tokenizer = train_tokenizer(TEXTS)
     args = PrivateDistillationConfig(
-        output_dir=str(folder / "out"), target_epsilon=8.0, per_device_train_batch_size=10, max_steps=steps,
-        use_cpu=True, report_to=[], disable_tqdm=True, save_strategy="steps", save_steps=3, max_length=64, alpha=0.0,
-    )  # fmt: skip
+        output_dir=str(folder / "out"),
+        target_epsilon=8.0,
+        per_device_train_batch_size=10,
+        max_steps=steps,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+        save_strategy="steps",
+        save_steps=3,
+        max_length=64,
+        alpha=0.0,
+    )
     trainer = PrivateDistillationTrainer(
-        tiny_model(len(tokenizer), seed=1), None, args, train_dataset=Dataset.from_dict({"text": TEXTS}),
-        processing_class=tokenizer, callbacks=[Progress(folder / "step")],
-    )  # fmt: skip
+        tiny_model(len(tokenizer), seed=1),
+        None,
+        args,
+        train_dataset=Dataset.from_dict({"text": TEXTS}),
+        processing_class=tokenizer,
+        callbacks=[Progress(folder / "step")],
+    )
     trainer.train(resume_from_checkpoint=True)
     result = {
-        "steps": trainer.state.global_step, "releases": trainer.ledger.entries[0].releases,
-        "epsilon": trainer.ledger.epsilon(), "plan": dataclasses.asdict(trainer.private.plan),
-    }  # fmt: skip
+        "steps": trainer.state.global_step,
+        "releases": trainer.ledger.entries[0].releases,
+        "epsilon": trainer.ledger.epsilon(),
+        "plan": dataclasses.asdict(trainer.private.plan),
+    }
     (folder / "result.json").write_text(json.dumps(result))
 
 

@@ -69,9 +69,13 @@ class Audit:
             rows += membership_rows(name, f"records=canary_{part}", report, by_coin=True)
         dialogues = records.dialogues.select_columns(["text"])
         report = audit_membership(
-            model, records.tokenizer, dialogues.select(self.inside), dialogues.select(self.outside),
-            references=references, shadows=self.shadow_models(name, self.inside, self.outside),
-        )  # fmt: skip
+            model,
+            records.tokenizer,
+            dialogues.select(self.inside),
+            dialogues.select(self.outside),
+            references=references,
+            shadows=self.shadow_models(name, self.inside, self.outside),
+        )
         return rows + membership_rows(name, "records=dialogues", report)
 
     def exposure(self, name: str, model) -> list[dict]:
@@ -101,9 +105,13 @@ class Audit:
         """Look for private values in what the model says unasked; the published canary must come up by itself."""
         records, samples = self.records, self.config["extraction"]["samples"]
         report = audit_extraction(
-            model, records.tokenizer, self.target.texts["A"], attacks=("values",), samples=samples,
+            model,
+            records.tokenizer,
+            self.target.texts["A"],
+            attacks=("values",),
+            samples=samples,
             unseen=records.texts(~self.target_mask),
-        )  # fmt: skip
+        )
         rows = extraction_rows(name, "text=training", report)
         # Its place among all that was found, the most sampled first: nobody told the attack what to look for.
         found = [value.value for value in report.values.found]

@@ -18,18 +18,23 @@ from image_worlds import World
 from launch import launch
 
 from swingkd.report import MetricsFile, ledger_rows, membership_rows, row, write_image_card
-from swingkd.vision import DynamicSampleSelection, PublishedNoise, selection
-from swingkd.vision.classifier import Classifier
+from swingkd.vision import DynamicSampleSelection, PublishedNoise, sample_scores
+from swingkd.vision.base import Classifier
 from swingkd.vision.guidance import nominal_epsilon
 
-SCHEDULES = {"fixed": selection.fixed, "linear": selection.linear, "geometric": selection.geometric}
+SCHEDULES = {"fixed": sample_scores.fixed, "linear": sample_scores.linear, "geometric": sample_scores.geometric}
 SCORES = {
     score.__name__: score
     for score in (
-        selection.margin, selection.entropy, selection.gini, selection.k_centre, selection.cluster_diverse,
-        selection.confident_and_correct, selection.random,
+        sample_scores.margin,
+        sample_scores.entropy,
+        sample_scores.gini,
+        sample_scores.k_centre,
+        sample_scores.cluster_diverse,
+        sample_scores.confident_and_correct,
+        sample_scores.random,
     )
-}  # fmt: skip
+}
 
 
 class Experiment:

@@ -20,14 +20,8 @@ from teachers import Teachers, pictures
 
 from swingkd.privacy import PrivacyPlan, ShardAnswers
 from swingkd.report import MetricsFile, ledger_rows, membership_rows, row, write_image_card
-from swingkd.vision import (
-    DataFreeDistillation,
-    ExactTeacher,
-    NoisyDifferences,
-    RandomizedTeacher,
-    ShardLabels,
-)
-from swingkd.vision.classifier import Classifier
+from swingkd.vision import DataFreeDistillation, ExactTeacher, NoisyDifferences, RandomizedTeacher, ShardLabels
+from swingkd.vision.base import Classifier
 
 
 class Experiment:
@@ -73,9 +67,14 @@ class Experiment:
             name = f"generator-{'teacher' if ledger is None else plan['model']}-seed-{seed}"
             generator, args = self.teachers.generator(name, critic, seed), replace(args, generator_epochs=0)
         run = DataFreeDistillation(
-            pictures.fresh(self.config[plan.get("student", "student")], seed), generator, labeller, critic=critic,
-            critic_ledger=ledger, classes=self.train.classes, args=args,
-        )  # fmt: skip
+            pictures.fresh(self.config[plan.get("student", "student")], seed),
+            generator,
+            labeller,
+            critic=critic,
+            critic_ledger=ledger,
+            classes=self.train.classes,
+            args=args,
+        )
         run.train(resume_from_checkpoint=True)
         return run
 

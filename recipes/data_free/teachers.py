@@ -14,10 +14,10 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1] / "cifar10_sample_selection"))
 import pictures
 
+from swingkd.files import written_whole
 from swingkd.privacy import NO_TEACHER, TEACHER_DATA, LedgerEntry, PrivacyLedger, multi_stage_labels, shard
 from swingkd.vision import DataFreeArguments, DataFreeDistillation, ExactTeacher, GeneratorLoss, Images
-from swingkd.vision.classifier import Classifier
-from swingkd.whole_files import written_whole
+from swingkd.vision.base import Classifier
 
 
 class Teachers:
@@ -67,10 +67,13 @@ class Teachers:
         if not path.exists():
             batch = self.config["student_training"]["generator_batch_size"]
             run = DataFreeDistillation(
-                pictures.fresh(self.config["student"], seed), generator, ExactTeacher(teacher, pictures.PLAIN),
-                critic=teacher, classes=self.images.classes,
+                pictures.fresh(self.config["student"], seed),
+                generator,
+                ExactTeacher(teacher, pictures.PLAIN),
+                critic=teacher,
+                classes=self.images.classes,
                 args=self.arguments(folder, seed, rounds=1, images_per_round=batch, epochs_per_round=1),
-            )  # fmt: skip
+            )
             run.train(resume_from_checkpoint=True)
             if run.accelerator.is_main_process:
                 path.parent.mkdir(exist_ok=True)
@@ -102,7 +105,11 @@ class Teachers:
         randomized = replace(self.images, labels=answers)
         model = self.trained(f"private-labels-{epsilon:g}", randomized, "own_teacher", "teacher")[0]
         entry = LedgerEntry(
-            "multi-stage randomized response", unit="label", neighbours="replace one", releases=1,
-            pure_epsilon=epsilon, caveat="of the labels alone: the images were learnt as they are",
-        )  # fmt: skip
+            "multi-stage randomized response",
+            unit="label",
+            neighbours="replace one",
+            releases=1,
+            pure_epsilon=epsilon,
+            caveat="of the labels alone: the images were learnt as they are",
+        )
         return model, PrivacyLedger([entry], unknown={TEACHER_DATA: NO_TEACHER})

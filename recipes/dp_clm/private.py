@@ -104,9 +104,13 @@ class PrivateExperiment(Experiment):
         """Train, and return the trainer; `lora`: arguments of an adapter, to train that alone."""
         set_seed(args.seed)
         trainer = PrivateDistillationTrainer(
-            model=model, teacher_model=teacher, args=args, train_dataset=data, processing_class=self.tokenizer,
+            model=model,
+            teacher_model=teacher,
+            args=args,
+            train_dataset=data,
+            processing_class=self.tokenizer,
             peft_config=LoraConfig(**lora) if lora else None,
-        )  # fmt: skip
+        )
         prepare.quiet(trainer).train()
         trainer.accelerator.wait_for_everyone()
         return trainer

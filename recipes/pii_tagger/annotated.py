@@ -45,10 +45,12 @@ class Annotated:
             names = ("train", "validation", "test")
             parts = {name: prepare.load(spec[name]) for name in names}
         limits = spec.get("limit", {})
-        return cls({
-            name: _mapped(part.select(range(min(len(part), limits.get(name, len(part))))), kinds)
-            for name, part in parts.items()
-        })  # fmt: skip
+        return cls(
+            {
+                name: _mapped(part.select(range(min(len(part), limits.get(name, len(part))))), kinds)
+                for name, part in parts.items()
+            }
+        )
 
 
 def _split(data: Dataset, column: str) -> dict[str, Dataset]:

@@ -20,12 +20,7 @@ from datasets import Dataset, concatenate_datasets
 from launch import launch
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import brier_score_loss, log_loss
-from transformers import (
-    DataCollatorForTokenClassification,
-    Trainer,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import DataCollatorForTokenClassification, Trainer, TrainingArguments, set_seed
 
 from swingkd import EnsembleTagger, PresidioTagger, RuleTagger, TokenClassificationTagger
 from swingkd.evaluate_modules import module_path
@@ -76,12 +71,17 @@ class TaggerExperiment:
         trainer = Trainer(
             make_model(prepare.expand(self.config["model"]), self.tokenizer, self.names),
             TrainingArguments(
-                str(self.out / "training"), report_to=[], save_strategy="no", use_cpu=not torch.cuda.is_available(),
-                disable_tqdm=not sys.stderr.isatty(), **self.config["training"],
+                str(self.out / "training"),
+                report_to=[],
+                save_strategy="no",
+                use_cpu=not torch.cuda.is_available(),
+                disable_tqdm=not sys.stderr.isatty(),
+                **self.config["training"],
             ),
             DataCollatorForTokenClassification(self.tokenizer),
-            train_dataset=self.tokens(self.joined("train")), processing_class=self.tokenizer,
-        )  # fmt: skip
+            train_dataset=self.tokens(self.joined("train")),
+            processing_class=self.tokenizer,
+        )
         prepare.quiet(trainer).train()
         rows = self.calibrate(trainer)
         trainer.save_model(str(folder))

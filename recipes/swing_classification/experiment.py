@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "swing_clm"))
 import prepare
 
 from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer
+from swingkd.files import write_json
 from swingkd.report import MetricsFile, ledger_rows, row, write_card
 from swingkd.tasks import task_of
-from swingkd.whole_files import write_json
 
 SPECIAL = {
     "unk_token": "[UNK]",
@@ -149,19 +149,29 @@ class Experiment:
         return PrivateDistillationConfig(
             output_dir=str(self.secret / folder),
             **{
-                "seed": seed, "report_to": [], "save_strategy": "no", "use_cpu": not torch.cuda.is_available(),
-                "disable_tqdm": not sys.stderr.isatty(), "max_length": self.config["max_length"],
-                **self.config["training"], **self.config[kind], **fields,
+                "seed": seed,
+                "report_to": [],
+                "save_strategy": "no",
+                "use_cpu": not torch.cuda.is_available(),
+                "disable_tqdm": not sys.stderr.isatty(),
+                "max_length": self.config["max_length"],
+                **self.config["training"],
+                **self.config[kind],
+                **fields,
             },
-        )  # fmt: skip
+        )
 
     def train(self, folder: str, seed: int, student: dict, teacher, data: Dataset, tagger, fields: dict):
         set_seed(seed)
         kind = "student_training" if teacher is not None else "teacher_training"
         trainer = PrivateDistillationTrainer(
-            self.make_model(student), teacher, self.arguments(folder, seed, kind, fields), train_dataset=data,
-            processing_class=self.tokenizer, tagger=tagger,
-        )  # fmt: skip
+            self.make_model(student),
+            teacher,
+            self.arguments(folder, seed, kind, fields),
+            train_dataset=data,
+            processing_class=self.tokenizer,
+            tagger=tagger,
+        )
         prepare.quiet(trainer).train()
         return trainer
 
@@ -213,9 +223,15 @@ class Experiment:
                 if name == "teacher":
                     teacher = self.learnt(f"teacher-{seed}", data, seed)
                     args = PrivateDistillationConfig(
-                        str(self.secret / "audit"), alpha=0.0, protection="none", task=self.task, report_to=[],
-                        max_length=self.config["max_length"], use_cpu=not torch.cuda.is_available(), disable_tqdm=True,
-                    )  # fmt: skip
+                        str(self.secret / "audit"),
+                        alpha=0.0,
+                        protection="none",
+                        task=self.task,
+                        report_to=[],
+                        max_length=self.config["max_length"],
+                        use_cpu=not torch.cuda.is_available(),
+                        disable_tqdm=True,
+                    )
                     trainer = PrivateDistillationTrainer(teacher, None, args, processing_class=self.tokenizer)
                 else:
                     trainer = self.student(plan, seed, data)

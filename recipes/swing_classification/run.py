@@ -40,9 +40,14 @@ class SectionExperiment(Experiment):
         """
         spec = self.config["canaries"]
         drawn = CanarySet.generate(
-            spec["head"], length=6, count=spec["marked"] + spec["unmarked"], repetitions=(spec["repetitions"],),
-            controls=0, assign="coin", seed=int(rng.integers(2**63)),
-        ).canaries  # fmt: skip
+            spec["head"],
+            length=6,
+            count=spec["marked"] + spec["unmarked"],
+            repetitions=(spec["repetitions"],),
+            controls=0,
+            assign="coin",
+            seed=int(rng.integers(2**63)),
+        ).canaries
         labels = rng.choice(self.class_names(), len(drawn))
         kinds = {"marked": slice(0, spec["marked"]), "unmarked": slice(spec["marked"], len(drawn))}
         # Each seed has paragraphs of its own as far as they go.
@@ -66,10 +71,14 @@ class SectionExperiment(Experiment):
         for kind, (rows, inside) in canaries.groups.items():
             data = Dataset.from_list(rows)
             report = audit_membership(
-                model, self.tokenizer, data.select(np.flatnonzero(inside)),
+                model,
+                self.tokenizer,
+                data.select(np.flatnonzero(inside)),
                 data.select(np.flatnonzero(np.logical_not(inside))),
-                references=[self.reference()], max_length=self.config["max_length"], progress=False,
-            )  # fmt: skip
+                references=[self.reference()],
+                max_length=self.config["max_length"],
+                progress=False,
+            )
             found += membership_rows(name, f"{setting} records={kind}", report, by_coin=True)
         return found
 

@@ -49,10 +49,15 @@ class Experiment:
 
     def arguments(self, kind: str, folder: str, seed: int) -> dict:
         return {
-            "output_dir": str(self.secret / folder), "seed": seed, "report_to": [], "save_strategy": "no",
-            "use_cpu": not torch.cuda.is_available(), "disable_tqdm": not sys.stderr.isatty(),
-            **self.config["training"], **self.config[kind],
-        }  # fmt: skip
+            "output_dir": str(self.secret / folder),
+            "seed": seed,
+            "report_to": [],
+            "save_strategy": "no",
+            "use_cpu": not torch.cuda.is_available(),
+            "disable_tqdm": not sys.stderr.isatty(),
+            **self.config["training"],
+            **self.config[kind],
+        }
 
     def distillation(self, folder: str, seed: int, fields: dict) -> PrivateDistillationConfig:
         arguments = self.arguments("student_training", folder, seed) | fields

@@ -23,8 +23,8 @@ from swingkd import (
     RuleTagger,
     TokenClassificationTagger,
 )
-from swingkd.checkpoints import last_complete_checkpoint
 from swingkd.tagging import BaseTagger
+from swingkd.trainer.checkpoints import last_complete_checkpoint
 
 
 def make_tagger(name: str | None) -> BaseTagger:

@@ -48,10 +48,11 @@ class WordExperiment(Experiment):
     def __init__(self, config: dict):
         super().__init__(config)
         self.splits = {
-            name: data.select(range(min(config.get("limit", {}).get(name, len(data)), len(data))))
-            .map(words_and_tags, remove_columns=data.column_names)
+            name: data.select(range(min(config.get("limit", {}).get(name, len(data)), len(data)))).map(
+                words_and_tags, remove_columns=data.column_names
+            )
             for name, data in self.splits.items()
-        }  # fmt: skip
+        }
 
     def class_names(self) -> list[str]:
         return ["O", *sorted({tag for row in self.splits["train"]["ner_tags"] for tag in row} - {"O"})]

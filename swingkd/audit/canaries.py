@@ -21,7 +21,7 @@ from typing import Literal
 
 from datasets import Dataset, concatenate_datasets
 
-from swingkd.whole_files import write_json
+from swingkd.files import write_json
 
 _FIRST = (
     "adele amir anita boris carla cedric daria dmitri edith elias esther farid fiona gideon greta hamid "

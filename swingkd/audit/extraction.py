@@ -137,16 +137,27 @@ def audit_extraction(
         common: dict[str, Any] = {"limit": limit, "max_length": max_length, "seed": seed, "progress": progress}
         if "continuation" in attacks:
             found["continuation"] = extract_continuations(
-                model, tokenizer, side.records, prefix_tokens=prefix_tokens, suffix_tokens=suffix_tokens,
-                in_halves=halves, progress=progress,
-            )  # fmt: skip
+                model,
+                tokenizer,
+                side.records,
+                prefix_tokens=prefix_tokens,
+                suffix_tokens=suffix_tokens,
+                in_halves=halves,
+                progress=progress,
+            )
             halves = found["continuation"].halves
         if "values" in attacks and side is sides[0]:
             others = sides[1].records.texts if unseen is not None else None
             found["values"] = extract_values(
-                model, tokenizer, side.records.texts, tagger, unseen=others, samples=samples, seed=seed,
+                model,
+                tokenizer,
+                side.records.texts,
+                tagger,
+                unseen=others,
+                samples=samples,
+                seed=seed,
                 progress=progress,
-            )  # fmt: skip
+            )
         if "reconstruction" in attacks:
             found["reconstruction"] = reconstruct_values(model, tokenizer, side.values, tagger, **common)
         if "inference" in attacks:

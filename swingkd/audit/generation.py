@@ -55,10 +55,18 @@ def sample_texts(
     ]
     # All of it said here: a model's own settings (beams, a repetition penalty) would sample something else.
     settings = {
-        "do_sample": True, "top_k": top_k, "top_p": 1.0, "min_p": None, "temperature": 1.0, "num_beams": 1,
-        "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "max_new_tokens": max_new_tokens,
-        "eos_token_id": None if several else sorted(ends), "pad_token_id": sorted(ends)[0],
-    }  # fmt: skip
+        "do_sample": True,
+        "top_k": top_k,
+        "top_p": 1.0,
+        "min_p": None,
+        "temperature": 1.0,
+        "num_beams": 1,
+        "repetition_penalty": 1.0,
+        "no_repeat_ngram_size": 0,
+        "max_new_tokens": max_new_tokens,
+        "eos_token_id": None if several else sorted(ends),
+        "pad_token_id": sorted(ends)[0],
+    }
     # Prompts of one length stand together; a long one keeps its end.
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     found = [""] * len(ids)

@@ -43,8 +43,13 @@ def bootstrap(
     # The library refuses a sample of one; resampled, it is itself.
     doubled = [np.repeat(sample, 2) if len(sample) == 1 else sample for sample in samples]
     drawn = stats.bootstrap(
-        doubled, statistic, method="percentile", n_resamples=resamples, batch=max(2**20 // sum(map(len, doubled)), 1),
-        vectorized=True, rng=np.random.default_rng(seed),
-    ).confidence_interval  # fmt: skip
+        doubled,
+        statistic,
+        method="percentile",
+        n_resamples=resamples,
+        batch=max(2**20 // sum(map(len, doubled)), 1),
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
     ends = zip(values, np.atleast_1d(drawn.low), np.atleast_1d(drawn.high), strict=True)
     return [Interval(float(value), float(low), float(high), n) for value, low, high in ends]

@@ -14,8 +14,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from swingkd.architectures import architecture
-from swingkd.loading import load_pretrained
+from swingkd.models.architectures import architecture
+from swingkd.models.loading import load_pretrained
 
 _KINDS = (
     ("ForCausalLM", AutoModelForCausalLM, AutoTokenizer),

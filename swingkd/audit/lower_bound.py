@@ -135,9 +135,13 @@ def _cuts(inside: np.ndarray, outside: np.ndarray) -> list[tuple[float, float]]:
 def _count(inside: np.ndarray, outside: np.ndarray, cut: tuple[float, float]) -> _Counts:
     high, low = cut
     return _Counts(
-        len(inside), len(outside), int((inside >= high).sum()), int((outside >= high).sum()),
-        int((outside <= low).sum()), int((inside <= low).sum()),
-    )  # fmt: skip
+        len(inside),
+        len(outside),
+        int((inside >= high).sum()),
+        int((outside >= high).sum()),
+        int((outside <= low).sum()),
+        int((inside <= low).sum()),
+    )
 
 
 def _largest(holds: Callable[[float], bool]) -> float:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from swingkd.audit.attacks import lira_scores, ratio_scores, rmia_scores
 from swingkd.audit.intervals import Interval, bootstrap
 from swingkd.audit.lower_bound import EpsilonLowerBound, Method, epsilon_lower_bound
-from swingkd.audit.records import Data, labelled_records, refuse_overlap, text_records
+from swingkd.audit.records import Data, check_no_overlap, labelled_records, text_records
 from swingkd.audit.scores import RecordScores, longest_input, score_labels, score_texts
 
 
@@ -145,9 +145,13 @@ def audit_membership(
 
     statistics = [(score(shadow), seen) for shadow, seen in _checked(shadows, len(both))]
     return judge_scores(
-        score(model), len(members), references=[score(reference) for reference in references], shadows=statistics,
-        resamples=resamples, seed=seed,
-    )  # fmt: skip
+        score(model),
+        len(members),
+        references=[score(reference) for reference in references],
+        shadows=statistics,
+        resamples=resamples,
+        seed=seed,
+    )
 
 
 def _checked(
@@ -207,7 +211,7 @@ def membership_records(model: PreTrainedModel, members: Data, nonmembers: Data) 
         text_records(data, side) if model.can_generate() else labelled_records(data, side, model.config)
         for data, side in ((members, "members"), (nonmembers, "nonmembers"))
     )
-    refuse_overlap(inside, outside)
+    check_no_overlap(inside, outside)
     return inside + outside  # type: ignore[operator]  # both are of one kind
 
 

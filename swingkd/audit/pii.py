@@ -204,9 +204,15 @@ def extract_values(
     starts = [[token] for token in first_tokens(model, tokenizer, 1 / samples)] or [[]]
     prompts: list[str | list[int]] = [[] if i % 2 == 0 else starts[i // 2 % len(starts)] for i in range(samples)]
     added = sample_texts(
-        model, tokenizer, prompts, max_new_tokens=max_new_tokens, top_k=top_k, several=True, seed=seed,
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        top_k=top_k,
+        several=True,
+        seed=seed,
         progress=progress,
-    )  # fmt: skip
+    )
     drawn = [tokenizer.decode(prompt) + text for prompt, text in zip(prompts, added, strict=True)]
     said: Counter[str] = Counter()
     labels: dict[str, str] = {}

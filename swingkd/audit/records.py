@@ -16,7 +16,7 @@ import pyarrow as pa
 from datasets import Dataset, load_dataset, load_from_disk
 from transformers import PreTrainedConfig
 
-from swingkd.classes import class_number, described
+from swingkd.models.class_labels import class_number, described
 
 ORIGIN = "read_from"
 _LABELS = ("label", "labels")
@@ -186,7 +186,7 @@ def labelled_records(data: Data, side: str, config: PreTrainedConfig) -> Labelle
     return LabelledRecords(list(inputs), np.array(labels), names)
 
 
-def refuse_overlap(inside: TextRecords | LabelledRecords, outside: TextRecords | LabelledRecords) -> None:
+def check_no_overlap(inside: TextRecords | LabelledRecords, outside: TextRecords | LabelledRecords) -> None:
     """Refuse a record that is said to be a member and not to be one.
 
     Raises:

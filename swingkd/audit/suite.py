@@ -137,9 +137,12 @@ def audit_model(
         )
     if canaries is not None:
         exposure = measure_exposure(
-            model, processing_class, canaries.head(exposure_canaries),
-            method="exact" if canaries.space <= 10**6 else "sampled", **common,
-        )  # fmt: skip
+            model,
+            processing_class,
+            canaries.head(exposure_canaries),
+            method="exact" if canaries.space <= 10**6 else "sampled",
+            **common,
+        )
         for level in levels:
             for part in ("secrets", "records"):
                 kind = f"canary_{part} x{level}"

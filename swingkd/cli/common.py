@@ -53,8 +53,7 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="One field of it, field=value; may be given several times.")
 ]
 TaggerOption = Annotated[
-    str | None,
-    typer.Option("--tagger", help="A token classification model that finds private text beside the rules."),
+    str | None, typer.Option("--tagger", help="A token classification model that finds private text beside the rules.")
 ]
 SplitOption = Annotated[str, typer.Option(help="Which split to read.")]
 

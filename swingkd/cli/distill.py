@@ -67,21 +67,25 @@ def distill(
     swingkd distill --teacher ./teacher --student ./student --data notes.jsonl --config mine.yaml --set max_steps=500
     """
     from swingkd.audit.loading import AUDITED
-    from swingkd.checkpoints import last_complete_checkpoint
-    from swingkd.config import PrivateDistillationConfig
     from swingkd.data import PII_COLUMNS
-    from swingkd.interruption import StopOnInterrupt
-    from swingkd.loading import load_tokenizer
+    from swingkd.models.loading import load_tokenizer
     from swingkd.trainer import PrivateDistillationTrainer
+    from swingkd.trainer.checkpoints import last_complete_checkpoint
+    from swingkd.trainer.config import PrivateDistillationConfig
+    from swingkd.trainer.interruption import StopOnInterrupt
 
     if plain and (tagger or protection not in (None, "none")):
         raise ValueError("--plain protects nothing. Leave out --tagger and --protection.")
     if eval_data and _source(data, split) == _source(eval_data, eval_split):
         raise ValueError("--eval-data is what the student is trained on. Name text that was held out.")
     fields = read_fields(
-        config, changes, output_dir=str(output_dir) if output_dir else None, task=task,
-        protection="none" if plain else protection, hub_model_id=push_to,
-    )  # fmt: skip
+        config,
+        changes,
+        output_dir=str(output_dir) if output_dir else None,
+        task=task,
+        protection="none" if plain else protection,
+        hub_model_id=push_to,
+    )
     output_dir = Path(fields.setdefault("output_dir", "out/student"))
     args = PrivateDistillationConfig(**checked(fields, PrivateDistillationConfig))
     begun = last_complete_checkpoint(str(output_dir)) is not None
@@ -103,12 +107,16 @@ def distill(
     own = load_tokenizer(teacher_tokenizer) if teacher_tokenizer else None
     stop = StopOnInterrupt()
     trainer = PrivateDistillationTrainer(
-        student, teacher, args, train_dataset=rows,
+        student,
+        teacher,
+        args,
+        train_dataset=rows,
         eval_dataset=load_rows(eval_data, eval_split) if eval_data else None,
         tagger=make_tagger(tagger) if text and not plain else None,
         public_model=public_model,
-        teacher_processing_class=own, callbacks=[stop],
-    )  # fmt: skip
+        teacher_processing_class=own,
+        callbacks=[stop],
+    )
     if push_to:
         trainer.init_hf_repo()  # what cannot be sent is known now, and not hours from here
     with stop:
@@ -170,9 +178,9 @@ def cache_teacher(
     """
     from transformers import AutoModelForCausalLM
 
-    from swingkd.config import PrivateDistillationConfig
-    from swingkd.loading import load_pretrained, load_tokenizer
-    from swingkd.teacher_cache import cache_teacher as write
+    from swingkd.models.loading import load_pretrained, load_tokenizer
+    from swingkd.trainer.config import PrivateDistillationConfig
+    from swingkd.trainer.teacher_cache import cache_teacher as write
 
     fields = read_fields(config, changes, output_dir=str(output_dir) if output_dir else None, protection=protect)
     # Never in one folder: what is handed out must not lie among what is private.

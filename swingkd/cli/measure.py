@@ -57,7 +57,7 @@ def audit(
 
     from swingkd.audit import CanarySet, audit_model, read_records
     from swingkd.audit.loading import load_model, load_reference
-    from swingkd.loading import public_name
+    from swingkd.models.loading import public_name
     from swingkd.report import audit_tables, read_model_facts, write_audit, write_audit_onto_card
     from swingkd.report.model_files import CARD_FILE
 
@@ -68,9 +68,12 @@ def audit(
     data: dict[str, Any] = {
         name: read_records(source) if source else None
         for name, source in (
-            ("members", members), ("nonmembers", nonmembers), ("private_text", pii), ("unseen_text", unseen),
+            ("members", members),
+            ("nonmembers", nonmembers),
+            ("private_text", pii),
+            ("unseen_text", unseen),
         )
-    }  # fmt: skip
+    }
     canary_set = CanarySet.load(canaries) if canaries else None
     extraction: dict[str, Any] | None = None
     if pii:
@@ -78,10 +81,13 @@ def audit(
         extraction |= {"candidates": candidates} | ({"attacks": attack} if attack else {})
     audited, processing = load_model(model)
     report = audit_model(
-        audited, processing, **data, canaries=canary_set,
+        audited,
+        processing,
+        **data,
+        canaries=canary_set,
         references=[load_reference(name, processing) for name in reference or []],
         extraction=extraction,
-    )  # fmt: skip
+    )
     written = write_audit(report, out, title=public_name(model) or model, show_secrets=show_secrets)
     if onto_card:
         write_audit_onto_card(report, model)
@@ -120,9 +126,15 @@ def budget(
     if figure is not None and figure.suffix.lower() != ".png":
         raise ValueError(f"--figure {figure}: the figure is a PNG, name it {figure.with_suffix('.png')}.")
     planned = Budget.of(
-        units, batch=batch, epochs=epochs, epsilon=8.0 if epsilon is None and noise is None else epsilon,
-        noise_multiplier=noise, delta=delta, unit=unit, accountant=accountant,  # type: ignore[arg-type]
-    )  # fmt: skip
+        units,
+        batch=batch,
+        epochs=epochs,
+        epsilon=8.0 if epsilon is None and noise is None else epsilon,
+        noise_multiplier=noise,
+        delta=delta,
+        unit=unit,
+        accountant=accountant,  # type: ignore[arg-type]
+    )
     content = budget_dict(planned)
     drawn = budget_figure(content, figure) if figure is not None else None
     if as_json:

@@ -107,16 +107,20 @@ def canaries(
     """
 
     from swingkd.audit import CanarySet
-    from swingkd.whole_files import written_whole
+    from swingkd.files import written_whole
 
     target = output_dir / "_private" / "canaries.json"
     if target.exists():
         raise ValueError(f"{target} exists already: a teacher may know them. Choose another --output-dir.")
     rows = load_rows(data, split)
     made = CanarySet.generate(
-        template, kind=kind, length=length, count=count, repetitions=tuple(repetitions or (1, 10, 100)),  # type: ignore[arg-type]
+        template,
+        kind=kind,
+        length=length,
+        count=count,
+        repetitions=tuple(repetitions or (1, 10, 100)),  # type: ignore[arg-type]
         assign="coin" if coin else "all",
-    )  # fmt: skip
+    )
     with_canaries = made.insert(rows, text_column=text_column)
     made.save(target)
     # Every secret stands in it.

@@ -1,16 +1,16 @@
 """Decentralised distillation: clients with different models teach each other on shared reference examples."""
 
-from swingkd.decentralized.building import Federation, FederationSettings
+from swingkd.decentralized.aggregation import DSFL, Cronus, FedMD, RandomNeighbours, SDDist
 from swingkd.decentralized.client import Client, ClientArguments
-from swingkd.decentralized.engines import federate
-from swingkd.decentralized.examples import Examples
-from swingkd.decentralized.federation import DecentralizedDistillation
-from swingkd.decentralized.leak import PlantedExamples, attack_messengers
+from swingkd.decentralized.distillation import DecentralizedDistillation
+from swingkd.decentralized.federate import federate
+from swingkd.decentralized.federation import Federation, FederationSettings
+from swingkd.decentralized.labelled_examples import Examples
+from swingkd.decentralized.message import Parcel, RefusedError
+from swingkd.decentralized.messenger_audit import PlantedExamples, attack_messengers
 from swingkd.decentralized.messengers import Messenger, MessengerRepository
-from swingkd.decentralized.outcome import Outcome
-from swingkd.decentralized.parcel import Parcel, RefusedError
-from swingkd.decentralized.people import People, PeopleSettings, load_people
-from swingkd.decentralized.selection import DSFL, Cronus, FedMD, RandomNeighbours, SDDist
+from swingkd.decentralized.partition import People, PeopleSettings, load_people
+from swingkd.decentralized.result import Outcome
 from swingkd.decentralized.server import MessengerServer, WeightServer
 
 __all__ = [

@@ -17,14 +17,14 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from swingkd.decentralized.examples import Examples, ask, batches
-from swingkd.decentralized.parcel import Parcel, Word, is_weight, load_weights, named_weights
+from swingkd.decentralized.labelled_examples import Examples, ask, batches
+from swingkd.decentralized.message import Parcel, Word, is_weight, load_weights, named_weights
+from swingkd.files import written_whole
+from swingkd.guards import check_positive
+from swingkd.models.logits import logits_of
 from swingkd.privacy import DPSGD, TEACHER_DATA, LedgerEntry, PoissonBatches, PrivacyLedger, PrivacyPlan
 from swingkd.privacy.plan import run_delta
 from swingkd.targets import TemperatureSettings
-from swingkd.vision.classifier import check_positive
-from swingkd.vision.models import logits_of
-from swingkd.whole_files import written_whole
 
 # Seconds each; seeds and rounds ask for the same.
 _solve = lru_cache(maxsize=None)(PrivacyPlan.solve)
@@ -36,9 +36,15 @@ TOLD = (
 
 
 _NUMBERS = (
-    "learning_rate", "weight_decay", "rho", "temperature", "max_temperature", "target_epsilon", "target_delta",
+    "learning_rate",
+    "weight_decay",
+    "rho",
+    "temperature",
+    "max_temperature",
+    "target_epsilon",
+    "target_delta",
     "clip_norm",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +99,16 @@ class ClientArguments:
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{name}={value!r} is no number.") from error
         check_positive(
-            self, "rounds", "steps_per_round", "batch_size", "reference_batch_size", "learning_rate", "temperature",
-            "clip_norm", "micro_batch_size",
-        )  # fmt: skip
+            self,
+            "rounds",
+            "steps_per_round",
+            "batch_size",
+            "reference_batch_size",
+            "learning_rate",
+            "temperature",
+            "clip_norm",
+            "micro_batch_size",
+        )
         if not 0 <= self.rho <= 1:
             raise ValueError(f"rho={self.rho} must lie between 0 and 1.")
         if self.max_temperature < 1:
@@ -118,9 +131,14 @@ class Client:
     """
 
     def __init__(
-        self, name: str, model: nn.Module, private: Examples, reference: Examples, args: ClientArguments,
+        self,
+        name: str,
+        model: nn.Module,
+        private: Examples,
+        reference: Examples,
+        args: ClientArguments,
         test: Examples | None = None,
-    ):  # fmt: skip
+    ):
         self.name, self.model, self.private, self.reference, self.args = name, model, private, reference, args
         self.test = test or private
         if private.classes != reference.classes:
@@ -148,10 +166,12 @@ class Client:
     def _plan(self) -> PrivacyPlan:
         args, count = self.args, len(self.private)
         return _solve(
-            epsilon=args.target_epsilon, sampling_rate=min(args.batch_size / count, 1.0),
-            steps=args.rounds * args.steps_per_round, clip_norm=args.clip_norm,
+            epsilon=args.target_epsilon,
+            sampling_rate=min(args.batch_size / count, 1.0),
+            steps=args.rounds * args.steps_per_round,
+            clip_norm=args.clip_norm,
             delta=run_delta(args.target_delta, count),
-        )  # fmt: skip
+        )
 
     def _dp(self, plan: PrivacyPlan) -> DPSGD:
         """Return DP-SGD with its hooks in the model; `detach` takes them out."""
@@ -313,9 +333,12 @@ class Client:
         }
         tensors |= {f"optimizer.{i}.{key}": t for i, entry in state.items() for key, t in entry.items()}
         words = {
-            "run": self.run, "answered": self.answered, "private_steps": self.private_steps, "args": asdict(self.args),
+            "run": self.run,
+            "answered": self.answered,
+            "private_steps": self.private_steps,
+            "args": asdict(self.args),
             "examples": self.private.fingerprint(),
-        }  # fmt: skip
+        }
         with written_whole(folder / "client.safetensors") as part:
             save_file(tensors, part, {"state": json.dumps(words)})
 

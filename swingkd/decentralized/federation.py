@@ -1,97 +1,180 @@
-"""Rounds of learning from each other, in one process; other engines run the same clients and the same server."""
+"""From a configuration to clients and a server: every engine, in every process, builds the same."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any
 
-from swingkd.decentralized.client import Client
-from swingkd.decentralized.outcome import Outcome
-from swingkd.decentralized.parcel import Parcel, Word
-from swingkd.decentralized.rounds import History, Round
-from swingkd.decentralized.server import Server
+import torch
+import yaml
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from swingkd.decentralized.aggregation import DSFL, Cronus, FedMD, RandomNeighbours, Rule, SDDist
+from swingkd.decentralized.client import Client, ClientArguments
+from swingkd.decentralized.labelled_examples import Examples
+from swingkd.decentralized.networks import MLP, CharacterLSTM, CharacterMLP, SignalCNN, SignalTransformer
+from swingkd.decentralized.partition import ALPHABET, People, PeopleSettings, load_people, mislabelled, scarce
+from swingkd.decentralized.server import MessengerServer, Server, WeightServer
+from swingkd.files import write_json
+
+NETWORKS: dict[str, type[nn.Module]] = {
+    kind.__name__: kind for kind in (SignalCNN, SignalTransformer, MLP, CharacterMLP, CharacterLSTM)
+}
+RULES: dict[str, type] = {
+    "sd_dist": SDDist,
+    "random": RandomNeighbours,
+    "fedmd": FedMD,
+    "ds_fl": DSFL,
+    "cronus": Cronus,
+}
+# What a recipe's configuration says beside that.
+_OF_A_RECIPE = ("run", "output_dir", "rows", "about")
+METHODS = ("local", "local_and_reference", *RULES, "fedavg", "feddf")
 
 
-class DecentralizedDistillation:
-    """Let clients with different models learn from each other.
-
-        run = DecentralizedDistillation(clients, MessengerServer(SDDist(), reference), rounds=10)
-        run.run()
-        print(run.outcome().accuracies)
+@dataclass(frozen=True, kw_only=True)
+class FederationSettings:
+    """A federation: whose data, which models, which method.
 
     Args:
-        clients: who takes part.
-        server: of messengers or of weights.
-        rounds: how many.
-        present: says who is there in a round, by name; default: everybody.
-        output_dir: where a run that was stopped goes on from; `None`: nowhere.
+        people: how a data set becomes clients.
+        models: of the clients, dealt out in turn: {kind: a network of `swingkd.decentralized.networks`, ...}, or
+            {name: a sequence classifier's configuration on the Hub or in a folder, ...} with what differs in it.
+        method: one of `METHODS`.
+        settings: of the method's rule or server.
+        client: of `ClientArguments`.
+        warm_up_rounds: of learning alone.
+        maximum_staleness: rounds for which a messenger is used.
+        seed: of models, batches, and what is left out or mislabelled.
+        share_of_data: of each client's own examples.
+        mislabelled_clients, mislabelled_share: of how many clients how many labels are wrong.
 
     Raises:
-        ValueError: two clients have one name.
+        ValueError: a method or a network is none that there is.
     """
 
-    def __init__(
-        self,
-        clients: Sequence[Client],
-        server: Server,
-        *,
-        rounds: int,
-        present: Callable[[int], Iterable[str]] | None = None,
-        output_dir: str | None = None,
-    ):
-        self.clients = {client.name: client for client in clients}
-        if len(self.clients) != len(clients):
-            raise ValueError("Two clients have one name: give each its own.")
-        for client in clients:
-            if client.plan is not None and client.args.rounds < rounds:
-                raise ValueError(
-                    f"{client.name} has noise for {client.args.rounds} rounds, not for {rounds}: set rounds in its "
-                    "ClientArguments."
-                )
-        self.server, self.rounds = server, rounds
-        self.present = present or (lambda number: self.clients)
-        self.folder = Path(output_dir) if output_dir is not None else None
-        #: What happened so far.
-        self.history = History(self.folder)
+    people: dict[str, Any]
+    models: list[dict[str, Any]]
+    method: str = "sd_dist"
+    settings: dict[str, Any] = field(default_factory=dict)
+    client: dict[str, Any] = field(default_factory=dict)
+    warm_up_rounds: int = 1
+    maximum_staleness: int | None = None
+    seed: int = 0
+    share_of_data: float = 1.0
+    mislabelled_clients: float = 0.0
+    mislabelled_share: float = 0.5
 
-    def run(self, resume_from_checkpoint: bool = False) -> None:
-        """Run all rounds; afterwards every client has its model.
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method={self.method!r} is none of {', '.join(METHODS)}.")
+        for spec in self.models:
+            if "name" not in spec and spec.get("kind") not in NETWORKS:
+                raise ValueError(f"models: {spec} names none of {', '.join(NETWORKS)}, and no model by name.")
+        if not self.models:
+            raise ValueError("models: say at least one.")
 
-        Args:
-            resume_from_checkpoint: go on after the last whole round in `output_dir`, if there is one.
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> FederationSettings:
+        """Take what a federation needs out of a recipe's configuration.
 
         Raises:
-            ValueError: what is there was written with other settings, or is there and shall not be gone on with.
+            ValueError: it says something that neither has.
         """
-        if resume_from_checkpoint:
-            self.history.load(self.server)
-            for name, client in self.clients.items():
-                if self.folder is not None:
-                    client.load(client_folder(self.folder, name))
-        self.history.begin(self.server)
-        for number in range(len(self.history.rounds), self.rounds):
-            happened = Round(number, sorted(set(self.present(number)) & self.clients.keys()))
-            for name, request in self.server.requests(number, happened.present):
-                answer = self.clients[name].answer(request.with_words(run=self.history.run))
-                if self.folder is not None:
-                    self.clients[name].save(client_folder(self.folder, name))
-                happened.take(self.server, name, request, answer)
-            self.server.close(number)
-            self.history.add(happened, self.server)
+        known = [f.name for f in fields(cls)]
+        for name in config.keys() - {*known, *_OF_A_RECIPE}:
+            raise ValueError(f"{name!r} is no setting of a federation. There are {', '.join(known)}.")
+        return cls(**{f.name: config[f.name] for f in fields(cls) if f.name in config})
 
-    def outcome(self) -> Outcome:
-        """Return what each client's model gets right with the server's last word, and what it cost."""
-        words: dict[str, Word] = {"run": self.history.run, "round": self.rounds, "wants": "accuracy"}
-        last = Parcel(self.server.last().tensors, words)
-        answers = {name: client.answer(last) for name, client in self.clients.items()}
-        if self.folder is not None:
-            for name, client in self.clients.items():
-                client.save(client_folder(self.folder, name))
-        return Outcome.of(answers, self.history.rounds)
+    @classmethod
+    def read(cls, path: str | os.PathLike) -> FederationSettings:
+        """Read a YAML file, or what `write` wrote."""
+        # YAML takes 1e-05 for a word.
+        parse = json.loads if str(path).endswith(".json") else yaml.safe_load
+        return cls.of(parse(Path(path).read_text()))
+
+    def write(self, path: str | os.PathLike) -> None:
+        """Write a JSON file."""
+        write_json(path, asdict(self))
 
 
-def client_folder(folder: Path, name: str) -> Path:
-    """Return where a client keeps what it knows; its name may be any text."""
-    # A name of dots would be another folder.
-    return folder / "clients" / quote(name, safe="").replace(".", "%2E")
+class Federation:
+    """Builds clients and server of settings; the data is read once.
+
+    Args:
+        settings: of the federation.
+    """
+
+    def __init__(self, settings: FederationSettings):
+        self.settings = settings
+        self.people: People = load_people(PeopleSettings(**settings.people))
+        self.rounds = ClientArguments(**settings.client).rounds
+        #: In the order in which models are dealt out.
+        self.names = sorted(self.people.train)
+        wrong = round(settings.mislabelled_clients * len(self.names))
+        order = torch.randperm(len(self.names), generator=torch.Generator().manual_seed(settings.seed))
+        self._wrong = {self.names[i] for i in order[:wrong].tolist()}
+
+    def client(self, name: str) -> Client:
+        """Build a client.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        if name not in self.names:
+            raise ValueError(f"There is no client {name!r}: there are {len(self.names)} others.")
+        settings, place = self.settings, self.names.index(name)
+        own = self.people.train[name]
+        if name in self._wrong:
+            own = mislabelled(own, settings.mislabelled_share, settings.seed * 1_009 + place)
+        if settings.share_of_data < 1:
+            own = scarce(own, settings.share_of_data, settings.seed * 1_009 + place)
+        like = settings.method in ("fedavg", "feddf")
+        spec = settings.models[0 if like else place % len(settings.models)]
+        args = ClientArguments(**{"seed": settings.seed, **settings.client})
+        if settings.method == "local_and_reference":
+            args = replace(args, learn_reference_labels=True)
+        args = replace(args, share_weights=args.share_weights or like)
+        model = make_network(spec, own, settings.seed * 1_009 + (0 if like else place))
+        return Client(name, model, own, self.people.reference, args, test=self.people.test[name])
+
+    def server(self) -> Server:
+        """Build the server."""
+        settings, reference = self.settings, self.people.reference
+        if settings.method in ("fedavg", "feddf"):
+            model = make_network(settings.models[0], reference, settings.seed * 1_009)
+            steps = {"distillation_steps": 20} if settings.method == "feddf" else {}
+            return WeightServer(model, reference, **{**steps, "seed": settings.seed, **settings.settings})
+        rule: Rule | None = RULES[settings.method](**settings.settings) if settings.method in RULES else None
+        return MessengerServer(
+            rule,
+            reference,
+            warm_up_rounds=settings.warm_up_rounds,
+            maximum_staleness=settings.maximum_staleness,
+            seed=settings.seed,
+        )
+
+
+def make_network(spec: dict[str, Any], examples: Examples, seed: int) -> nn.Module:
+    """Build a classifier that fits examples, with weights that follow from a seed."""
+    spec = dict(spec)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if "name" in spec:
+            name = os.path.expandvars(spec.pop("name"))
+            config = AutoConfig.from_pretrained(name, num_labels=examples.classes, **spec)
+            return AutoModelForSequenceClassification.from_config(config)
+        kind = spec.pop("kind")
+        if kind.startswith("Character") != isinstance(examples.inputs, dict):
+            shown = "text" if isinstance(examples.inputs, dict) else "numbers"
+            raise ValueError(f"models: {kind} cannot read {shown}.")
+        if kind.startswith("Character"):
+            return NETWORKS[kind](vocabulary=len(ALPHABET), classes=examples.classes, **spec)
+        assert isinstance(examples.inputs, torch.Tensor)
+        if kind == "MLP":
+            return MLP(features=examples.inputs[0].numel(), classes=examples.classes, **spec)
+        return NETWORKS[kind](channels=examples.inputs.shape[1], classes=examples.classes, **spec)

@@ -18,10 +18,10 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid, ServerApp
 
-from swingkd.decentralized.building import Federation, FederationSettings
-from swingkd.decentralized.federation import client_folder
-from swingkd.decentralized.outcome import Outcome
-from swingkd.decentralized.parcel import Parcel, RefusedError
+from swingkd.decentralized.distillation import client_folder
+from swingkd.decentralized.federation import Federation, FederationSettings
+from swingkd.decentralized.message import Parcel, RefusedError
+from swingkd.decentralized.result import Outcome
 from swingkd.decentralized.rounds import History, Round
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from swingkd.decentralized.building import Federation, FederationSettings
-from swingkd.decentralized.outcome import Outcome
+from swingkd.decentralized.federation import Federation, FederationSettings
+from swingkd.decentralized.result import Outcome
 
 #: Flower and Ray then talk to the federation's own nodes and to nobody else.
 QUIET = {
@@ -52,13 +52,15 @@ def write_app(folder: Path, config: Path, output_dir: Path, least: int, patience
                     "publisher": "swingkd",
                     "components": {"serverapp": f"{app}:server_app", "clientapp": f"{app}:client_app"},
                     "config": {
-                        "config": str(config.absolute()), "output-dir": str(output_dir.absolute()),
-                        "min-nodes": least, "round-timeout": float(patience),
+                        "config": str(config.absolute()),
+                        "output-dir": str(output_dir.absolute()),
+                        "min-nodes": least,
+                        "round-timeout": float(patience),
                     },
                 }
             }
         },
-    }  # fmt: skip
+    }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pyproject.toml").write_text(tomli_w.dumps(content))
     return folder

@@ -16,8 +16,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from swingkd.decentralized.parcel import RefusedError
-from swingkd.whole_files import written_whole
+from swingkd.decentralized.message import RefusedError
+from swingkd.files import written_whole
 
 # Of a row in half precision: what rounding may add up to.
 _TOLERANCE = 4e-3
@@ -139,9 +139,12 @@ class MessengerRepository:
     def save(self, path: str | os.PathLike) -> None:
         """Write all of it into one safetensors file; what was there stays until the new one is whole."""
         about = {
-            "reference": self.reference, "shape": list(self.shape), "maximum_staleness": self.maximum_staleness,
-            "rounds": self.rounds(), "pupils": sorted(self.pupils),
-        }  # fmt: skip
+            "reference": self.reference,
+            "shape": list(self.shape),
+            "maximum_staleness": self.maximum_staleness,
+            "rounds": self.rounds(),
+            "pupils": sorted(self.pupils),
+        }
         # By number: some names mean something to safetensors.
         tensors = {str(n): self._latest[client].probabilities for n, client in enumerate(self.rounds())}
         with written_whole(path) as part:

@@ -24,9 +24,15 @@ class SignalCNN(nn.Module):
     def __init__(self, channels: int, classes: int, width: int = 16):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv1d(channels, width, 5, padding=2), nn.GroupNorm(4, width), nn.ReLU(), nn.MaxPool1d(2),
-            nn.Conv1d(width, 2 * width, 5, padding=2), nn.GroupNorm(4, 2 * width), nn.ReLU(), nn.AdaptiveAvgPool1d(1),
-        )  # fmt: skip
+            nn.Conv1d(channels, width, 5, padding=2),
+            nn.GroupNorm(4, width),
+            nn.ReLU(),
+            nn.MaxPool1d(2),
+            nn.Conv1d(width, 2 * width, 5, padding=2),
+            nn.GroupNorm(4, 2 * width),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool1d(1),
+        )
         self.head = nn.Linear(2 * width, classes)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:

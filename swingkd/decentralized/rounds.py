@@ -8,9 +8,9 @@ import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from swingkd.decentralized.parcel import Parcel, RefusedError
+from swingkd.decentralized.message import Parcel, RefusedError
 from swingkd.decentralized.server import Server
-from swingkd.whole_files import write_json
+from swingkd.files import write_json
 
 log = logging.getLogger(__name__)
 # The server's state has the number of rounds in its name: it and the list of rounds are never of different rounds.

@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-from swingkd.decentralized.examples import Examples, ask, batches
+from swingkd.decentralized.aggregation import Rule
+from swingkd.decentralized.labelled_examples import Examples, ask, batches
+from swingkd.decentralized.message import Parcel, RefusedError, Word, load_weights, named_weights
 from swingkd.decentralized.messengers import Messenger, MessengerRepository
-from swingkd.decentralized.parcel import Parcel, RefusedError, Word, load_weights, named_weights
-from swingkd.decentralized.selection import Rule
-from swingkd.vision.models import logits_of
-from swingkd.whole_files import written_whole
+from swingkd.files import written_whole
+from swingkd.models.logits import logits_of
 
 
 class Server(Protocol):
@@ -58,9 +58,14 @@ class MessengerServer:
     """
 
     def __init__(
-        self, rule: Rule | None, reference: Examples, *, warm_up_rounds: int = 1,
-        maximum_staleness: int | None = None, seed: int = 0,
-    ):  # fmt: skip
+        self,
+        rule: Rule | None,
+        reference: Examples,
+        *,
+        warm_up_rounds: int = 1,
+        maximum_staleness: int | None = None,
+        seed: int = 0,
+    ):
         self.rule, self.reference, self.warm_up_rounds, self.seed = rule, reference, warm_up_rounds, seed
         shape = (len(reference), reference.classes)
         self.repository = MessengerRepository(reference.fingerprint(), shape, maximum_staleness)
@@ -77,10 +82,12 @@ class MessengerServer:
             return
         places = {client: place for place, client in enumerate(known)}
         targets = self.rule.targets(
-            self.repository.stacked(known), self.reference.labels,
-            torch.tensor([places[client] for client in asking]), torch.tensor([places[client] for client in teaching]),
+            self.repository.stacked(known),
+            self.reference.labels,
+            torch.tensor([places[client] for client in asking]),
+            torch.tensor([places[client] for client in teaching]),
             self.seed * 1_000_003 + number,
-        )  # fmt: skip
+        )
         for client, target in zip(asking, targets, strict=True):
             yield client, Parcel({"target": target.half()}, words)
 
@@ -152,9 +159,15 @@ class WeightServer:
     """
 
     def __init__(
-        self, model: nn.Module, reference: Examples, *, distillation_steps: int = 0, learning_rate: float = 1e-3,
-        batch_size: int = 32, seed: int = 0,
-    ):  # fmt: skip
+        self,
+        model: nn.Module,
+        reference: Examples,
+        *,
+        distillation_steps: int = 0,
+        learning_rate: float = 1e-3,
+        batch_size: int = 32,
+        seed: int = 0,
+    ):
         self.model, self.reference, self.distillation_steps = model, reference, distillation_steps
         self.learning_rate, self.batch_size, self.seed = learning_rate, batch_size, seed
         self._answers: dict[str, tuple[int, dict[str, torch.Tensor]]] = {}

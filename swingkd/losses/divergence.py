@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from swingkd.losses.reference import TokenLosses, finite
-from swingkd.targets.head import Head, at_least_float32, compute_dtype
+from swingkd.models.head import Head, at_least_float32, compute_dtype
 from swingkd.targets.teacher import ProtectedTargets, TopTokens
 from swingkd.targets.temperature import TokenTemperatures
 
@@ -78,9 +78,17 @@ def fused_token_losses(
         memory: bytes for the chunks; more is no faster beyond a few hundred tokens a chunk.
     """
     work = _Work(
-        targets, labels, likelihood, temperatures, alpha, beta, head.scale, head.softcap, memory,
+        targets,
+        labels,
+        likelihood,
+        temperatures,
+        alpha,
+        beta,
+        head.scale,
+        head.softcap,
+        memory,
         torch.is_grad_enabled(),
-    )  # fmt: skip
+    )
     total, *parts = _OnePass.apply(hidden, head.weight, head.bias, work)
     return total, TokenLosses(*parts)
 

@@ -54,10 +54,14 @@ class Budget:
             raise ValueError("Give either epsilon or noise_multiplier: the other is found.")
         rate = batch / units
         plan = PrivacyPlan.solve(
-            epsilon=epsilon, noise_multiplier=noise_multiplier, sampling_rate=rate,
-            steps=math.ceil(epochs * epoch_steps(rate)), delta=run_delta(delta, units), unit=unit,
+            epsilon=epsilon,
+            noise_multiplier=noise_multiplier,
+            sampling_rate=rate,
+            steps=math.ceil(epochs * epoch_steps(rate)),
+            delta=run_delta(delta, units),
+            unit=unit,
             accountant=accountant,
-        )  # fmt: skip
+        )
         return cls(units, batch, epochs, plan)
 
     @property
@@ -79,6 +83,11 @@ class Budget:
             for epochs in (self.epochs / 2, self.epochs, self.epochs * 2):
                 if 1 <= batch <= self.units:
                     yield Budget.of(
-                        self.units, batch=batch, epochs=epochs, epsilon=plan.epsilon, delta=plan.delta, unit=plan.unit,
+                        self.units,
+                        batch=batch,
+                        epochs=epochs,
+                        epsilon=plan.epsilon,
+                        delta=plan.delta,
+                        unit=plan.unit,
                         accountant=plan.accountant,
-                    )  # fmt: skip
+                    )

@@ -24,8 +24,8 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
+from swingkd.files import written_whole
 from swingkd.privacy.randomness import secret_generator
-from swingkd.whole_files import written_whole
 
 
 def response_probabilities(labels: torch.Tensor, candidates: torch.Tensor, epsilon: float) -> torch.Tensor:

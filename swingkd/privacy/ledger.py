@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import ModelCard
 
+from swingkd.files import write_json
 from swingkd.privacy.accounting import Accountant, Releases, gaussian_epsilon, said_delta, said_epsilon
 from swingkd.privacy.plan import PrivacyPlan
 from swingkd.privacy.weights import file_of, has_weights, weight_digests
-from swingkd.whole_files import write_json
 
 LEDGER_FILE = "privacy_ledger.json"
 TRANSFER_SET, TEACHER_DATA = "transfer set", "teacher's training data"
@@ -101,10 +101,17 @@ class LedgerEntry:
     def of_plan(cls, plan: PrivacyPlan, *, releases: int = 0, scope: str = TRANSFER_SET, **others: Any) -> LedgerEntry:
         """Return the entry of a run of DP-SGD by this plan, after so many steps."""
         return cls(
-            "DP-SGD", scope=scope, unit=plan.unit, neighbours=plan.neighbours, releases=releases, delta=plan.delta,
-            noise_multiplier=plan.noise_multiplier, sampling_rate=plan.sampling_rate, accountant=plan.accountant,
+            "DP-SGD",
+            scope=scope,
+            unit=plan.unit,
+            neighbours=plan.neighbours,
+            releases=releases,
+            delta=plan.delta,
+            noise_multiplier=plan.noise_multiplier,
+            sampling_rate=plan.sampling_rate,
+            accountant=plan.accountant,
             **others,
-        )  # fmt: skip
+        )
 
     @property
     def epsilon(self) -> float:

@@ -32,9 +32,9 @@ from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from swingkd.files import written_whole
 from swingkd.privacy.ledger import TEACHER_DATA, LedgerEntry
 from swingkd.privacy.randomness import secret_generator
-from swingkd.whole_files import written_whole
 
 
 def shard(units: int | np.ndarray, shards: int, generator: torch.Generator | None = None) -> np.ndarray:
@@ -171,9 +171,14 @@ class ShardAnswers:
     def entry(self, delta: float) -> LedgerEntry:
         """Return what all answers so far cost the teachers' data."""
         return LedgerEntry(
-            "GNMax" if self.form == "votes" else "noisy mean of soft labels", scope=TEACHER_DATA, unit=self.unit,
-            releases=len(self._known), delta=delta, noise_multiplier=self.noise_multiplier, neighbours="replace one",
-        )  # fmt: skip
+            "GNMax" if self.form == "votes" else "noisy mean of soft labels",
+            scope=TEACHER_DATA,
+            unit=self.unit,
+            releases=len(self._known),
+            delta=delta,
+            noise_multiplier=self.noise_multiplier,
+            neighbours="replace one",
+        )
 
     @property
     def _settings(self) -> dict[str, str]:

@@ -126,9 +126,7 @@ class PrivacyPlan:
         """
         if epsilon is not None and not math.isfinite(epsilon):
             raise ValueError(f"epsilon={epsilon} must be positive and finite.")
-        run: dict[str, Any] = {
-            "sampling_rate": sampling_rate, "steps": steps, "noise_multiplier": noise_multiplier,
-        }  # fmt: skip
+        run: dict[str, Any] = {"sampling_rate": sampling_rate, "steps": steps, "noise_multiplier": noise_multiplier}
         missing = [name for name, value in {"epsilon": epsilon, **run}.items() if value is None]
         if len(missing) != 1:
             raise ValueError(

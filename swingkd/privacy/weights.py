@@ -37,9 +37,12 @@ def file_of(model: str | os.PathLike, name: str) -> str | None:
     """Return where a model's file lies, in its folder or in the Hub's cache; `None` where it has none."""
     try:
         return cached_file(
-            str(model), name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_gated_repo=False,
+            str(model),
+            name,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_gated_repo=False,
             _raise_exceptions_for_connection_errors=False,
-        )  # fmt: skip
+        )
     except OSError:
         return None
 

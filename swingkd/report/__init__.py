@@ -1,29 +1,17 @@
 """What is said: cards and figures made from measured results, and nothing else."""
 
-from swingkd.report.audit import audit_tables, roc_figure, roc_figures
+from swingkd.report.audit_figures import audit_tables, roc_figure, roc_figures
 from swingkd.report.audit_files import write_audit
 from swingkd.report.budget import budget_dict, budget_figure, budget_line, budget_tables
-from swingkd.report.card import write_card
-from swingkd.report.federation_card import federation_table, write_federation_card
-from swingkd.report.image_card import write_image_card
-from swingkd.report.label_card import write_label_card
-from swingkd.report.metrics import (
-    MetricsFile,
-    exposure_rows,
-    extraction_rows,
-    ledger_rows,
-    membership_rows,
-    row,
-)
+from swingkd.report.metrics import MetricsFile, exposure_rows, extraction_rows, ledger_rows, membership_rows, row
 from swingkd.report.model_card import ModelFacts, model_card
-from swingkd.report.model_files import (
-    forget_model_facts,
-    read_model_facts,
-    write_audit_onto_card,
-    write_model_files,
-)
+from swingkd.report.model_files import forget_model_facts, read_model_facts, write_audit_onto_card, write_model_files
 from swingkd.report.page import ShownToken, load_tokens, save_tokens, shown_tokens
 from swingkd.report.plots import exposure_figure
+from swingkd.report.runs.federation import federation_table, write_federation_card
+from swingkd.report.runs.images import write_image_card
+from swingkd.report.runs.labels import write_label_card
+from swingkd.report.runs.language import write_card
 from swingkd.report.summary import Summary, comparison_table, summarise
 
 __all__ = [

@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 from swingkd.audit import AuditReport
-from swingkd.report.audit import roc_figures
+from swingkd.report.audit_figures import roc_figures
 from swingkd.report.page import PAGE_FILE, write_page
-from swingkd.report.pages import audit_page
+from swingkd.report.page_contents import audit_page
 
 
 def write_audit(

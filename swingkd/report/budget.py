@@ -28,12 +28,15 @@ def budget_dict(budget: Budget) -> dict[str, Any]:
         "by_noise": [{"noise_multiplier": noise, "epsilon": epsilon} for noise, epsilon in budget.noisier()],
         "same_epsilon": [
             {
-                "batch": other.batch, "epochs": other.epochs, "steps": other.plan.steps,
-                "noise_multiplier": other.plan.noise_multiplier, "noise_per_unit": other.noise_per_unit,
+                "batch": other.batch,
+                "epochs": other.epochs,
+                "steps": other.plan.steps,
+                "noise_multiplier": other.plan.noise_multiplier,
+                "noise_per_unit": other.noise_per_unit,
             }
             for other in budget.at_this_epsilon()
         ],
-    }  # fmt: skip
+    }
 
 
 def budget_line(content: dict[str, Any]) -> str:
@@ -63,9 +66,7 @@ def budget_tables(content: dict[str, Any]) -> list[Table]:
     noise.add_column("epsilon", justify="right")
     for row in content["by_noise"]:
         here = row["noise_multiplier"] == plan["noise_multiplier"]
-        noise.add_row(
-            f"{row['noise_multiplier']:.2f}", said_epsilon(row["epsilon"]), style="bold" if here else None
-        )  # fmt: skip
+        noise.add_row(f"{row['noise_multiplier']:.2f}", said_epsilon(row["epsilon"]), style="bold" if here else None)
     caption = "noise per unit: of the mean gradient, in clips; the smaller, the better the student learns"
     same = Table(title=f"other runs at epsilon {said_epsilon(plan['epsilon'])}", caption=caption, box=box.SIMPLE)
     for heading in ("batch", "epochs", "steps", "noise multiplier", "noise per unit"):
@@ -73,9 +74,13 @@ def budget_tables(content: dict[str, Any]) -> list[Table]:
     for row in content["same_epsilon"]:
         here = row["batch"] == content["batch"] and row["epochs"] == content["epochs"]
         same.add_row(
-            f"{row['batch']:,}", f"{row['epochs']:g}", f"{row['steps']:,}", f"{row['noise_multiplier']:.2f}",
-            f"{row['noise_per_unit']:.5f}", style="bold" if here else None,
-        )  # fmt: skip
+            f"{row['batch']:,}",
+            f"{row['epochs']:g}",
+            f"{row['steps']:,}",
+            f"{row['noise_multiplier']:.2f}",
+            f"{row['noise_per_unit']:.5f}",
+            style="bold" if here else None,
+        )
     return [noise, same]
 
 
@@ -98,9 +103,12 @@ def budget_figure(content: dict[str, Any], path: Path) -> Path:
     for i, epochs in enumerate(sorted({r["epochs"] for r in content["same_epsilon"]})):
         some = [r for r in content["same_epsilon"] if r["epochs"] == epochs]
         right.plot(
-            [r["batch"] for r in some], [r["noise_per_unit"] for r in some], "os^"[i % 3] + "-", color=COLOURS[i],
+            [r["batch"] for r in some],
+            [r["noise_per_unit"] for r in some],
+            "os^"[i % 3] + "-",
+            color=COLOURS[i],
             label=f"{epochs:g} epochs",
-        )  # fmt: skip
+        )
     right.set_xscale("log")
     right.set_yscale("log")
     batches = sorted({r["batch"] for r in content["same_epsilon"]})

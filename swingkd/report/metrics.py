@@ -19,8 +19,8 @@ from filelock import FileLock
 
 from swingkd.audit import ExposureReport, ExtractionReport, MembershipReport
 from swingkd.audit.lower_bound import Method
+from swingkd.files import write_json
 from swingkd.privacy import SYNTHETIC_LABELS, TEACHER_DATA, TRANSFER_SET, PrivacyLedger
-from swingkd.whole_files import write_json
 
 # Words of a setting that say what was measured on a model, not which model it is.
 _MEASURED = ("split=", "repetitions=", "records=", "attack=", "scope=", "unit=", "neighbours=")

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from swingkd.audit import AuditReport
 from swingkd.privacy import TEACHER_DATA, TRANSFER_SET, PrivacyLedger
-from swingkd.report.audit import audit_tables
+from swingkd.report.audit_figures import audit_tables
 from swingkd.report.render import fill
 
 _TAGS = ("knowledge-distillation", "privacy", "swingkd")
@@ -70,9 +70,12 @@ def model_card(facts: ModelFacts) -> str:
     audit = facts.audit or AuditReport()
     # Names are somebody's text: they may not write headings, or close a code span.
     facts = replace(
-        facts, title=plain(facts.title), base_model=plain(facts.base_model or "") or None,
-        teacher=plain(facts.teacher or "") or None, datasets=tuple(map(plain, facts.datasets)),
-    )  # fmt: skip
+        facts,
+        title=plain(facts.title),
+        base_model=plain(facts.base_model or "") or None,
+        teacher=plain(facts.teacher or "") or None,
+        datasets=tuple(map(plain, facts.datasets)),
+    )
     return fill(
         "model.md",
         metadata=metadata(facts),
@@ -121,11 +124,15 @@ def _eval_results(facts: ModelFacts) -> list[EvalResult]:
             measured.append(("tpr_at_1_fpr", result.tpr_at_1_fpr.value, f"membership of {kind}, {result.attack}"))
     return [
         EvalResult(
-            task_type=task, dataset_type=re.sub(r"[^\w/.-]+", "-", name), dataset_name=name, metric_type=metric,
-            metric_name=f"{metric} ({who})" if who else metric, metric_value=round(float(value), 6),
+            task_type=task,
+            dataset_type=re.sub(r"[^\w/.-]+", "-", name),
+            dataset_name=name,
+            metric_type=metric,
+            metric_name=f"{metric} ({who})" if who else metric,
+            metric_value=round(float(value), 6),
         )
         for metric, value, who in measured
-    ]  # fmt: skip
+    ]
 
 
 def claims(facts: ModelFacts) -> list[str]:

@@ -9,13 +9,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from swingkd.audit import AuditReport
+from swingkd.files import write_json
 from swingkd.privacy import PrivacyLedger
 from swingkd.privacy.ledger import LEDGER_FILE
-from swingkd.report.audit import roc_figures
+from swingkd.report.audit_figures import roc_figures
 from swingkd.report.model_card import ModelFacts, model_card
 from swingkd.report.page import PAGE_FILE, TOKENS_FILE, ShownToken, load_tokens, save_tokens, write_page
-from swingkd.report.pages import model_page
-from swingkd.whole_files import write_json
+from swingkd.report.page_contents import model_page
 
 CARD_FILE, FACTS_FILE = "README.md", "model_facts.json"
 # What has a file of its own, or is made anew each time.

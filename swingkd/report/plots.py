@@ -83,12 +83,21 @@ def repetition_figure(series: dict[str, dict[int, Interval]], path: Path) -> Pat
         # Side by side, so that intervals can be told apart.
         places = [levels.index(level) + (i - (len(series) - 1) / 2) * 0.06 for level in own]
         values = [found[level].value for level in own]
-        error = [[v - found[k].low for v, k in zip(values, own, strict=True)],
-                 [found[k].high - v for v, k in zip(values, own, strict=True)]]  # fmt: skip
+        error = [
+            [v - found[k].low for v, k in zip(values, own, strict=True)],
+            [found[k].high - v for v, k in zip(values, own, strict=True)],
+        ]
         axis.errorbar(
-            places, values, yerr=error, color=COLOURS[i % 8], marker=MARKERS[(i + i // 8) % 8], markersize=5,
-            linewidth=1.2, capsize=2, label=name.replace("$", r"\$"),
-        )  # fmt: skip
+            places,
+            values,
+            yerr=error,
+            color=COLOURS[i % 8],
+            marker=MARKERS[(i + i // 8) % 8],
+            markersize=5,
+            linewidth=1.2,
+            capsize=2,
+            label=name.replace("$", r"\$"),
+        )
     axis.set_xticks(range(len(levels)), [str(level) if level else "never inserted" for level in levels])
     axis.set(xlabel="copies in the text", ylabel="exposure in bits (lower is better)")
     axis.set_ylim(bottom=0)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from swingkd.loading import load_pretrained, load_tokenizer
+from swingkd.models.loading import load_pretrained, load_tokenizer
 from swingkd.tagging.base import BaseTagger, CharTags, empty_tags, token_characters
-from swingkd.tagging.windows import require_fast, token_windows
+from swingkd.tagging.windows import check_fast_tokenizer, token_windows
 
 
 class RarityTagger(BaseTagger):
@@ -48,7 +48,7 @@ class RarityTagger(BaseTagger):
             model = load_pretrained(AutoModelForCausalLM, model)
         if tokenizer is None:
             raise ValueError("RarityTagger got a model object without its tokenizer: pass tokenizer=...")
-        require_fast(tokenizer)
+        check_fast_tokenizer(tokenizer)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.max_length = max_length or min(getattr(model.config, "max_position_embeddings", 1024), 1024)

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from swingkd.loading import load_pretrained, load_tokenizer
+from swingkd.models.loading import load_pretrained, load_tokenizer
 from swingkd.tagging.base import BaseTagger, CharTags, empty_tags, token_characters
-from swingkd.tagging.windows import require_fast, token_windows
+from swingkd.tagging.windows import check_fast_tokenizer, token_windows
 
 
 class TokenClassificationTagger(BaseTagger):
@@ -43,7 +43,7 @@ class TokenClassificationTagger(BaseTagger):
             model = load_pretrained(AutoModelForTokenClassification, model)
         if tokenizer is None:
             raise ValueError("TokenClassificationTagger got a model object without its tokenizer: pass tokenizer=...")
-        require_fast(tokenizer)
+        check_fast_tokenizer(tokenizer)
         names = [model.config.id2label[i] for i in range(model.config.num_labels)]
         if outside not in names:
             raise ValueError(

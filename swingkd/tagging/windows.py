@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 
-def require_fast(tokenizer: PreTrainedTokenizerBase) -> None:
+def check_fast_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse a slow tokenizer: only fast ones know which characters a token came from.
 
     Raises:

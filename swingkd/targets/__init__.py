@@ -1,7 +1,7 @@
 """What the teacher's distribution becomes before the student sees it."""
 
+from swingkd.models.head import Head
 from swingkd.targets.base import Drop, PrivatePositions, Protection, Soften
-from swingkd.targets.head import Head
 from swingkd.targets.mollify import MollifiedTarget
 from swingkd.targets.noise import NoisedTarget, NoiseKey
 from swingkd.targets.population import PopulationBuilder, PopulationTable, PopulationTarget

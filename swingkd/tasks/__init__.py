@@ -10,7 +10,7 @@ from os import PathLike
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from swingkd.architectures import architecture
+from swingkd.models.architectures import architecture
 from swingkd.tasks.base import Task
 from swingkd.tasks.images import ImageClassification
 from swingkd.tasks.labels import SequenceClassification, TokenClassification
@@ -19,8 +19,13 @@ from swingkd.tasks.predicted import PredictedTokens
 from swingkd.tasks.seq2seq import Seq2SeqLM
 
 TASKS: tuple[Task, ...] = (
-    CausalLM(), MaskedLM(), Seq2SeqLM(), SequenceClassification(), TokenClassification(), ImageClassification(),
-)  # fmt: skip
+    CausalLM(),
+    MaskedLM(),
+    Seq2SeqLM(),
+    SequenceClassification(),
+    TokenClassification(),
+    ImageClassification(),
+)
 
 
 def task_of(model: str | PathLike | PreTrainedModel | PeftModel, name: str | None = None) -> Task:

@@ -10,8 +10,9 @@ import torch
 from datasets import Dataset, IterableDataset
 from transformers import EvalPrediction, PreTrainedModel
 
-from swingkd.cached_columns import IGNORE, CacheInfo
 from swingkd.data import DataSettings
+from swingkd.data.columns import IGNORE
+from swingkd.data.teacher_columns import CacheInfo
 from swingkd.tagging import Tagger
 from swingkd.tasks.predicted import PredictedTokens
 

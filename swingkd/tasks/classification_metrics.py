@@ -11,7 +11,7 @@ from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import EvalPrediction
 
-from swingkd.cached_columns import IGNORE
+from swingkd.data.columns import IGNORE
 
 
 def example_metrics(prediction: EvalPrediction) -> dict[str, float]:

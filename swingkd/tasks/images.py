@@ -10,9 +10,9 @@ import torch
 from datasets import Dataset, Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from swingkd.cached_columns import IGNORE
-from swingkd.classes import refuse_other_names
 from swingkd.data import PII_COLUMNS, column_names, has_transform
+from swingkd.data.columns import IGNORE
+from swingkd.models.class_labels import check_class_names
 from swingkd.tasks.base import ProtectionName
 from swingkd.tasks.classification_metrics import example_metrics
 from swingkd.tasks.labels import LabelTask, by_number, label_field
@@ -29,9 +29,18 @@ class ImageClassification(LabelTask):
     columns = ("pixel_values", "image")
 
     def prepare(
-        self, dataset, processing_class, tagger, settings, *, model, teacher_processing_class=None, num_proc=None,
-        description="train", keep=(),
-    ):  # fmt: skip
+        self,
+        dataset,
+        processing_class,
+        tagger,
+        settings,
+        *,
+        model,
+        teacher_processing_class=None,
+        num_proc=None,
+        description="train",
+        keep=(),
+    ):
         if tagger is not None:
             raise ValueError(
                 "A tagger reads text, and these rows are images. Say in a column pii_likelihood (uint8, 0 to 255) how "
@@ -41,7 +50,7 @@ class ImageClassification(LabelTask):
         dataset = dataset if transformed else dataset.with_format(None)
         columns = column_names(dataset)
         field = label_field(columns, settings)
-        refuse_other_names(dataset.features, field, model.config)
+        check_class_names(dataset.features, field, model.config)
         features = dataset.features or {}
         image = next((name for name in columns if isinstance(features.get(name), Image)), None)
         if image is None and "pixel_values" not in columns:

@@ -18,11 +18,11 @@ import torch
 from datasets import Dataset, IterableDataset
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
-from swingkd.cached_columns import IGNORE
-from swingkd.classes import class_number, described, refuse_other_names
 from swingkd.data import PII_COLUMNS, VERSION, DataSettings, column_names, pad_rows, ready, unformatted
+from swingkd.data.columns import IGNORE
+from swingkd.models.class_labels import check_class_names, class_number, described
 from swingkd.tagging import CharTags, align, dilate, tag_texts
-from swingkd.tagging.windows import require_fast
+from swingkd.tagging.windows import check_fast_tokenizer
 from swingkd.targets.population import GROUP_STRIDE
 from swingkd.tasks.base import ProtectionName, Task, labelled
 from swingkd.tasks.classification_metrics import entity_metrics, example_metrics
@@ -54,13 +54,22 @@ class TextTask(LabelTask):
     columns = ("input_ids", "attention_mask", "token_type_ids", *TEACHER_INPUTS)
 
     def prepare(
-        self, dataset, processing_class, tagger, settings, *, model, teacher_processing_class=None, num_proc=None,
-        description="train", keep=(),
-    ):  # fmt: skip
+        self,
+        dataset,
+        processing_class,
+        tagger,
+        settings,
+        *,
+        model,
+        teacher_processing_class=None,
+        num_proc=None,
+        description="train",
+        keep=(),
+    ):
         dataset = unformatted(dataset)
         columns = column_names(dataset)
         field = label_field(columns, settings)
-        refuse_other_names(dataset.features, field, model.config)
+        check_class_names(dataset.features, field, model.config)
         if "input_ids" in columns:
             taught = {"teacher_input_ids"} | ({"teacher_labels"} if self.name == "token-classification" else set())
             if teacher_processing_class is not None and not taught <= set(columns):
@@ -72,14 +81,19 @@ class TextTask(LabelTask):
             return by_number(dataset, model.config)
         for tokenizer in (processing_class, teacher_processing_class):
             if tokenizer is not None:
-                require_fast(tokenizer)
+                check_fast_tokenizer(tokenizer)
         options: dict[str, Any] = {"batched": True, "remove_columns": [c for c in columns if c not in keep]}
         if isinstance(dataset, Dataset):
             options |= {"num_proc": num_proc, "desc": f"Tagging and tokenising ({description})"}
         known = {
-            "tokenizer": processing_class, "teacher_tokenizer": teacher_processing_class, "tagger": tagger,
-            "settings": settings, "config": model.config, "field": field, "version": VERSION,
-        }  # fmt: skip
+            "tokenizer": processing_class,
+            "teacher_tokenizer": teacher_processing_class,
+            "tagger": tagger,
+            "settings": settings,
+            "config": model.config,
+            "field": field,
+            "version": VERSION,
+        }
         return dataset.map(self.tokenise, fn_kwargs=known, **options)
 
     @staticmethod

@@ -20,8 +20,9 @@ from transformers import (
     TrainerCallback,
 )
 
-from swingkd.cached_columns import IGNORE, CacheInfo
 from swingkd.data import PII_COLUMNS, DistillationCollator, prepare_dataset
+from swingkd.data.columns import IGNORE
+from swingkd.data.teacher_columns import CacheInfo
 from swingkd.tasks.base import Task, labelled
 from swingkd.tasks.predicted import PredictedTokens, preceding
 
@@ -32,9 +33,18 @@ class TokenTask(Task):
     auto_processor = AutoTokenizer
 
     def prepare(
-        self, dataset, processing_class, tagger, settings, *, model, teacher_processing_class=None, num_proc=None,
-        description="train", keep=(),
-    ):  # fmt: skip
+        self,
+        dataset,
+        processing_class,
+        tagger,
+        settings,
+        *,
+        model,
+        teacher_processing_class=None,
+        num_proc=None,
+        description="train",
+        keep=(),
+    ):
         return prepare_dataset(
             dataset, processing_class, tagger, settings, num_proc=num_proc, description=description, keep=keep
         )

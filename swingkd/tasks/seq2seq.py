@@ -13,10 +13,11 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForSeq2SeqLM
 
-from swingkd.cached_columns import IGNORE, CacheInfo
 from swingkd.data import PII_COLUMNS, PII_TYPES, VERSION, column_names, pad_rows, ready, token_tags, unformatted
+from swingkd.data.columns import IGNORE
+from swingkd.data.teacher_columns import CacheInfo
 from swingkd.tagging import tag_texts
-from swingkd.tagging.windows import require_fast
+from swingkd.tagging.windows import check_fast_tokenizer
 from swingkd.tasks.base import labelled
 from swingkd.tasks.language import TokenTask, token_facts
 from swingkd.tasks.predicted import preceding
@@ -30,9 +31,18 @@ class Seq2SeqLM(TokenTask):
     endings = ("ForConditionalGeneration",)
 
     def prepare(
-        self, dataset, processing_class, tagger, settings, *, model, teacher_processing_class=None, num_proc=None,
-        description="train", keep=(),
-    ):  # fmt: skip
+        self,
+        dataset,
+        processing_class,
+        tagger,
+        settings,
+        *,
+        model,
+        teacher_processing_class=None,
+        num_proc=None,
+        description="train",
+        keep=(),
+    ):
         dataset = unformatted(dataset)
         columns = column_names(dataset)
         if {"input_ids", "labels"} <= set(columns):
@@ -42,7 +52,7 @@ class Seq2SeqLM(TokenTask):
                 f"The dataset has the columns {columns}; a sequence-to-sequence model needs 'prompt' and "
                 "'completion', or 'input_ids' and 'labels'."
             )
-        require_fast(processing_class)
+        check_fast_tokenizer(processing_class)
         options: dict[str, Any] = {"batched": True, "remove_columns": [c for c in columns if c not in keep]}
         if isinstance(dataset, Dataset):
             options |= {"num_proc": num_proc, "desc": f"Tagging and tokenising ({description})"}

@@ -127,9 +127,16 @@ class Images:
         """Return how many there are, and how a model must be shown such images, as plain types."""
         channels, height, width = self.pixels.shape[1:]
         return {
-            "count": len(self), "classes": self.classes, "channels": channels, "height": height, "width": width,
-            "mean": list(self.mean), "std": list(self.std), "crop": self.crop, "flip": self.flip,
-        }  # fmt: skip
+            "count": len(self),
+            "classes": self.classes,
+            "channels": channels,
+            "height": height,
+            "width": width,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "crop": self.crop,
+            "flip": self.flip,
+        }
 
     def select(self, indices: torch.Tensor) -> Images:
         """Return some of the images."""

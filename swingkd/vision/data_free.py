@@ -18,11 +18,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from swingkd.files import written_whole
+from swingkd.guards import check_positive
+from swingkd.models.logits import logits_of
 from swingkd.privacy import SYNTHETIC_LABELS, TEACHER_DATA, LedgerEntry, PrivacyLedger
 from swingkd.privacy.plan import epoch_steps
-from swingkd.vision.classifier import ImageArguments, check_positive, check_trainable
+from swingkd.vision.base import ImageArguments, check_trainable
 from swingkd.vision.data import augment, shuffled_batches
-from swingkd.vision.generation import GeneratorLoss, save_grid
+from swingkd.vision.dp_training import PrivateStagedTraining
+from swingkd.vision.generator_loss import GeneratorLoss, save_grid
 from swingkd.vision.guidance import check_kept
 from swingkd.vision.labelling import (
     LABEL,
@@ -34,10 +38,8 @@ from swingkd.vision.labelling import (
     ShardLabels,
     uncovered,
 )
-from swingkd.vision.models import ImageGenerator, logits_of
-from swingkd.vision.staged import Unit, described
-from swingkd.vision.staged_private import PrivateStagedTraining
-from swingkd.whole_files import written_whole
+from swingkd.vision.models import ImageGenerator
+from swingkd.vision.staged_training import Unit, described
 
 
 @dataclass(kw_only=True)
@@ -143,9 +145,13 @@ class DataFreeDistillation(PrivateStagedTraining):
         self.answers: list[Answers] = []
         if args.gradient_epsilon is not None:
             self.be_private(
-                args.gradient_epsilon, args.images_per_round, args.gradient_batch_size, args.epochs_per_round,
-                clip_norm=_NORMALISED, unit=LABEL,
-            )  # fmt: skip
+                args.gradient_epsilon,
+                args.images_per_round,
+                args.gradient_batch_size,
+                args.epochs_per_round,
+                clip_norm=_NORMALISED,
+                unit=LABEL,
+            )
         self._check()
 
     def _check(self) -> None:

@@ -24,6 +24,7 @@ import torch
 from accelerate.utils import broadcast
 from torch import nn
 
+from swingkd.models.logits import logits_of
 from swingkd.privacy import (
     NO_TEACHER,
     PUBLIC_DATA,
@@ -38,8 +39,8 @@ from swingkd.privacy.accounting import said_delta, said_epsilon
 from swingkd.privacy.gaussian import gdp_epsilon
 from swingkd.privacy.randomness import secret_generator
 from swingkd.vision.data import Images
-from swingkd.vision.models import listening, logits_of
-from swingkd.vision.staged import Batch, StagedTraining
+from swingkd.vision.models import listening
+from swingkd.vision.staged_training import Batch, StagedTraining
 
 PUBLIC = {TRANSFER_SET: PUBLIC_DATA}
 
@@ -257,12 +258,18 @@ def published_claim(queries: int, noise_multiplier: float, delta: float) -> Ledg
     """Return the entry of the published noise: a claim, and why it does not hold."""
     nominal = nominal_epsilon(queries, noise_multiplier, delta)
     return LedgerEntry(
-        "noise on batch losses", scope=TEACHER_DATA, unit="record", neighbours="replace one", releases=queries,
-        delta=delta, noise_multiplier=noise_multiplier, holds=False,
+        "noise on batch losses",
+        scope=TEACHER_DATA,
+        unit="record",
+        neighbours="replace one",
+        releases=queries,
+        delta=delta,
+        noise_multiplier=noise_multiplier,
+        holds=False,
         claim=f"epsilon {said_epsilon(nominal)} at delta {said_delta(delta)}",
         caveat="it would be that of publishing the losses; noise on a number has no gradient, so the student learnt "
         "from the teacher's exact targets",
-    )  # fmt: skip
+    )
 
 
 def check_kept(run: StagedTraining, answers: ShardAnswers) -> None:

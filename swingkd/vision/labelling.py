@@ -16,6 +16,7 @@ import torch
 from opacus.accountants.analysis.rdp import get_privacy_spent
 from torch import nn
 
+from swingkd.guards import check_positive
 from swingkd.privacy import (
     NO_DATA,
     PUBLIC_DATA,
@@ -33,7 +34,7 @@ from swingkd.privacy.accounting import said_delta
 from swingkd.privacy.label_dp import randomized_response_rdp
 from swingkd.privacy.pate import onto_simplex
 from swingkd.privacy.randomness import secret_generator
-from swingkd.vision.classifier import Classifier, check_positive
+from swingkd.vision.base import Classifier
 
 SYNTHETIC = {TRANSFER_SET: NO_DATA}
 #: Unit of guarantees about labels.
@@ -166,16 +167,26 @@ class RandomizedTeacher:
     def ledger(self, labels: int, seen: bool) -> PrivacyLedger:
         """Return what holds for each label, and what that adds up to for a record of the teacher's data."""
         each = LedgerEntry(
-            "selective randomized response", scope=SYNTHETIC_LABELS, unit=LABEL, neighbours="replace one", releases=1,
-            pure_epsilon=self.epsilon, caveat=f"each of {labels:,} labels was answered once",
-        )  # fmt: skip
+            "selective randomized response",
+            scope=SYNTHETIC_LABELS,
+            unit=LABEL,
+            neighbours="replace one",
+            releases=1,
+            pure_epsilon=self.epsilon,
+            caveat=f"each of {labels:,} labels was answered once",
+        )
         composed = composed_epsilon(labels, self.epsilon, self.delta)
         record = LedgerEntry(
-            "selective randomized response", scope=TEACHER_DATA, neighbours="replace one", releases=labels,
-            pure_epsilon=self.epsilon, holds=not seen, claim=f"epsilon {self.epsilon:g}" if seen else "",
+            "selective randomized response",
+            scope=TEACHER_DATA,
+            neighbours="replace one",
+            releases=labels,
+            pure_epsilon=self.epsilon,
+            holds=not seen,
+            claim=f"epsilon {self.epsilon:g}" if seen else "",
             caveat=f"one record can move all {labels:,} labels, which add up to epsilon {composed:,.0f} at delta "
             f"{said_delta(self.delta)}" + (f", and {_SEEN}" if seen else ""),
-        )  # fmt: skip
+        )
         return PrivacyLedger([each, record], unknown=SYNTHETIC)
 
 
@@ -246,12 +257,18 @@ class NoisyDifferences:
     def ledger(self, labels: int, seen: bool) -> PrivacyLedger:
         """Return what holds for each label, and for a record, which can move them all."""
         common: dict[str, Any] = {
-            "neighbours": "replace one", "delta": self.delta, "noise_multiplier": self.noise_multiplier
-        }  # fmt: skip
+            "neighbours": "replace one",
+            "delta": self.delta,
+            "noise_multiplier": self.noise_multiplier,
+        }
         each = LedgerEntry(
-            "noisy differences", scope=SYNTHETIC_LABELS, unit=LABEL, releases=1, **common,
+            "noisy differences",
+            scope=SYNTHETIC_LABELS,
+            unit=LABEL,
+            releases=1,
+            **common,
             caveat=f"each of {labels:,} labels was answered once",
-        )  # fmt: skip
+        )
         record = LedgerEntry("noisy differences", scope=TEACHER_DATA, releases=labels, **common)
         return PrivacyLedger([each, record, *_seen(seen)], unknown=SYNTHETIC)
 

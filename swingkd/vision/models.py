@@ -18,29 +18,6 @@ from torch import nn
 Norm = Literal["batch", "group"]
 
 
-def logits_of(model: nn.Module, inputs: torch.Tensor | dict[str, torch.Tensor]) -> torch.Tensor:
-    """Ask a classifier, [n, classes] float32 (or float64, if that is what it computes in).
-
-    Args:
-        model: an `AutoModelForImageClassification`, one of text, or a module that returns logits.
-        inputs: [n, channels, height, width] or the like; or arguments by name.
-
-    Raises:
-        ValueError: what it returns are no logits.
-    """
-    if isinstance(inputs, dict):
-        found = model(**inputs)
-    else:
-        dtype = next((p.dtype for p in model.parameters()), inputs.dtype)
-        found = model(inputs.to(dtype) if inputs.is_floating_point() else inputs)
-    logits = found if isinstance(found, torch.Tensor) else getattr(found, "logits", None)
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
-        raise ValueError(
-            f"{type(model).__name__} returned {type(found).__name__}, no logits [n, classes]: give a classifier."
-        )
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
 @contextmanager
 def listening(model: nn.Module, names: Sequence[str], *, inputs: bool = False) -> Iterator[dict[str, torch.Tensor]]:
     """Keep what named parts of a model return, or what goes into them, in the forward passes meanwhile.
@@ -161,11 +138,7 @@ class SlimResNet(nn.Module, PyTorchModelHubMixin, tags=["image-classification"])
     """
 
     def __init__(
-        self,
-        widths: Sequence[int] = (16, 48, 96),
-        classes: int = 10,
-        channels: int = 3,
-        norm: Norm = "batch",
+        self, widths: Sequence[int] = (16, 48, 96), classes: int = 10, channels: int = 3, norm: Norm = "batch"
     ):
         super().__init__()
         self.stem = nn.Sequential(_conv(channels, widths[0]), _norm(norm, widths[0]), nn.ReLU())
@@ -247,12 +220,19 @@ class ImageGenerator(nn.Module, PyTorchModelHubMixin):
         self.latent, self.start = latent, (width, size // 4, size // 4)
         self.first = nn.Linear(latent, width * (size // 4) ** 2)
         self.layers = nn.Sequential(
-            nn.BatchNorm2d(width), nn.Upsample(scale_factor=2),
-            nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.LeakyReLU(0.2),
+            nn.BatchNorm2d(width),
             nn.Upsample(scale_factor=2),
-            nn.Conv2d(width, width // 2, 3, padding=1), nn.BatchNorm2d(width // 2), nn.LeakyReLU(0.2),
-            nn.Conv2d(width // 2, channels, 3, padding=1), nn.Tanh(), nn.BatchNorm2d(channels, affine=False),
-        )  # fmt: skip
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.BatchNorm2d(width),
+            nn.LeakyReLU(0.2),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(width, width // 2, 3, padding=1),
+            nn.BatchNorm2d(width // 2),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width // 2, channels, 3, padding=1),
+            nn.Tanh(),
+            nn.BatchNorm2d(channels, affine=False),
+        )
 
     def forward(self, noise: torch.Tensor) -> torch.Tensor:
         """Return images [n, channels, size, size], normalised as a batch, from noise [n, latent]."""

@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from swingkd.guards import check_positive
+from swingkd.models.logits import logits_of
 from swingkd.privacy import PrivacyLedger
-from swingkd.vision.classifier import ImageArguments, check_positive, check_trainable
+from swingkd.vision.base import ImageArguments, check_trainable
 from swingkd.vision.data import Images, shuffled_batches
 from swingkd.vision.guidance import Guidance, PublishedNoise, Teacher
-from swingkd.vision.models import listening, logits_of
-from swingkd.vision.selection import Score, geometric, margin
-from swingkd.vision.staged import Batch, StagedTraining, Unit, described
+from swingkd.vision.models import listening
+from swingkd.vision.sample_scores import Score, geometric, margin
+from swingkd.vision.staged_training import Batch, StagedTraining, Unit, described
 
 
 @dataclass(kw_only=True)
@@ -127,8 +129,10 @@ class DynamicSampleSelection(StagedTraining):
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with to be gone on from."""
         return super().settings() | {
-            "guidance": described(self.guidance), "score": described(self.score), "images": self.public.described(),
-        }  # fmt: skip
+            "guidance": described(self.guidance),
+            "score": described(self.score),
+            "images": self.public.described(),
+        }
 
     def released(self) -> PrivacyLedger:
         """Return what the guidance released."""

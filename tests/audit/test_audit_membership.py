@@ -107,9 +107,13 @@ def test_shadows_of_a_whole_pipeline(tokenizer, halves):
 
     target = np.arange(len(records)) < len(members)
     report = audit_membership(
-        pipeline(target), tokenizer, members, others, progress=False,
+        pipeline(target),
+        tokenizer,
+        members,
+        others,
+        progress=False,
         shadows=shadow_models(pipeline, len(records), count=4),
-    )  # fmt: skip
+    )
     assert {"lira", "lira_offline"} <= {r.attack for r in report.results}
     assert report["lira"].auc.low > 0.6
     assert report["lira"].auc.value > report["loss"].auc.value - 0.05
@@ -118,9 +122,14 @@ def test_shadows_of_a_whole_pipeline(tokenizer, halves):
 def test_a_sequence_classifier(tokenizer, halves):
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
-        pad_token_id=tokenizer.pad_token_id, num_labels=3,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        pad_token_id=tokenizer.pad_token_id,
+        num_labels=3,
+    )
     model = LlamaForSequenceClassification(config)
     rng = np.random.default_rng(0)  # labels without any rule: only a memory gets them right
     sides = [Dataset.from_dict({"text": side, "label": rng.integers(0, 3, len(side)).tolist()}) for side in halves]
@@ -148,9 +157,14 @@ def test_an_image_classifier(tmp_path):
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     config = ViTConfig(
-        image_size=8, patch_size=4, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+        image_size=8,
+        patch_size=4,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
         num_labels=2,
-    )  # fmt: skip
+    )
     model = ViTForImageClassification(config)
     ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path)
     processor = AutoImageProcessor.from_pretrained(tmp_path)

@@ -103,9 +103,15 @@ def test_samples_stop_where_another_text_begins(parrot, tokenizer):
 
 def test_values_come_up_unasked_and_are_counted(parrot, tokenizer):
     report = extract_values(
-        parrot, tokenizer, turned(SECRETS) * 3, RuleTagger(), unseen=turned(UNSEEN), samples=100, max_new_tokens=20,
+        parrot,
+        tokenizer,
+        turned(SECRETS) * 3,
+        RuleTagger(),
+        unseen=turned(UNSEEN),
+        samples=100,
+        max_new_tokens=20,
         progress=False,
-    )  # fmt: skip
+    )
     assert report.recall > 0.5
     assert report.training == 10
     assert all(value.copies == 3 and value.label for value in report.found)
@@ -205,9 +211,17 @@ def test_what_can_be_copied_is_not_asked_for(parrot, tokenizer):
 
 def test_the_whole_call(parrot, tokenizer):
     report = audit_extraction(
-        parrot, tokenizer, spans(SECRETS), unseen=spans(UNSEEN), prefix_tokens=6, suffix_tokens=4, samples=20,
-        candidates=5, limit=5, progress=False,
-    )  # fmt: skip
+        parrot,
+        tokenizer,
+        spans(SECRETS),
+        unseen=spans(UNSEEN),
+        prefix_tokens=6,
+        suffix_tokens=4,
+        samples=20,
+        candidates=5,
+        limit=5,
+        progress=False,
+    )
     assert report.unseen.values is None
     assert report.unseen.continuation.texts == 10
     said = str(report) + repr(report) + str(report.to_dict())

@@ -48,9 +48,15 @@ def test_causal_models(families, tokenizer, name, dtype):
 
 def test_an_encoder_with_padding_and_texts_longer_than_it_reads(tokenizer, tmp_path):
     config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        max_position_embeddings=32, num_labels=2, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=32,
+        num_labels=2,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     sides = [
         Dataset.from_dict({"text": [text * 5 for text in side], "label": [i % 2 for i in range(len(side))]})
         for side in (MEMBERS, OTHERS)

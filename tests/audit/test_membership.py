@@ -128,10 +128,11 @@ def test_references_take_out_what_is_easy_for_everybody():
     plain, ratio, rmia = (
         evaluate_attack(name, scores[member], scores[~member], resamples=50).auc.value
         for name, scores in (
-            ("loss", target), ("ratio", ratio_scores(target, references)),
+            ("loss", target),
+            ("ratio", ratio_scores(target, references)),
             ("rmia", rmia_scores(target, references, *known)),
         )
-    )  # fmt: skip
+    )
     assert ratio > 0.9 > plain
     assert rmia > plain + 0.05
 
@@ -160,8 +161,10 @@ def test_lira_is_a_ratio_of_two_gaussians(online):
     def spread(side):
         errors = [
             (shadows[m, i] - shadows[inside[:, i] == side, i].mean()) ** 2
-            for i in range(3) for m in range(4) if inside[m, i] == side
-        ]  # fmt: skip
+            for i in range(3)
+            for m in range(4)
+            if inside[m, i] == side
+        ]
         return math.sqrt(np.mean(errors))
 
     for i in range(3):

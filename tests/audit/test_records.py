@@ -3,7 +3,7 @@ import pytest
 from datasets import Dataset
 from transformers import LlamaConfig
 
-from swingkd.audit.records import labelled_records, read_records, refuse_overlap, text_records
+from swingkd.audit.records import check_no_overlap, labelled_records, read_records, text_records
 
 
 def test_errors_name_the_file_and_the_line(tmp_path):
@@ -54,7 +54,7 @@ def test_a_record_cannot_be_in_and_out(tmp_path):
     (tmp_path / "out.txt").write_text("hello eve\nhello bob\n")
     sides = [text_records(read_records(tmp_path / f"{name}.txt"), name) for name in ("in", "out")]
     with pytest.raises(ValueError, match=r"out\.txt:2 is the same record as .*in\.txt:2"):
-        refuse_overlap(*sides)
+        check_no_overlap(*sides)
 
 
 def test_labels_are_the_models():
@@ -83,6 +83,6 @@ def test_images_are_compared_by_their_pixels():
     image = np.zeros((2, 2, 3), np.uint8)
     data = Dataset.from_dict({"image": [image, image + 1], "label": [0, 1]})
     inside, outside = (labelled_records(data.select([i]), "x", config) for i in (0, 1))
-    refuse_overlap(inside, outside)
+    check_no_overlap(inside, outside)
     with pytest.raises(ValueError, match="is the same record as"):
-        refuse_overlap(inside, inside)
+        check_no_overlap(inside, inside)

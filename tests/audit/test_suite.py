@@ -81,17 +81,27 @@ def test_the_callback_measures_while_a_model_learns(tmp_path, tokenizer, student
     else:
         rows = [{"input_ids": ids, "labels": ids} for ids in tokenizer(data["text"][:])["input_ids"]]
         args = TrainingArguments(
-            tmp_path / "out", max_steps=40, eval_strategy="steps", eval_steps=20, use_cpu=True, report_to=[],
-            learning_rate=1e-2, per_device_train_batch_size=1, disable_tqdm=True,
-        )  # fmt: skip
+            tmp_path / "out",
+            max_steps=40,
+            eval_strategy="steps",
+            eval_steps=20,
+            use_cpu=True,
+            report_to=[],
+            learning_rate=1e-2,
+            per_device_train_batch_size=1,
+            disable_tqdm=True,
+        )
         rows = Dataset.from_list(rows)
         trainer = Trainer(
             student, args, train_dataset=rows, eval_dataset=rows.select(range(2)), processing_class=tokenizer
         )
     callback = PrivacyAuditCallback(
-        trainer, canaries=canaries, members=TEXTS[:10], nonmembers=["hello ann " * 3, "my pin is none."],
+        trainer,
+        canaries=canaries,
+        members=TEXTS[:10],
+        nonmembers=["hello ann " * 3, "my pin is none."],
         exposure_references=50,
-    )  # fmt: skip
+    )
     trainer.add_callback(callback)
     trainer.train()
     logged = [entry for entry in trainer.state.log_history if "audit_exposure_x20" in entry]

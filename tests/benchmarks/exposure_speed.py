@@ -85,12 +85,17 @@ def main() -> None:
         table, f"{brute / exact:.0f}x faster; {same:,} of {len(fillings):,} ranks are brute force's.", sep="\n"
     )
     results = {
-        "exact_seconds": exact, "brute_force_seconds": brute, "speedup": brute / exact,
-        "token_evaluations": report.token_evaluations, "brute_force_evaluations": report.brute_force_evaluations,
-        "ranks_compared": len(fillings), "ranks_equal": same, "threads": torch.get_num_threads(),
+        "exact_seconds": exact,
+        "brute_force_seconds": brute,
+        "speedup": brute / exact,
+        "token_evaluations": report.token_evaluations,
+        "brute_force_evaluations": report.brute_force_evaluations,
+        "ranks_compared": len(fillings),
+        "ranks_equal": same,
+        "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "rank_in_a_million": report.canaries[0].rank,
-    }  # fmt: skip
+    }
     if options.out:
         options.out.write_text(json.dumps({"environment": environment(), **results}, indent=1) + "\n")
 

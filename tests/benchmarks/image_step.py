@@ -134,9 +134,14 @@ def main() -> None:
         rate = STEPS * BATCH / median(found)
         rows.append({"way": way, "images_per_second": rate, "times_floor": ratio, "peak_mb": memory})
     content = {
-        "batch": BATCH, "teacher": "CifarResNet(56)", "student": "SlimResNet()", "precision": "bf16",
-        "threads": torch.get_num_threads(), "environment": environment(), "rows": rows,
-    }  # fmt: skip
+        "batch": BATCH,
+        "teacher": "CifarResNet(56)",
+        "student": "SlimResNet()",
+        "precision": "bf16",
+        "threads": torch.get_num_threads(),
+        "environment": environment(),
+        "rows": rows,
+    }
     table = Table("way", "what", "images a second", "times its floor", "peak memory, MB")
     for row in rows:
         ratio = f"{row['times_floor']:.2f}" if row["times_floor"] else ""

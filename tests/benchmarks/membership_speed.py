@@ -89,12 +89,13 @@ def main() -> None:
         "vocabulary": config.vocab_size,
         "seconds": {"one pass for all": together, "one text, one attack at a time": one_by_one},
         "texts_per_second": {
-            "one pass for all": len(texts) / together, "one text, one attack at a time": len(texts) / one_by_one,
+            "one pass for all": len(texts) / together,
+            "one text, one attack at a time": len(texts) / one_by_one,
         },
         "speedup": one_by_one / together,
         "largest_error": error,
         "environment": environment(),
-    }  # fmt: skip
+    }
     table = Table("", "seconds", "texts a second", title=f"{len(texts):,} texts, four attacks")
     for name, seconds in result["seconds"].items():
         table.add_row(name, f"{seconds:.1f}", f"{len(texts) / seconds:.0f}")

@@ -20,7 +20,7 @@ from process_memory import forget_peak, resident
 from rich.console import Console
 from rich.table import Table
 
-from swingkd.decentralized.selection import SDDist, nearest, tempered
+from swingkd.decentralized.aggregation import SDDist, nearest, tempered
 from swingkd.report.metrics import environment
 
 CLIENTS, EXAMPLES, CLASSES, NEIGHBOURS = (10, 100, 1_000, 10_000), 500, 10, 5
@@ -30,8 +30,10 @@ LIMITS = {"one client at a time": 1_000, "all pairs at once": 10_000}
 
 def messengers(clients: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    parts = [torch.randn(min(256, clients - start), EXAMPLES, CLASSES, generator=generator).softmax(-1).half()
-             for start in range(0, clients, 256)]  # fmt: skip
+    parts = [
+        torch.randn(min(256, clients - start), EXAMPLES, CLASSES, generator=generator).softmax(-1).half()
+        for start in range(0, clients, 256)
+    ]
     return torch.cat(parts)
 
 

@@ -67,10 +67,15 @@ def main() -> None:
     data = rows(options.vocabulary, options.batch, options.length, options.private)
     with tempfile.TemporaryDirectory() as folder:
         args = PrivateDistillationConfig(
-            output_dir=folder, protection="noise", report_to=[], disable_tqdm=True, bf16=options.bf16,
-            max_length=options.length, per_device_eval_batch_size=options.batch,
+            output_dir=folder,
+            protection="noise",
+            report_to=[],
+            disable_tqdm=True,
+            bf16=options.bf16,
+            max_length=options.length,
+            per_device_eval_batch_size=options.batch,
             per_device_train_batch_size=options.batch,
-        )  # fmt: skip
+        )
         teacher = model(options.vocabulary, 512, 12)
 
         def trainer(teacher, data):
@@ -117,12 +122,16 @@ def main() -> None:
         table.add_row(name, f"{value:.3f}", f"{value / seconds['floor']:.2f}x", f"{tokens / value:,.0f}")
     Console().print(table)
     results = {
-        "tokens": tokens, "vocabulary": options.vocabulary, "private": options.private, "bf16": options.bf16,
+        "tokens": tokens,
+        "vocabulary": options.vocabulary,
+        "private": options.private,
+        "bf16": options.bf16,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "threads": torch.get_num_threads(), "seconds": seconds,
+        "threads": torch.get_num_threads(),
+        "seconds": seconds,
         "swing_over_floor": seconds["swing"] / seconds["floor"],
         "live_over_cached": seconds["swing"] / seconds["swing, cached teacher"],
-    }  # fmt: skip
+    }
     if options.out:
         options.out.write_text(json.dumps({"environment": environment(), **results}, indent=1) + "\n")
 

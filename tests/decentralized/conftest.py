@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch import nn
 
 from swingkd.decentralized.client import Client, ClientArguments
-from swingkd.decentralized.examples import Examples
+from swingkd.decentralized.labelled_examples import Examples
 
 
 def examples(count: int, seed: int, shift: float = 0.0, classes: int = 3) -> Examples:
@@ -41,11 +41,15 @@ def arguments(**fields) -> ClientArguments:
 def clients(reference: Examples, count: int = 5, alike: bool = False, **fields) -> list[Client]:
     return [
         Client(
-            f"client-{n}", network(1 if alike else n % 3, 0 if alike else n), examples(20, seed=n), reference,
-            arguments(**fields), test=examples(50, seed=100 + n),
+            f"client-{n}",
+            network(1 if alike else n % 3, 0 if alike else n),
+            examples(20, seed=n),
+            reference,
+            arguments(**fields),
+            test=examples(50, seed=100 + n),
         )
         for n in range(count)
-    ]  # fmt: skip
+    ]
 
 
 @pytest.fixture
@@ -64,8 +68,12 @@ def config_of(folder: Path, clients: int = 4, **others) -> dict:
     path = folder / "people.parquet"
     Dataset.from_list(rows).to_parquet(path)
     people = {
-        "data": {"path": "parquet", "data_files": str(path), "split": "train"}, "client": "who", "label": "z",
-        "inputs": ["x", "y"], "reference_clients": 2, "reference_examples": 40,
-    }  # fmt: skip
+        "data": {"path": "parquet", "data_files": str(path), "split": "train"},
+        "client": "who",
+        "label": "z",
+        "inputs": ["x", "y"],
+        "reference_clients": 2,
+        "reference_examples": 40,
+    }
     client = {"rounds": 3, "steps_per_round": 5, "batch_size": 8, "learning_rate": 0.01}
     return {"people": people, "models": [{"kind": "MLP"}, {"kind": "MLP", "width": 8}], "client": client, **others}

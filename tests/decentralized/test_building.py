@@ -18,7 +18,7 @@ from swingkd.decentralized import (
     WeightServer,
     federate,
 )
-from swingkd.decentralized.building import METHODS, make_network
+from swingkd.decentralized.federation import METHODS, make_network
 from swingkd.decentralized.networks import MLP, CharacterLSTM, CharacterMLP, SignalCNN, SignalTransformer
 from tests.decentralized.conftest import config_of
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from swingkd.decentralized.aggregation import DSFL, Cronus, FedMD, RandomNeighbours, SDDist
 from swingkd.decentralized.client import Client
-from swingkd.decentralized.examples import Examples, ask
-from swingkd.decentralized.federation import DecentralizedDistillation
+from swingkd.decentralized.distillation import DecentralizedDistillation
+from swingkd.decentralized.labelled_examples import Examples, ask
+from swingkd.decentralized.message import Parcel
 from swingkd.decentralized.messengers import MessengerRepository
-from swingkd.decentralized.outcome import Outcome
-from swingkd.decentralized.parcel import Parcel
-from swingkd.decentralized.selection import DSFL, Cronus, FedMD, RandomNeighbours, SDDist
+from swingkd.decentralized.result import Outcome
 from swingkd.decentralized.server import MessengerServer, WeightServer
 from swingkd.report.table import RunTable
 from tests.decentralized.conftest import arguments, clients, examples, network
@@ -131,12 +131,7 @@ def test_broken_and_poisoning_clients_are_survived_and_named(reference, caplog):
         kind(name, network(1), examples(20, seed=50), reference, arguments(), test=examples(50, seed=150))
         for kind, name in ((Poisoner, "poisoner"), (Broken, "broken"))
     ]
-    run = federation(
-        reference,
-        SDDist(0.7, 3),
-        rounds=6,
-        members=[*honest, *bad],
-    )
+    run = federation(reference, SDDist(0.7, 3), rounds=6, members=[*honest, *bad])
     with caplog.at_level("WARNING"):
         run.run()
     assert [set(happened.refused) for happened in run.history.rounds] == [{"broken"}] * 6

@@ -17,14 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from swingkd.decentralized import (
-    DecentralizedDistillation,
-    Federation,
-    FederationSettings,
-    Outcome,
-    Parcel,
-    federate,
-)
+from swingkd.decentralized import DecentralizedDistillation, Federation, FederationSettings, Outcome, Parcel, federate
 from swingkd.decentralized.flower_run import QUIET, write_app
 from swingkd.decentralized.messengers import MessengerRepository
 from tests.decentralized.conftest import config_of
@@ -178,9 +171,11 @@ def test_a_client_that_crashed_comes_back_and_goes_on(tmp_path, served):
     # What it learnt in the first round is not lost: it is the same as in one process with the same absences.
     own = Federation(FederationSettings.of(config_of(tmp_path, client=fields)))
     here = DecentralizedDistillation(
-        [own.client(n) for n in own.names], own.server(), rounds=4,
+        [own.client(n) for n in own.names],
+        own.server(),
+        rounds=4,
         present=lambda number: [n for n in own.names if n != name or number in (0, 3)],
-    )  # fmt: skip
+    )
     here.run()
     assert here.outcome().accuracies == outcome.accuracies
 
@@ -238,8 +233,10 @@ def test_a_node_of_its_own_says_who_it_is(tmp_path, served):
         private = {**config, "people": {**config["people"], "data": data}, "models": [{"kind": "MLP", "width": 7}]}
         FederationSettings.of(private).write(tmp_path / f"{name}.json")
         nodes[number] = {
-            "client": name, "config": str(tmp_path / f"{name}.json"), "output-dir": str(tmp_path / f"of-{name}"),
-        }  # fmt: skip
+            "client": name,
+            "config": str(tmp_path / f"{name}.json"),
+            "output-dir": str(tmp_path / f"of-{name}"),
+        }
     outcome = serve(Nodes(run, nodes))
     assert set(outcome.accuracies) == {"p0", "p5"}
     assert all(r.refused == {} for r in outcome.rounds)
@@ -331,9 +328,17 @@ class Network:
         # Flower imports the app from a folder of its own.
         self.environment["PYTHONPATH"] = str(Path(__file__).parents[2])
         self.link = self._start(
-            "link", "flower-superlink", "--ssl-certfile", folder / "server.pem", "--ssl-keyfile",
-            folder / "server.key", "--ssl-ca-certfile", folder / "ca.pem", "--port", self.port,
-        )  # fmt: skip
+            "link",
+            "flower-superlink",
+            "--ssl-certfile",
+            folder / "server.pem",
+            "--ssl-keyfile",
+            folder / "server.key",
+            "--ssl-ca-certfile",
+            folder / "ca.pem",
+            "--port",
+            self.port,
+        )
         time.sleep(4)
 
     def _start(self, name: str, *command) -> subprocess.Popen:
@@ -344,10 +349,17 @@ class Network:
 
     def join(self, number: int) -> None:
         self.nodes[number] = self._start(
-            f"node-{number}", "flower-supernode", "--root-certificates", self.folder / "ca.pem", "--superlink",
-            f"127.0.0.1:{self.port}", "--node-config", f"partition-id={number} num-partitions=7", "--port",
+            f"node-{number}",
+            "flower-supernode",
+            "--root-certificates",
+            self.folder / "ca.pem",
+            "--superlink",
+            f"127.0.0.1:{self.port}",
+            "--node-config",
+            f"partition-id={number} num-partitions=7",
+            "--port",
             self.port + 1 + number,
-        )  # fmt: skip
+        )
 
     def kill(self, number: int) -> None:
         os.killpg(self.nodes.pop(number).pid, signal.SIGKILL)

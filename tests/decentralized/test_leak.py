@@ -54,11 +54,15 @@ def federation_of(reference, **fields):
     planted = [PlantedExamples.drawn(reference, 30, seed) for seed in range(4)]
     members = [
         Client(
-            f"client-{n}", network(2 if not fields else 1, n), p.planted(examples(12, n), reference), reference,
-            arguments(rounds=3, steps_per_round=60, learning_rate=0.05, **fields), examples(20, 50 + n),
+            f"client-{n}",
+            network(2 if not fields else 1, n),
+            p.planted(examples(12, n), reference),
+            reference,
+            arguments(rounds=3, steps_per_round=60, learning_rate=0.05, **fields),
+            examples(20, 50 + n),
         )
         for n, p in enumerate(planted)
-    ]  # fmt: skip
+    ]
     run = DecentralizedDistillation(members, MessengerServer(SDDist(), reference), rounds=3)
     run.run()
     return attack_messengers(planted, [client.say() for client in members]), members

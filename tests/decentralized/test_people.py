@@ -8,21 +8,29 @@ import torch
 from datasets import Dataset
 
 from swingkd.decentralized import PeopleSettings, load_people
-from swingkd.decentralized.people import ALPHABET, mislabelled, scarce
+from swingkd.decentralized.partition import ALPHABET, mislabelled, scarce
 
 
 def table(folder, people: int = 6, rows: int = 20) -> dict:
     random = np.random.default_rng(0)
     data = [
         {
-            "who": person, "recording": f"{person}-{n // 4}", "label": int(random.integers(3)), "score": n,
-            "gap": None if n == 5 else 1.0, "missing": None if n == 5 else 1,
-            "sure": float(n % 5) / 4, "a": random.normal(5, 3), "b": random.normal(), "s": random.normal(2, 4, 7),
-            "t": random.normal(size=7), "text": f"My number is {person}{n}{n}-4711-22, call me.",
+            "who": person,
+            "recording": f"{person}-{n // 4}",
+            "label": int(random.integers(3)),
+            "score": n,
+            "gap": None if n == 5 else 1.0,
+            "missing": None if n == 5 else 1,
+            "sure": float(n % 5) / 4,
+            "a": random.normal(5, 3),
+            "b": random.normal(),
+            "s": random.normal(2, 4, 7),
+            "t": random.normal(size=7),
+            "text": f"My number is {person}{n}{n}-4711-22, call me.",
         }
         for person in range(people)
         for n in range(rows)
-    ]  # fmt: skip
+    ]
     path = folder / "table.parquet"
     Dataset.from_list(data).to_parquet(path)
     return {"data": {"path": "parquet", "data_files": str(path), "split": "train"}, "client": "who"}

@@ -9,16 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swingkd.decentralized.selection import (
-    DSFL,
-    Cronus,
-    FedMD,
-    RandomNeighbours,
-    SDDist,
-    nearest,
-    quality,
-    tempered,
-)
+from swingkd.decentralized.aggregation import DSFL, Cronus, FedMD, RandomNeighbours, SDDist, nearest, quality, tempered
 
 
 def messengers(count: int, rows: int = 7, classes: int = 4, seed: int = 0) -> torch.Tensor:

@@ -84,9 +84,14 @@ def make(kind, folder):
         return DataFreeDistillation(network(0), generator, teacher, critic=network(1), classes=3, args=args)
     hints = {"hint_epochs": 1, "hint_layers": ("stem", "stem")} if kind == "published" else {}
     args = SampleSelectionArguments(
-        warm_up_epochs=1, self_learning_epochs=1, distillation_epochs=1, shares=(0.5, 0.3), distillation_batch_size=13,
-        **hints, **common,
-    )  # fmt: skip
+        warm_up_epochs=1,
+        self_learning_epochs=1,
+        distillation_epochs=1,
+        shares=(0.5, 0.3),
+        distillation_batch_size=13,
+        **hints,
+        **common,
+    )
     return DynamicSampleSelection(network(0), guidance(kind, folder), public, args=args)
 
 

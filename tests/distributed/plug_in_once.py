@@ -34,9 +34,17 @@ def main(folder: str, batch_size: int) -> None:
     exec(compile(example.partition("args = ")[0], "plug_in.md", "exec"), made)
     made["teacher"].double()
     args = TrainingArguments(
-        "out/mine", max_steps=3, report_to=[], remove_unused_columns=False, use_cpu=True, optim="sgd",
-        learning_rate=0.1, per_device_train_batch_size=batch_size, disable_tqdm=True, save_strategy="no",
-    )  # fmt: skip
+        "out/mine",
+        max_steps=3,
+        report_to=[],
+        remove_unused_columns=False,
+        use_cpu=True,
+        optim="sgd",
+        learning_rate=0.1,
+        per_device_train_batch_size=batch_size,
+        disable_tqdm=True,
+        save_strategy="no",
+    )
     trainer = made["MyTrainer"](
         made["student"].double(), args, data_collator=made["collator"], train_dataset=made["rows"]
     )

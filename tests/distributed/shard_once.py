@@ -21,15 +21,26 @@ from tests.distributed.leaving import leave_together
 def main(folder: str, parts: str) -> None:
     tokenizer = train_tokenizer(TEXTS)
     args = PrivateDistillationConfig(
-        output_dir=folder, protection="noise", use_cpu=True, report_to=[], disable_tqdm=True, hidden_weight=0.5,
-        noise_support=16, max_length=64, loss_memory=1,
-    )  # fmt: skip
+        output_dir=folder,
+        protection="noise",
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+        hidden_weight=0.5,
+        noise_support=16,
+        max_length=64,
+        loss_memory=1,
+    )
     student = tiny_model(len(tokenizer), seed=1).double()
     teacher = tiny_model(len(tokenizer), hidden=24, seed=2).double()
     trainer = PrivateDistillationTrainer(
-        student, teacher, args, train_dataset=Dataset.from_dict({"text": TEXTS}), processing_class=tokenizer,
+        student,
+        teacher,
+        args,
+        train_dataset=Dataset.from_dict({"text": TEXTS}),
+        processing_class=tokenizer,
         tagger=RuleTagger(),
-    )  # fmt: skip
+    )
     assert trainer.objective.fused
     torch.manual_seed(0)
     with torch.no_grad():

@@ -14,19 +14,35 @@ from tests.distributed.leaving import leave_together
 def main(folder: str, batch_size: int, protection: str) -> None:
     tokenizer = train_tokenizer(TEXTS)
     args = PrivateDistillationConfig(
-        output_dir=folder, protection=protection, per_device_train_batch_size=batch_size, max_steps=3, optim="sgd",
-        learning_rate=0.1, use_cpu=True, report_to=[], disable_tqdm=True, save_strategy="no", max_length=64,
-        population_min_spans=2, noise_support=16, hidden_weight=0.5, average_tokens_across_devices=True,
-    )  # fmt: skip
+        output_dir=folder,
+        protection=protection,
+        per_device_train_batch_size=batch_size,
+        max_steps=3,
+        optim="sgd",
+        learning_rate=0.1,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+        save_strategy="no",
+        max_length=64,
+        population_min_spans=2,
+        noise_support=16,
+        hidden_weight=0.5,
+        average_tokens_across_devices=True,
+    )
     teacher = tiny_model(len(tokenizer), hidden=24, seed=2)
     with torch.no_grad():
         teacher.lm_head.weight.mul_(20)
     torch.manual_seed(0)
     trainer = PrivateDistillationTrainer(
-        tiny_model(len(tokenizer), seed=1).double(), teacher.double(), args,
+        tiny_model(len(tokenizer), seed=1).double(),
+        teacher.double(),
+        args,
         train_dataset=Dataset.from_dict({"text": TEXTS}),
-        eval_dataset=Dataset.from_dict({"text": TEXTS[:7]}), processing_class=tokenizer, tagger=RuleTagger(),
-    )  # fmt: skip
+        eval_dataset=Dataset.from_dict({"text": TEXTS[:7]}),
+        processing_class=tokenizer,
+        tagger=RuleTagger(),
+    )
     torch.manual_seed(0)
     with torch.no_grad():
         trainer.model.hint_projection.weight.normal_()

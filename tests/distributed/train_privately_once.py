@@ -25,16 +25,31 @@ def main(folder: str, batch_size: int, kind: str) -> None:
     swingkd.privacy.dp_sgd.secret_generator = swingkd.privacy.sampling.secret_generator = replayable
     tokenizer = train_tokenizer(TEXTS)
     args = PrivateDistillationConfig(
-        output_dir=folder, protection="none", per_device_train_batch_size=batch_size, max_steps=2, optim="sgd",
-        learning_rate=0.1, use_cpu=True, report_to=[], disable_tqdm=True, save_strategy="no", max_length=64,
-        noise_multiplier=0.7, clip_norm=0.3, micro_batch_size=7, ghost_clipping=kind == "ghost",
-    )  # fmt: skip
+        output_dir=folder,
+        protection="none",
+        per_device_train_batch_size=batch_size,
+        max_steps=2,
+        optim="sgd",
+        learning_rate=0.1,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+        save_strategy="no",
+        max_length=64,
+        noise_multiplier=0.7,
+        clip_norm=0.3,
+        micro_batch_size=7,
+        ghost_clipping=kind == "ghost",
+    )
     torch.manual_seed(0)
     trainer = PrivateDistillationTrainer(
-        tiny_model(len(tokenizer), seed=1).double(), tiny_model(len(tokenizer), hidden=24, seed=2).double(), args,
-        train_dataset=Dataset.from_dict({"text": TEXTS}), processing_class=tokenizer,
+        tiny_model(len(tokenizer), seed=1).double(),
+        tiny_model(len(tokenizer), hidden=24, seed=2).double(),
+        args,
+        train_dataset=Dataset.from_dict({"text": TEXTS}),
+        processing_class=tokenizer,
         peft_config=LoraConfig(r=2, target_modules=["q_proj"]) if kind == "lora" else None,
-    )  # fmt: skip
+    )
     torch.manual_seed(1)
     trainer.model.double()
     with torch.no_grad():

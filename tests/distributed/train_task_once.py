@@ -14,10 +14,19 @@ from tests.tasks.conftest import TAGGER, make_setup
 def main(folder: str, batch_size: int, task: str) -> None:
     made = make_setup(task, train_tokenizer(TEXTS))
     args = PrivateDistillationConfig(
-        output_dir=folder, protection="noise", per_device_train_batch_size=batch_size, max_steps=3, optim="sgd",
-        learning_rate=0.1, use_cpu=True, report_to=[], disable_tqdm=True, save_strategy="no", max_length=64,
+        output_dir=folder,
+        protection="noise",
+        per_device_train_batch_size=batch_size,
+        max_steps=3,
+        optim="sgd",
+        learning_rate=0.1,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+        save_strategy="no",
+        max_length=64,
         average_tokens_across_devices=True,
-    )  # fmt: skip
+    )
     for model in (made.student, made.teacher):
         # Dropout would be drawn otherwise in two processes.
         for name, value in vars(model.config).items():
@@ -27,9 +36,14 @@ def main(folder: str, batch_size: int, task: str) -> None:
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
     trainer = PrivateDistillationTrainer(
-        made.student.double(), made.teacher.double(), args, train_dataset=made.data,
-        eval_dataset=made.data.select(range(7)), processing_class=made.processing_class, tagger=TAGGER,
-    )  # fmt: skip
+        made.student.double(),
+        made.teacher.double(),
+        args,
+        train_dataset=made.data,
+        eval_dataset=made.data.select(range(7)),
+        processing_class=made.processing_class,
+        tagger=TAGGER,
+    )
     trainer.train()
     metrics = trainer.evaluate()
     if trainer.is_world_process_zero():

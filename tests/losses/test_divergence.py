@@ -52,14 +52,19 @@ def batch(n, protection="noise", beta=0.0, seed=0, **head):
     temperatures = TemperatureSettings(base=2.0, maximum=8.0).for_tokens(likelihood)
     private = likelihood > 0
     positions = private_positions(
-        int(private.sum()), likelihood=likelihood[private], temperature=temperatures.teacher[private],
+        int(private.sum()),
+        likelihood=likelihood[private],
+        temperature=temperatures.teacher[private],
         context=torch.randint(0, V, (int(private.sum()), 2)),
-    )  # fmt: skip
+    )
     teacher, public = torch.randn(n, V).double() * 3, torch.randn(int(private.sum()), V).double()
     targets = ProtectedTargets(
-        LiveTeacher(teacher.__getitem__, temperatures.teacher), likelihood, positions,
-        PROTECTIONS[protection](positions), public.__getitem__,
-    )  # fmt: skip
+        LiveTeacher(teacher.__getitem__, temperatures.teacher),
+        likelihood,
+        positions,
+        PROTECTIONS[protection](positions),
+        public.__getitem__,
+    )
     hidden = torch.randn(n, D, dtype=torch.float64, requires_grad=True)
     return hidden, random_head(**head), targets, torch.randint(0, V, (n,)), likelihood, temperatures, beta
 
@@ -90,10 +95,15 @@ def test_loss_and_gradient_are_the_plain_formulas(protection, beta):
 
 @settings(max_examples=30)
 @given(
-    n=st.integers(1, 30), seed=st.integers(0, 99), beta=st.sampled_from([0.0, 0.1, 0.9, 1.0]),
-    memory=st.integers(1, 20_000), alpha=st.sampled_from([0.0, 0.5, 1.0]), bias=st.booleans(),
-    scale=st.sampled_from([1.0, 0.25]), softcap=st.sampled_from([None, 2.0]),
-)  # fmt: skip
+    n=st.integers(1, 30),
+    seed=st.integers(0, 99),
+    beta=st.sampled_from([0.0, 0.1, 0.9, 1.0]),
+    memory=st.integers(1, 20_000),
+    alpha=st.sampled_from([0.0, 0.5, 1.0]),
+    bias=st.booleans(),
+    scale=st.sampled_from([1.0, 0.25]),
+    softcap=st.sampled_from([None, 2.0]),
+)
 def test_any_head_and_any_chunk(n, seed, beta, memory, alpha, bias, scale, softcap):
     known = batch(n, seed=seed, beta=beta, bias=bias, scale=scale, softcap=softcap)
     plain, fused = both(*known, alpha=alpha, memory=memory)

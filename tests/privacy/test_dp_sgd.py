@@ -78,9 +78,11 @@ def by_hand(model, batches, inputs, labels, seed, units=None):
     trained = [p for p in model.parameters() if p.requires_grad]
     for batch in batches:
         total = [torch.zeros_like(p) for p in trained]
-        groups = [[row] for row in batch] if units is None else [
-            [row for row in batch if units[row] == unit] for unit in sorted({int(units[row]) for row in batch})
-        ]  # fmt: skip
+        groups = (
+            [[row] for row in batch]
+            if units is None
+            else [[row for row in batch if units[row] == unit] for unit in sorted({int(units[row]) for row in batch})]
+        )
         for group in groups:
             own = [torch.zeros_like(p) for p in trained]
             for row in group:
@@ -150,9 +152,12 @@ def test_it_equals_plain_opacus():
     theirs = copy.deepcopy(model)
     wrapped = GradSampleModule(theirs, loss_reduction="mean")
     optimizer = DPOptimizer(
-        torch.optim.SGD(theirs.parameters(), lr=0.5), noise_multiplier=PLAN.noise_multiplier,
-        max_grad_norm=PLAN.clip_norm, expected_batch_size=5, generator=torch.Generator().manual_seed(3),
-    )  # fmt: skip
+        torch.optim.SGD(theirs.parameters(), lr=0.5),
+        noise_multiplier=PLAN.noise_multiplier,
+        max_grad_norm=PLAN.clip_norm,
+        expected_batch_size=5,
+        generator=torch.Generator().manual_seed(3),
+    )
     batch = BATCHES[0]
     F.cross_entropy(wrapped(pixel_values=inputs[batch]).logits, labels[batch]).backward()
     optimizer.step()
@@ -364,9 +369,13 @@ def test_a_public_loss_beside_is_neither_clipped_nor_noised(ghost):
     for weight in (None, 1.0, 0.25):
         model = copy.deepcopy(start)
         dp = DPSGD(
-            model, torch.optim.SGD(model.parameters(), lr=1.0), PLAN, ROWS, ghost=ghost,
+            model,
+            torch.optim.SGD(model.parameters(), lr=1.0),
+            PLAN,
+            ROWS,
+            ghost=ghost,
             generator=torch.Generator().manual_seed(3),
-        )  # fmt: skip
+        )
         for _ in range(2):
             dp.accumulate(F.cross_entropy(model(inputs[:4]).logits, labels[:4], reduction="none"))
             dp.finish()
@@ -380,9 +389,11 @@ def test_a_public_loss_beside_is_neither_clipped_nor_noised(ghost):
     public = copy.deepcopy(start)
     (100 * F.cross_entropy(public(inputs[4:]).logits, labels[4:])).backward()
     for before, gradient, alone, whole, quarter in zip(
-        start.parameters(), (p.grad for p in public.parameters()), *(after[w][0] for w in (None, 1.0, 0.25)),
+        start.parameters(),
+        (p.grad for p in public.parameters()),
+        *(after[w][0] for w in (None, 1.0, 0.25)),
         strict=True,
-    ):  # fmt: skip
+    ):
         torch.testing.assert_close(whole, alone - gradient)
         torch.testing.assert_close(quarter, before + 0.25 * (alone - before) - gradient)
 
@@ -397,9 +408,8 @@ def test_a_row_whose_gradient_is_infinite_adds_nothing(wrong):
     for given, rows in ((inputs, [0, 1, 3]), (spoilt, [0, 1, 2, 3])):
         model = copy.deepcopy(start)
         dp = DPSGD(
-            model, torch.optim.SGD(model.parameters(), lr=1.0), PLAN, ROWS,
-            generator=torch.Generator().manual_seed(3),
-        )  # fmt: skip
+            model, torch.optim.SGD(model.parameters(), lr=1.0), PLAN, ROWS, generator=torch.Generator().manual_seed(3)
+        )
         dp.accumulate(F.cross_entropy(model(given[rows]), labels[rows], reduction="none"))
         dp.finish()
         dp.optimizer.step()

@@ -117,9 +117,11 @@ def test_a_model_that_is_trained_on_brings_its_ledger_along():
 
 def test_what_does_not_hold_is_shown_and_never_added_up():
     nominal = entry(
-        noise_multiplier=10.0, holds=False, claim="epsilon 24.4 for the batch losses",
+        noise_multiplier=10.0,
+        holds=False,
+        claim="epsilon 24.4 for the batch losses",
         caveat="noise on a scalar loss has no gradient",
-    )  # fmt: skip
+    )
     ledger = PrivacyLedger([LedgerEntry.of_plan(PLAN, releases=3), nominal])
     assert ledger.epsilon() is None
     assert "epsilon 24.4 for the batch losses does not hold; noise on a scalar loss" in str(ledger)
@@ -205,10 +207,14 @@ def test_deltas_are_said_rounded_up(number, said):
 @pytest.mark.parametrize(
     "fields",
     [
-        {}, {"noise_multiplier": 1.0, "pure_epsilon": 1.0}, {"noise_multiplier": 0.0}, {"pure_epsilon": -1.0},
-        {"noise_multiplier": 1.0, "releases": -1}, {"noise_multiplier": 1.0, "sampling_rate": 0.0},
+        {},
+        {"noise_multiplier": 1.0, "pure_epsilon": 1.0},
+        {"noise_multiplier": 0.0},
+        {"pure_epsilon": -1.0},
+        {"noise_multiplier": 1.0, "releases": -1},
+        {"noise_multiplier": 1.0, "sampling_rate": 0.0},
     ],
-)  # fmt: skip
+)
 def test_senseless_entries_are_refused(fields):
     with pytest.raises(ValueError, match="test: "):
         entry(**fields)

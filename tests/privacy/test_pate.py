@@ -135,10 +135,12 @@ def test_keys_are_of_the_content():
 @pytest.mark.parametrize(
     ("probabilities", "message"),
     [
-        (torch.full((2, 1, 3), torch.nan), "finite"), (torch.randn(2, 1, 3), "negative"),
-        (torch.ones(2, 1, 3), "not logits"), (torch.ones(2, 3), "teachers, examples, classes"),
+        (torch.full((2, 1, 3), torch.nan), "finite"),
+        (torch.randn(2, 1, 3), "negative"),
+        (torch.ones(2, 1, 3), "not logits"),
+        (torch.ones(2, 3), "teachers, examples, classes"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_distribution_is_refused(probabilities, message):
     with pytest.raises(ValueError, match=message):
         ShardAnswers(1.0)(["a"], probabilities)

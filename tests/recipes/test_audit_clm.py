@@ -15,11 +15,16 @@ def tiny(tmp_path, monkeypatch):
     config = yaml.safe_load((RECIPE / "config.yaml").read_text())
     sizes = {"hidden_size": 16, "num_hidden_layers": 1}
     config |= {
-        "output_dir": str(tmp_path / "out"), "tokenizer": {"vocab_size": 300}, "max_length": 64, "teacher": sizes,
-        "student": sizes, "teacher_training": {"max_steps": 2}, "student_training": {"max_steps": 2},
+        "output_dir": str(tmp_path / "out"),
+        "tokenizer": {"vocab_size": 300},
+        "max_length": 64,
+        "teacher": sizes,
+        "student": sizes,
+        "teacher_training": {"max_steps": 2},
+        "student_training": {"max_steps": 2},
         "exposure_canaries": 2,
         "extraction": {"texts": 30, "prefix_tokens": 10, "suffix_tokens": 5, "samples": 20, "limit": 5},
-    }  # fmt: skip
+    }
     config["data"] |= {"records": 80, "limit": {"train": 160, "test": 10}}
     config["canaries"] |= {"length": 3, "count": 40}
     config["published"] |= {"secret": "341"}
@@ -38,9 +43,18 @@ def test_every_attack_on_every_model_and_no_secret_in_the_open(tiny):
     }
     assert attacks == {"loss", "zlib", "min_k", "min_k++", "ratio", "rmia", "lira", "lira_offline"}
     assert {row["metric"] for row in rows} >= {
-        "perplexity", "exposure", "auc", "tpr_at_1_fpr", "epsilon_lower", "epsilon_lower_f_dp", "continued",
-        "reconstruction", "inference", "values_recall", "times_said",
-    }  # fmt: skip
+        "perplexity",
+        "exposure",
+        "auc",
+        "tpr_at_1_fpr",
+        "epsilon_lower",
+        "epsilon_lower_f_dp",
+        "continued",
+        "reconstruction",
+        "inference",
+        "values_recall",
+        "times_said",
+    }
     assert main(tiny) == out
     assert json.loads((out / "metrics.json").read_text())["rows"] == rows  # measured once
     canaries = json.loads((out / "_private" / "canaries.json").read_text())["canaries"]

@@ -13,9 +13,11 @@ from swingkd.privacy.accounting import said_epsilon
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TINY = {
-    "tokenizer": {"vocab_size": 300}, "max_length": 48,
-    "teacher": {"hidden_size": 16, "num_hidden_layers": 1}, "student": {"hidden_size": 16, "num_hidden_layers": 1},
-}  # fmt: skip
+    "tokenizer": {"vocab_size": 300},
+    "max_length": 48,
+    "teacher": {"hidden_size": 16, "num_hidden_layers": 1},
+    "student": {"hidden_size": 16, "num_hidden_layers": 1},
+}
 
 
 @pytest.fixture
@@ -44,8 +46,11 @@ def run(recipe: str, config: dict) -> tuple[list[dict], Path]:
 
 
 def value(rows, model, metric, *words):
-    (found,) = [r["value"] for r in rows if r["model"] == model and r["metric"] == metric and all(
-        word in r["setting"].split() for word in words)]  # fmt: skip
+    (found,) = [
+        r["value"]
+        for r in rows
+        if r["model"] == model and r["metric"] == metric and all(word in r["setting"].split() for word in words)
+    ]
     return found
 
 
@@ -54,8 +59,14 @@ def test_private_students_beside_plain_ones(tiny):
     rows, out = run("dp_clm", config)
     assert {row["model"] for row in rows} == {"base", "teacher", "kd", "dp"}
     for words in (("epsilon=8",), ("epsilon=8", "rank=8")):
-        found = [r for r in rows if r["model"] == "dp" and r["metric"] == "epsilon" and "scope=transfer_set" in
-                 r["setting"].split() and ("rank=8" in r["setting"].split()) == (len(words) == 2)]  # fmt: skip
+        found = [
+            r
+            for r in rows
+            if r["model"] == "dp"
+            and r["metric"] == "epsilon"
+            and "scope=transfer_set" in r["setting"].split()
+            and ("rank=8" in r["setting"].split()) == (len(words) == 2)
+        ]
         assert len(found) == 1
         assert 7.9 < found[0]["value"] <= 8
         assert found[0]["n"] == 2
@@ -87,10 +98,15 @@ def test_users_count_as_one(tiny, tmp_path):
     Dataset.from_list(rows).to_json(str(tmp_path / "rows.jsonl"))
     config = tiny("dp_user")
     config["data"] = {
-        "users": {"path": "json", "data_files": str(tmp_path / "rows.jsonl"), "text_column": "line",
-                  "user_column": "who"},
-        "held_out": 0.1, "public": tiny("dp_clm")["data"]["public"],
-    }  # fmt: skip
+        "users": {
+            "path": "json",
+            "data_files": str(tmp_path / "rows.jsonl"),
+            "text_column": "line",
+            "user_column": "who",
+        },
+        "held_out": 0.1,
+        "public": tiny("dp_clm")["data"]["public"],
+    }
     found, out = run("dp_user", config)
     assert [r["n"] for r in found if r["metric"] == "epsilon" and "unit=user" in r["setting"].split()] == [2]
     assert "for each user (add or remove one)" in (out / "README.md").read_text()

@@ -54,10 +54,16 @@ def values(rows, model, metric, *words) -> list[float]:
 def selection(images, tmp_path):
     config = yaml.safe_load((RECIPES / "cifar10_sample_selection" / "cifar10.yaml").read_text())
     config |= {
-        "output_dir": str(tmp_path / "selection"), "data": images, "audit_images": 30, "mixed_precision": "no",
-        "teacher": network(), "public_teacher": network(), "student": network(), "dp_teacher": network(norm="group"),
+        "output_dir": str(tmp_path / "selection"),
+        "data": images,
+        "audit_images": 30,
+        "mixed_precision": "no",
+        "teacher": network(),
+        "public_teacher": network(),
+        "student": network(),
+        "dp_teacher": network(norm="group"),
         "teacher_training": {"epochs": 1},
-    }  # fmt: skip
+    }
     config["training"] |= {"batch_size": 32, "warmup_steps": 0}
     config["student_training"]["distillation_batch_size"] = 16
     config["shard_training"]["epochs"] = 1
@@ -109,10 +115,14 @@ def test_an_unknown_guidance_is_named(selection):
 def free(images, tmp_path):
     config = yaml.safe_load((RECIPES / "data_free" / "mnist.yaml").read_text())
     config |= {
-        "output_dir": str(tmp_path / "free"), "data": images, "audit_images": 30, "mixed_precision": "no",
-        "dp_teacher": network(norm="group"), "group_student": network(norm="group"),
+        "output_dir": str(tmp_path / "free"),
+        "data": images,
+        "audit_images": 30,
+        "mixed_precision": "no",
+        "dp_teacher": network(norm="group"),
+        "group_student": network(norm="group"),
         "generator": {"size": 8, "channels": 3, "width": 4, "latent": 6},
-    }  # fmt: skip
+    }
     config |= {name: network() for name in ("teacher", "own_teacher", "shard_teacher", "student")}
     config["training"]["batch_size"] = 32
     for stage in ("teacher", "shard", "dp"):

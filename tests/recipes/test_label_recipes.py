@@ -11,8 +11,13 @@ from datasets import ClassLabel, Dataset, Features, Value
 from transformers import AutoTokenizer
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-TINY_BERT = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-             "intermediate_size": 32}  # fmt: skip
+TINY_BERT = {
+    "model_type": "bert",
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
 TINY_DISTILBERT = {"model_type": "distilbert", "dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32}
 
 
@@ -54,12 +59,21 @@ def test_classification(tmp_path):
     )
     here = {name: {"path": "parquet", "data_files": str(tmp_path / f"{name}.parquet")} for name in ("rows", "texts")}
     config = tiny(
-        "swing_classification", tmp_path, teacher=TINY_BERT, student=TINY_DISTILBERT,
+        "swing_classification",
+        tmp_path,
+        teacher=TINY_BERT,
+        student=TINY_DISTILBERT,
         data=dict.fromkeys(("train", "validation", "test"), here["rows"]),
-        canaries={"head": "Review by {name}, number {secret}.", "texts": here["texts"], "marked": 16, "unmarked": 12,
-                  "repetitions": 2, "seed": 3},
+        canaries={
+            "head": "Review by {name}, number {secret}.",
+            "texts": here["texts"],
+            "marked": 16,
+            "unmarked": 12,
+            "repetitions": 2,
+            "seed": 3,
+        },
         tokenizer={"vocab_size": 200, "data": here["texts"]},
-    )  # fmt: skip
+    )
     config["rows"] = [row for row in config["rows"] if row["model"] in ("kd", "drop", "scrub")]
     recipe = script("swing_classification")
     out = recipe.main(config)
@@ -84,8 +98,13 @@ def test_classification(tmp_path):
 
 
 def test_words(tmp_path):
-    config = tiny("swing_ner", tmp_path, teacher=TINY_BERT, student=TINY_DISTILBERT,
-                  limit={"train": 20, "validation": 10, "test": 10})  # fmt: skip
+    config = tiny(
+        "swing_ner",
+        tmp_path,
+        teacher=TINY_BERT,
+        student=TINY_DISTILBERT,
+        limit={"train": 20, "validation": 10, "test": 10},
+    )
     config["canaries"] |= {"count": 20, "repetitions": 2}
     config["tokenizer"]["vocab_size"] = 400
     config["rows"] = [config["rows"][0], config["rows"][3]]
@@ -125,8 +144,14 @@ def test_templates_do_not_stand_on_both_sides(tmp_path):
     sys.path.insert(0, str(RECIPES / "pii_tagger"))
     from annotated import Annotated
 
-    rows = [{"text": f"call {i}", "spans": [{"start": 5, "end": 5 + len(str(i)), "label": "PHONE", "text": str(i)}],
-             "template": i % 10} for i in range(50)]  # fmt: skip
+    rows = [
+        {
+            "text": f"call {i}",
+            "spans": [{"start": 5, "end": 5 + len(str(i)), "label": "PHONE", "text": str(i)}],
+            "template": i % 10,
+        }
+        for i in range(50)
+    ]
     Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
     spec = {"whole": {"path": "parquet", "data_files": str(tmp_path / "rows.parquet")}, "by": "template"}
     splits = Annotated.load(spec, {"PHONE": "CONTACT"}).splits

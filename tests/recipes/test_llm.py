@@ -13,32 +13,88 @@ from datasets import Dataset
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
-from swingkd.checks import keeps_positions
+from swingkd.trainer.check_models import keeps_positions
 from tests.conftest import TEXTS, tiny_model
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 # As published; billions of weights, of the teacher and of the student.
 QWEN = {"tie_word_embeddings": False, "max_position_embeddings": 32768}
 SIZES = {
-    "Qwen/Qwen2.5-7B-Instruct": (Qwen2Config(
-        vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28,
-        num_key_value_heads=4, **QWEN), 7.6),
-    "Qwen/Qwen2.5-1.5B-Instruct": (Qwen2Config(
-        vocab_size=151936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12,
-        num_key_value_heads=2, tie_word_embeddings=True), 1.5),
-    "Qwen/Qwen2.5-0.5B-Instruct": (Qwen2Config(
-        vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14,
-        num_key_value_heads=2, tie_word_embeddings=True), 0.49),
-    "meta-llama/Llama-3.1-8B-Instruct": (LlamaConfig(
-        vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
-        num_key_value_heads=8, tie_word_embeddings=False), 8.0),
-    "meta-llama/Llama-3.2-3B-Instruct": (LlamaConfig(
-        vocab_size=128256, hidden_size=3072, intermediate_size=8192, num_hidden_layers=28, num_attention_heads=24,
-        num_key_value_heads=8, head_dim=128, tie_word_embeddings=True), 3.2),
-    "meta-llama/Llama-3.2-1B-Instruct": (LlamaConfig(
-        vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32,
-        num_key_value_heads=8, head_dim=64, tie_word_embeddings=True), 1.24),
-}  # fmt: skip
+    "Qwen/Qwen2.5-7B-Instruct": (
+        Qwen2Config(
+            vocab_size=152064,
+            hidden_size=3584,
+            intermediate_size=18944,
+            num_hidden_layers=28,
+            num_attention_heads=28,
+            num_key_value_heads=4,
+            **QWEN,
+        ),
+        7.6,
+    ),
+    "Qwen/Qwen2.5-1.5B-Instruct": (
+        Qwen2Config(
+            vocab_size=151936,
+            hidden_size=1536,
+            intermediate_size=8960,
+            num_hidden_layers=28,
+            num_attention_heads=12,
+            num_key_value_heads=2,
+            tie_word_embeddings=True,
+        ),
+        1.5,
+    ),
+    "Qwen/Qwen2.5-0.5B-Instruct": (
+        Qwen2Config(
+            vocab_size=151936,
+            hidden_size=896,
+            intermediate_size=4864,
+            num_hidden_layers=24,
+            num_attention_heads=14,
+            num_key_value_heads=2,
+            tie_word_embeddings=True,
+        ),
+        0.49,
+    ),
+    "meta-llama/Llama-3.1-8B-Instruct": (
+        LlamaConfig(
+            vocab_size=128256,
+            hidden_size=4096,
+            intermediate_size=14336,
+            num_hidden_layers=32,
+            num_attention_heads=32,
+            num_key_value_heads=8,
+            tie_word_embeddings=False,
+        ),
+        8.0,
+    ),
+    "meta-llama/Llama-3.2-3B-Instruct": (
+        LlamaConfig(
+            vocab_size=128256,
+            hidden_size=3072,
+            intermediate_size=8192,
+            num_hidden_layers=28,
+            num_attention_heads=24,
+            num_key_value_heads=8,
+            head_dim=128,
+            tie_word_embeddings=True,
+        ),
+        3.2,
+    ),
+    "meta-llama/Llama-3.2-1B-Instruct": (
+        LlamaConfig(
+            vocab_size=128256,
+            hidden_size=2048,
+            intermediate_size=8192,
+            num_hidden_layers=16,
+            num_attention_heads=32,
+            num_key_value_heads=8,
+            head_dim=64,
+            tie_word_embeddings=True,
+        ),
+        1.24,
+    ),
+}
 
 
 @pytest.fixture

@@ -15,9 +15,12 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.setenv("SWINGKD_RECIPES", str(RECIPES))
     config = yaml.safe_load((RECIPES / "quickstart" / "config.yaml").read_text())
     config |= {
-        "output_dir": str(tmp_path / "out"), "tokenizer": {"vocab_size": 300}, "max_length": 64,
-        "teacher": {"hidden_size": 16, "num_hidden_layers": 1}, "student": {"hidden_size": 16, "num_hidden_layers": 1},
-    }  # fmt: skip
+        "output_dir": str(tmp_path / "out"),
+        "tokenizer": {"vocab_size": 300},
+        "max_length": 64,
+        "teacher": {"hidden_size": 16, "num_hidden_layers": 1},
+        "student": {"hidden_size": 16, "num_hidden_layers": 1},
+    }
     config["data"] |= {"limit": {"train": 60, "test": 10}}
     config["canaries"] |= {"length": 3, "count": 2, "repetitions": [1, 3]}
     config["rows"][2]["args"]["population_min_spans"] = 5
@@ -44,7 +47,7 @@ def test_the_recipe_runs_restarts_and_skips_what_it_has(tiny):
         {"model": "noise", "transfer": "A", "recall": 0.5, "setting": "recall=0.5", "args": {"protection": "noise"}},
         {"model": "mollify", "transfer": "A", "args": {"protection": "mollify"}},
         {"model": "public", "transfer": "B", "teacher": "public", "args": {"protection": "none"}},
-    ]  # fmt: skip
+    ]
     main(tiny | {"rows": tiny["rows"] + more})
     after = rows_of(tiny)
     assert after[: len(before)] == before  # measured once

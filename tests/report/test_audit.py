@@ -8,16 +8,8 @@ from swingkd.audit import AuditReport, MembershipReport, epsilon_lower_bound, ev
 from swingkd.audit.extraction import ExtractionReport
 from swingkd.audit.intervals import Interval
 from swingkd.audit.pii import FoundValue, Guesses, ValueExtraction
-from swingkd.report import (
-    MetricsFile,
-    audit_tables,
-    extraction_rows,
-    membership_rows,
-    row,
-    write_audit,
-    write_card,
-)
-from swingkd.report.audit_card import AuditTable, findings
+from swingkd.report import MetricsFile, audit_tables, extraction_rows, membership_rows, row, write_audit, write_card
+from swingkd.report.runs.audits import AuditTable, findings
 
 
 @pytest.fixture

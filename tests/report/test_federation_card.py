@@ -9,7 +9,7 @@ from swingkd.decentralized import Outcome
 from swingkd.decentralized.rounds import Round
 from swingkd.privacy import PrivacyLedger
 from swingkd.report import MetricsFile, row, write_card
-from swingkd.report.federation_card import drops, findings, is_federation
+from swingkd.report.runs.federation import drops, findings, is_federation
 from swingkd.report.table import RunTable
 
 
@@ -46,8 +46,10 @@ def test_means_worst_and_costs_are_those_of_the_rows(rows):
 def test_every_comparison_is_said_with_its_interval_and_how_it_ended(rows):
     said = findings(RunTable(rows))
     assert [line.split(":")[0] for line in said] == [
-        "`sd_dist` minus `fedmd`", "`sd_dist` minus `local`", "`sd_dist` minus `local_and_reference`",
-    ]  # fmt: skip
+        "`sd_dist` minus `fedmd`",
+        "`sd_dist` minus `local`",
+        "`sd_dist` minus `local_and_reference`",
+    ]
     assert said[0].endswith("+1.00 points [+1.00, +1.00] over 3 seeds.")
     assert said[1].endswith("+8.00 points [+8.00, +8.00] over 3 seeds.")
     assert said[2].endswith("seeds; learning the labels of the reference examples alone is better.")

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from swingkd.report import MetricsFile, row, write_card, write_image_card
-from swingkd.report.image_card import findings, helped, is_image_run
+from swingkd.report.runs.images import findings, helped, is_image_run
 from swingkd.report.table import Difference, RunTable, percent, spread, words
 
 HERE = "public=0.1 images=50 table=headline"
@@ -28,8 +28,10 @@ def example_rows():
         row("teacher", "public=0.1 images=50 table=teachers", "parameters", 1000),
     ]
     for model, values in (
-        ("published", (0.80, 0.82, 0.84)), ("self_learning", (0.79, 0.80, 0.84)), ("dp_teacher", (0.70, 0.72, 0.71)),
-    ):  # fmt: skip
+        ("published", (0.80, 0.82, 0.84)),
+        ("self_learning", (0.79, 0.80, 0.84)),
+        ("dp_teacher", (0.70, 0.72, 0.71)),
+    ):
         for seed, value in enumerate(values):
             where = f"{HERE} seed={seed}"
             rows += [row(model, where, "accuracy", value), row(model, where, "queries", 10)]
@@ -131,12 +133,15 @@ def test_the_card_says_what_holds_and_what_does_not(metrics, tmp_path):
 def test_a_data_free_run_has_its_own_words(tmp_path):
     where = "table=data_free seed=0"
     rows = [
-        row("teacher", "table=teachers", "accuracy", 0.99), row("teacher", "table=teachers", "parameters", 1000),
-        row("plain", where, "accuracy", 0.97), row("plain", where, "labels", 1000),
-        row("noised", where, "accuracy", 0.96), row("noised", where, "labels", 1000),
+        row("teacher", "table=teachers", "accuracy", 0.99),
+        row("teacher", "table=teachers", "parameters", 1000),
+        row("plain", where, "accuracy", 0.97),
+        row("plain", where, "labels", 1000),
+        row("noised", where, "accuracy", 0.96),
+        row("noised", where, "labels", 1000),
         row("noised", f"{where} scope=labels unit=label neighbours=replace-one", "epsilon", 10.0),
         row("noised", f"{where} scope=labels unit=label neighbours=replace-one", "delta", 0.0),
-    ]  # fmt: skip
+    ]
     MetricsFile(tmp_path / "metrics.json", "free", {}).add(rows)
     (tmp_path / "grid-noised.png").write_bytes(b"")
     card = write_image_card(tmp_path / "metrics.json", tmp_path).read_text()

@@ -3,7 +3,7 @@
 import pytest
 
 from swingkd.report import MetricsFile, row, write_card
-from swingkd.report.label_card import LabelTable, findings, promises
+from swingkd.report.runs.labels import LabelTable, findings, promises
 
 CHANCE = 0.02
 

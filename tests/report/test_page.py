@@ -13,7 +13,7 @@ from swingkd.audit.membership import evaluate_attack
 from swingkd.privacy import LedgerEntry, PrivacyLedger, PrivacyPlan
 from swingkd.report import ModelFacts, load_tokens, model_card, save_tokens, shown_tokens, write_audit, write_card
 from swingkd.report.page import Page, shown_spans, write_page
-from swingkd.report.pages import model_page
+from swingkd.report.page_contents import model_page
 from swingkd.report.plots import epsilon_curves, repetition_figure
 from swingkd.targets import TemperatureSettings
 from tests.report.test_report import metrics, report  # noqa: F401

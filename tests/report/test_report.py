@@ -17,7 +17,7 @@ from swingkd.report import (
     summarise,
     write_card,
 )
-from swingkd.report.card import findings
+from swingkd.report.runs.language import findings
 from swingkd.report.summary import baseline, cut
 
 PLAN = {"model": "kd", "transfer": "A", "args": {}}
@@ -36,8 +36,11 @@ def report(exposure: float) -> ExposureReport:
 def metrics(tmp_path):
     file = MetricsFile(tmp_path / "run" / "metrics.json", "a-run", {"seed": 0, "rows": [PLAN]})
     for model, seed, perplexity, exposure in (
-        ("kd", 0, 10.0, 12.0), ("kd", 1, 12.0, 12.0), ("drop", 0, 10.5, 1.0), ("swing", 0, 11.0, 3.0),
-    ):  # fmt: skip
+        ("kd", 0, 10.0, 12.0),
+        ("kd", 1, 12.0, 12.0),
+        ("drop", 0, 10.5, 1.0),
+        ("swing", 0, 11.0, 3.0),
+    ):
         setting = f"transfer=A seed={seed}"
         file.add(
             [

@@ -4,7 +4,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForTokenClassification
 
 from swingkd import EnsembleTagger, PresidioTagger, RarityTagger, RuleTagger, TokenClassificationTagger
-from swingkd.tagging.windows import require_fast
+from swingkd.tagging.windows import check_fast_tokenizer
 from tests.conftest import tiny_model
 
 
@@ -13,9 +13,15 @@ def classifier(tokenizer):
     torch.manual_seed(0)
     labels = {0: "O", 1: "B-PERSON", 2: "I-PERSON"}
     config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        max_position_embeddings=64, id2label=labels, label2id={v: k for k, v in labels.items()},
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=64,
+        id2label=labels,
+        label2id={v: k for k, v in labels.items()},
+    )
     return BertForTokenClassification(config).eval()
 
 
@@ -64,7 +70,7 @@ def test_a_model_without_the_outside_label_is_refused(classifier, tokenizer):
 def test_a_slow_tokenizer_is_refused_with_the_remedy(tokenizer, monkeypatch):
     monkeypatch.setattr(type(tokenizer), "is_fast", property(lambda self: False))
     with pytest.raises(ValueError, match=r"slow tokenizer.*use_fast=True"):
-        require_fast(tokenizer)
+        check_fast_tokenizer(tokenizer)
 
 
 def test_rarity_is_clipped_surprisal(tokenizer):

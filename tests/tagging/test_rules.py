@@ -81,10 +81,7 @@ def _recall(rows, kinds):
 @pytest.mark.parametrize(
     ("file", "kinds"),
     [
-        (
-            "pii_presidio/synth_v2",
-            "EMAIL_ADDRESS CREDIT_CARD PHONE_NUMBER IBAN_CODE US_SSN IP_ADDRESS DOMAIN_NAME",
-        ),
+        ("pii_presidio/synth_v2", "EMAIL_ADDRESS CREDIT_CARD PHONE_NUMBER IBAN_CODE US_SSN IP_ADDRESS DOMAIN_NAME"),
         ("dialog_simdial/train", "PHONE_NUMBER ORDER_NUMBER TRACKING_NUMBER ID_CANARY"),
     ],
 )

@@ -66,10 +66,7 @@ def test_a_rare_kind_gives_way_to_anything_private():
     everything = average(table, [0], context=[[1, 1]])
     torch.testing.assert_close(average(table, [RARE]), everything)
     torch.testing.assert_close(
-        everything[0],
-        torch.cat([batch.exp() for batch, _ in pins()]).mean(0),
-        atol=1e-6,
-        rtol=0,
+        everything[0], torch.cat([batch.exp() for batch, _ in pins()]).mean(0), atol=1e-6, rtol=0
     )
 
 

@@ -154,14 +154,28 @@ def build(tokenizer, config):
             model.eval()
         extra = {
             name: fields.pop(name)
-            for name in ("data", "student", "teacher", "eval_dataset", "public_model", "compute_metrics",
-                         "teacher_processing_class", "peft_config", "processing_class")
+            for name in (
+                "data",
+                "student",
+                "teacher",
+                "eval_dataset",
+                "public_model",
+                "compute_metrics",
+                "teacher_processing_class",
+                "peft_config",
+                "processing_class",
+            )
             if name in fields
-        }  # fmt: skip
+        }
         made = made._replace(**{name: extra.pop(name) for name in made._fields if name in extra})
         return PrivateDistillationTrainer(
-            made.student, made.teacher, config(**fields), train_dataset=made.data,
-            processing_class=made.processing_class, tagger=None if task == "image-classification" else tagger, **extra,
-        )  # fmt: skip
+            made.student,
+            made.teacher,
+            config(**fields),
+            train_dataset=made.data,
+            processing_class=made.processing_class,
+            tagger=None if task == "image-classification" else tagger,
+            **extra,
+        )
 
     return build

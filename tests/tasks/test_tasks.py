@@ -17,8 +17,8 @@ from transformers import (
 )
 
 from swingkd import PrivateDistillationTrainer, RuleTagger
-from swingkd.cached_columns import IGNORE
 from swingkd.data import DataSettings
+from swingkd.data.columns import IGNORE
 from swingkd.tasks import TASKS, SequenceClassification, TokenClassification, task_of
 from swingkd.tasks.labels import first_tokens, word_offsets
 from tests.tasks.conftest import CLASSES, WORDS, bert, distilbert, example_rows, make_setup, names, other_tokenizer
@@ -151,9 +151,14 @@ def test_trains_evaluates_saves_and_resumes(build, task, tmp_path):
 def test_differentially_private(build, task):
     options = {"peft_config": LoraConfig(target_modules=["q", "v"])} if task == "text2text-generation" else {}
     trainer = build(
-        task, noise_multiplier=1.0, protection="none", per_device_train_batch_size=4, target_delta=1e-3, max_steps=2,
+        task,
+        noise_multiplier=1.0,
+        protection="none",
+        per_device_train_batch_size=4,
+        target_delta=1e-3,
+        max_steps=2,
         **options,
-    )  # fmt: skip
+    )
     trainer.train()
     assert trainer.ledger.epsilon() > 0
 
@@ -309,8 +314,9 @@ def test_masks_are_drawn_anew_and_the_context_is_the_texts_own(build):
 
 
 def prepared(tokenizer, rows, task=None, model=None, **settings):
-    model = model or bert(type(make_setup("text-classification", tokenizer).teacher), len(tokenizer), num_labels=3,
-                          **names(CLASSES))  # fmt: skip
+    model = model or bert(
+        type(make_setup("text-classification", tokenizer).teacher), len(tokenizer), num_labels=3, **names(CLASSES)
+    )
     return (task or SequenceClassification()).prepare(
         rows, tokenizer, RuleTagger(), DataSettings(**settings), model=model
     )
@@ -337,8 +343,16 @@ def test_copies_of_an_example_share_its_draw(tokenizer):
 def test_a_teacher_with_a_tokenizer_of_its_own(build):
     own = other_tokenizer()
     teacher = bert(type(build("text-classification").teacher_model), len(own), num_labels=3, **names(CLASSES))
-    trainer = build("text-classification", teacher=teacher, teacher_processing_class=own, protection="none",
-                    alpha=1.0, temperature=1.0, max_temperature=1.0, noise_support=0)  # fmt: skip
+    trainer = build(
+        "text-classification",
+        teacher=teacher,
+        teacher_processing_class=own,
+        protection="none",
+        alpha=1.0,
+        temperature=1.0,
+        max_temperature=1.0,
+        noise_support=0,
+    )
     batch = batch_of(trainer)
     teacher.eval()
     texts = [*example_rows()["text"][:6], *example_rows()["text"][-6:]]
@@ -365,9 +379,13 @@ def test_what_the_teacher_alone_sees_is_private_too(build, tokenizer):
     longer = copy.deepcopy(tokenizer)
     longer.truncation_side = "left"  # the teacher reads the end, the student the beginning
     rows = SequenceClassification().prepare(
-        Dataset.from_dict({"text": texts, "label": [0, 1, 2, 0]}), tokenizer, RuleTagger(), settings, model=model,
+        Dataset.from_dict({"text": texts, "label": [0, 1, 2, 0]}),
+        tokenizer,
+        RuleTagger(),
+        settings,
+        model=model,
         teacher_processing_class=longer,
-    )  # fmt: skip
+    )
     assert [value > 0 for value in rows["pii_likelihood"]] == [True, True, False, False]
 
 
@@ -384,8 +402,9 @@ def test_words_with_two_tokenizers_stand_side_by_side(build, tokenizer):
 
 
 def test_the_first_token_of_a_word_is_asked(tokenizer):
-    model = bert(type(make_setup("token-classification", tokenizer).teacher), len(tokenizer), num_labels=5,
-                 **names(WORDS))  # fmt: skip
+    model = bert(
+        type(make_setup("token-classification", tokenizer).teacher), len(tokenizer), num_labels=5, **names(WORDS)
+    )
     rows = Dataset.from_list([{"tokens": ["my", "pin", "is", "4711", "bob"], "ner_tags": [0, 0, 0, 3, -100]}])
     row = prepared(tokenizer, rows, TokenClassification(), model, dilation=0)[0]
     at = np.flatnonzero(np.array(row["labels"]) != IGNORE)
@@ -546,9 +565,13 @@ def test_an_image_tagger_makes_no_sense(tokenizer, config):
     made = make_setup("image-classification", tokenizer)
     with pytest.raises(ValueError, match="rows are images"):
         PrivateDistillationTrainer(
-            made.student, made.teacher, config(), train_dataset=made.data, processing_class=made.processing_class,
+            made.student,
+            made.teacher,
+            config(),
+            train_dataset=made.data,
+            processing_class=made.processing_class,
             tagger=RuleTagger(),
-        )  # fmt: skip
+        )
 
 
 def test_models_by_name(build, tmp_path, tokenizer, config):

@@ -35,10 +35,19 @@ def generator(seed=5) -> ImageGenerator:
 
 def make(folder, labeller, critic=None, student=None, ledger=None, **fields) -> DataFreeDistillation:
     defaults = {
-        "rounds": 2, "images_per_round": 40, "epochs_per_round": 2, "generator_epochs": 2, "generator_batch_size": 16,
-        "batch_size": 20, "crop": 1, "flip": True,
-        "progress": False, "checkpoint_every": 0, "mixed_precision": "no", "channels_last": False,
-    }  # fmt: skip
+        "rounds": 2,
+        "images_per_round": 40,
+        "epochs_per_round": 2,
+        "generator_epochs": 2,
+        "generator_batch_size": 16,
+        "batch_size": 20,
+        "crop": 1,
+        "flip": True,
+        "progress": False,
+        "checkpoint_every": 0,
+        "mixed_precision": "no",
+        "channels_last": False,
+    }
     args = DataFreeArguments(output_dir=str(folder), **(defaults | fields))
     return DataFreeDistillation(
         student or small(), generator(), labeller, critic=critic, critic_ledger=ledger, classes=3, args=args
@@ -49,14 +58,29 @@ def test_the_stages_come_in_order(tmp_path):
     teacher = small(1)
     names = [unit.stage for unit in make(tmp_path, RandomizedTeacher(teacher, 2.0), critic=teacher).units()]
     assert names == [
-        "generator", "generator", "images 1", "student 1", "student 1", "images 2", "student 2", "student 2",
-    ]  # fmt: skip
+        "generator",
+        "generator",
+        "images 1",
+        "student 1",
+        "student 1",
+        "images 2",
+        "student 2",
+        "student 2",
+    ]
     # A generator that the student judges is trained in every round.
     names = [unit.stage for unit in make(tmp_path, RandomizedTeacher(teacher, 2.0)).units()]
     assert names == [
-        "generator", "generator", "images 1", "student 1", "student 1",
-        "generator", "generator", "images 2", "student 2", "student 2",
-    ]  # fmt: skip
+        "generator",
+        "generator",
+        "images 1",
+        "student 1",
+        "student 1",
+        "generator",
+        "generator",
+        "images 2",
+        "student 2",
+        "student 2",
+    ]
 
 
 def test_the_prior_is_the_students_and_flat_at_first(tmp_path):
@@ -194,9 +218,13 @@ def test_a_run_that_was_killed_goes_on_and_labels_nothing_twice(units, tmp_path)
 
     def build(folder, student=None):
         return make(
-            folder, ExactTeacher(teacher, "private"), critic=teacher, student=student, checkpoint_every=1,
+            folder,
+            ExactTeacher(teacher, "private"),
+            critic=teacher,
+            student=student,
+            checkpoint_every=1,
             lr_scheduler="cosine",
-        )  # fmt: skip
+        )
 
     whole, broken = build(tmp_path / "whole"), build(tmp_path / "broken")
     whole.train()
@@ -250,9 +278,13 @@ def test_a_run_that_begins_afresh_makes_new_images(tmp_path):
 
 def test_normalised_and_noised_gradients_protect_each_label(tmp_path):
     run = make(
-        tmp_path, ExactTeacher(small(1), "private"), student=small(norm="group"), rounds=1, gradient_epsilon=6.0,
+        tmp_path,
+        ExactTeacher(small(1), "private"),
+        student=small(norm="group"),
+        rounds=1,
+        gradient_epsilon=6.0,
         gradient_batch_size=40,
-    )  # fmt: skip
+    )
     run.train()
     assert 5.5 < run.ledger.epsilon(SYNTHETIC_LABELS) <= 6.0
     assert "not covered; exact labels: private" in str(run.ledger)
@@ -263,9 +295,13 @@ def test_normalised_and_noised_gradients_protect_each_label(tmp_path):
 def test_a_gradient_is_normalised(tmp_path):
     """Clipping to less than any gradient leaves the direction alone."""
     run = make(
-        tmp_path, ExactTeacher(small(1), "private"), student=small(norm="group"), rounds=1, gradient_epsilon=6.0,
+        tmp_path,
+        ExactTeacher(small(1), "private"),
+        student=small(norm="group"),
+        rounds=1,
+        gradient_epsilon=6.0,
         gradient_batch_size=40,
-    )  # fmt: skip
+    )
     run.prepare(1)
     run._make(0, torch.Generator().manual_seed(0))
     rows = torch.arange(2)
@@ -287,9 +323,15 @@ def test_it_distils(public, unseen, tmp_path, monkeypatch):
     taught.train()
     teacher = taught.model
     run = make(
-        tmp_path, ExactTeacher(teacher, "private", soft=True), critic=teacher, images_per_round=300, batch_size=30,
-        epochs_per_round=10, learning_rate=1e-2, loss=GeneratorLoss(statistics=1.0),
-    )  # fmt: skip
+        tmp_path,
+        ExactTeacher(teacher, "private", soft=True),
+        critic=teacher,
+        images_per_round=300,
+        batch_size=30,
+        epochs_per_round=10,
+        learning_rate=1e-2,
+        loss=GeneratorLoss(statistics=1.0),
+    )
     run.train()
     # Chance is a third.
     assert run.evaluate(unseen) > 0.6

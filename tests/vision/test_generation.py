@@ -10,13 +10,7 @@ import torch
 from torch import nn
 
 from swingkd.vision import GeneratorLoss
-from swingkd.vision.generation import (
-    activation_loss,
-    batch_entropy_loss,
-    one_hot_loss,
-    save_grid,
-    statistics_loss,
-)
+from swingkd.vision.generator_loss import activation_loss, batch_entropy_loss, one_hot_loss, save_grid, statistics_loss
 from tests.vision.conftest import small
 
 

@@ -36,10 +36,17 @@ from tests.vision.conftest import coloured, small
 
 def arguments(folder, **fields) -> SampleSelectionArguments:
     defaults = {
-        "warm_up_epochs": 1, "self_learning_epochs": 1, "distillation_epochs": 1, "shares": (0.5, 0.25),
-        "batch_size": 32, "distillation_batch_size": 16, "progress": False, "checkpoint_every": 0,
-        "mixed_precision": "no", "channels_last": False,
-    }  # fmt: skip
+        "warm_up_epochs": 1,
+        "self_learning_epochs": 1,
+        "distillation_epochs": 1,
+        "shares": (0.5, 0.25),
+        "batch_size": 32,
+        "distillation_batch_size": 16,
+        "progress": False,
+        "checkpoint_every": 0,
+        "mixed_precision": "no",
+        "channels_last": False,
+    }
     return SampleSelectionArguments(output_dir=str(folder), **(defaults | fields))
 
 
@@ -355,9 +362,15 @@ def test_a_student_learns_from_a_teacher(public, unseen, tmp_path):
     teacher.train()
     assert teacher.evaluate(unseen) > 0.9
     student = run(
-        Teacher(teacher.model, "private", temperature=1.0), tmp_path, coloured(96, seed=7), warm_up_epochs=0,
-        self_learning_epochs=0, shares=(1.0,), distillation_epochs=20, learning_rate=1e-2,
-    )  # fmt: skip
+        Teacher(teacher.model, "private", temperature=1.0),
+        tmp_path,
+        coloured(96, seed=7),
+        warm_up_epochs=0,
+        self_learning_epochs=0,
+        shares=(1.0,),
+        distillation_epochs=20,
+        learning_rate=1e-2,
+    )
     student.train()
     assert student.evaluate(unseen) > 0.85
 

@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
 
+from swingkd.models.logits import logits_of
 from swingkd.vision import CifarResNet, ImageGenerator, Images, RonaNet, SlimResNet
-from swingkd.vision.models import head_name, listening, logits_of
+from swingkd.vision.models import head_name, listening
 
 
 def count(model: nn.Module) -> int:
@@ -65,8 +66,13 @@ def test_a_block_is_the_papers():
     [
         ViTForImageClassification(
             ViTConfig(
-                hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, image_size=8,
-                patch_size=4, num_labels=3,
+                hidden_size=8,
+                num_hidden_layers=1,
+                num_attention_heads=1,
+                intermediate_size=8,
+                image_size=8,
+                patch_size=4,
+                num_labels=3,
             )
         ),
         ResNetForImageClassification(
@@ -76,7 +82,7 @@ def test_a_block_is_the_papers():
         nn.Sequential(nn.Flatten(), nn.Linear(192, 3)),
     ],
     ids=lambda model: type(model).__name__,
-)  # fmt: skip
+)
 def test_any_classifier_can_be_asked(model):
     assert logits_of(model.eval(), torch.randn(2, 3, 8, 8)).shape == (2, 3)
     with listening(model, [head_name(model)], inputs=True) as heard:

@@ -21,9 +21,9 @@ from swingkd.vision import (
     ShardTeachers,
     SlimResNet,
     Teacher,
-    selection,
+    sample_scores,
 )
-from swingkd.vision import classifier as classifier_module
+from swingkd.vision import base as classifier_module
 from tests.vision.conftest import coloured, small
 from tests.vision.test_guidance import arguments, published, run, weights
 
@@ -32,10 +32,16 @@ def test_the_stages_come_in_the_papers_order(public, tmp_path):
     trained = run(published(10.0), tmp_path, public, hint_epochs=2, hint_layers=("stem", "stem"), warm_up_epochs=2)
     names = [unit.stage for unit in trained.units()]
     assert names == [
-        "hints", "warm-up", "warm-up",
-        "self-learning 1", "selection 1", "distillation 1",
-        "self-learning 2", "selection 2", "distillation 2",
-    ]  # fmt: skip
+        "hints",
+        "warm-up",
+        "warm-up",
+        "self-learning 1",
+        "selection 1",
+        "distillation 1",
+        "self-learning 2",
+        "selection 2",
+        "distillation 2",
+    ]
     # 96 images: 6 batches of 16 for hints, 3 of 32 for learning, 48 and 24 images to distil on.
     assert [unit.steps for unit in trained.units()] == [12, 3, 3, 3, 0, 3, 3, 0, 2]
     trained.train()
@@ -49,7 +55,7 @@ def test_samples_are_chosen_by_what_the_student_of_that_moment_says(public, tmp_
 
     def score(logits, labels, count, generator):
         seen.append((logits.clone(), labels, count))
-        return selection.margin(logits, labels, count, generator)
+        return sample_scores.margin(logits, labels, count, generator)
 
     trained = DynamicSampleSelection(small(), Labels(), public, args=arguments(tmp_path), score=score)
     trained.train()
@@ -71,9 +77,16 @@ def test_hints_move_a_layer_towards_the_teachers(public, tmp_path):
     teacher = small(1)
     guidance = Teacher(teacher, "private")
     trained = run(
-        guidance, tmp_path, public, hint_epochs=1, hint_layers=("stem", "stem"), warm_up_epochs=0, shares=(0.1,),
-        self_learning_epochs=0, learning_rate=1e-2,
-    )  # fmt: skip
+        guidance,
+        tmp_path,
+        public,
+        hint_epochs=1,
+        hint_layers=("stem", "stem"),
+        warm_up_epochs=0,
+        shares=(0.1,),
+        self_learning_epochs=0,
+        learning_rate=1e-2,
+    )
     before = {name: p.clone() for name, p in trained.model.named_parameters()}
     unit = trained.units()[0]
     trained.prepare(6)
@@ -222,7 +235,7 @@ def test_a_models_own_words_are_said_where_it_is_no_guidance(public, tmp_path):
 
 
 def test_a_score_of_ones_own_is_kept_in_checkpoints(public, tmp_path):
-    own = functools.partial(selection.margin)
+    own = functools.partial(sample_scores.margin)
     trained = DynamicSampleSelection(
         small(), Labels(), public, args=arguments(tmp_path, checkpoint_every=1), score=own
     )

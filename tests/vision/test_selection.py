@@ -11,12 +11,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swingkd.vision import SampleSelectionArguments, selection
+from swingkd.vision import SampleSelectionArguments, sample_scores
 
 SCORES = [
-    selection.margin, selection.entropy, selection.gini, selection.k_centre, selection.cluster_diverse,
-    selection.confident_and_correct, selection.random,
-]  # fmt: skip
+    sample_scores.margin,
+    sample_scores.entropy,
+    sample_scores.gini,
+    sample_scores.k_centre,
+    sample_scores.cluster_diverse,
+    sample_scores.confident_and_correct,
+    sample_scores.random,
+]
 
 
 def example(count=40, classes=4, seed=0):
@@ -48,10 +53,10 @@ def test_uncertain_samples_come_first():
     probs /= probs.sum(1, keepdims=True)
     two = np.sort(probs, axis=1)[:, -2:]
     wanted = {
-        selection.margin: two[:, 1] - two[:, 0],
-        selection.entropy: (probs * np.log(probs)).sum(1),
-        selection.gini: (probs**2).sum(1) - 1,
-        selection.confident_and_correct: -probs[np.arange(40), labels.numpy()],
+        sample_scores.margin: two[:, 1] - two[:, 0],
+        sample_scores.entropy: (probs * np.log(probs)).sum(1),
+        sample_scores.gini: (probs**2).sum(1) - 1,
+        sample_scores.confident_and_correct: -probs[np.arange(40), labels.numpy()],
     }
     for score, values in wanted.items():
         assert score(logits, labels, 40, generator).tolist() == np.argsort(values, kind="stable").tolist()
@@ -59,7 +64,7 @@ def test_uncertain_samples_come_first():
 
 def test_each_next_centre_is_the_furthest_from_those_kept():
     logits, labels, generator = example()
-    chosen = selection.k_centre(logits, labels, 12, generator).tolist()
+    chosen = sample_scores.k_centre(logits, labels, 12, generator).tolist()
     log_probs = logits.double().log_softmax(1).numpy()
     for number in range(1, 12):
         distances = []
@@ -74,15 +79,15 @@ def test_clusters_are_served_alike():
     logits = torch.cat([torch.tensor([[9.0, 0, 0]]).repeat(50, 1), torch.tensor([[0, 9.0, 0], [0, 0, 9.0]])])
     logits = logits + 0.01 * torch.randn(52, 3, generator=torch.Generator().manual_seed(0))
     labels, generator = torch.zeros(52, dtype=torch.int64), torch.Generator().manual_seed(0)
-    assert set(logits[selection.cluster_diverse(logits, labels, 3, generator)].argmax(1).tolist()) == {0, 1, 2}
+    assert set(logits[sample_scores.cluster_diverse(logits, labels, 3, generator)].argmax(1).tolist()) == {0, 1, 2}
 
 
 @pytest.mark.parametrize(
     ("shares", "steps", "counts"),
     [
-        (selection.fixed(0.5, 5), 1600, [20000] * 5),
-        (selection.geometric(0.5, 0.8, 5), 1064, [20000, 16000, 12800, 10240, 8192]),
-        (selection.linear(0.5, 0.1, 5), 960, [20000, 16000, 12000, 8000, 4000]),
+        (sample_scores.fixed(0.5, 5), 1600, [20000] * 5),
+        (sample_scores.geometric(0.5, 0.8, 5), 1064, [20000, 16000, 12800, 10240, 8192]),
+        (sample_scores.linear(0.5, 0.1, 5), 960, [20000, 16000, 12000, 8000, 4000]),
     ],
 )
 def test_schedules_ask_as_often_as_the_papers_settings_say(shares, steps, counts):
@@ -93,8 +98,8 @@ def test_schedules_ask_as_often_as_the_papers_settings_say(shares, steps, counts
 
 
 def test_one_iteration_has_one_share():
-    assert selection.linear(0.5, 0.1, 1) == [0.5]
-    assert selection.geometric(0.5, 0.1, 1) == [0.5]
+    assert sample_scores.linear(0.5, 0.1, 1) == [0.5]
+    assert sample_scores.geometric(0.5, 0.1, 1) == [0.5]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from swingkd.privacy import DPSGD, TRANSFER_SET, LedgerEntry, PrivacyLedger
 from swingkd.vision import ClassifierArguments, ClassifierTraining
-from swingkd.vision.staged_private import PrivateStagedTraining
+from swingkd.vision.dp_training import PrivateStagedTraining
 from tests.vision.conftest import small
 from tests.vision.test_guidance import weights
 

@@ -1,0 +1,63 @@
+"""Rows become batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from swingkd.data.columns import IGNORE, PADDING
+from swingkd.data.teacher_columns import CacheInfo, read_teacher
+
+
+def pad_rows(rows: list[dict[str, Any]], fillers: dict[str, int], like: str) -> dict[str, torch.Tensor]:
+    """Pad columns of a batch on the right, each to [rows, longest].
+
+    Args:
+        rows: rows of the data.
+        fillers: what each column is padded with.
+        like: the column that says how long a row is; where another one is missing, the attention mask is 1, the
+            labels are the row's own tokens, and everything else is its filler.
+    """
+    lengths = [len(row[like]) for row in rows]
+    batch = {}
+    for key, filler in fillers.items():
+        padded = torch.full((len(rows), max(lengths)), filler)
+        for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            if key in row:
+                values = row[key]
+            elif key.endswith("attention_mask"):
+                values = [1] * length
+            else:
+                values = row["input_ids"] if key == "labels" else [filler] * length
+            padded[i, :length] = torch.as_tensor(np.asarray(values, np.int64))
+        batch[key] = padded
+    return batch
+
+
+class DistillationCollator:
+    """Pad rows on the right into one batch; the first token of a row, which nothing predicts, gets no label.
+
+    A cached teacher's targets come along, where the rows carry them.
+
+    Args:
+        pad_token_id: what fills `input_ids`.
+        cache: what must have written the cached targets; `None`: one and the same for a batch.
+        first: the first token keeps its label: the model sees what stands behind it.
+    """
+
+    def __init__(self, pad_token_id: int, cache: CacheInfo | None = None, *, first: bool = False):
+        self.pad_token_id = pad_token_id
+        self.cache = cache
+        self.first = first
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Return tensors [rows, longest]; `pii_likelihood` as float32 in [0, 1]."""
+        batch = pad_rows(rows, PADDING | {"input_ids": self.pad_token_id}, "input_ids")
+        if not self.first:
+            batch["labels"][:, 0] = IGNORE
+        if "teacher_row" in rows[0]:
+            batch |= read_teacher(rows, batch["input_ids"].size(1), self.cache)
+        batch["pii_likelihood"] = batch["pii_likelihood"].to(torch.float32) / 255
+        return batch

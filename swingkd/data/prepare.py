@@ -1,0 +1,266 @@
+"""From text to batches: tokenise, put the tagger's findings beside the ids, pack, pad.
+
+Every row becomes `input_ids`, `labels` and four columns about privacy, one value per token:
+
+- `pii_likelihood` (uint8): 0 = ordinary ... 255 = surely private;
+- `pii_group` (int32): what the tagger found and where in its span the token stands (`swingkd.targets.population`);
+- `pii_shape` (int64): what the span's text before the token looks like: two hashes, of its shape ("9-9" for "212-55")
+  and of its last character;
+- `pii_span` (int64): a hash of the span's text, so that copies of one secret can be counted once.
+
+They describe the token *itself*; the loss reads them at the position that predicts it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedTokenizerBase
+
+from swingkd.data.columns import IGNORE, PADDING, PII_COLUMNS, PII_TYPES, VERSION
+from swingkd.data.spans import token_tags
+from swingkd.data.teacher_columns import TEACHER_COLUMNS
+from swingkd.tagging import Tagger, tag_texts
+from swingkd.tagging.windows import check_fast_tokenizer
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """How rows become tokens.
+
+    Args:
+        text_field: the column with the text, for rows of plain text.
+        max_length: longest row or block, in tokens.
+        packing: join rows and cut them into blocks of `max_length`; otherwise longer rows are cut off.
+        completion_only_loss: learn only the completion; default: yes for prompt/completion rows.
+        assistant_only_loss: learn only the assistant's turns (the chat template must mark them).
+        dilation: how many neighbouring tokens inherit a private token's likelihood.
+        label_field: the column with the labels of a classifier; `None`: the first of the usual names.
+        example_likelihood: how an example that has one label inherits the likelihood of its tokens: "max" or "mean".
+    """
+
+    text_field: str = "text"
+    max_length: int = 1024
+    packing: bool = False
+    completion_only_loss: bool | None = None
+    assistant_only_loss: bool = False
+    dilation: int = 1
+    label_field: str | None = None
+    example_likelihood: Literal["max", "mean"] = "max"
+
+
+def column_names(dataset: Dataset | IterableDataset) -> list[str]:
+    """Return the columns, of a stream by looking at its first row."""
+    return dataset.column_names or list(next(iter(dataset), {}))
+
+
+def has_transform(dataset: Dataset | IterableDataset) -> bool:
+    """Tell whether rows go through a function of the user's when they are read (`with_transform`)."""
+    return isinstance(dataset, Dataset) and dataset.format["type"] == "custom"
+
+
+def unformatted(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    """Return rows of plain numbers and lists, whatever format the user works with.
+
+    Raises:
+        ValueError: they go through a transform, which could show other text than was tagged.
+    """
+    if has_transform(dataset):
+        raise ValueError(
+            "The dataset has a transform (with_transform), which could show the student other text than was tagged. "
+            "Apply it with map() instead."
+        )
+    return dataset.with_format(None)
+
+
+def prepare_dataset(
+    dataset: Dataset | IterableDataset,
+    tokenizer: PreTrainedTokenizerBase,
+    tagger: Tagger | None,
+    settings: DataSettings,
+    *,
+    num_proc: int | None = None,
+    description: str = "train",
+    keep: tuple[str, ...] = (),
+) -> Dataset | IterableDataset:
+    """Tokenise and tag a dataset.
+
+    Args:
+        dataset: rows with `text`, `prompt` and `completion`, `messages`, or ready `input_ids`; map-style or streaming.
+        tokenizer: a fast tokenizer.
+        tagger: what rates the characters; `None`: nothing is private.
+        settings: see `DataSettings`.
+        num_proc: processes for map-style data.
+        description: shown beside the progress bar.
+        keep: other columns to keep, of rows that are not packed.
+
+    Raises:
+        ValueError: slow tokenizer, unknown columns, a row without text, a transform, or likelihoods that are no uint8.
+    """
+    dataset = unformatted(dataset)
+    columns = column_names(dataset)
+    if "input_ids" in columns:
+        prepared = ready(dataset, tagger)
+    else:
+        check_fast_tokenizer(tokenizer)
+        read = _reader(columns, tokenizer, settings)
+        options: dict[str, Any] = {"batched": True, "remove_columns": [c for c in columns if c not in keep]}
+        if isinstance(dataset, Dataset):
+            options |= {"num_proc": num_proc, "desc": f"Tagging and tokenising ({description})"}
+        prepared = dataset.map(
+            _tokenise,
+            fn_kwargs={
+                "read": read,
+                "tokenizer": tokenizer,
+                "tagger": tagger,
+                "settings": settings,
+                "version": VERSION,
+            },
+            **options,
+        )
+    if settings.packing and not set(TEACHER_COLUMNS) & set(columns):
+        options = {"batched": True, "batch_size": 10_000, "fn_kwargs": {"length": settings.max_length}}
+        if isinstance(prepared, Dataset):
+            kept = [c for c in prepared.column_names if c in PADDING]
+            prepared = prepared.select_columns(kept)
+            options |= {"desc": f"Packing ({description})"}
+        prepared = prepared.map(_pack, **options)
+    return prepared
+
+
+def ready(dataset: Dataset | IterableDataset, tagger: Tagger | None) -> Dataset | IterableDataset:
+    """Return data that is tokenised already.
+
+    Raises:
+        ValueError: a tagger is to read text that is not there any more.
+    """
+    if tagger is not None and "pii_likelihood" not in column_names(dataset):
+        raise ValueError(
+            "The dataset is tokenised already, so the tagger cannot read its text. Pass the text, or add a "
+            "pii_likelihood column (uint8, one value per token; swingkd.data.prepare_dataset writes it)."
+        )
+    return dataset
+
+
+@dataclass(frozen=True)
+class _Rendered:
+    """One row as text; `learn_from` is the first character that the loss counts; `learn` marks tokens instead."""
+
+    text: str | None
+    learn_from: int = 0
+    learn: list[int] | None = None
+    templated: bool = False
+
+
+class _TextReader:
+    def __init__(self, field: str):
+        self.field = field
+
+    def __call__(self, row: dict[str, Any]) -> _Rendered:
+        return _Rendered(row[self.field])
+
+
+class _CompletionReader:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, completion_only: bool):
+        self.tokenizer = tokenizer
+        self.completion_only = completion_only
+
+    def __call__(self, row: dict[str, Any]) -> _Rendered:
+        prompt, completion = row["prompt"], row["completion"]
+        if completion is None:
+            return _Rendered(None)
+        if isinstance(prompt, str) or prompt is None:
+            prompt = prompt or ""
+            return _Rendered(prompt + completion, len(prompt) if self.completion_only else 0)
+        start = self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        text = self.tokenizer.apply_chat_template(prompt + completion, tokenize=False)
+        if not text.startswith(start):
+            raise ValueError(
+                "The chat template renders a prompt differently once the completion follows, so the completion cannot "
+                "be told apart. Pass completion_only_loss=False, or use a template whose prompt is a prefix."
+            )
+        return _Rendered(text, len(start) if self.completion_only else 0, templated=True)
+
+
+class _MessagesReader:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, assistant_only: bool):
+        self.tokenizer = tokenizer
+        self.assistant_only = assistant_only
+
+    def __call__(self, row: dict[str, Any]) -> _Rendered:
+        text = self.tokenizer.apply_chat_template(row["messages"], tokenize=False)
+        if not self.assistant_only:
+            return _Rendered(text, templated=True)
+        marked = self.tokenizer.apply_chat_template(
+            row["messages"], return_dict=True, return_assistant_tokens_mask=True
+        )["assistant_masks"]
+        if not any(marked):
+            raise ValueError(
+                "assistant_only_loss=True, but the chat template marks no assistant token. Wrap the assistant's text "
+                "in {% generation %} ... {% endgeneration %} in the template, or turn the option off."
+            )
+        return _Rendered(text, learn=marked, templated=True)
+
+
+def _reader(columns: list[str], tokenizer: PreTrainedTokenizerBase, settings: DataSettings):
+    """Choose how a row is read by its columns."""
+    if "messages" in columns:
+        return _MessagesReader(tokenizer, settings.assistant_only_loss)
+    if "prompt" in columns and "completion" in columns:
+        return _CompletionReader(tokenizer, settings.completion_only_loss is not False)
+    if settings.text_field in columns:
+        return _TextReader(settings.text_field)
+    raise ValueError(
+        f"The dataset has the columns {columns}; none of them can be read. It needs {settings.text_field!r} (set "
+        "dataset_text_field to another column), 'prompt' and 'completion', 'messages', or 'input_ids'."
+    )
+
+
+def _tokenise(batch, read, tokenizer, tagger, settings, version):
+    size = len(next(iter(batch.values())))
+    rows = [read({key: values[i] for key, values in batch.items()}) for i in range(size)]
+    texts = [row.text for row in rows]
+    if not all(isinstance(text, str) for text in texts):
+        without = sum(not isinstance(text, str) for text in texts)
+        raise ValueError(
+            f"{without} of {size} rows have no text (None, or no string). Drop them first, such as "
+            "dataset.filter(lambda row: isinstance(row['text'], str))."
+        )
+    encoded = tokenizer(
+        texts, add_special_tokens=not rows[0].templated, return_offsets_mapping=True, return_attention_mask=False
+    )
+    tags = tag_texts(tagger, texts) if tagger is not None else [None] * size
+    cut = None if settings.packing else settings.max_length
+    out: dict[str, list] = {key: [] for key in ("input_ids", "labels")}
+    if tagger is not None:
+        out |= {key: [] for key in PII_COLUMNS}
+    for row, ids, offsets, found in zip(rows, encoded["input_ids"], encoded["offset_mapping"], tags, strict=True):
+        ids, offsets = np.array(ids, np.int64), np.array(offsets, np.int64).reshape(-1, 2)
+        learnt = np.array(row.learn, bool) if row.learn is not None else offsets[:, 1] > row.learn_from
+        if row.learn_from == 0 and row.learn is None:
+            learnt = np.ones(len(ids), bool)
+        end = tokenizer.eos_token_id
+        if end is not None and not row.templated:
+            if not len(ids) or ids[-1] != end:
+                ids, learnt = np.append(ids, end), np.append(learnt, True)
+                offsets = np.concatenate([offsets, np.full((1, 2), len(row.text))])
+            learnt[-1] = True
+        out["input_ids"].append(ids[:cut])
+        out["labels"].append(np.where(learnt, ids, IGNORE)[:cut])
+        if found is None:
+            continue
+        tagged = token_tags(row.text, found, offsets, settings.dilation)
+        for column, values, kind in zip(PII_COLUMNS, tagged, PII_TYPES, strict=True):
+            out[column].append(values.astype(kind)[:cut])
+    return out
+
+
+def _pack(batch, length):
+    packed = {}
+    for key, rows in batch.items():
+        joined = np.concatenate([np.asarray(row) for row in rows]) if rows else np.zeros(0, np.int64)
+        packed[key] = [joined[i : i + length] for i in range(0, len(joined), length)]
+    return packed

@@ -1,0 +1,97 @@
+"""Rounds of learning from each other, in one process; other engines run the same clients and the same server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from swingkd.decentralized.client import Client
+from swingkd.decentralized.message import Parcel, Word
+from swingkd.decentralized.result import Outcome
+from swingkd.decentralized.rounds import History, Round
+from swingkd.decentralized.server import Server
+
+
+class DecentralizedDistillation:
+    """Let clients with different models learn from each other.
+
+        run = DecentralizedDistillation(clients, MessengerServer(SDDist(), reference), rounds=10)
+        run.run()
+        print(run.outcome().accuracies)
+
+    Args:
+        clients: who takes part.
+        server: of messengers or of weights.
+        rounds: how many.
+        present: says who is there in a round, by name; default: everybody.
+        output_dir: where a run that was stopped goes on from; `None`: nowhere.
+
+    Raises:
+        ValueError: two clients have one name.
+    """
+
+    def __init__(
+        self,
+        clients: Sequence[Client],
+        server: Server,
+        *,
+        rounds: int,
+        present: Callable[[int], Iterable[str]] | None = None,
+        output_dir: str | None = None,
+    ):
+        self.clients = {client.name: client for client in clients}
+        if len(self.clients) != len(clients):
+            raise ValueError("Two clients have one name: give each its own.")
+        for client in clients:
+            if client.plan is not None and client.args.rounds < rounds:
+                raise ValueError(
+                    f"{client.name} has noise for {client.args.rounds} rounds, not for {rounds}: set rounds in its "
+                    "ClientArguments."
+                )
+        self.server, self.rounds = server, rounds
+        self.present = present or (lambda number: self.clients)
+        self.folder = Path(output_dir) if output_dir is not None else None
+        #: What happened so far.
+        self.history = History(self.folder)
+
+    def run(self, resume_from_checkpoint: bool = False) -> None:
+        """Run all rounds; afterwards every client has its model.
+
+        Args:
+            resume_from_checkpoint: go on after the last whole round in `output_dir`, if there is one.
+
+        Raises:
+            ValueError: what is there was written with other settings, or is there and shall not be gone on with.
+        """
+        if resume_from_checkpoint:
+            self.history.load(self.server)
+            for name, client in self.clients.items():
+                if self.folder is not None:
+                    client.load(client_folder(self.folder, name))
+        self.history.begin(self.server)
+        for number in range(len(self.history.rounds), self.rounds):
+            happened = Round(number, sorted(set(self.present(number)) & self.clients.keys()))
+            for name, request in self.server.requests(number, happened.present):
+                answer = self.clients[name].answer(request.with_words(run=self.history.run))
+                if self.folder is not None:
+                    self.clients[name].save(client_folder(self.folder, name))
+                happened.take(self.server, name, request, answer)
+            self.server.close(number)
+            self.history.add(happened, self.server)
+
+    def outcome(self) -> Outcome:
+        """Return what each client's model gets right with the server's last word, and what it cost."""
+        words: dict[str, Word] = {"run": self.history.run, "round": self.rounds, "wants": "accuracy"}
+        last = Parcel(self.server.last().tensors, words)
+        answers = {name: client.answer(last) for name, client in self.clients.items()}
+        if self.folder is not None:
+            for name, client in self.clients.items():
+                client.save(client_folder(self.folder, name))
+        return Outcome.of(answers, self.history.rounds)
+
+
+def client_folder(folder: Path, name: str) -> Path:
+    """Return where a client keeps what it knows; its name may be any text."""
+    # A name of dots would be another folder.
+    return folder / "clients" / quote(name, safe="").replace(".", "%2E")

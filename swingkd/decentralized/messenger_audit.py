@@ -1,0 +1,74 @@
+"""What messengers give away: was this example among a client's own?
+
+The attacker sees a client's messengers and nothing else.  Some reference examples, chosen by a fair coin each, are
+also given to the client, with a label drawn at random: what its messenger says of them is then compared with what it
+says of those that it was not given.  No example is easier to find, so that the lower bound on epsilon is a strong one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from swingkd.audit import MembershipReport
+from swingkd.audit.membership import judge_scores
+from swingkd.audit.scores import score_logits
+from swingkd.decentralized.labelled_examples import Examples
+
+
+@dataclass(frozen=True, eq=False)
+class PlantedExamples:
+    """Reference examples with random labels, of which a client was given some.
+
+    Args:
+        rows: [n] their places among the reference examples.
+        labels: [n] drawn at random.
+        given: [n] bool, by a fair coin each.
+    """
+
+    rows: torch.Tensor
+    labels: torch.Tensor
+    given: torch.Tensor
+
+    @classmethod
+    def drawn(cls, reference: Examples, count: int, seed: int) -> PlantedExamples:
+        """Draw places, labels and coins.
+
+        Raises:
+            ValueError: there are not so many reference examples.
+        """
+        if count > len(reference):
+            raise ValueError(f"{count} examples cannot be planted: the reference set has {len(reference)}.")
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randperm(len(reference), generator=generator)[:count]
+        labels = torch.randint(reference.classes, (count,), generator=generator)
+        return cls(rows, labels, torch.rand(count, generator=generator) < 0.5)
+
+    def planted(self, private: Examples, reference: Examples, copies: int = 1) -> Examples:
+        """Return a client's examples with the given ones among them.
+
+        Args:
+            private: what it has.
+            reference: the reference examples.
+            copies: of each.
+        """
+        given = replace(reference.select(self.rows[self.given]), labels=self.labels[self.given])
+        return Examples.joined([private, *([given] * copies)])
+
+
+def attack_messengers(planted: Sequence[PlantedExamples], messengers: Sequence[torch.Tensor]) -> MembershipReport:
+    """Tell the given examples from the others by what each client's messenger [R, C] says of them.
+
+    Args:
+        planted: one a client.
+        messengers: in the same order.
+
+    Returns:
+        A report whose members were chosen by a coin, so that epsilon can be bounded from below.
+    """
+    said = torch.cat([m[p.rows].float().clamp_min(1e-8).log() for p, m in zip(planted, messengers, strict=True)])
+    labels, given = torch.cat([p.labels for p in planted]), torch.cat([p.given for p in planted])
+    order = torch.cat([given.nonzero()[:, 0], (~given).nonzero()[:, 0]])
+    return judge_scores(score_logits(said[order], labels[order]), int(given.sum()))

@@ -1,0 +1,238 @@
+"""Clients that are people: a data set with a column that says whose each row is, dealt out to them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, load_dataset
+
+from swingkd.decentralized.labelled_examples import Examples
+from swingkd.tagging import RuleTagger
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeopleSettings:
+    """How rows become clients and reference examples.
+
+    Args:
+        data: arguments of `load_dataset`; $VARIABLES are filled in.
+        client: column that says whose a row is.
+        label: column of class numbers, or of numbers that `label_cuts` makes classes of.
+        inputs: columns of numbers (features), or of lists of numbers of one length (signals over time).
+        text: in their place, a column of text: an example is `context` characters, its label the next one.
+        context: characters of an example.
+        stride: characters between two examples.
+        tag: let the rules say how likely the next character is private; see max_temperature of `ClientArguments`.
+        label_cuts: between classes.
+        classes: how many there are; `None`: as many as the rows have.  A node that has only its own rows must say it.
+        at_least: smallest value of other columns; rows below are left out.
+        together: column of which all rows go to training or all to test: recordings that overlap, say.
+        test_share: of each client's rows or recordings, at most a half; every n-th is tested.
+        validate: leave the test rows out altogether, and test on a like share of the others: to choose settings by.
+        most_clients: the clients with the most rows; `None`: all.
+        reference_clients: who gives the reference examples and takes no part: so many, drawn at random, or by name.
+        reference_examples: how many of theirs are used.
+        reference_seed: of both draws.
+
+    Raises:
+        ValueError: neither `inputs` nor `text` is given, or both, a label is missing, or a share is out of range.
+    """
+
+    data: dict[str, Any]
+    client: str
+    label: str | None = None
+    inputs: tuple[str, ...] = ()
+    text: str | None = None
+    context: int = 80
+    stride: int = 20
+    tag: bool = False
+    label_cuts: tuple[float, ...] = ()
+    classes: int | None = None
+    at_least: dict[str, float] | None = None
+    together: str | None = None
+    test_share: float = 0.25
+    validate: bool = False
+    most_clients: int | None = None
+    reference_clients: int | tuple[str, ...] = 5
+    reference_examples: int = 500
+    reference_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if bool(self.inputs) == (self.text is not None):
+            raise ValueError("Give either inputs (columns of numbers) or text (a column).")
+        if self.inputs and self.label is None:
+            raise ValueError("Say which column is the label.")
+        if not 0 < self.test_share <= 0.5:
+            raise ValueError(f"test_share={self.test_share} must lie in (0, 0.5].")
+        if self.reference_clients in (0, (), []):
+            raise ValueError("reference_clients: somebody must give the reference examples.")
+
+
+@dataclass(frozen=True, eq=False)
+class People:
+    """Each client's own examples, and those that all share.
+
+    Args:
+        train, test: by client.
+        reference: labelled, of people who take no part.
+    """
+
+    train: dict[str, Examples]
+    test: dict[str, Examples]
+    reference: Examples
+
+
+def load_people(settings: PeopleSettings) -> People:
+    """Deal a data set out to its people.
+
+    Raises:
+        ValueError: a column is missing, holds what is no number, or there are too few people.
+    """
+    filled = {k: os.path.expandvars(v) if isinstance(v, str) else v for k, v in settings.data.items()}
+    rows = load_dataset(**filled)
+    if not isinstance(rows, Dataset):
+        raise ValueError(f"data names {len(rows)} splits; add split: train, say.")
+    others = [settings.client, settings.label, settings.text, settings.together, *settings.inputs]
+    for column in [*(c for c in others if c is not None), *(settings.at_least or {})]:
+        if column not in rows.column_names:
+            raise ValueError(f"There is no column {column!r} among {', '.join(rows.column_names)}.")
+    for column, least in (settings.at_least or {}).items():
+        rows = rows.select(np.flatnonzero(np.asarray(rows[column]) >= least))
+    whose = np.asarray(rows[settings.client]).astype(str)
+    names, counts = np.unique(whose, return_counts=True)
+    order = names[np.argsort(-counts, kind="stable")][: settings.most_clients]
+    drawn = np.random.default_rng(settings.reference_seed)
+    shared = _shared(settings, order if isinstance(settings.reference_clients, int) else names, drawn)
+    read = Characters(settings) if settings.text else Numbers(settings, rows, np.isin(whose, list(shared)))
+    reference = Examples.joined([read(rows.select(np.flatnonzero(whose == name))) for name in sorted(shared)])
+    some = torch.from_numpy(drawn.permutation(len(reference))[: settings.reference_examples]).sort().values
+    train, test = {}, {}
+    for name in sorted(set(order.tolist()) - shared):
+        own = rows.select(np.flatnonzero(whose == name))
+        try:
+            train[name], test[name] = _split(own, read, settings)
+        except ValueError as error:
+            raise ValueError(f"Client {name}: {error}") from error
+    return People(train, test, reference.select(some))
+
+
+def _shared(settings: PeopleSettings, people: np.ndarray, drawn: np.random.Generator) -> set[str]:
+    """Return who gives the reference examples."""
+    chosen = settings.reference_clients
+    if not isinstance(chosen, int):
+        missing = set(map(str, chosen)) - set(people.tolist())
+        if missing:
+            raise ValueError(f"reference_clients: there are no rows of {', '.join(sorted(missing))}.")
+        return set(map(str, chosen))
+    if len(people) < chosen + 2:
+        raise ValueError(f"{len(people)} people, of whom {chosen} give the reference examples: two more are needed.")
+    return set(drawn.choice(people, chosen, replace=False).tolist())
+
+
+def _split(rows: Dataset, read: Characters | Numbers, settings: PeopleSettings) -> tuple[Examples, Examples]:
+    """Return a client's examples to learn from and to be tested on: whole recordings, where rows belong together."""
+    groups = np.asarray(rows[settings.together] if settings.together else range(len(rows))).astype(str)
+    names = list(dict.fromkeys(groups.tolist()))
+    # Dealt out evenly, not the last ones alone: what people do changes over a session.
+    every = round(1 / settings.test_share)
+    tested = names[::every]
+    left = [name for name in names if name not in set(tested)]
+    if settings.validate:
+        tested = left[::every]
+        left = [name for name in left if name not in set(tested)]
+    if not left:
+        raise ValueError(f"{len(names)} rows or recordings are too few to learn from some and to be tested on others.")
+    learnt, away = (read(rows.select(np.flatnonzero(np.isin(groups, some)))) for some in (left, tested))
+    return learnt, away
+
+
+class Numbers:
+    """Reads columns of numbers, on the scale of the reference people's: mean 0 and standard deviation 1 each."""
+
+    def __init__(self, settings: PeopleSettings, rows: Dataset, shared: np.ndarray):
+        self.settings = settings
+        values = self._values(rows.select(np.flatnonzero(shared)))
+        axes = (0, *range(2, values.ndim))
+        self.mean, self.std = values.mean(axes, keepdims=True), values.std(axes, keepdims=True) + 1e-8
+        labels = self._labels(rows)
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(
+                f"Column {settings.label!r} must hold class numbers, whole and none missing, or label_cuts."
+            )
+        self.classes = settings.classes or int(labels.max()) + 1
+
+    def _values(self, rows: Dataset) -> np.ndarray:
+        """Return [n, columns] of numbers, or [n, columns, length] of lists."""
+        found = []
+        for column in self.settings.inputs:
+            try:
+                found.append(np.asarray(rows[column], dtype=np.float32))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"Column {column!r} must hold numbers, or lists of numbers of one length.") from error
+            if not np.isfinite(found[-1]).all():
+                raise ValueError(f"Column {column!r} holds what is no finite number.")
+        return np.stack(found, 1)
+
+    def _labels(self, rows: Dataset) -> np.ndarray:
+        found = np.asarray(rows[self.settings.label])
+        if not self.settings.label_cuts:
+            return found
+        if not np.issubdtype(found.dtype, np.number) or not np.isfinite(found).all():
+            raise ValueError(f"Column {self.settings.label!r} holds what is no finite number.")
+        return np.digitize(found, self.settings.label_cuts)
+
+    def __call__(self, rows: Dataset) -> Examples:
+        """Return rows as examples."""
+        inputs = torch.from_numpy((self._values(rows) - self.mean) / self.std)
+        return Examples(inputs, torch.from_numpy(self._labels(rows).astype(np.int64)), self.classes)
+
+
+#: What `Characters` knows; the first stands for all others.
+ALPHABET = "\x00\n" + "".join(map(chr, range(32, 127)))
+
+
+class Characters:
+    """Reads text: some characters, and the next one as their label."""
+
+    def __init__(self, settings: PeopleSettings):
+        self.settings = settings
+        self._numbers = np.zeros(0x110000, dtype=np.int64)
+        self._numbers[[ord(character) for character in ALPHABET]] = np.arange(len(ALPHABET))
+
+    def __call__(self, rows: Dataset) -> Examples:
+        """Return windows of the rows' text, joined by line breaks.
+
+        Raises:
+            ValueError: it is shorter than a window.
+        """
+        text = "\n".join(rows[self.settings.text])
+        ids = torch.from_numpy(self._numbers[np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)])
+        size = self.settings.context + 1
+        if len(ids) < size:
+            raise ValueError(f"A text of {len(ids)} characters is shorter than context={size - 1} and a label.")
+        windows = ids.unfold(0, size, self.settings.stride)
+        likelihood = None
+        if self.settings.tag:
+            found = RuleTagger().tag([text])[0].likelihood
+            likelihood = torch.as_tensor(found, dtype=torch.float32)[size - 1 :: self.settings.stride]
+        return Examples(
+            {"input_ids": windows[:, :-1].contiguous()}, windows[:, -1].contiguous(), len(ALPHABET), likelihood
+        )
+
+
+def scarce(examples: Examples, share: float, seed: int) -> Examples:
+    """Keep a share of examples, drawn at random; one at least."""
+    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
+    return examples.select(order[: max(1, round(share * len(examples)))].sort().values)
+
+
+def mislabelled(examples: Examples, share: float, seed: int) -> Examples:
+    """Give a share of examples, drawn at random, another label."""
+    generator = torch.Generator().manual_seed(seed)
+    wrong = torch.rand(len(examples), generator=generator) < share
+    moved = examples.labels + torch.randint(1, examples.classes, (len(examples),), generator=generator)
+    return replace(examples, labels=torch.where(wrong, moved % examples.classes, examples.labels))

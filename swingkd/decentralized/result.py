@@ -1,0 +1,101 @@
+"""What became of a federation: what each client got, what it cost, and what is promised to whom."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from swingkd.decentralized.message import Parcel
+from swingkd.decentralized.rounds import Round
+from swingkd.files import write_json
+from swingkd.privacy import PrivacyLedger
+from swingkd.report import ledger_rows, row
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Outcome:
+    """The end of a federation.
+
+    Args:
+        accuracies: share of its own test examples that each client's model gets right.
+        ledgers: of each client.
+        rounds: what happened.
+    """
+
+    accuracies: dict[str, float] = field(default_factory=dict)
+    ledgers: dict[str, PrivacyLedger] = field(default_factory=dict)
+    rounds: list[Round] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, answers: dict[str, Parcel], rounds: Sequence[Round]) -> Outcome:
+        """Read what clients answered when they were asked for their accuracy; what is no answer is left out."""
+        outcome = cls(rounds=list(rounds))
+        for name, answer in sorted(answers.items()):
+            try:
+                accuracy = answer.number("accuracy", high=1.0)
+                ledger = PrivacyLedger.from_dict(json.loads(answer.text("ledger")))
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                log.warning("The last answer of %s is refused: %s.", name, error)
+                continue
+            outcome.accuracies[name], outcome.ledgers[name] = accuracy, ledger
+        return outcome
+
+    @property
+    def weakest(self) -> PrivacyLedger | None:
+        """The ledger of the client to whom least is promised; `None` where there are no clients."""
+
+        def promised(ledger: PrivacyLedger) -> float:
+            epsilon = ledger.epsilon()
+            return math.inf if epsilon is None else epsilon
+
+        return max(self.ledgers.values(), key=promised, default=None)
+
+    def rows(self, model: str, setting: str) -> list[dict[str, Any]]:
+        """Return the rows of metrics.json: clients, their mean, the worst, bytes, seconds, the weakest promise.
+
+        Args:
+            model: what the method is called.
+            setting: the words that tell this federation from others.
+
+        Raises:
+            RuntimeError: nobody told its accuracy.
+        """
+        if not self.accuracies:
+            raise RuntimeError("No client told its accuracy: see the log for what they answered.")
+        found = list(self.accuracies.values())
+        weakest = self.weakest
+        return [
+            *(
+                row(model, f"{setting} client={quote(client, safe='')}", "client_accuracy", value)
+                for client, value in self.accuracies.items()
+            ),
+            row(model, setting, "accuracy", sum(found) / len(found), n=len(found)),
+            row(model, setting, "worst", min(found), n=len(found)),
+            *(
+                row(model, setting, cost, sum(getattr(happened, cost) for happened in self.rounds))
+                for cost in ("sent", "received", "seconds")
+            ),
+            *(ledger_rows(model, setting, weakest) if weakest is not None else []),
+        ]
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write it as JSON; nothing in it is secret."""
+        ledgers = {name: ledger.to_dict() for name, ledger in self.ledgers.items()}
+        rounds = [asdict(r) for r in self.rounds]
+        write_json(path, {"accuracies": self.accuracies, "ledgers": ledgers, "rounds": rounds})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Outcome:
+        """Read what `save` wrote."""
+        content = json.loads(Path(path).read_text())
+        ledgers = {name: PrivacyLedger.from_dict(ledger) for name, ledger in content["ledgers"].items()}
+        return cls(content["accuracies"], ledgers, [Round(**happened) for happened in content["rounds"]])

@@ -1,0 +1,1 @@
+"""What recipes share; for recipes only, and it may change."""

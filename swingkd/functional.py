@@ -1,0 +1,95 @@
+"""The protected distillation loss as one function, for a training loop of one's own.
+
+`PrivateDistillationTrainer` does more: it never makes all logits at once, keeps the protection over a restart, counts
+what was released, and trains with differential privacy.  Whoever has a loop already needs two things: batches that say
+how private each token is (`swingkd.data.prepare_dataset` and `DistillationCollator`), and this function.
+"""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedModel
+
+from swingkd.losses import token_losses
+from swingkd.models.head import at_least_float32
+from swingkd.targets import LiveTeacher, ProtectedTargets, Protection, TemperatureSettings, population
+from swingkd.tasks import Task, task_of
+
+
+def distillation_loss(
+    student_logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    batch: dict[str, torch.Tensor],
+    *,
+    protection: Protection | None = None,
+    temperatures: TemperatureSettings | None = None,
+    alpha: float = 0.5,
+    beta: float = 0.0,
+    public_logits: torch.Tensor | None = None,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    end: int | None = None,
+    task: str = "text-generation",
+) -> torch.Tensor:
+    """Return the protected distillation loss of a batch, a mean over its tokens (or examples).
+
+    Args:
+        student_logits, teacher_logits: [B, T, V] as the models return them, not shifted; [B, C] of classifiers of
+            whole examples.  Heads of different length are cut to the shorter one.
+        batch: of the task's collator: `labels`, `pii_likelihood`, ...
+        protection: what rewrites the targets at private tokens: one object for the whole run, such as
+            `NoisedTarget(NoiseKey.load_or_create(path))`.  Not needed where nothing is private.
+        temperatures: how likelihood becomes temperature; default: `TemperatureSettings()`.
+        alpha: weight of the soft loss; the rest is hard labels.
+        beta: 0 forward KL, 1 reverse KL, between them generalised JSD.
+        public_logits: as teacher_logits, of a public model: for `MollifiedTarget`.
+        num_items_in_batch: divide by this instead: the tokens of a whole step of several batches.
+        end: id that ends a record, for packed rows.
+        task: as the Hub names it.
+
+    Raises:
+        ValueError: a token is private and there is no protection; the logits do not fit the labels.
+    """
+    kind: Task = task_of("", task)
+    width = max(getattr(protection, "context", 0), population.CONTEXT)
+    tokens = kind.predicted(batch, width, end)
+    of_each = (temperatures or TemperatureSettings()).for_tokens(tokens.likelihood)
+    size = min(student_logits.size(-1), teacher_logits.size(-1))
+    if student_logits.shape[:-1] != tokens.at.shape:
+        raise ValueError(
+            f"The logits have the shape {tuple(student_logits.shape)}, the labels are {tuple(tokens.at.shape)}. Pass "
+            f"logits and batch of one forward pass, and the task that they are for (task={task!r})."
+        )
+    asked = kind.at(kind.of_teacher(batch))
+    if teacher_logits.shape[:-1] != asked.shape:
+        raise ValueError(
+            f"The teacher's logits have the shape {tuple(teacher_logits.shape)}; in this batch it reads "
+            f"{tuple(asked.shape)} positions. Make them with swingkd.teacher_logits(teacher, batch, task)."
+        )
+    taught = at_least_float32(teacher_logits[..., :size][asked]).detach()
+    public = at_least_float32(public_logits[..., :size][tokens.private_at()]) if public_logits is not None else None
+    targets = ProtectedTargets(
+        # Cloned by indexing: a teacher's logits are softened in place.
+        LiveTeacher(lambda rows: taught[rows], of_each.teacher),
+        tokens.likelihood,
+        tokens.private(of_each.teacher),
+        protection,
+        (lambda places: public[places]) if public is not None else None,
+    )
+    logits = at_least_float32(student_logits[..., :size][tokens.at])
+    parts = token_losses(logits, targets, tokens.labels, tokens.likelihood, of_each, beta=beta)
+    total = parts.total(alpha).sum()
+    count = max(len(tokens.labels), 1) if num_items_in_batch is None else num_items_in_batch
+    return total / torch.as_tensor(count, device=total.device).clamp(min=1)
+
+
+@torch.no_grad()
+def teacher_logits(teacher: PreTrainedModel, batch: dict[str, torch.Tensor], task: str = "text-generation"):
+    """Return what a frozen teacher says of a batch, [B, T, V] or [B, C].
+
+    Args:
+        teacher: in evaluation mode, on the batch's device.
+        batch: of the task's collator.
+        task: as the Hub names it.
+    """
+    kind = task_of("", task)
+    return teacher(**kind.call(kind.of_teacher(batch), teacher)).logits

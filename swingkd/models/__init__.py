@@ -1,0 +1,1 @@
+"""Models of other people: loaded by name, their heads read, their classes compared."""

@@ -1,0 +1,84 @@
+"""The classes of a classifier: their numbers, their names, and whether two models mean the same ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from datasets import ClassLabel, Features
+from transformers import PreTrainedConfig
+
+
+def class_number(label: Any, config: PreTrainedConfig) -> int | None:
+    """Return the number of a class that is given by number or name; `None` where the model has no such class."""
+    if isinstance(label, str):
+        label = config.label2id.get(label)
+    known = isinstance(label, int) and not isinstance(label, bool) and 0 <= label < config.num_labels
+    return label if known else None
+
+
+def described(label: Any) -> str:
+    """Return a label for an error: numbers as they are, never text, which may be anything from a wrong column."""
+    return f"text of {len(label)} characters" if isinstance(label, str) else repr(label)[:40]
+
+
+def class_names(config: PreTrainedConfig) -> list[str] | None:
+    """Return the names of a model's classes, `None` where they were never named."""
+    names = [config.id2label[i] for i in range(config.num_labels)]
+    return None if names == [f"LABEL_{i}" for i in range(config.num_labels)] else names
+
+
+def check_same_classes(student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
+    """Refuse a teacher that has other classes than its student.
+
+    Raises:
+        ValueError: their numbers differ, or the names at one number.
+    """
+    if student.num_labels != teacher.num_labels:
+        raise ValueError(
+            f"The teacher has {teacher.num_labels} classes, the student {student.num_labels}. Make the student with "
+            f"num_labels={teacher.num_labels}, and the teacher's id2label and label2id."
+        )
+    names, taught = class_names(student), class_names(teacher)
+    if names and taught and names != taught:
+        i = next(i for i, pair in enumerate(zip(names, taught, strict=True)) if pair[0] != pair[1])
+        raise ValueError(
+            f"Class {i} is {names[i]!r} to the student and {taught[i]!r} to the teacher. Make the student with the "
+            "teacher's id2label and label2id."
+        )
+
+
+def check_class_names(features: Features | None, column: str, config: PreTrainedConfig) -> None:
+    """Refuse data that names its classes, in another order than the model does.
+
+    Raises:
+        ValueError: names the first class that differs.
+    """
+    feature = features.get(column) if features is not None else None
+    if not isinstance(feature, ClassLabel):
+        feature = getattr(feature, "feature", None)  # of a list of them
+    names = class_names(config)
+    if not isinstance(feature, ClassLabel) or names is None or names == feature.names:
+        return
+    moved = [i for i, own in enumerate(feature.names) if own in names and (i >= len(names) or names[i] != own)]
+    if moved:
+        i = moved[0]
+        own = names[i] if i < len(names) else None
+        raise ValueError(
+            f"Class {i} is {own!r} to the model and {feature.names[i]!r} in the data. Bring them into one order: "
+            "dataset.align_labels_with_mapping(model.config.label2id, "
+            f"{column!r})."
+        )
+
+
+def check_single_label(role: str, config: PreTrainedConfig) -> None:
+    """Refuse a model that has no classes of which one is right.
+
+    Raises:
+        ValueError: it is a regression, or several classes are right at once.
+    """
+    if config.num_labels < 2 or config.problem_type in ("regression", "multi_label_classification"):
+        raise ValueError(
+            f"The {role} model has num_labels={config.num_labels} and problem_type={config.problem_type!r}. Protected "
+            "distillation is for classes of which one is right: num_labels of 2 or more, and no problem_type, or "
+            "'single_label_classification'."
+        )

@@ -1,0 +1,29 @@
+"""Ask a classifier of any kind for logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def logits_of(model: nn.Module, inputs: torch.Tensor | dict[str, torch.Tensor]) -> torch.Tensor:
+    """Ask a classifier, [n, classes] float32 (or float64, if that is what it computes in).
+
+    Args:
+        model: an `AutoModelForImageClassification`, one of text, or a module that returns logits.
+        inputs: [n, channels, height, width] or the like; or arguments by name.
+
+    Raises:
+        ValueError: what it returns are no logits.
+    """
+    if isinstance(inputs, dict):
+        found = model(**inputs)
+    else:
+        dtype = next((p.dtype for p in model.parameters()), inputs.dtype)
+        found = model(inputs.to(dtype) if inputs.is_floating_point() else inputs)
+    logits = found if isinstance(found, torch.Tensor) else getattr(found, "logits", None)
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+        raise ValueError(
+            f"{type(model).__name__} returned {type(found).__name__}, no logits [n, classes]: give a classifier."
+        )
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,0 +1,123 @@
+"""What stands on the page of a model, and on that of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from swingkd.audit import AuditReport, ExposureReport, Interval
+from swingkd.audit.membership import MembershipReport, roc_curve
+from swingkd.privacy import PrivacyLedger
+from swingkd.report.audit_figures import audit_tables, roc_figure
+from swingkd.report.model_card import ModelFacts, claims
+from swingkd.report.page import Figure, Page, ShownToken, svg_of, table_of
+from swingkd.report.plots import epsilon_curves, epsilon_figure, exposure_figure, repetition_figure
+from swingkd.report.summary import Summary, summarise
+
+_AT = (0.001, 0.01, 0.1)
+
+
+def model_page(facts: ModelFacts, tokens: Sequence[Sequence[ShownToken]] = ()) -> Page:
+    """Return the page of one model."""
+    figures = audit_figures(facts.audit or AuditReport(), facts.title) + epsilon_figures(facts.ledger)
+    used = Figure("Use", "", ("metric", "value"), [(name, f"{value:.4f}") for name, value in facts.results.items()])
+    tables = [*([used] if facts.results else []), *map(table_of, audit_tables(facts.audit or AuditReport()))]
+    return Page(facts.title, facts.ledger.lines(), claims(facts), tables, figures, tokens)
+
+
+def audit_page(report: AuditReport, title: str) -> Page:
+    """Return the page of an audit of one model."""
+    tables = [table_of(table) for table in audit_tables(report)]
+    note = "Attacks are lower bounds: a better one may find more. How the model was trained is not looked at here."
+    return Page(title, (), (note,), tables, audit_figures(report, title))
+
+
+def run_page(
+    content: dict[str, Any], promises: Sequence[str], said: Sequence[str], tokens: Sequence[Sequence[ShownToken]] = ()
+) -> Page:
+    """Return the page of a run with several students.
+
+    Args:
+        content: of its metrics.json.
+        promises: what was promised, a line each.
+        said: what does not hold, a line each.
+        tokens: texts to show.
+    """
+    summaries = [summary for summary in summarise(content) if summary.exposure]
+    figures = [
+        Figure(
+            "Utility against leak",
+            svg_of(lambda path: exposure_figure(content, path), "leak"),
+            ("model", "perplexity", *(f"x{level}" for level in _levels(summaries))),
+            [_leak_row(summary, _levels(summaries)) for summary in summaries],
+            "The best students stand at the lower left: useful and silent. The grey band is what chance gives.",
+        ),
+        exposure_by_repetition({summary.name: summary.exposure for summary in summaries}),
+    ]
+    return Page(content["run"], promises, said, (), figures, tokens)
+
+
+def audit_figures(report: AuditReport, name: str) -> list[Figure]:
+    """Return the figures of an audit: exposure by repetition, and a ROC curve for each kind of record."""
+    figures = []
+    if report.exposure:
+        figures.append(exposure_by_repetition({name: _means(report.exposure)}))
+    for kind, membership in report.membership.items():
+        key = f"roc-{len(figures)}"
+        figures.append(
+            Figure(
+                f"Membership of {kind}: ROC curves",
+                svg_of(_roc(membership, kind), key),
+                ("attack", "AUC", *(f"TPR at {100 * rate:g} % FPR" for rate in _AT)),
+                [_roc_row(membership, result.attack) for result in membership.results],
+                "Both axes are logarithmic: what counts is who is found at few false alarms.",
+            )
+        )
+    return figures
+
+
+def epsilon_figures(ledger: PrivacyLedger) -> list[Figure]:
+    """Return the figure of what each step of DP-SGD cost, where there was any."""
+    curves = epsilon_curves(ledger)
+    if not curves:
+        return []
+    rows = [(name, f"{steps:,}", f"{epsilon:.3f}") for name, points in curves.items() for steps, epsilon in points]
+    svg = svg_of(lambda path: epsilon_figure(curves, path), "epsilon")
+    return [Figure("Epsilon over steps", svg, ("data", "steps", "epsilon"), rows)]
+
+
+def exposure_by_repetition(series: dict[str, dict[int, Interval]]) -> Figure:
+    """Return the figure of exposure against the number of copies, a line a model."""
+    rows = [
+        (name, str(level), f"{found.value:.2f}", f"{found.low:.2f} to {found.high:.2f}")
+        for name, levels in series.items()
+        for level, found in sorted(levels.items())
+    ]
+    svg = svg_of(lambda path: repetition_figure(series, path), "repetition")
+    note = "In bits; 0 copies are the controls, which were never inserted: what chance gives."
+    return Figure("Exposure by repetition", svg, ("model", "copies", "exposure", "95 % interval"), rows, note)
+
+
+def _means(report: ExposureReport) -> dict[int, Interval]:
+    return {level: report.mean(level) for level in report.levels}
+
+
+def _roc(report: MembershipReport, kind: str) -> Callable[[Path], Any]:
+    return lambda path: roc_figure(report, kind, path)
+
+
+def _roc_row(report: MembershipReport, attack: str) -> tuple[str, ...]:
+    false, true = roc_curve(*report.scores[attack])
+    found = [max((t for f, t in zip(false, true, strict=True) if f <= rate), default=0.0) for rate in _AT]
+    return (attack, f"{report[attack].auc.value:.3f}", *(f"{value:.3f}" for value in found))
+
+
+def _levels(summaries: list[Summary]) -> list[int]:
+    return sorted({level for summary in summaries for level in summary.exposure if level})
+
+
+def _leak_row(summary: Summary, levels: list[int]) -> tuple[str, ...]:
+    perplexity = summary.perplexity.get("perplexity")
+    cells = [f"{summary.exposure[level].value:.2f}" if level in summary.exposure else "" for level in levels]
+    return (summary.name, f"{perplexity:.2f}" if perplexity is not None else "", *cells)

@@ -1,0 +1,167 @@
+"""The card of an audit: every attack on every model of a run, from its metrics.json."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from swingkd.report.metrics import MetricsFile
+from swingkd.report.page import Figure, write_figure_page
+from swingkd.report.plots import COLOURS, MARKERS
+from swingkd.report.render import render_card
+
+_KINDS = {
+    "canary_secrets": "canaries, their secrets",
+    "canary_records": "canaries, whole sentences",
+    "dialogues": "ordinary records",
+}
+# Why a way to protect lets an attack through, where it does; each is shown in docs/audits.md.
+_WHY = {
+    "teacher": "it was trained on the records, without protection.",
+    "kd": "plain distillation teaches what the teacher remembers, and its hard labels are the records.",
+    "drop": "tokens that are not flagged are learnt as they are.",
+    "swing": "a softened target still ranks the teacher's tokens, and tokens that are not flagged are learnt as they "
+    "are.",
+    "mollify": "tokens that are not flagged are learnt from the private teacher.",
+    "population": "its averages are made of the records' own values and lean a little towards each of them, and "
+    "tokens that are not flagged are learnt from the private teacher.",
+}
+
+
+class AuditTable:
+    """The rows of a run, to be looked up by model, kind of record, attack and metric."""
+
+    def __init__(self, rows: list[dict[str, Any]]):
+        self._rows = {(row["model"], frozenset(row["setting"].split()), row["metric"]): row for row in rows}
+        self.models = list(dict.fromkeys(row["model"] for row in rows))
+        words = [dict(word.split("=", 1) for word in row["setting"].split()) for row in rows]
+        self.kinds = list(dict.fromkeys(word["records"] for word in words if "records" in word))
+        self.attacks = list(dict.fromkeys(word["attack"] for word in words if "attack" in word))
+
+    def row(self, model: str, setting: str, metric: str) -> dict[str, Any] | None:
+        """Return one row, or None where it was not measured."""
+        return self._rows.get((model, frozenset(setting.split()), metric))
+
+    def cell(self, model: str, setting: str, metric: str, form: str = "{:.2f}", interval: bool = True) -> str:
+        """Return a number for a table, with its interval."""
+        found = self.row(model, setting, metric)
+        if found is None:
+            return ""
+        value = form.format(found["value"])
+        if not interval or found["low"] is None:
+            return value
+        return f"{value} [{form.format(found['low'])}, {form.format(found['high'])}]"
+
+
+def is_audit(metrics: dict[str, Any]) -> bool:
+    """Tell whether a run's rows are those of an audit: every attack on every model."""
+    return any("audit=all" in row["setting"].split() for row in metrics["rows"])
+
+
+def write_audit_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
+    """Write README.md, report.html, audit.png and metrics.json of an audit into a folder.
+
+    Args:
+        metrics: the run's metrics.json.
+        output_dir: where the three files go.
+
+    Returns:
+        The path of the card.
+    """
+    content, folder = MetricsFile(metrics).read(), Path(output_dir)
+    table = AuditTable(content["rows"])
+    # The teacher first, then the students as they were planned, whichever was measured first.
+    order = ["teacher", *(plan["model"] for plan in content["config"].get("rows", []))]
+    table.models.sort(key=lambda model: order.index(model) if model in order else len(order))
+    folder.mkdir(parents=True, exist_ok=True)
+    run = content["run"]
+    rows = [
+        (model, _KINDS.get(kind, kind), attack, table.cell(model, f"records={kind} attack={attack}", "auc", "{:.3f}"))
+        for model in table.models
+        for kind in table.kinds
+        for attack in table.attacks
+        if table.row(model, f"records={kind} attack={attack}", "auc")
+    ]
+    figure = Figure("Who was in the training data?", headings=("model", "records", "attack", "AUC"), rows=rows)
+    write_figure_page(folder / "audit.png", run, lambda path: _figure(table, run, path), figure, (), findings(table))
+    config = content["config"]
+    return render_card(
+        "audit.md",
+        metrics,
+        content,
+        folder,
+        t=table,
+        kinds=_KINDS,
+        copies=config["canaries"]["repetitions"][0],
+        findings=findings(table),
+        maximum=config["canaries"]["length"] * math.log2(10),
+    )
+
+
+def findings(table: AuditTable) -> list[str]:
+    """Say which attacks get through to which model, and why."""
+    said = []
+    for model in table.models:
+        for kind in table.kinds:
+            through = []
+            for attack in table.attacks:
+                where = f"records={kind} attack={attack}"
+                rate = table.row(model, where, "tpr_at_1_fpr")
+                epsilon = table.row(model, where, "epsilon_lower")
+                chance = table.row(model, where, "tpr_at_1_fpr_chance")
+                above = rate and rate["low"] > (chance["value"] if chance else 0.01)
+                if above or (epsilon and epsilon["value"] > 0.5):
+                    through.append(attack)
+            name = _KINDS.get(kind, kind)
+            if through:
+                said.append(f"`{model}`, {name}: {', '.join(through)} get through; {_WHY.get(model, 'unexplained.')}")
+            else:
+                said.append(f"`{model}`, {name}: no attack is above chance at 1 % false alarms.")
+    return said
+
+
+def _figure(table: AuditTable, run: str, path: Path) -> None:
+    """Draw the AUC of every attack on every model, one panel a kind of record; 0.5 is chance."""
+    figure, axes = plt.subplots(
+        1,
+        len(table.kinds),
+        figsize=(1.6 + 3.6 * len(table.kinds), 1.2 + 0.62 * len(table.attacks)),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, kind in zip(axes[0], table.kinds, strict=True):
+        axis.axvline(0.5, color="0.6", linestyle=":")
+        for m, model in enumerate(table.models):
+            for a, attack in enumerate(table.attacks):
+                found = table.row(model, f"records={kind} attack={attack}", "auc")
+                if found is None:
+                    continue
+                height = a + (m - (len(table.models) - 1) / 2) * 0.12
+                colour, marker = COLOURS[m % len(COLOURS)], MARKERS[m % len(MARKERS)]
+                axis.plot([found["low"], found["high"]], [height, height], color=colour, linewidth=1.6)
+                axis.plot(
+                    found["value"],
+                    height,
+                    marker=marker,
+                    color=colour,
+                    markersize=4.5,
+                    linestyle="none",
+                    label=model if a == 0 else None,
+                )
+        axis.set(title=_KINDS.get(kind, kind), xlabel="AUC (0.5: chance)", xlim=(0.41, 1.01))
+        axis.set_yticks(range(len(table.attacks)), table.attacks)
+        axis.grid(axis="x", alpha=0.25)
+    axes[0][0].invert_yaxis()
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
+    figure.suptitle(f"{run}: who was in the training data?")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

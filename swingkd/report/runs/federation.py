@@ -1,0 +1,185 @@
+"""The card of a federation: methods side by side, over seeds, client by client, with what they cost and give away."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from swingkd.report.metrics import MetricsFile
+from swingkd.report.page import Figure, write_figure_page
+from swingkd.report.plots import COLOURS
+from swingkd.report.render import render_card
+from swingkd.report.table import RunTable, percent, spread, words
+
+Student = tuple[str, str]
+# Below this, half a point, SD-Dist is said to be worse than the plain mean.
+_MARGIN = -0.005
+# Points beyond which the figure's axis is logarithmic.
+_WIDE = 40
+
+
+def write_federation_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
+    """Write README.md and metrics.json of a federation into a folder; of several methods a figure and report.html.
+
+    Args:
+        metrics: the run's metrics.json.
+        output_dir: where they go.
+
+    Returns:
+        The path of the card.
+    """
+    content, folder = MetricsFile(metrics).read(), Path(output_dir)
+    table = RunTable(content["rows"])
+    folder.mkdir(parents=True, exist_ok=True)
+    # There is something to draw where another method stands beside learning alone.
+    drawn = any(gains(table, student) for student in table.students("main") if student[0] != "local")
+    if drawn:
+        main = table.students("main")
+        rows = [(model, percent(table.mean((model, setting), "accuracy"))) for model, setting in main]
+        figure = Figure("What each client gains", headings=("method", "accuracy, %"), rows=rows)
+        run = content["run"]
+        write_figure_page(
+            folder / "clients.png", run, lambda path: _figure(table, run, path), figure, (), findings(table)
+        )
+    return render_card(
+        "federation.md",
+        metrics,
+        content,
+        folder,
+        t=table,
+        words=words,
+        percent=percent,
+        spread=spread,
+        findings=findings(table),
+        drops=drops(table),
+        megabytes=megabytes,
+        changed=changed,
+        drawn=drawn,
+        about=content["config"].get("about"),
+    )
+
+
+def federation_table(accuracies: dict[str, float]) -> Table:
+    """Return what a terminal shows: each client, and their mean.
+
+    Args:
+        accuracies: of each client's model, on examples of its own.
+    """
+    table = Table(box=box.SIMPLE)
+    table.add_column("client")
+    table.add_column("accuracy, %", justify="right")
+    for client, value in accuracies.items():
+        table.add_row(Text(client), percent(value))
+    if accuracies:
+        table.add_section()
+        table.add_row("mean", percent(float(np.mean(list(accuracies.values())))))
+    return table
+
+
+def is_federation(metrics: dict[str, Any]) -> bool:
+    """Tell whether a run's rows are those of clients."""
+    return any(row["metric"] == "client_accuracy" for row in metrics["rows"])
+
+
+def megabytes(table: RunTable, student: Student) -> str:
+    """Return what went to and from all clients, for a table."""
+    found = [table.mean(student, way) for way in ("sent", "received")]
+    return "" if None in found else " / ".join(f"{value / 1e6:.1f}" for value in found if value is not None)
+
+
+def gains(table: RunTable, student: Student) -> list[float]:
+    """Return what each client gains over learning alone, its mean over seeds."""
+    alone = next((table.clients(s) for s in table.students("main") if s[0] == "local"), {})
+    return [value - alone[client] for client, value in table.clients(student).items() if client in alone]
+
+
+def changed(table: RunTable, student: Student) -> str:
+    """Return how many clients gain and how many lose, for a table."""
+    found = gains(table, student) if student[0] != "local" else []
+    return f"{sum(gain > 0 for gain in found)} / {sum(gain < 0 for gain in found)}" if found else ""
+
+
+def findings(table: RunTable) -> list[str]:
+    """Say of each comparison that was asked for how it ended."""
+    said = []
+    found = {model: (model, where) for model, where in table.students("main")}
+    for model, other, lost, shown in (
+        ("sd_dist", "fedmd", "the selection is worse than the plain mean", "to be as good, within half a point"),
+        ("sd_dist", "local", "learning from each other did harm", "to help"),
+        (
+            "sd_dist",
+            "local_and_reference",
+            "learning the labels of the reference examples alone is better",
+            "to be better",
+        ),
+    ):
+        if model not in found or other not in found:
+            continue
+        gap = table.difference(found[model], found[other], "accuracy")
+        if gap is None:
+            continue
+        bar, line = _MARGIN if other == "fedmd" else 0.0, f"`{model}` minus `{other}`: {gap}"
+        held = gap.low is not None and gap.low >= bar
+        if gap.high is not None and gap.high < 0:
+            said.append(f"{line}; {lost}{', by less than half a point' if held else ''}.")
+        else:
+            said.append(f"{line}." if held else f"{line}; not shown {shown}.")
+    return said
+
+
+def drops(table: RunTable) -> list[tuple[str, dict[str, float]]]:
+    """Return by how much each method's accuracy falls where data are scarce or labels wrong, setting by setting."""
+    whole = {model: (model, where) for model, where in table.students("main")}
+    rows = []
+    for name in ("scarce", "noisy"):
+        for setting in table.shares(name):
+            fallen = {}
+            for model, where in table.students(name):
+                # Of the seeds that both have.
+                gap = table.difference(whole[model], (model, where), "accuracy") if model in whole else None
+                if where == setting and gap is not None:
+                    fallen[model] = gap.mean
+            rows.append((words(setting), fallen))
+    return rows
+
+
+def _figure(table: RunTable, run: str, path: Path) -> None:
+    """Draw what each client gains over learning alone: a mark a client, its mean over seeds."""
+    students = [s for s in table.students("main") if table.clients(s)]
+    shown = [s for s in students if s[0] not in ("local", "majority_class")]
+    figure, axis = plt.subplots(figsize=(7.5, 1.2 + 0.42 * max(len(shown), 1)), layout="constrained")
+    for place, student in enumerate(shown):
+        found = [100 * gain for gain in gains(table, student)]
+        spots = place + 0.24 * (np.arange(len(found)) % 5 - 2) / 2
+        axis.plot(found, spots, "o", alpha=0.55, markersize=4, color=COLOURS[place % len(COLOURS)])
+        if found:
+            axis.plot([float(np.mean(found))] * 2, [place - 0.35, place + 0.35], color="black", linewidth=1.5)
+    axis.axvline(0, color="grey", linewidth=0.8)
+    label = "points gained over learning alone; one mark a client, the bar is their mean"
+    if max(map(abs, axis.get_xlim())) > _WIDE:
+        # A method that fails would leave no room for the others.
+        axis.set_xscale("symlog", linthresh=10, linscale=2)
+        ticks = [
+            tick
+            for tick in (-100, -30, -10, -5, 0, 5, 10, 30, 100)
+            if axis.get_xlim()[0] <= tick <= axis.get_xlim()[1]
+        ]
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.minorticks_off()
+        label += "\nlogarithmic beyond 10 points"
+    axis.set_yticks(range(len(shown)), [model for model, _ in shown])
+    axis.invert_yaxis()
+    axis.grid(axis="x", alpha=0.25)
+    axis.set(title=run, xlabel=label)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

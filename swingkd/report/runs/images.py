@@ -1,0 +1,135 @@
+"""The card of a run on images: students side by side, over seeds, with what was claimed, promised and measured."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from swingkd.privacy.accounting import said_epsilon
+from swingkd.report.metrics import MetricsFile
+from swingkd.report.page import Figure, write_figure_page
+from swingkd.report.plots import COLOURS, MARKERS
+from swingkd.report.render import render_card
+from swingkd.report.table import RunTable, percent, spread, words
+
+
+def write_image_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
+    """Write README.md, report.html, accuracy.png and metrics.json of a run on images into a folder.
+
+    Args:
+        metrics: the run's metrics.json.
+        output_dir: where the three files go.
+
+    Returns:
+        The path of the card.
+    """
+    content, folder = MetricsFile(metrics).read(), Path(output_dir)
+    table = RunTable(content["rows"])
+    folder.mkdir(parents=True, exist_ok=True)
+    audited = [student for student in table if table.attacks(student, "auc")]
+    size = next((table.mean(student, "parameters") for student in table.students("headline")), None)
+    teachers = [student for student in table.students("teachers") if student[0] == "teacher"]
+    whole = table.mean(teachers[0], "parameters") if teachers else None
+    main = table.students("data_free") or table.students("headline")
+    rows = [(model, words(setting), percent(table.mean((model, setting), "accuracy"))) for model, setting in main]
+    figure = Figure("Accuracy of every student", headings=("model", "setting", "test accuracy, %"), rows=rows)
+    run = content["run"]
+    write_figure_page(
+        folder / "accuracy.png", run, lambda path: _figure(table, run, path), figure, (), findings(table)
+    )
+    return render_card(
+        "data_free.md" if table.students("data_free") else "images.md",
+        metrics,
+        content,
+        folder,
+        t=table,
+        words=words,
+        percent=percent,
+        spread=spread,
+        said_epsilon=said_epsilon,
+        promised=table.promised,
+        findings=findings(table),
+        audited=audited,
+        attacks=list(table.attacks(audited[0], "auc")) if audited else [],
+        fewer=1 - size / whole if size and whole else None,
+        student_parameters=size,
+        helped=helped(table),
+        grids=sorted(path.stem for path in folder.glob("grid-*.png")),
+        chance=f"{max(table.attacks(s, 'tpr_at_1_fpr_chance')['loss'] for s in audited):.3f}" if audited else "",
+    )
+
+
+def is_image_run(metrics: dict[str, Any]) -> bool:
+    """Tell whether a run's rows are those of students on images."""
+    return any("table=teachers" in row["setting"].split() for row in metrics["rows"])
+
+
+def findings(table: RunTable) -> list[str]:
+    """Say of each teaching whether it beat the same steps on public labels."""
+    said = []
+    for setting in table.shares("headline"):
+        control = ("self_learning", setting)
+        for model, where in table.students("headline"):
+            gap = table.difference((model, where), control, "accuracy") if where == setting else None
+            if model == "self_learning" or gap is None:
+                continue
+            steps, own = table.mean(control, "queries"), table.mean((model, where), "queries")
+            if steps != own:
+                said.append(
+                    f"`{model}` ({words(setting)}) took {own:.0f} steps, `self_learning` {steps:.0f}: not compared."
+                )
+                continue
+            verdict = "the teacher's answers helped"
+            if gap.mean <= 0:
+                verdict = "the teacher's answers did not help: the public labels alone do as well"
+            elif gap.low is None or gap.low <= 0:
+                verdict = "not shown to be above zero"
+            said.append(f"`{model}` minus `self_learning` ({words(setting)}): {gap}; {verdict}.")
+    return said
+
+
+def helped(table: RunTable) -> bool | None:
+    """Tell whether the published method was anywhere shown to beat the labels alone; `None` where it did not run."""
+    gaps = [
+        table.difference((model, where), ("self_learning", where), "accuracy")
+        for model, where in table.students("headline")
+        if model == "published"
+    ]
+    return any(gap is not None and gap.low is not None and gap.low > 0 for gap in gaps) if any(gaps) else None
+
+
+def _figure(table: RunTable, run: str, path: Path) -> None:
+    """Draw the accuracy of every student, one panel a setting, one mark a seed."""
+    main = "data_free" if table.students("data_free") else "headline"
+    settings = table.shares(main)
+    # A model looks the same in every panel.
+    looks = list(dict.fromkeys(model for model, _ in table.students(main)))
+    figure, axes = plt.subplots(
+        1, max(len(settings), 1), figsize=(1.5 + 4.2 * max(len(settings), 1), 4.2), squeeze=False, layout="constrained"
+    )
+    for axis, setting in zip(axes[0], settings, strict=False):
+        models = [model for model, where in table.students(main) if where == setting]
+        for place, model in enumerate(models):
+            values = [100 * value for value in table.values((model, setting), "accuracy").values()]
+            look = looks.index(model)
+            axis.plot(
+                values,
+                [place] * len(values),
+                marker=MARKERS[look % len(MARKERS)],
+                linestyle="none",
+                color=COLOURS[look % len(COLOURS)],
+            )
+        axis.set_yticks(range(len(models)), models)
+        axis.invert_yaxis()
+        axis.margins(y=0.15)
+        axis.set(title=words(setting), xlabel="test accuracy, %")
+        axis.grid(axis="x", alpha=0.25)
+    figure.suptitle(run)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

@@ -1,0 +1,287 @@
+"""The card of a run on classifiers of texts or words: what each student is worth, and which records it gives away."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from swingkd.audit import Interval
+from swingkd.report.metrics import SCOPES, MetricsFile
+from swingkd.report.page import Figure, write_figure_page
+from swingkd.report.plots import COLOURS, MARKERS
+from swingkd.report.render import render_card
+from swingkd.report.table import RunTable, difference, percent, spread, words
+
+Student = tuple[str, str]
+_SCORES = ("macro_f1", "f1")
+# Beyond chance; below this, plain distillation gives too little away for a share of it to say anything.
+_LEAST = 0.05
+
+
+class LabelTable(RunTable):
+    """The rows of a run on classifiers.
+
+    Args:
+        rows: of metrics.json; several processes may have written them in any order.
+        plans: the rows of the run's configuration, in whose order students stand in tables.
+    """
+
+    def __init__(self, rows: list[dict[str, Any]], plans: Sequence[dict[str, Any]] = ()):
+        super().__init__(rows)
+        self.rows = rows
+        measured = {row["metric"] for row in rows}
+        #: How a student's worth is counted.
+        self.score = next(name for name in _SCORES if name in measured)
+        found = [dict(word.split("=", 1) for word in row["setting"].split()) for row in rows]
+        self.kinds = list(dict.fromkeys(of["records"] for of in found if "records" in of))
+        main = dict.fromkeys((model, _bare(setting)) for model, setting in self if "split=" in setting)
+        planned = [(plan["model"], f"table=main {plan.get('setting', '')}".rstrip()) for plan in plans]
+        # The teacher is not planned, and stands first.
+        self.main = sorted(main, key=lambda student: planned.index(student) if student in planned else -1)
+
+    def worth(self, student: Student, metric: str | None = None) -> dict[str, float]:
+        """Return a number of each seed on the test split."""
+        return self.values((student[0], f"{student[1]} split=test"), metric or self.score)
+
+    def found(self, student: Student, kind: str, metric: str) -> dict[str, float]:
+        """Return a number of each attack on one kind of record, the mean over seeds."""
+        numbers: dict[str, list[float]] = {}
+        for row in self.rows:
+            of = dict(word.split("=", 1) for word in row["setting"].split())
+            who = (row["model"], _bare(row["setting"]))
+            if who == student and row["metric"] == metric and of.get("records") == kind:
+                numbers.setdefault(of["attack"], []).append(row["value"])
+        return {attack: float(np.mean(values)) for attack, values in numbers.items()}
+
+    def strongest(self, kind: str) -> str:
+        """Return the attack that finds most of plain distillation's records."""
+        rates = self.found(self.plain, kind, "tpr_at_1_fpr")
+        return max(rates, key=lambda attack: rates[attack])
+
+    @property
+    def plain(self) -> Student:
+        """Plain distillation.
+
+        Raises:
+            ValueError: it was not measured.
+        """
+        found = [student for student in self.main if student[0] == "kd"]
+        if not found:
+            raise ValueError(
+                "The run has no rows of `kd`, plain distillation, to compare the others with. Measure it first."
+            )
+        return found[0]
+
+    def excess(self, student: Student, kind: str) -> float:
+        """Return how many records are found beyond chance, by the attack that is strongest against `kd`."""
+        attack = self.strongest(kind)
+        chance = self.found(self.plain, kind, "tpr_at_1_fpr_chance")[attack]
+        return self.found(student, kind, "tpr_at_1_fpr")[attack] - chance
+
+    def cut(self, student: Student, kind: str) -> float | None:
+        """Return which share of plain distillation's excess is gone; `None` where that is below 5 %."""
+        plain = self.excess(self.plain, kind)
+        if student == self.plain or plain < _LEAST:
+            return None
+        return min(1 - self.excess(student, kind) / plain, 1.0)
+
+    def areas(self, student: Student, kind: str) -> dict[str, Interval]:
+        """Return the AUC of each attack, with an interval over seeds."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for row in self.rows:
+            of = dict(word.split("=", 1) for word in row["setting"].split())
+            who = (row["model"], _bare(row["setting"]))
+            if who == student and row["metric"] == "auc" and of.get("records") == kind:
+                found.setdefault(of["attack"], []).append(row)
+        return {attack: _mean_area(rows) for attack, rows in found.items()}
+
+    def worst(self, student: Student, kind: str) -> tuple[str, float]:
+        """Return the attack that finds most of a student's own records, and how many."""
+        rates = self.found(student, kind, "tpr_at_1_fpr")
+        attack = max(rates, key=lambda name: rates[name])
+        return attack, rates[attack]
+
+    def change(self, student: Student) -> str:
+        """Say how a student's worth differs from plain distillation's, paired by seed."""
+        if student == self.plain:
+            return ""
+        one, other = ((who[0], f"{who[1]} split=test") for who in (student, self.plain))
+        gap = self.difference(one, other, self.score)
+        if gap is None:
+            return ""
+        low, high = (None if value is None else 100 * value for value in (gap.low, gap.high))
+        return f"{100 * gap.mean:+.1f}" + (f" [{low:+.1f}, {high:+.1f}]" if low is not None else "")
+
+
+def is_label_run(metrics: dict[str, Any]) -> bool:
+    """Tell whether a run's rows are those of classifiers of texts or words."""
+    return any(row["metric"] in _SCORES for row in metrics["rows"])
+
+
+def write_label_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
+    """Write README.md, report.html, leak.png and metrics.json of a run on classifiers into a folder.
+
+    Args:
+        metrics: the run's metrics.json.
+        output_dir: where they go.
+
+    Returns:
+        The path of the card.
+    """
+    content, folder = MetricsFile(metrics).read(), Path(output_dir)
+    table = LabelTable(content["rows"], content["config"].get("rows", ()))
+    folder.mkdir(parents=True, exist_ok=True)
+    said = findings(table)
+    headings = ("model", table.score, *(f"{kind}: TPR at 1 % FPR" for kind in table.kinds))
+    rows = [
+        (
+            name(student),
+            percent(float(np.mean(list(table.worth(student).values())))),
+            *(f"{table.found(student, kind, 'tpr_at_1_fpr')[table.strongest(kind)]:.3f}" for kind in table.kinds),
+        )
+        for student in table.main
+    ]
+    note = "The best students stand at the upper left: useful and silent. The dotted line is chance."
+    figure = Figure("Worth against leak", headings=headings, rows=rows, note=note)
+    run = content["run"]
+    write_figure_page(folder / "leak.png", run, lambda path: _figure(table, run, path), figure, promises(table), said)
+    return render_card(
+        "labels.md",
+        metrics,
+        content,
+        folder,
+        t=table,
+        name=name,
+        percent=percent,
+        spread=spread,
+        findings=said,
+        promises=promises(table),
+        canaries=content["config"]["canaries"],
+        kept=content["config"].get("about", ""),
+    )
+
+
+def promises(table: LabelTable) -> list[str]:
+    """Say of each student what its ledger promises about which data set; without one, that nothing is."""
+    said = []
+    for word, scope in SCOPES.items():
+        covered = [student for student in table.main if table.values(student, "epsilon", scope=word)]
+        about = scope.capitalize()
+        said += [f"{about}, `{name(student)}`: epsilon {table.promised(student, word)}." for student in covered]
+        who = f"{about}{' of all others' if covered else ''}"
+        said.append(f"{who}: no differential privacy guarantee. Protections are heuristics, judged by audits.")
+    return said
+
+
+def name(student: Student) -> str:
+    """Return what a student is called in tables."""
+    setting = words(student[1])
+    return f"{student[0]} ({setting})" if setting else student[0]
+
+
+def findings(table: LabelTable) -> list[str]:
+    """Say where a student still gives records away, and where it is worth less than plain distillation."""
+    said = []
+    for kind in table.kinds:
+        attack = table.strongest(kind)
+        if table.excess(table.plain, kind) < _LEAST:
+            plain = table.found(table.plain, kind, "tpr_at_1_fpr")[attack]
+            said.append(
+                f"At 1 % false alarms `kd` gives too few {kind} records away ({percent(plain, 1)} %) to compare with."
+            )
+        for student in table.main:
+            cut = table.cut(student, kind)
+            if student[0] not in ("kd", "teacher") and cut is not None and cut < 0.8:
+                gap = table.difference(student, table.plain, "tpr_at_1_fpr", records=kind, attack=attack)
+                said.append(
+                    f"`{name(student)}` still gives {kind} records away: {percent(max(1 - cut, 0.0), 0)} % of what "
+                    f"plain distillation does, beyond chance ({attack} attack; {gap} against `kd`)."
+                )
+        for student in table.main:
+            if student[0] not in ("kd", "teacher"):
+                said += _told_apart(table, student, kind)
+    for student in table.main:
+        one, other = ((who[0], f"{who[1]} split=test") for who in (student, table.plain))
+        gap = table.difference(one, other, table.score)
+        if student[0] not in ("kd", "teacher") and gap is not None and gap.mean < -0.01:
+            lost = gap.high is not None and gap.high < 0
+            verdict = "is worth less than plain distillation" if lost else "is not shown to be worth as much"
+            said.append(f"`{name(student)}` {verdict}: {gap}.")
+    return said
+
+
+def _told_apart(table: LabelTable, student: Student, kind: str) -> list[str]:
+    """Say by which attack the records that were in differ, on average, from those that were not."""
+    areas, said = table.areas(student, kind), []
+    attack, area = max(areas.items(), key=lambda pair: pair[1].low)
+    if area.low > 0.5:
+        said.append(f"`{name(student)}`: on average {attack} tells {kind} records apart, AUC {_area(area)}.")
+    plain = table.areas(table.plain, kind)
+    # What plain distillation does as well is not the protection's doing.
+    own = {attack: area for attack, area in areas.items() if area.high < min(0.5, plain[attack].value)}
+    if own:
+        attack, area = min(own.items(), key=lambda pair: pair[1].value)
+        turned = Interval(1 - area.value, 1 - area.high, 1 - area.low, area.n)
+        said.append(
+            f"`{name(student)}` answers {kind} records in a way of its own: turned round, {attack} tells them apart, "
+            f"AUC {_area(turned)}."
+        )
+    return said
+
+
+def _mean_area(rows: list[dict[str, Any]]) -> Interval:
+    """Return an AUC, the mean over seeds with its t interval; of one seed with that seed's own."""
+    if len(rows) == 1:
+        return Interval(rows[0]["value"], rows[0]["low"], rows[0]["high"], 1)
+    gap = difference([row["value"] - 0.5 for row in rows])
+    assert gap.low is not None
+    assert gap.high is not None
+    return Interval(0.5 + gap.mean, max(0.5 + gap.low, 0.0), min(0.5 + gap.high, 1.0), gap.seeds)
+
+
+def _area(area: Interval) -> str:
+    return f"{area.value:.3f} [{area.low:.3f}, {area.high:.3f}] over {area.n} seed{'s' if area.n > 1 else ''}"
+
+
+def _bare(setting: str) -> str:
+    """Return the words that tell one student from another."""
+    left_out = ("seed=", "split=", "records=", "attack=")
+    return " ".join(word for word in setting.split() if not word.startswith(left_out))
+
+
+def _figure(table: LabelTable, run: str, path: Path) -> None:
+    """Draw worth against the true positive rate at 1 % false alarms, one panel a kind of record."""
+    kinds = table.kinds
+    size = (1.8 + 4.4 * len(kinds), 4.4)
+    figure, axes = plt.subplots(1, len(kinds), figsize=size, squeeze=False, layout="constrained")
+    for axis, kind in zip(axes[0], kinds, strict=True):
+        attack = table.strongest(kind)
+        for i, model in enumerate(dict.fromkeys(model for model, _ in table.main)):
+            students = [student for student in table.main if student[0] == model]
+            scores = [100 * float(np.mean(list(table.worth(student).values()))) for student in students]
+            rates = [100 * table.found(student, kind, "tpr_at_1_fpr")[attack] for student in students]
+            # Several settings of one model are a curve, with the value at each point.
+            what, _, _ = words(students[-1][1]).partition(" ")
+            label = f"{model}, by {what}" if what else model
+            axis.plot(rates, scores, marker=MARKERS[(i + i // 8) % 8], color=COLOURS[i % 8], linewidth=1, label=label)
+            for student, rate, score in zip(students, rates, scores, strict=True):
+                _, _, value = words(student[1]).partition(" ")
+                axis.annotate(value, (rate, score), xytext=(5, 4), textcoords="offset points", fontsize=7)
+        chance = 100 * table.found(table.plain, kind, "tpr_at_1_fpr_chance")[attack]
+        axis.axvline(chance, color="0.6", linestyle=":")
+        axis.set(title=f"{kind} records, {attack} attack", xlabel="found at 1 % false alarms, % (lower is better)")
+        axis.grid(alpha=0.25)
+    axes[0][0].set_ylabel(f"{table.score}, % (higher is better)")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
+    figure.suptitle(run)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

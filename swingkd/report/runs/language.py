@@ -1,0 +1,191 @@
+"""The card of a run: what was promised, what was measured, what it is good for; nothing in it is typed by hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from swingkd.privacy.accounting import said_delta, said_epsilon
+from swingkd.report.metrics import SCOPES, MetricsFile
+from swingkd.report.page import PAGE_FILE, TOKENS_FILE, load_tokens, write_page
+from swingkd.report.page_contents import run_page
+from swingkd.report.plots import exposure_figure
+from swingkd.report.render import render_card
+from swingkd.report.runs.audits import is_audit, write_audit_card
+from swingkd.report.runs.federation import is_federation, write_federation_card
+from swingkd.report.runs.images import is_image_run, write_image_card
+from swingkd.report.runs.labels import is_label_run, write_label_card
+from swingkd.report.runs.taggers import is_tagger_run, write_tagger_card
+from swingkd.report.summary import Summary, baseline, cut, summarise
+
+# A protection is told from the plain rivals that must stand beside it.
+_PROTECTIONS, _RIVALS = ("swing", "noise", "mollify", "population"), ("drop", "scrub")
+# And from a student of public text alone, where one was trained.
+_PUBLIC = "public"
+# Models that are trained on text alone.
+_TAUGHT_BY_NOBODY = ("base", "teacher")
+
+
+def write_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
+    """Write README.md, report.html, a figure and metrics.json of a run into a folder.
+
+    The figure is exposure.png, or audit.png where every attack was run.
+
+    Args:
+        metrics: the run's metrics.json; texts to show stand beside it, in tokens.json.
+        output_dir: where the files go.
+
+    Returns:
+        The path of the card.
+
+    Raises:
+        ValueError: the file has no rows.
+    """
+    content, folder = MetricsFile(metrics).read(), Path(output_dir)
+    if is_audit(content):
+        return write_audit_card(metrics, output_dir)
+    if is_tagger_run(content):
+        return write_tagger_card(metrics, output_dir)
+    if is_label_run(content):
+        return write_label_card(metrics, output_dir)
+    if is_federation(content):
+        return write_federation_card(metrics, output_dir)
+    if is_image_run(content):
+        return write_image_card(metrics, output_dir)
+    summaries = summarise(content)
+    folder.mkdir(parents=True, exist_ok=True)
+    exposure_figure(content, folder / "exposure.png")
+    tokens = Path(metrics).parent / TOKENS_FILE
+    page = run_page(content, promises(summaries), findings(summaries), load_tokens(tokens))
+    write_page(page, folder / PAGE_FILE)
+    return render_card(
+        "card.md",
+        metrics,
+        content,
+        folder,
+        summaries=summaries,
+        levels=sorted({level for s in summaries for level in s.exposure if level}),
+        cut=lambda summary, level: cut(summary, baseline(summaries, summary), level),
+        perplexity_change=lambda summary: _change(summary, baseline(summaries, summary)),
+        promises=promises(summaries),
+        promised=promised,
+        private=any(s.promised for s in summaries),
+        proved=sorted({kind for s in summaries for kind in s.proved}),
+        findings=findings(summaries),
+    )
+
+
+def _change(summary: Summary, kd: Summary | None) -> float | None:
+    if kd is None or kd is summary or "perplexity" not in summary.perplexity:
+        return None
+    return summary.perplexity["perplexity"] / kd.perplexity["perplexity"] - 1
+
+
+def promises(summaries: list[Summary]) -> list[str]:
+    """Say of each model what is promised about which data set; first of those with a guarantee."""
+    said = []
+    for summary in summaries:
+        about = [f"{scope}: {_promise(summary, word)}" for word, scope in SCOPES.items()]
+        if summary.promised:
+            said.append(
+                f"`{summary.name}`: {'; '.join(about if summary.model not in _TAUGHT_BY_NOBODY else about[:1])}."
+            )
+    others = " of all others" if said else ""
+    said.append(
+        f"Transfer set{others}: no differential privacy guarantee. The protections below are heuristics that are "
+        "judged by audits; any epsilon of their noise would be nominal, and none is printed."
+    )
+    if not any(summary.promised for summary in summaries if summary.model == "teacher"):
+        said.append(
+            "Teacher's training data: not covered. The teacher was trained without differential privacy; what it "
+            "learnt of records of the transfer set is not covered either."
+        )
+    return said
+
+
+def _promise(summary: Summary, word: str) -> str:
+    if word not in summary.promised:
+        return "not covered"
+    promise = summary.promised[word]
+    return (
+        f"epsilon {said_epsilon(promise.epsilon)} at delta {said_delta(promise.delta)} for each {promise.unit} "
+        f"({promise.neighbours}), after {promise.releases:,} noised releases{_condition(summary, word)}"
+    )
+
+
+def _condition(summary: Summary, word: str) -> str:
+    """A student's promise about its own data leaves out what an uncovered teacher knows of that data."""
+    uncovered = word == "transfer_set" and "teacher_data" not in summary.promised
+    return ", given the teacher" if uncovered and summary.model not in _TAUGHT_BY_NOBODY else ""
+
+
+def promised(summary: Summary) -> str:
+    """Say in a table what all attacks are to be held against."""
+    if summary.total is None:
+        return "nothing"
+    return said_epsilon(summary.total) + (
+        _condition(summary, "transfer_set") if "transfer_set" in summary.promised else ""
+    )
+
+
+def findings(summaries: list[Summary]) -> list[str]:
+    """Say in words where a protection does not beat the plain rivals, and where something still leaks."""
+    said = []
+    rivals = {summary.model for summary in summaries} & set(_RIVALS)
+    missing = [f"`{rival}`" for rival in _RIVALS if rival not in rivals]
+    if missing:
+        said.append(f"{' and '.join(missing)} did not run here: whether a protection beats them is not shown.")
+    said += _broken(summaries)
+    for summary in summaries:
+        for level, excess in summary.excess.items():
+            if summary.promised and excess.low > 0:
+                unit = next(iter(summary.promised.values())).unit
+                said.append(
+                    f"`{summary.name}` promises something of each {unit}, not of "
+                    f"{level} copies: of secrets repeated {level} times it gives away {excess.value:.2f} bits over "
+                    f"the controls [{excess.low:.2f}, {excess.high:.2f}]."
+                )
+        if summary.model not in _PROTECTIONS:
+            continue
+        for rival in summaries:
+            if rival.model in _RIVALS and rival.setting == summary.setting and _beats(rival, summary):
+                said.append(
+                    f"`{summary.name}` does not beat `{rival.name}`, which leaks no more at a perplexity that is no "
+                    "higher."
+                )
+            if rival.model == _PUBLIC and rival.perplexity["perplexity"] <= summary.perplexity["perplexity"]:
+                said.append(
+                    f"`{summary.name}` does not beat `{rival.name}`, which never saw private text: nothing that the "
+                    "private teacher knows beyond public text helps on this split."
+                )
+        for level, excess in summary.excess.items():
+            if excess.low > 0:
+                said.append(
+                    f"`{summary.name}` still gives something away of secrets repeated {level} times: "
+                    f"{excess.value:.2f} bits over the controls [{excess.low:.2f}, {excess.high:.2f}]."
+                )
+    return said
+
+
+def _broken(summaries: list[Summary]) -> list[str]:
+    """Compare what attacks proved with what was promised, and say whether the attacks are worth anything."""
+    said, audited = [], [summary for summary in summaries if summary.proved]
+    for summary in audited:
+        for kind, proof in summary.proved.items():
+            if summary.total is not None and proof.epsilon > summary.total:
+                said.append(
+                    f"`{summary.name}` breaks its promise: {proof.attack} on {kind.replace('_', ' ')} proves epsilon "
+                    f"{proof.epsilon:.2f}."
+                )
+    strongest = max((p.epsilon for s in audited if not s.promised for p in s.proved.values()), default=0.0)
+    if audited and strongest < 1:
+        said.append(
+            f"No attack proves more than epsilon {strongest:.2f} against a model without differential privacy: that "
+            "little is proved against the others says nothing."
+        )
+    return said
+
+
+def _beats(rival: Summary, summary: Summary) -> bool:
+    leaks = all(rival.excess[level].value <= summary.excess[level].value for level in summary.excess)
+    return leaks and rival.perplexity["perplexity"] <= summary.perplexity["perplexity"]

@@ -1,0 +1,106 @@
+"""Checks of cached targets before the first step."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow.compute as pc
+from datasets import Dataset, IterableDataset
+from numpy.lib.stride_tricks import sliding_window_view
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from swingkd.data.prepare import column_names
+from swingkd.data.teacher_columns import CacheInfo, model_fingerprint, tokenizer_fingerprint
+from swingkd.tasks import Task
+from swingkd.trainer.config import PrivateDistillationConfig
+
+
+def check_cached_teacher(
+    task: Task,
+    dataset: Dataset | IterableDataset | None,
+    *,
+    teacher: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase,
+    args: PrivateDistillationConfig,
+    required: bool = True,
+) -> CacheInfo | None:
+    """Return what wrote the teacher's targets into the data, `None` where nothing did; refuse what does not fit."""
+    if dataset is None:
+        return None
+    if "teacher_cache" not in column_names(dataset):
+        if teacher is None and required and args.alpha > 0:
+            raise ValueError(
+                "There is no teacher: pass teacher_model=..., or data in which its targets are cached (swingkd "
+                "cache-teacher). To learn from the text alone, set alpha=0."
+            )
+        return None
+    if task.name != "text-generation":
+        raise ValueError(
+            f"A cached teacher is for causal language models, not for {task.name}: pass teacher_model=..."
+        )
+    if isinstance(dataset, Dataset):
+        writers = pc.unique(dataset.with_format("arrow")["teacher_cache"].combine_chunks()).to_pylist()
+    else:
+        writers = [next(iter(dataset))["teacher_cache"]]
+    if len(writers) != 1:
+        raise ValueError(
+            f"The rows carry targets of {len(writers)} different caches. Cache one teacher, with one setting, on all."
+        )
+    info = CacheInfo.loads(writers[0])
+    if info.tokenizer != tokenizer_fingerprint(tokenizer):
+        raise ValueError(
+            f"The teacher was cached with another tokenizer ({info.vocabulary} tokens; this one has {len(tokenizer)})."
+        )
+    if info.temperature != args.temperature:
+        raise ValueError(
+            f"The teacher was cached for temperature={info.temperature}, the tail at temperature={args.temperature} "
+            f"is not known. Set temperature={info.temperature}, or cache the teacher again."
+        )
+    if teacher is not None and info.teacher != model_fingerprint(teacher):
+        raise ValueError(
+            "The data carries the targets of another teacher than teacher_model. Pass teacher_model=None to learn "
+            "from the cache, or remove its columns (teacher_...) to ask this teacher."
+        )
+    if args.hidden_weight > 0:
+        raise ValueError("hidden_weight > 0 needs the teacher's hidden states, which a cache does not keep.")
+    support = args.noise_support or info.vocabulary
+    tagged = info.protection is None and "pii_likelihood" in column_names(dataset)
+    if tagged and args.protection in ("noise", "none") and support > info.top_k:
+        raise ValueError(
+            f"noise_support={args.noise_support} reaches beyond the {info.top_k} tokens that the cache kept. Set "
+            f"noise_support={info.top_k} or less, or cache more with top_k."
+        )
+    if info.protection is not None and args.protection not in (None, info.protection):
+        raise ValueError(
+            f"The targets were protected with {info.protection!r} when they were written; protection="
+            f"{args.protection!r} cannot be applied to them any more. Leave protection unset."
+        )
+    if info.protection is not None and args.temperature_mode != "teacher_only":
+        raise ValueError(
+            "The targets were protected when they were written, for a student at temperature 1: set "
+            "temperature_mode='teacher_only'."
+        )
+    return info
+
+
+def check_same_cache(info: CacheInfo | None, trained: CacheInfo | None) -> None:
+    """Refuse to evaluate on another cache than what is learnt from (`None`: a live teacher)."""
+    if info is None or info == trained or (trained is None and info.protection is None):
+        return
+    raise ValueError(
+        "The evaluation data carries cached targets that differ from what the student learns from (another teacher, "
+        "temperature, size or protection). Cache it the same way, or remove its columns (teacher_...)."
+    )
+
+
+def shares_text(rows: Dataset, private: Dataset, length: int = 13) -> np.ndarray:
+    """Return which rows share a run of `length` tokens, or a whole shorter row, with private ones; bool [rows]."""
+
+    def runs(ids: list[int]) -> np.ndarray:
+        part = np.asarray(ids, np.int64)
+        windows = sliding_window_view(part, min(length, len(part))) if len(part) else np.zeros((0, 1), np.int64)
+        # A polynomial hash modulo 2^64, over all windows at once.
+        powers = np.array([pow(6364136223846793005, i, 2**64) for i in range(windows.shape[1])], np.uint64)
+        return ((windows + 1).astype(np.uint64) * powers).sum(1)
+
+    known = np.unique(np.concatenate([runs(ids) for ids in private["input_ids"]] or [np.zeros(0, np.uint64)]))
+    return np.array([bool(np.isin(runs(ids), known).any()) for ids in rows["input_ids"]], bool)

@@ -1,0 +1,113 @@
+"""Checks of the rows before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedModel
+
+from swingkd.data.columns import IGNORE
+from swingkd.data.prepare import column_names
+from swingkd.trainer.check_models import positions
+from swingkd.trainer.config import PrivateDistillationConfig
+
+
+def check_rows(dataset: Dataset | IterableDataset, models: dict[str, PreTrainedModel]) -> None:
+    """Refuse an empty data set, and tokenised rows that are longer than the positions of a model (by its role)."""
+    if not isinstance(dataset, Dataset):
+        return
+    if not len(dataset):
+        raise ValueError("The data set is empty: no row is left after tokenising.")
+    if "input_ids" not in dataset.column_names:
+        return
+    longest = max(
+        pc.max(pc.list_value_length(batch["input_ids"])).as_py()
+        for batch in dataset.select_columns(["input_ids"]).with_format("arrow").iter(10_000)
+    )
+    for role, model in models.items():
+        allowed = positions(model)
+        if allowed is not None and longest > allowed:
+            raise ValueError(
+                f"The longest tokenised row has {longest} tokens, the {role} model allows {allowed}. Cut the rows, or "
+                "pass packing=True to have them cut into blocks of max_length."
+            )
+
+
+def _values(dataset: Dataset, column: str) -> Iterator[pa.ChunkedArray]:
+    """Yield the numbers of a column in parts, of all tokens where it holds lists."""
+    for batch in dataset.select_columns([column]).with_format("arrow").iter(10_000):
+        values = batch[column]
+        yield pc.list_flatten(values) if pa.types.is_nested(values.type) else values
+
+
+def check_fresh_masks(args: PrivateDistillationConfig) -> None:
+    """Refuse workers that would go on with the masks of the first epoch.
+
+    Raises:
+        ValueError: they are persistent.
+    """
+    if args.dataloader_persistent_workers:
+        raise ValueError(
+            "dataloader_persistent_workers=True keeps the masks of the first epoch. Leave it out for fill-mask."
+        )
+
+
+def check_something_to_learn(dataset: Dataset | IterableDataset) -> None:
+    """Refuse data in which no token has a label."""
+    if not isinstance(dataset, Dataset) or "labels" not in dataset.column_names:
+        return
+    if not any(pc.any(pc.not_equal(part, IGNORE)).as_py() for part in _values(dataset, "labels")):
+        raise ValueError(
+            "No token of the training set has a label, so nothing would be learnt. Prompts longer than max_length "
+            "leave nothing of their completions: raise max_length, or pass completion_only_loss=False."
+        )
+
+
+def check_something_private(dataset: Dataset | IterableDataset, protection: str | None) -> None:
+    """Refuse to protect nothing: no likelihood at all, or one that is zero everywhere."""
+    columns = column_names(dataset)
+    if "pii_likelihood" not in columns:
+        raise ValueError(
+            f"protection={protection!r} needs to know which tokens are private, but there is neither a tagger nor a "
+            "pii_likelihood column. Pass tagger=RuleTagger(), or protection='none' for ordinary distillation."
+        )
+    if isinstance(dataset, Dataset) and "int" not in str(dataset.features["pii_likelihood"]):
+        raise ValueError(
+            "The pii_likelihood column holds no whole numbers. It counts from 0 (ordinary) to 255 (surely private): "
+            "write (likelihood * 255).round().astype('uint8')."
+        )
+    if protection == "drop" and isinstance(dataset, Dataset) and _all_sure(dataset):
+        raise ValueError(
+            "protection='drop' leaves out what is private, and all of the training set is surely private: nothing "
+            "would be learnt. Choose another protection, or another tagger (swingkd tag shows what it finds)."
+        )
+    if isinstance(dataset, Dataset) and not any(
+        pc.any(pc.greater(part, 0)).as_py() for part in _values(dataset, "pii_likelihood")
+    ):
+        raise ValueError(
+            "The tagger found nothing private in the training set: the likelihood is 0 everywhere and nothing would "
+            "be protected. Check the tagger on a few texts (swingkd tag), or pass tagger=None with protection='none'."
+        )
+
+
+def _all_sure(dataset: Dataset) -> bool:
+    return all(pc.all(pc.equal(part, 255)).as_py() for part in _values(dataset, "pii_likelihood"))
+
+
+def check_dp_rows(args: PrivateDistillationConfig, dataset: Dataset | IterableDataset | None) -> None:
+    """Refuse data that cannot be sampled by unit, before it is tokenised."""
+    if dataset is None:
+        return
+    if not isinstance(dataset, Dataset):
+        raise ValueError(
+            "A stream cannot be sampled with known probability, so no guarantee would hold. Make it a map-style data "
+            "set: Dataset.from_generator(...)."
+        )
+    if args.privacy_unit != "record" and args.privacy_unit not in dataset.column_names:
+        raise ValueError(
+            f"privacy_unit={args.privacy_unit!r} is no column of the training set ("
+            f"{', '.join(dataset.column_names)}). Name the column that says whose row it is, or 'record'."
+        )

@@ -1,0 +1,145 @@
+"""Checks before the first step: each finds one mistake early and says what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from peft import PeftConfig
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+
+from swingkd.models.class_labels import check_same_classes, check_single_label
+from swingkd.tasks import TASKS, Task, task_of
+from swingkd.trainer.config import LONGEST, PrivateDistillationConfig
+
+
+def check_different_models(student: str | PreTrainedModel, teacher: str | PreTrainedModel | None) -> None:
+    """Refuse a teacher that is the student."""
+    if student is teacher or (isinstance(student, str) and student == teacher):
+        raise ValueError(
+            "The teacher is the student: there would be nothing to distil. Pass two models; for self-distillation "
+            "load the checkpoint twice."
+        )
+
+
+def check_one_device(args: TrainingArguments) -> None:
+    """Refuse torch's DataParallel."""
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"This process sees {args.n_gpu} GPUs and would use DataParallel, which splits batches behind the loss's "
+            "back. Start one process per GPU: accelerate launch --num_processes <GPUs> your_script.py."
+        )
+
+
+def check_padding_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer without a padding token."""
+    if tokenizer.pad_token_id is None:
+        raise ValueError(
+            "The tokenizer has no padding token, so rows of different length cannot share a batch. Set one, for "
+            "example tokenizer.pad_token = tokenizer.eos_token."
+        )
+
+
+def check_tokenizer(
+    role: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task = TASKS[0]
+) -> None:
+    """Refuse a model whose head or whose own tokenizer does not fit the shared one; added tokens are fine."""
+    head = model.get_output_embeddings() if task.predicts_tokens else model.get_input_embeddings()
+    rows = head.weight.shape[0] if head else model.config.vocab_size
+    if rows < len(tokenizer):
+        raise ValueError(
+            f"The {role} model {'predicts' if task.predicts_tokens else 'knows'} {rows} tokens, the tokenizer has "
+            f"{len(tokenizer)}. Teacher and student must share one tokenizer: pass the one both were trained with."
+        )
+    name = getattr(model.config, "_name_or_path", "")
+    if not name:
+        return
+    try:
+        own = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError):
+        return  # Saved without a tokenizer: the size of its head is all there is to compare.
+    if len(own) <= len(own.all_special_tokens):
+        return  # transformers makes up an empty tokenizer where a folder has none.
+    ids = tokenizer.get_vocab()
+    if any(ids.get(token) != number for token, number in own.get_vocab().items()):
+        raise ValueError(
+            f"The {role} model {name!r} has another tokenizer ({len(own)} tokens) than the one passed "
+            f"({len(tokenizer)}): the same id would mean different tokens. "
+            + (
+                "Choose a teacher and a student of one family."
+                if task.predicts_tokens
+                else "Pass the teacher's own as teacher_processing_class, the student's as processing_class."
+            )
+        )
+
+
+def positions(model: PreTrainedModel) -> int | None:
+    """Return how many tokens a model can place; `None` where it names no limit."""
+    allowed = getattr(model.config, "max_position_embeddings", None)
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None) if name.endswith("position_embeddings") else None
+        # RoBERTa and its kin count from behind the padding token.
+        if allowed is not None and padding is not None:
+            return allowed - padding - 1
+    return allowed
+
+
+def longest_row(args: PrivateDistillationConfig, models: Iterable[PreTrainedModel], *tokenizers: object) -> int:
+    """Return how many tokens a row may have: what was asked for, or what every model and tokenizer allows."""
+    if args.max_length is not None:
+        return args.max_length
+    allowed = [positions(model) for model in models]
+    allowed += [getattr(tokenizer, "model_max_length", None) for tokenizer in tokenizers]
+    return min([LONGEST, *(limit for limit in allowed if limit)])
+
+
+def check_length(role: str, model: PreTrainedModel, max_length: int) -> None:
+    """Refuse rows longer than the model's positions."""
+    allowed = positions(model)
+    if allowed is not None and max_length > allowed:
+        raise ValueError(
+            f"max_length={max_length} is longer than the {role} model allows ({allowed} positions). Set "
+            f"max_length={allowed} or less."
+        )
+
+
+def check_adapter(peft_config: PeftConfig) -> None:
+    """Refuse adapters that put tokens of their own before the text (a prefix in the cache is fine)."""
+    if peft_config.is_prompt_learning and peft_config.peft_type != "PREFIX_TUNING":
+        raise ValueError(
+            f"{type(peft_config).__name__} puts tokens of its own before the text: student and teacher would not look "
+            "at the same positions. Use an adapter on the weights, for example LoraConfig."
+        )
+
+
+def check_task(task: Task, models: dict[str, PreTrainedModel], args: PrivateDistillationConfig) -> None:
+    """Refuse models that are made for another task, or classes that differ; by their role, the student first."""
+    for role, model in models.items():
+        if args.task is None and task_of(model) is not task:
+            raise ValueError(
+                f"The {role} model is a {type(model).__name__}, made for {task_of(model).name}; the teacher is for "
+                f"{task.name}. Load both with {task.auto_model.__name__}."
+            )
+        if not task.predicts_tokens:
+            check_single_label(role, model.config)
+            check_same_classes(models["student"].config, model.config)
+    if args.hidden_weight > 0 and not task.predicts_tokens:
+        raise ValueError(
+            f"hidden_weight > 0 matches the hidden states of tokens, and {task.name} has none that both models share. "
+            "Set hidden_weight=0."
+        )
+
+
+def check_teacher_tokenizer(task: Task, processing_class: object) -> None:
+    """Refuse a tokenizer of the teacher's own where its answers are tokens, or nothing is tokenised."""
+    if processing_class is not None and task.name not in ("text-classification", "token-classification"):
+        raise ValueError(
+            f"teacher_processing_class is for classifiers of text; with {task.name} teacher and student share one."
+        )
+
+
+def hidden_size(role: str, model: PreTrainedModel) -> int:
+    """Return the width of a model's hidden states."""
+    size = getattr(model.config.get_text_config(), "hidden_size", None)
+    if size is None:
+        raise ValueError(f"hidden_weight > 0 needs hidden states, but the {role} model's config names no hidden_size.")
+    return size

@@ -1,0 +1,194 @@
+"""DP-SGD inside the trainer: the plan of a run, its batches, its steps, its entry in the ledger."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from torch import nn
+from torch.utils.data import DataLoader
+
+from swingkd.privacy import DPSGD, LedgerEntry, PoissonBatches, PrivacyLedger, PrivacyPlan
+from swingkd.privacy.plan import epoch_steps, run_delta
+from swingkd.trainer.config import PrivateDistillationConfig
+
+_MICRO_BATCH = 16
+RowLosses = Callable[[list[dict[str, Any]]], torch.Tensor]
+
+
+class PrivateRun:
+    """What differs in a training run under differential privacy.
+
+    Args:
+        args: the settings; `differentially_private`.
+        dataset: the prepared training set, one row a record.
+
+    Raises:
+        ValueError: the data cannot be sampled by unit, or the settings spend more than `target_epsilon`.
+    """
+
+    def __init__(self, args: PrivateDistillationConfig, dataset: Dataset):
+        self.args, self.dataset = args, dataset
+        self.units = _units(dataset, args.privacy_unit)
+        self.count = len(dataset) if self.units is None else len(np.unique(self.units))
+        self.dp: DPSGD | None = None
+        self.plan = self._make_plan()
+        self.entry = LedgerEntry.of_plan(self.plan, releases=1, caveat=_caveat(args))
+
+    def _make_plan(self) -> PrivacyPlan:
+        args, drawn = self.args, self.args.per_device_train_batch_size * self.args.world_size
+        if drawn > self.count:
+            raise ValueError(
+                f"A batch of {drawn} is drawn from {self.count} units ({self.args.privacy_unit}). Lower "
+                "per_device_train_batch_size: far below their number, sampling makes the noise cheaper."
+            )
+        rate = drawn / self.count
+        steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * epoch_steps(rate))
+        fixed: dict[str, Any] = {
+            "sampling_rate": rate,
+            "steps": steps,
+            "clip_norm": args.clip_norm,
+            "unit": args.privacy_unit,
+            "delta": run_delta(args.target_delta, self.count),
+        }
+        if args.noise_multiplier is None:
+            return PrivacyPlan.solve(epsilon=args.target_epsilon, **fixed)
+        plan = PrivacyPlan(noise_multiplier=args.noise_multiplier, **fixed)
+        PrivacyLedger(budget=args.target_epsilon).afford(LedgerEntry.of_plan(plan, releases=steps))
+        return plan
+
+    def loader(self, dataset: Dataset, **options: Any) -> DataLoader:
+        """Return the batches of this process: lists of rows, each a Poisson sample, some of them empty."""
+        batches = PoissonBatches(
+            self.plan,
+            self.units,
+            rows=len(dataset),
+            most=self.args.records_per_user if self.units is not None else 1,
+            rank=self.args.process_index,
+            processes=self.args.world_size,
+        )
+        # Not prepared by Accelerate, which would deal one process's sample out to all.
+        return DataLoader(dataset, batch_sampler=batches, collate_fn=_rows, **options)
+
+    def wrap(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """Let the optimizer see clipped and noised gradients only."""
+        if self.dp is not None:
+            self.dp.attach()
+            return optimizer
+        self.dp = DPSGD(model, optimizer, self.plan, self.count, ghost=self.args.ghost_clipping)
+        return self.dp.optimizer
+
+    def begin(self, ledger: PrivacyLedger, steps: int, losses: RowLosses) -> None:
+        """Check the budget and the gradients per row before the first step; count every step from now on.
+
+        Args:
+            ledger: what was spent so far.
+            steps: how many steps are to come.
+            losses: makes the losses of rows.
+        """
+        assert self.dp is not None
+        ledger.budget = self.args.target_epsilon
+        ledger.afford(replace(self.entry, releases=steps))
+        self.dp.model.train()
+        rows = [self.dataset[i % len(self.dataset)] for i in range(2)]
+        self.dp.check(lambda: losses(rows))
+        left = iter(range(steps))
+
+        def count(_: Any) -> None:
+            if next(left, None) is None:
+                ledger.afford(self.entry)
+            ledger.record(self.entry)
+
+        # Between the noise and the update: no update is ever uncounted.
+        self.dp.optimizer.attach_step_hook(count)
+
+    def end(self) -> None:
+        """Make the model an ordinary one again."""
+        if self.dp is not None:
+            self.dp.detach()
+
+    def step(self, rows: list[dict[str, Any]], losses: RowLosses) -> float:
+        """Sum the clipped gradients of a batch, part by part; return its exact loss, which is not private.
+
+        Args:
+            rows: of this process; there may be none.
+            losses: makes the losses of rows.
+        """
+        assert self.dp is not None
+        self.dp.zero_grad()
+        total = 0.0
+        for part, units in self._parts(rows):
+            found = losses(part)
+            self.dp.accumulate(found, units)
+            if self.args.log_nonprivate:
+                total += float(found.detach().sum())
+        self.dp.finish()
+        return total / max(len(rows), 1)
+
+    def _parts(self, rows: list[dict[str, Any]]) -> Iterator[tuple[list[dict[str, Any]], torch.Tensor | None]]:
+        """Cut a batch into parts that fit the memory; a user's rows stay together."""
+        size = self.args.micro_batch_size or _MICRO_BATCH
+        if self.units is None:
+            # Rows of like length together: less padding.
+            rows = sorted(rows, key=lambda row: len(row.get("input_ids", ())))
+            for start in range(0, len(rows), size):
+                yield rows[start : start + size], None
+            return
+        part: list[dict[str, Any]] = []
+        units: list[int] = []
+        for number, (_, own) in enumerate(groupby(rows, key=lambda row: row[self.args.privacy_unit])):
+            of_unit = list(own)
+            if part and len(part) + len(of_unit) > size:
+                yield part, torch.tensor(units, device=self.args.device)
+                part, units = [], []
+            part, units = part + of_unit, units + [number] * len(of_unit)
+        if part:
+            yield part, torch.tensor(units, device=self.args.device)
+
+
+def takes_positions(model: nn.Module) -> bool:
+    """Tell whether a model's forward takes position_ids."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return "position_ids" in inspect.signature(base.forward).parameters
+
+
+def _units(dataset: Dataset, unit: str) -> np.ndarray | None:
+    """Return the number of each row's unit, [rows]; `None` where each row is its own."""
+    if unit == "record":
+        return None
+    column = dataset.with_format("arrow")[unit].combine_chunks()
+    try:
+        missing = int(pc.sum(pc.is_null(column, nan_is_null=True)).as_py() or 0)
+        units = pc.dictionary_encode(column).indices
+    except pa.ArrowNotImplementedError as error:
+        raise ValueError(
+            f"privacy_unit={unit!r} holds {column.type}; names or numbers of users are needed."
+        ) from error
+    if missing:
+        raise ValueError(f"{missing} rows have no {unit}. Drop them, or give each an id of its own.")
+    return units.to_numpy()
+
+
+def _caveat(args: PrivateDistillationConfig) -> str:
+    """Return what must be known beside the epsilon of a run."""
+    caveats = ["counted from the weights it began with"]
+    if args.log_nonprivate:
+        caveats.append("the logged loss is not covered")
+    if args.load_best_model_at_end:
+        caveats.append("nor is the choice of a checkpoint, if it was evaluated on private data")
+    return "; ".join(caveats)
+
+
+def _rows(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Leave a batch as it is: it is cut and padded part by part."""
+    return {"rows": rows}

@@ -1,0 +1,118 @@
+"""The hooks of the Hugging Face Trainer that make its steps DP-SGD; what they do is in `private_run`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import Trainer
+
+from swingkd.privacy import PrivacyLedger
+from swingkd.trainer.checkpoints import last_complete_checkpoint, steps_of
+from swingkd.trainer.config import PrivateDistillationConfig
+from swingkd.trainer.dp_run import PrivateRun
+from swingkd.trainer.ledgers import resumed_ledger
+
+# Exact statistics of the private batches, or of their size; no noise covers them.
+_NONPRIVATE_LOGS = ("loss", "grad_norm", "train_loss", "total_flos")
+
+
+class PrivateTraining(Trainer):
+    """A Trainer that trains by DP-SGD once `_train_privately` was called, and the ordinary way before."""
+
+    args: PrivateDistillationConfig
+    #: What the model's training released, and what its teacher's did.
+    ledger: PrivacyLedger
+    private: PrivateRun | None = None
+
+    def _row_losses(self, rows: list[dict[str, Any]]) -> torch.Tensor:
+        """Return each row's loss summed over its tokens, [rows], or the sum of them."""
+        raise NotImplementedError
+
+    def _train_privately(self) -> None:
+        # Fields may have been set since the arguments were made.
+        self.args.check_privacy()
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError(
+                "Sharded models have no gradients per row: launch with recipes/accelerate_configs/ddp.yaml."
+            )
+        if self.args.gradient_checkpointing and not self.model.get_input_embeddings().weight.requires_grad:
+            # Reentrant checkpointing needs an input with a gradient, which a frozen embedding has not.
+            self.model.enable_input_require_grads()
+        if self.train_dataset is not None:
+            self.private = PrivateRun(self.args, self.train_dataset)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        """Train as `Trainer.train` does; afterwards the model is an ordinary one again.
+
+        Raises:
+            ValueError: there is nothing to sample from, or the steps after this checkpoint would be forgotten.
+        """
+        if self.args.differentially_private and self.private is None:
+            raise ValueError(
+                "target_epsilon or noise_multiplier is set, but the trainer was made without a training set, from "
+                "which the batches are drawn. Pass train_dataset=... when you make it."
+            )
+        last = last_complete_checkpoint(self.args.output_dir) if self.private is not None else None
+        if last is not None and resume_from_checkpoint and steps_of(last) > steps_of(str(resume_from_checkpoint)):
+            raise ValueError(
+                f"The output folder holds a later checkpoint ({last}). What its steps released would not be counted: "
+                "resume from it, or delete it, if nobody has seen it."
+            )
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        finally:
+            if self.private is not None:
+                self.private.end()
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """Run a step as `Trainer` does; under DP, on a Poisson sample cut into parts that fit the memory."""
+        if self.private is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        return torch.tensor(self.private.step(inputs["rows"], self._row_losses), device=self.args.device)
+
+    def get_train_dataloader(self):
+        """Return the training batches; under DP, Poisson samples of the units."""
+        if self.private is None:
+            return super().get_train_dataloader()
+        return self.private.loader(
+            self._remove_unused_columns(self.train_dataset, description="training"),
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=False,
+        )
+
+    def create_optimizer(self, model=None):
+        """Create the optimizer; under DP it sees clipped and noised gradients only."""
+        optimizer = super().create_optimizer(model)
+        if self.private is not None:
+            self.optimizer = self.private.wrap(self.model, optimizer)
+        return self.optimizer
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if self.private is not None:
+            self.private.begin(self.ledger, max_steps - self.state.global_step, self._row_losses)
+        return prepared
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self.ledger = resumed_ledger(self.ledger, checkpoint, self.state.global_step, self.private is not None)
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        return None if self.private is not None else super()._get_grad_norm(model, grad_norm)
+
+    def floating_point_ops(self, inputs):
+        """Count operations; under DP none: how many there were tells who was in the batch."""
+        return 0 if self.private is not None else super().floating_point_ops(inputs)
+
+    def log(self, logs, start_time=None):
+        """Log as `Trainer` does; under DP what is not private is left out, and epsilon is told."""
+        if self.private is not None and logs.keys() & set(_NONPRIVATE_LOGS):
+            if self.args.log_nonprivate and "loss" in logs:
+                logs["nonprivate_loss"] = logs["loss"]
+            for name in _NONPRIVATE_LOGS:
+                logs.pop(name, None)
+            logs["epsilon"] = self.ledger.epsilon() or 0.0
+        super().log(logs, start_time)

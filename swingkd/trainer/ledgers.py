@@ -1,0 +1,72 @@
+"""What a run's ledger begins with, and goes on with."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedModel
+
+from swingkd.privacy import NO_TEACHER, TEACHER_DATA, TRANSFER_SET, PrivacyLedger
+from swingkd.trainer.config import PrivateDistillationConfig
+
+_UNCOVERED_TEACHER = (
+    "no ledger came with the teacher's name, so what it learnt, of records of the transfer set as well, is not covered"
+)
+
+
+def first_ledger(
+    student: str | PreTrainedModel, teacher: str | PreTrainedModel | None, args: PrivateDistillationConfig
+) -> PrivacyLedger:
+    """Begin a ledger with what student and teacher bring along, as far as their names lead to ledgers."""
+    before = PrivacyLedger.load(student) if isinstance(student, str) else None
+    entries, unknown = before.as_earlier() if before is not None else ([], {})
+    taught = None
+    # A revision or a subfolder holds other weights than those that the ledger speaks of.
+    if isinstance(teacher, str) and not {"revision", "subfolder", "gguf_file"} & set(
+        args.teacher_model_init_kwargs or {}
+    ):
+        taught = PrivacyLedger.of_weights(teacher)
+    covered = taught.as_teacher() if taught is not None else []
+    if teacher is None and args.alpha == 0:
+        unknown[TEACHER_DATA] = NO_TEACHER
+    elif not covered:
+        unknown[TEACHER_DATA] = _UNCOVERED_TEACHER
+    return PrivacyLedger([*entries, *covered], unknown=unknown)
+
+
+def resumed_ledger(now: PrivacyLedger, checkpoint: str, steps: int, private: bool) -> PrivacyLedger:
+    """Return the ledger of a checkpoint that is resumed.
+
+    Args:
+        now: the ledger that the run began with this time.
+        checkpoint: its folder.
+        steps: how many it has behind it.
+        private: whether the run goes on with differential privacy.
+
+    Raises:
+        ValueError: some of its steps were not counted, or it learnt from another teacher.
+    """
+    known = PrivacyLedger.load(checkpoint)
+    if known is None and private:
+        raise ValueError(
+            f"{checkpoint} has no privacy ledger, so what it spent is not known and no guarantee could go on. "
+            "Resume from another checkpoint, or start afresh."
+        )
+    if known is None:
+        return now
+    counted = sum(entry.releases for entry in known.about(TRANSFER_SET))
+    if (private or counted) and counted != steps:
+        raise ValueError(
+            f"{checkpoint} has {steps} steps behind it, {counted} of them with differential privacy. One guarantee "
+            "cannot cover both kinds: start afresh."
+        )
+    if counted and not private:
+        raise ValueError(
+            f"{checkpoint} was trained with differential privacy, and would lose it by going on without. Set "
+            "target_epsilon or noise_multiplier, or start afresh from its weights."
+        )
+    same = known.about(TEACHER_DATA) == now.about(TEACHER_DATA) and known.unknown == now.unknown
+    if not same:
+        raise ValueError(
+            f"{checkpoint} learnt from a teacher of which its ledger says something else than of this one. Resume "
+            "with the teacher that it began with, given in the same way."
+        )
+    return known

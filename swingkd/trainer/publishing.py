@@ -1,0 +1,268 @@
+"""What leaves the house: the model card, the page, and the files that `push_to_hub` may send.
+
+Only files that are named here are sent, from the top of the output folder: weights, configuration, tokenizer, ledger,
+settings without seeds, card, page and figures.  Never `_private/`, canaries, noise keys, checkpoints or pickles:
+`training_args.bin` is one, and holds the seed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, HfApi
+from peft import PeftModel
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import HubStrategy
+
+from swingkd.audit import AuditReport
+from swingkd.data import column_names
+from swingkd.files import write_json
+from swingkd.models.loading import is_hub_id, public_name
+from swingkd.privacy import PrivacyLedger
+from swingkd.privacy.ledger import LEDGER_FILE
+from swingkd.report import ModelFacts, ShownToken, write_model_files
+from swingkd.report.metrics import environment
+from swingkd.report.model_files import CARD_FILE
+from swingkd.report.page import PAGE_FILE
+from swingkd.tasks import Task
+from swingkd.trainer.config import PrivateDistillationConfig
+
+SETTINGS_FILE = "training_args.json"
+_SENT = re.compile(
+    r"(model|adapter_model)(-\d+-of-\d+)?\.safetensors|(model|adapter_model)\.safetensors\.index\.json|"
+    r"(config|generation_config|adapter_config|preprocessor_config|processor_config)\.json|"
+    r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template)\.json|"
+    r"(vocab|merges)\.txt|(tokenizer|spiece|sentencepiece(\.\w+)?)\.model|chat_template\.jinja|roc_[\w-]+\.png|"
+    + "|".join(map(re.escape, (CARD_FILE, PAGE_FILE, SETTINGS_FILE, LEDGER_FILE)))
+)
+# Of the Trainer's own settings, those that say how a model was trained; neither seeds nor paths nor names of machines.
+_TOLD = (
+    "learning_rate",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "optim",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "max_grad_norm",
+    "bf16",
+    "fp16",
+)
+_NEVER_TOLD = ("model_init_kwargs", "teacher_model_init_kwargs")
+
+
+def public_files(folder: str | Path) -> list[Path]:
+    """List the files of a folder that may be sent."""
+    return sorted(path for path in Path(folder).iterdir() if path.is_file() and _SENT.fullmatch(path.name))
+
+
+def public_content(path: Path) -> bytes | str:
+    """Return what is sent of a file: its path; of a configuration, what it says without folders of this machine."""
+    if path.suffix != ".json" or "config" not in path.name:
+        return str(path)
+
+    def cleaned(part: dict[str, Any]) -> dict[str, Any]:
+        # Models of several parts have a configuration for each.
+        return {key: public_name(v) if key.endswith("name_or_path") else v for key, v in part.items()}
+
+    content = json.loads(path.read_text(encoding="utf-8"), object_hook=cleaned)
+    return json.dumps(content, indent=2, ensure_ascii=False).encode()
+
+
+def public_settings(args: PrivateDistillationConfig) -> dict[str, Any]:
+    """Return how a model was trained: without seeds, paths and tokens."""
+    ours = [name for name in _own_fields(args) if name not in _NEVER_TOLD]
+    # Enumerations as their values.
+    return {name: json.loads(json.dumps(getattr(args, name), default=str)) for name in (*_TOLD, *ours)}
+
+
+def _own_fields(args: PrivateDistillationConfig) -> list[str]:
+    inherited = {field.name for field in fields(TrainingArguments)}
+    return [field.name for field in fields(args) if field.name not in inherited]
+
+
+def check_publishing(args: TrainingArguments) -> None:
+    """Refuse to push whole checkpoints, before a repository is made.
+
+    Raises:
+        ValueError: they hold optimizer states, pickles and the seed.
+    """
+    if args.push_to_hub and args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+        raise ValueError(
+            f"hub_strategy={args.hub_strategy.value!r} pushes whole checkpoints: pickles, and the seed. Use 'end' or "
+            "'every_save'."
+        )
+
+
+class Publishing(Trainer):
+    """The hooks of the Hugging Face Trainer that write cards and talk to the Hub."""
+
+    args: PrivateDistillationConfig
+    ledger: PrivacyLedger
+    task: Task
+    #: What the models may be called in public, and whether the student's is a name on the Hub.
+    names: dict[str, str | None]
+    began_on_hub: bool
+    #: Whether training went on from a checkpoint.
+    resumed: bool = False
+
+    @property
+    def cached(self) -> bool:
+        """Whether the teacher's answers are read from the training rows."""
+        return self.train_dataset is not None and "teacher_cache" in column_names(self.train_dataset)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make the repository as `Trainer` does, a private one unless `hub_private_repo=False`."""
+        wanted = self.args.hub_private_repo if private is None else private
+        super().init_hf_repo(token, private=True if wanted is None else wanted)
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+        *,
+        audit: AuditReport | None = None,
+        tokens: Sequence[Sequence[ShownToken]] = (),
+    ) -> None:
+        """Write README.md, report.html, figures, their facts and training_args.json into the output folder.
+
+        Args:
+            language, license, tags, model_name, finetuned_from, tasks, dataset_tags, dataset, dataset_args: as in
+                `Trainer.create_model_card`: `dataset_tags` are names on the Hub, `dataset` what people call it.
+            audit: what `audit_model` found; without it the card says that nobody attacked the model.
+            tokens: texts to show, from `swingkd.report.shown_tokens`; private characters are masked.
+
+        Raises:
+            ValueError: a data set's tag is no name on the Hub, which would refuse the card.
+        """
+        wrong = next((name for name in _listed(dataset_tags) if not is_hub_id(name)), None)
+        if wrong is not None:
+            raise ValueError(f"dataset_tags={wrong!r} is no name on the Hub. Say with dataset= what it is called.")
+        if not self.is_world_process_zero():
+            return
+        folder = Path(self.args.output_dir)
+        settings = public_settings(self.args)
+        write_json(folder / SETTINGS_FILE, settings)
+        facts = ModelFacts(
+            title=model_name or folder.resolve().name,
+            ledger=self.ledger,
+            results=self._results(),
+            settings=settings,
+            audit=audit,
+            task=_first(tasks) or self.task.name,
+            base_model=public_name(finetuned_from) or self.names.get("student"),
+            on_hub=is_hub_id(finetuned_from) if finetuned_from else self.began_on_hub,
+            teacher=self.names.get("teacher"),
+            cached=self.cached,
+            # Named by the user only: a data set's own name may be that of a folder.
+            datasets=tuple(_listed(dataset or dataset_tags)),
+            dataset_tags=tuple(_listed(dataset_tags)),
+            language=language,
+            license=license,
+            tags=tuple(_listed(tags)),
+            trained=self._how_long(),
+        )
+        write_model_files(facts, folder, tokens)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ):
+        """Send weights, card, page and figures to the Hub; nothing that is secret.
+
+        Args:
+            commit_message, blocking, token, revision, private: as in `Trainer.push_to_hub`; a repository that is made
+                is a private one unless `private` or `hub_private_repo` is False.
+            **kwargs: for `create_model_card`: audit, tokens, license, dataset, ...
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        token = token if token is not None else self.args.hub_token
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        kwargs.setdefault("model_name", str(self.hub_model_id).rpartition("/")[2])
+        self.create_model_card(**kwargs)
+        self._finish_current_push()
+        return self._send(self.args.output_dir, commit_message, token, revision, blocking=blocking)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Send the weights of a checkpoint while training goes on (`hub_strategy="every_save"`)."""
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        self._finish_current_push()
+        message = f"Training in progress, step {self.state.global_step}"
+        self._send(checkpoint_folder, message, self.args.hub_token, None, blocking=True)
+
+    def _send(self, folder: str, message: str | None, token: str | None, revision: str | None, *, blocking: bool):
+        files = [path for path in public_files(folder) if path.name != CARD_FILE or folder == self.args.output_dir]
+        # Of an adapter the adapter, of a model the model: the other is what an earlier run left there.
+        other = r"model[.-]" if isinstance(self.accelerator.unwrap_model(self.model), PeftModel) else "adapter_"
+        files = [path for path in files if not re.match(other, path.name)]
+        operations = [CommitOperationAdd(path.name, public_content(path)) for path in files]
+        create_commit: Callable[..., Any] = HfApi(token=token).create_commit
+        return create_commit(
+            str(self.hub_model_id),
+            operations,
+            commit_message=message or "End of training",
+            revision=revision or self.args.hub_revision,
+            run_as_future=not blocking,
+        )
+
+    # --- facts -----------------------------------------------------------------------------------------------------
+
+    def _results(self) -> dict[str, float]:
+        """Return what was found of the weights at hand; under DP, what stands in the log is all that may be told."""
+        logs = self.state.log_history
+        ended = max((i for i, entry in enumerate(logs) if "train_runtime" in entry), default=-1)
+        # Of all evaluations during the training one may be about the weights that were kept.
+        best = self.state.best_global_step if self.args.load_best_model_at_end else None
+        kept = best or self.state.global_step
+        about = [entry for entry in logs[: ended + 1] if entry.get("step") == kept] + logs[ended + 1 :]
+        # Of evaluations under one name the last: what is left of another may be about other rows.
+        under = {name: entry for entry in about for name in entry if re.fullmatch("eval_(.+_)?runtime", name)}
+        skipped = ("_runtime", "_per_second", "_time")
+        return {
+            name.removeprefix("eval_"): float(value)
+            for entry in under.values()
+            for name, value in entry.items()
+            if name.startswith("eval_") and isinstance(value, (int, float)) and not name.endswith(skipped)
+        }
+
+    def _how_long(self) -> dict[str, str]:
+        done: dict[str, Any] = next((logs for logs in reversed(self.state.log_history) if "train_runtime" in logs), {})
+        facts = {"steps": f"{self.state.global_step:,}", "weights": f"{self.model.num_parameters():,}"}
+        if "train_runtime" in done:
+            since = " since it went on from a checkpoint" if self.resumed else ""
+            facts["time"] = f"{done['train_runtime']:,.0f} seconds{since}, {self.args.world_size} process(es)"
+        return facts | {name: str(value) for name, value in environment().items() if value}
+
+
+def _listed(value: str | Sequence[str] | None) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or ())
+
+
+def _first(value: str | Sequence[str] | None) -> str | None:
+    return next(iter(_listed(value)), None)

@@ -1,0 +1,271 @@
+"""Ask the teacher once: write what it says into columns of the data set, and train from those without it.
+
+Two kinds.  The teacher's own targets: protection is applied when they are read; they are as private as the text that
+stands beside them.  *Protected* targets: protection is applied before they are written, on public text only, so that
+they may be handed to somebody who must not ask the teacher.  What those do not promise: there is no differential
+privacy in them, whatever the tagger missed is unprotected, and ordinary tokens carry the teacher's own answers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import secrets
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import xxhash
+from datasets import Dataset, concatenate_datasets
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from swingkd.data import PII_COLUMNS, DistillationCollator, prepare_dataset
+from swingkd.data.teacher_columns import (
+    TEACHER_COLUMNS,
+    CacheInfo,
+    model_fingerprint,
+    row_key,
+    teacher_features,
+    tokenizer_fingerprint,
+)
+from swingkd.tagging import Tagger
+from swingkd.targets import NoisedTarget, PopulationTarget, Protection
+from swingkd.trainer.check_cache import shares_text
+from swingkd.trainer.check_data import check_rows, check_something_private
+from swingkd.trainer.check_models import check_padding_token, check_tokenizer, longest_row
+from swingkd.trainer.config import PrivateDistillationConfig
+from swingkd.trainer.objective import Objective, frozen_model
+from swingkd.trainer.protections import build_protection
+
+# Rows of one part of the work: what is done when a process is killed stays done.
+_PART = 2048
+
+
+def cache_teacher(
+    teacher_model: PreTrainedModel,
+    args: PrivateDistillationConfig,
+    dataset: Dataset,
+    processing_class: PreTrainedTokenizerBase,
+    *,
+    tagger: Tagger | None = None,
+    public_model: PreTrainedModel | None = None,
+    top_k: int = 64,
+    exact: bool = False,
+    protect: bool = False,
+    private_dataset: Dataset | None = None,
+) -> Dataset:
+    """Return the tokenised data with the teacher's targets beside the tokens.
+
+    Train on it with `PrivateDistillationTrainer(teacher_model=None, ...)` and the same `temperature`.  Finished parts
+    are kept in `output_dir/_private/teacher_cache/`, so a second call goes on where the first one was stopped.
+
+    Args:
+        teacher_model: the teacher; it is frozen and moved to `args.device`.
+        args: `temperature`, the data settings, `per_device_eval_batch_size`; with `protect` the protection as well.
+        dataset: what `PrivateDistillationTrainer` takes as `train_dataset`, map-style.
+        processing_class: the tokenizer of teacher and student.
+        tagger: what rates the text; its findings are written too.
+        public_model: for `protection="mollify"`.
+        top_k: how many of the teacher's likeliest tokens are kept for each token.
+        exact: keep log-probabilities in 32 bits instead of 16.
+        protect: write protected targets, to be handed out.
+        private_dataset: with `protect`: the text that the teacher was trained on, to refuse it as `dataset`.
+
+    Raises:
+        ValueError: the models do not fit the tokenizer, or protected targets are asked for on private text or with
+            settings that protect nothing.
+    """
+    if not isinstance(dataset, Dataset):
+        raise ValueError("A stream cannot be cached: make it a map-style data set first, Dataset.from_generator(...).")
+    if top_k < 1:
+        raise ValueError(f"top_k={top_k} keeps nothing of the teacher: use at least 1 (64 is a good start).")
+    check_padding_token(processing_class)
+    models = {"teacher": teacher_model} | ({"public": public_model} if public_model is not None else {})
+    for role, model in models.items():
+        check_tokenizer(role, model, processing_class)
+    args.max_length = longest_row(args, models.values(), processing_class)
+    if protect:
+        _check_protects(args, public_model, private_dataset)
+    prepare = partial(prepare_dataset, tokenizer=processing_class, num_proc=args.dataset_num_proc)
+    rows = prepare(dataset, tagger=tagger, settings=args.data_settings, description="cache")
+    rows = rows.remove_columns([name for name in TEACHER_COLUMNS if name in rows.column_names])
+    check_rows(rows, models)
+    if protect:
+        check_something_private(rows, args.protection)
+        whole = replace(args.data_settings, packing=False, max_length=2**31)
+        _check_public_text(rows, prepare(private_dataset, tagger=None, settings=whole, description="private"))
+    writer = _Writer(teacher_model, public_model, args, rows, processing_class, top_k, exact, protect)
+    folder = Path(args.output_dir) / "_private" / "teacher_cache"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    parts = []
+    for start in range(0, len(rows), _PART):
+        part = rows.select(range(start, min(start + _PART, len(rows))))
+        name = writer.name(part)
+        # Nothing but the teacher's columns is kept: the others are the rows' own, as they are now.
+        parts.append(
+            part.map(
+                writer,
+                batched=True,
+                batch_size=args.per_device_eval_batch_size,
+                remove_columns=part.column_names,
+                features=teacher_features(writer.info, exact),
+                cache_file_name=str(folder / f"{name}.arrow"),
+                load_from_cache_file=True,
+                # Known already: hashing the models again for each part would take longer than asking them.
+                new_fingerprint=name,
+                desc=f"Asking the teacher ({start // _PART + 1} of {-(-len(rows) // _PART)})",
+            )
+        )
+    # Whoever gets protected targets needs to know where they are, not what was found there.
+    surplus = [name for name in PII_COLUMNS[1:] if protect and name in rows.column_names]
+    return concatenate_datasets([rows.remove_columns(surplus), concatenate_datasets(parts)], axis=1)
+
+
+class _Writer:
+    """Asks the teacher about a batch of rows and returns the columns to write."""
+
+    def __init__(
+        self,
+        teacher: PreTrainedModel,
+        public: PreTrainedModel | None,
+        args: PrivateDistillationConfig,
+        rows: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        top_k: int,
+        exact: bool,
+        protect: bool,
+    ):
+        vocabulary = len(tokenizer)
+        self.info = CacheInfo(
+            model_fingerprint(teacher),
+            tokenizer_fingerprint(tokenizer),
+            vocabulary,
+            args.temperature,
+            min(top_k, vocabulary),
+            args.protection if protect else None,
+        )
+        self.args, self.exact = args, exact
+        self.collator = DistillationCollator(tokenizer.pad_token_id)
+        half = torch.bfloat16 if args.bf16 else torch.float16
+        self.objective = Objective(
+            args,
+            frozen_model(teacher, args.device),
+            frozen_model(public, args.device) if public else None,
+            vocabulary,
+            tokenizer.eos_token_id,
+            autocast=partial(torch.autocast, args.device.type, half, enabled=args.bf16 or args.fp16),
+        )
+        settings: dict = {}
+        if protect:
+            fields = ("noise", "mollify", "population", "temperature", "max_temperature")
+            settings = {name: value for name, value in sorted(args.to_dict().items()) if name.startswith(fields)}
+            settings["public"] = model_fingerprint(public) if public is not None else None
+        # All that the targets depend on, but for the rows: names a release, and the parts that are done.
+        self.settings = repr((self.info, exact, args.bf16, args.fp16, tokenizer.eos_token_id, settings))
+        self.protection = None
+        if protect:
+            self.protection = build_protection(args, self.objective, rows, self.collator, release=self.settings)
+            self.settings += _secret_fingerprint(self.protection)
+
+    def name(self, part: Dataset) -> str:
+        """Name a part's results by everything that they depend on."""
+        digest = xxhash.xxh3_128(self.settings.encode())
+        for row in part:
+            digest.update(repr([row.get(name) for name in ("input_ids", "labels", *PII_COLUMNS)]).encode())
+        return digest.hexdigest()
+
+    def __call__(self, batch: dict[str, list]) -> dict[str, list]:
+        """Return the teacher's columns of a batch of rows."""
+        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        inputs = {key: value.to(self.args.device) for key, value in self.collator(rows).items()}
+        tokens = self.objective.tokens(inputs)
+        temperature = self.args.temperature_settings.for_tokens(tokens.likelihood).teacher
+        protection = self.protection
+        targets, _ = self.objective.targets(inputs, tokens, temperature, (lambda: protection) if protection else None)
+        assert targets is not None  # there is a teacher
+        count, size = len(tokens.labels), self.info.top_k
+        found = {
+            "teacher_ids": np.empty((count, size), np.int32),
+            "teacher_log_probs": np.empty((count, size), np.float32),
+            "teacher_tails": np.empty((count, 2), np.float32),
+        }
+        private = tokens.likelihood > (0 if protection else torch.inf)
+        for at in ~private, private:
+            for part in at.nonzero()[:, 0].split(self.objective.rows_at_once):
+                if not len(part):
+                    continue
+                log_probs = targets.private(part) if at is private else targets.teacher.plain(part, None)
+                assert isinstance(log_probs, torch.Tensor)  # of a live teacher
+                for name, values in self._kept(log_probs).items():
+                    found[name][part.cpu()] = values.cpu()
+        ends = tokens.at.sum(1).cumsum(0).tolist()
+        columns: dict[str, list] = {
+            name: [values[start:end].ravel() for start, end in zip([0, *ends], ends, strict=False)]
+            for name, values in found.items()
+        }
+        text = self.info.dumps()
+        columns["teacher_cache"] = [text] * len(rows)
+        columns["teacher_row"] = [row_key(text, row["input_ids"], row.get("labels", row["input_ids"])) for row in rows]
+        return columns
+
+    def _kept(self, log_probs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the likeliest tokens, and what is kept of the others."""
+        known, ids = log_probs.topk(self.info.top_k)
+        others = log_probs.scatter(1, ids, -torch.inf)
+        tails = torch.stack([others.logsumexp(1), (others / self.info.temperature).logsumexp(1)], 1)
+        return {"teacher_ids": ids.int(), "teacher_log_probs": known, "teacher_tails": tails}
+
+
+def _secret_fingerprint(protection: Protection) -> str:
+    """Hash what a protection drew or averaged, so that it is told from another draw; one way only."""
+    digest = hashlib.blake2b(digest_size=16)
+    if isinstance(protection, NoisedTarget):
+        # Without a key every visit draws afresh, and no part may be used twice.
+        digest.update(
+            repr(protection.key.derive("fingerprint").low if protection.key else secrets.token_hex()).encode()
+        )
+    if isinstance(protection, PopulationTarget):
+        for tensor in (protection.table.keys, protection.table.log_probs):
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check_protects(args: PrivateDistillationConfig, public: PreTrainedModel | None, private: Dataset | None) -> None:
+    """Refuse to stamp as protected what is not, or what cannot be told from private text."""
+    if not isinstance(private, Dataset):
+        raise ValueError(
+            "protect=True writes targets to be handed out, with the text beside them. Pass private_dataset=<the text "
+            "that the teacher was trained on, a map-style data set>, so that it can be refused as transfer set."
+        )
+    if args.protection not in ("noise", "mollify", "population", "drop"):
+        raise ValueError(
+            f"protect=True with protection={args.protection!r} protects nothing. Name one: 'noise', 'mollify', "
+            "'population' or 'drop'."
+        )
+    if args.temperature_mode != "teacher_only":
+        raise ValueError("protect=True needs temperature_mode='teacher_only'; the symmetric form protects nothing.")
+    if args.protection == "mollify" and public is None:
+        raise ValueError("protection='mollify' mixes the teacher with a public model: pass public_model=...")
+    idle = {
+        "noise": ("noise_scale", args.noise_scale, args.noise_scale == 0),
+        "population": ("population_share", args.population_share, args.population_share == 1),
+        "mollify": ("mollify_bound", args.mollify_bound, math.isinf(args.mollify_bound)),
+        "drop": ("protection", "drop", False),
+    }
+    name, value, useless = idle[args.protection]
+    if useless:
+        raise ValueError(f"protect=True with {name}={value} leaves the teacher's own targets at private tokens.")
+
+
+def _check_public_text(rows: Dataset, private: Dataset) -> None:
+    """Refuse to write targets to be handed out for text that the teacher was trained on; both tokenised."""
+    shared = shares_text(rows, private)
+    if shared.any():
+        first = ", ".join(map(str, np.flatnonzero(shared)[:5]))
+        raise ValueError(
+            f"{int(shared.sum())} of {len(rows)} rows of the transfer set share private text with the teacher's "
+            f"training data (13 tokens in a row, or a whole short row; rows {first} ...). Targets to be handed out "
+            "can be made on public text only: drop these rows. To train on them yourself, leave protect=False."
+        )

@@ -1,0 +1,278 @@
+"""An image classifier on this process's device: asked, attacked, saved and pushed, by one process or several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+from accelerate import Accelerator
+from huggingface_hub import HfApi, PyTorchModelHubMixin
+from safetensors.torch import save_model
+from torch import nn
+from transformers import PreTrainedModel
+
+from swingkd.audit import MembershipReport
+from swingkd.audit.membership import judge_scores
+from swingkd.audit.scores import RecordScores, score_logits
+from swingkd.guards import check_positive
+from swingkd.models.logits import logits_of
+from swingkd.privacy import PrivacyLedger, content_keys
+from swingkd.report import ModelFacts, model_card
+from swingkd.vision.data import Images
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+@dataclass(kw_only=True)
+class ImageArguments:
+    """Settings that every training on images has.
+
+    Args:
+        output_dir: where checkpoints are written.
+        seed: of the order of batches, the augmentation and the selection; never of a guarantee's noise.
+        batch_size: images a step, in all processes together.
+        eval_batch_size: images a forward pass, where nothing is learnt.
+        learning_rate, weight_decay: of AdamW.
+        lr_scheduler: over the whole run: "constant", "linear", "cosine", or another of `transformers.get_scheduler`.
+        warmup_steps: over which the learning rate rises.
+        mixed_precision: "no" or "bf16"; default: as `accelerate launch` says.
+        channels_last: keep the channels of a pixel together, which convolutions are faster with; not under DP-SGD.
+        checkpoint_every: so many units (epochs, mostly); 0: never.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    output_dir: str
+    seed: int = 0
+    batch_size: int = 128
+    eval_batch_size: int = 512
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    lr_scheduler: str = "constant"
+    warmup_steps: int = 0
+    mixed_precision: str | None = None
+    channels_last: bool = True
+    checkpoint_every: int = 1
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_positive(self, "batch_size", "eval_batch_size", "learning_rate")
+        if self.mixed_precision not in (None, "no", "bf16"):
+            # fp16 scales gradients, which noise is added to.
+            raise ValueError(f"mixed_precision={self.mixed_precision!r}: choose 'no' or 'bf16'.")
+        if self.warmup_steps and self.lr_scheduler == "constant":
+            raise ValueError("lr_scheduler='constant' knows no warm-up: use 'constant_with_warmup'.")
+
+
+# What is known of a model that was trained in this process, as long as it lives.
+_KNOWN: WeakKeyDictionary[nn.Module, PrivacyLedger] = WeakKeyDictionary()
+
+
+class Classifier:
+    """An image classifier, and what is known of its training.
+
+    Args:
+        model: the classifier.
+        args: the settings.
+        origin: what is known of the weights that it begins with, where they were trained before, such as
+            `PrivacyLedger.of_weights(folder)`.  A model that was trained in this process is known.
+
+    Raises:
+        ValueError: half precision is asked for that cannot be had.
+    """
+
+    model: nn.Module
+
+    def __init__(self, model: nn.Module, args: ImageArguments, origin: PrivacyLedger | None = None):
+        self.args = args
+        origin = origin or _KNOWN.get(model)
+        self._earlier = origin.as_earlier() if origin is not None else ([], {})
+        # Said aloud: without a GPU, Accelerate would not see that there are other processes.
+        cpu = not torch.accelerator.is_available()
+        try:
+            self.accelerator = Accelerator(
+                cpu=cpu, mixed_precision=args.mixed_precision, step_scheduler_with_optimizer=False
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"mixed_precision={args.mixed_precision!r}, but this process began with another, and a process has "
+                "one. Use that, leave it out, or start a new process."
+            ) from error
+        if self.accelerator.mixed_precision == "fp16":
+            raise ValueError("fp16 scales gradients that noise is added to: use mixed_precision='bf16'.")
+        self.model = self.place(model)
+
+    @property
+    def ledger(self) -> PrivacyLedger:
+        """What the model's training released, and what it brought along."""
+        entries, unknown = self._earlier
+        released = self.released()
+        return PrivacyLedger([*entries, *released.entries], unknown={**unknown, **released.unknown})
+
+    def released(self) -> PrivacyLedger:
+        """Return what this run released so far; it follows from the settings and from what `state` counts."""
+        return PrivacyLedger()
+
+    def remember(self) -> None:
+        """Let whatever is made of the model in this process know what is known of it."""
+        _KNOWN[self.model] = self.ledger
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a checkpoint must agree with to be gone on from."""
+        free = ("output_dir", "progress", "checkpoint_every", "eval_batch_size")
+        given = {name: value for name, value in asdict(self.args).items() if name not in free}
+        return given | {"origin": PrivacyLedger(self._earlier[0], unknown=self._earlier[1]).lines()}
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """How the pixels of an image, and weights, stand in memory."""
+        return torch.channels_last if self.args.channels_last else torch.contiguous_format
+
+    def place(self, model: Module) -> Module:
+        """Move a model to this process's device and memory format."""
+        return model.to(self.accelerator.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+
+    def inputs(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Move images to this process's device and memory format."""
+        return pixels.to(self.accelerator.device, memory_format=self.memory_format)
+
+    def own(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return this process's part of rows."""
+        return rows.tensor_split(self.accelerator.num_processes)[self.accelerator.process_index]
+
+    def together(self, part: torch.Tensor, count: int) -> torch.Tensor:
+        """Gather what the processes made of their parts of `count` rows, in order."""
+        # Parts may differ by a row.
+        padded = self.accelerator.pad_across_processes(part)
+        sizes = [len(rows) for rows in torch.arange(count).tensor_split(self.accelerator.num_processes)]
+        gathered = self.accelerator.gather(padded).split(padded.shape[0])
+        return torch.cat([rows[:size] for rows, size in zip(gathered, sizes, strict=True)])
+
+    @torch.no_grad()
+    def logits(self, model: nn.Module, images: Images | torch.Tensor) -> torch.Tensor:
+        """Return what a model says of all images as they are, [n, classes] on the CPU; processes share the work.
+
+        Args:
+            model: an image classifier.
+            images: the images, or what a model sees of them [n, channels, height, width].
+        """
+        training = model.training
+        model.eval()
+        indices = torch.arange(len(images))
+        found = []
+        for part in self.own(indices).split(self.args.eval_batch_size):
+            with self.accelerator.autocast():
+                inputs = images.inputs(part) if isinstance(images, Images) else images[part].float()
+                found.append(logits_of(model, self.inputs(inputs)))
+        model.train(training)
+        return self.together(torch.cat(found), len(images)).cpu()
+
+    def check_classes(self, model: nn.Module, images: Images) -> None:
+        """Refuse a model of other classes than these images have, before anything is trained.
+
+        Raises:
+            ValueError: it is one.
+        """
+        found = self.logits(model, images.select(torch.arange(min(2, len(images)))))
+        if found.shape[1] != images.classes:
+            raise ValueError(f"{type(model).__name__} has {found.shape[1]} classes, the images {images.classes}.")
+
+    def check_student(self, images: Images) -> None:
+        """Refuse a model that cannot learn these images, before anything is trained.
+
+        Raises:
+            ValueError: it has other classes, or no weight that may change.
+        """
+        self.check_classes(self.model, images)
+        check_trainable(self.model)
+
+    def evaluate(self, images: Images) -> float:
+        """Return the model's accuracy."""
+        return float((self.logits(self.model, images).argmax(1) == images.labels).double().mean())
+
+    def audit(
+        self, members: Images, nonmembers: Images, references: Sequence[nn.Module] = (), *, resamples: int = 1000
+    ) -> MembershipReport:
+        """Attack the model: can images that its teacher, or it, was trained on be told from others?
+
+        Args:
+            members: images that were used, directly or through a teacher.
+            nonmembers: images alike that were not.
+            references: models that saw none of either; they add the attacks ratio and rmia.
+            resamples: of the bootstrap.
+
+        Raises:
+            ValueError: a side is empty, an image is on both, or the model gives no finite logits.
+        """
+        both_sides = set(content_keys(members.pixels)) & set(content_keys(nonmembers.pixels))
+        if both_sides:
+            raise ValueError(f"{len(both_sides)} images are said to be in and out: drop them from one side.")
+        labels = torch.cat([members.labels, nonmembers.labels])
+
+        def score(model: nn.Module) -> RecordScores:
+            both = [self.logits(model, images) for images in (members, nonmembers)]
+            return score_logits(torch.cat(both), labels)
+
+        others = [score(self.place(model)) for model in references]
+        return judge_scores(score(self.model), len(members), references=others, resamples=resamples)
+
+    def save_model(self, folder: str | Path, title: str = "student", results: dict[str, float] | None = None) -> None:
+        """Write the model as safetensors, its ledger and a card; nothing else of the run.
+
+        Args:
+            folder: where.
+            title: what the card calls the model.
+            results: what was measured on it, for the card.
+        """
+        if not self.accelerator.is_main_process:
+            return
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        if isinstance(self.model, PreTrainedModel | PyTorchModelHubMixin):
+            self.model.save_pretrained(path)
+        else:
+            save_model(self.model, str(path / "model.safetensors"))
+        facts = ModelFacts(
+            title,
+            self.ledger,
+            results or {},
+            self.settings(),
+            task="image-classification",
+            library="transformers" if isinstance(self.model, PreTrainedModel) else "swingkd",
+        )
+        (path / "README.md").write_text(model_card(facts))
+        self.ledger.seal(path)
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = True, title: str = "student", results: dict[str, float] | None = None
+    ) -> str:
+        """Upload what `save_model` writes to the Hub, and return its address.
+
+        Args:
+            repo_id: "name/of-model".
+            private: who may see a repository that is made by this.
+            title, results: for the card.
+        """
+        folder = Path(self.args.output_dir) / "model"
+        self.save_model(folder, title, results)
+        if not self.accelerator.is_main_process:
+            return repo_id
+        api = HfApi()
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"{title}, by swingkd"))
+
+
+def check_trainable(model: nn.Module) -> None:
+    """Refuse a model without a weight that may change.
+
+    Raises:
+        ValueError: and what may be the reason.
+    """
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError("The student has no weight that may change: is it frozen, or the teacher as well?")

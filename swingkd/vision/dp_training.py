@@ -1,0 +1,117 @@
+"""DP-SGD in stages: an epoch of private steps, each counted before it happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from swingkd.privacy import DPSGD, PoissonBatches, PrivacyLedger, PrivacyPlan
+from swingkd.privacy.plan import epoch_steps, run_delta
+from swingkd.vision.base import ImageArguments
+from swingkd.vision.staged_training import StagedTraining
+
+
+class PrivateStagedTraining(StagedTraining):
+    """Train an image classifier unit by unit, by DP-SGD once `be_private` was called.
+
+    Args:
+        model: what is trained; for DP-SGD without batch norm.
+        args: the settings.
+        origin: what is known of the weights that it begins with, where they were trained before.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    #: What the private steps add up to; there are none without it.
+    plan: PrivacyPlan | None = None
+
+    def __init__(self, model: nn.Module, args: ImageArguments, origin: PrivacyLedger | None = None):
+        super().__init__(model, args, origin)
+        self.dp: DPSGD | None = None
+        self._checked = False
+        #: How many images are drawn from, and how many private steps there were so far.
+        self.drawn_from = self.private_steps = 0
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Contiguous under DP-SGD: Opacus reads patches of other formats from the wrong places, without a word."""
+        return super().memory_format if self.plan is None else torch.contiguous_format
+
+    def be_private(self, epsilon: float, images: int, batch_size: int, epochs: int, **others: Any) -> None:
+        """Plan to train by DP-SGD, with the noise that an epsilon needs.
+
+        Args:
+            epsilon: of the whole run.
+            images: how many there are to draw from.
+            batch_size: how many a step draws on average.
+            epochs: in each of which an image is drawn once on average.
+            **others: of `PrivacyPlan`: clip_norm, unit; and delta, `None` for a tenth of one over the images.
+
+        Raises:
+            ValueError: no noise reaches the epsilon.
+        """
+        rate = min(batch_size / images, 1.0)
+        others["delta"] = run_delta(others.get("delta"), images)
+        self.drawn_from = images
+        self.plan = PrivacyPlan.solve(epsilon=epsilon, sampling_rate=rate, steps=epochs * epoch_steps(rate), **others)
+
+    def state(self) -> dict[str, Any]:
+        """Return how many private steps there were."""
+        return {"private_steps": self.private_steps}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what `state` returned."""
+        self.private_steps = state["private_steps"]
+
+    def protect(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """Let the optimizer see clipped and noised gradients only, where an epsilon is asked for."""
+        if self.plan is None:
+            return optimizer
+        self.model = self.place(self.model)
+        self.dp = DPSGD(self.model, optimizer, self.plan, self.drawn_from)
+        return self.dp.optimizer
+
+    def train(self, resume_from_checkpoint: bool = False) -> None:
+        """Run all units; afterwards the model is an ordinary one again.
+
+        Args:
+            resume_from_checkpoint: go on from the last checkpoint in `output_dir`, if there is one.
+
+        Raises:
+            ValueError: the checkpoint is of other settings, or this run has begun already.
+        """
+        try:
+            super().train(resume_from_checkpoint)
+        finally:
+            if self.dp is not None:
+                self.dp.detach()
+
+    def private_epoch(self, losses: Callable[[torch.Tensor], torch.Tensor], micro_batch_size: int) -> None:
+        """Make an epoch of DP-SGD.
+
+        Args:
+            losses: of the images with these numbers, [n].
+            micro_batch_size: images whose gradients are in memory at a time.
+
+        Raises:
+            ValueError: Opacus' gradients of single images do not add up to the plain gradient.
+        """
+        assert self.plan is not None
+        assert self.dp is not None
+        self.model.train()
+        if not self._checked:
+            # Of two images; nothing of it is kept.
+            self.dp.check(lambda: losses(torch.arange(min(2, self.drawn_from))))
+            self._checked = True
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        for rows in PoissonBatches(self.plan, rows=self.drawn_from, rank=rank, processes=processes):
+            for part in torch.tensor(rows, dtype=torch.int64).split(micro_batch_size):
+                if len(part):
+                    self.dp.accumulate(losses(part))
+            self.dp.finish()
+            self.private_steps += 1
+            self.update()

@@ -1,0 +1,104 @@
+"""A generator of images that a classifier is sure of (DAFL; Chen et al. 2019, arXiv 1904.01186, section 3).
+
+Whatever model judges a generator, the images are made of what that model knows.  If it is a private teacher without
+differential privacy, no guarantee of its data can hold for what is learnt from the images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from swingkd.models.logits import logits_of
+from swingkd.vision.models import head_name, listening
+
+
+@dataclass(frozen=True)
+class GeneratorLoss:
+    """What a generator is trained for; the defaults are DAFL's for MNIST.
+
+    Args:
+        one_hot: weight of the cross-entropy with the class that is likeliest: be sure.
+        batch_entropy: weight of the negative entropy of the batch's mean prediction: show all classes.
+        activation: weight of the negative mean size of the features: be like something.
+        statistics: weight of the distance from what the batch norms saw in training (DeepInversion; Yin et al. 2020,
+            arXiv 1912.08795); of no effect on models without batch norm.
+    """
+
+    one_hot: float = 1.0
+    batch_entropy: float = 5.0
+    activation: float = 0.1
+    statistics: float = 0.0
+
+    def __call__(self, critic: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        """Judge a batch of images by a classifier.
+
+        Args:
+            critic: in evaluation mode.
+            images: [n, channels, height, width].
+        """
+        norms = {name: m for name, m in critic.named_modules() if isinstance(m, nn.BatchNorm2d)}
+        with ExitStack() as stack:
+            features = stack.enter_context(listening(critic, [head_name(critic)], inputs=True))
+            given = stack.enter_context(listening(critic, list(norms), inputs=True)) if self.statistics else {}
+            logits = logits_of(critic, images)
+        (feature,) = features.values()
+        loss = self.one_hot * one_hot_loss(logits) + self.batch_entropy * batch_entropy_loss(logits)
+        loss = loss + self.activation * activation_loss(feature)
+        if given:
+            loss = loss + self.statistics * statistics_loss(list(norms.values()), list(given.values()))
+        return loss
+
+
+def one_hot_loss(logits: torch.Tensor) -> torch.Tensor:
+    """Return the mean cross-entropy of logits [n, classes] with their own likeliest class."""
+    return F.cross_entropy(logits, logits.argmax(1))
+
+
+def batch_entropy_loss(logits: torch.Tensor) -> torch.Tensor:
+    """Return sum p log p of the mean prediction of logits [n, classes]; lowest where all classes are alike."""
+    mean = logits.softmax(1).mean(0)
+    return torch.special.entr(mean).sum().neg()
+
+
+def activation_loss(features: torch.Tensor) -> torch.Tensor:
+    """Return minus the mean absolute feature of [n, width]."""
+    return -features.float().abs().mean()
+
+
+def statistics_loss(norms: Sequence[nn.BatchNorm2d], given: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the sum over batch norms of the distances of mean and variance from the stored ones.
+
+    Args:
+        norms: the layers.
+        given: what went into each, [n, channels, height, width].
+    """
+    total = torch.zeros((), device=given[0].device)
+    for norm, images in zip(norms, given, strict=True):
+        variance, mean = torch.var_mean(images.float(), dim=(0, 2, 3), correction=0)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        total = total + (mean - norm.running_mean).norm() + (variance - norm.running_var).norm()
+    return total
+
+
+def save_grid(images: torch.Tensor, path: str | Path, columns: int = 8) -> Path:
+    """Save images [n, channels, height, width] as one picture, each stretched to its own range."""
+    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    # A frame of one pixel around each.
+    framed = F.pad(((images - low) / (high - low).clamp_min(1e-6)).float().cpu(), (1, 1, 1, 1), value=1.0)
+    rows = [torch.cat(list(row), 2) for row in framed.split(columns) if len(row) == columns]
+    grid = torch.cat(rows, 1).permute(1, 2, 0).expand(-1, -1, 3).repeat_interleave(2, 0).repeat_interleave(2, 1)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    plt.imsave(path, grid.numpy())
+    return Path(path)

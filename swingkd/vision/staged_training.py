@@ -1,0 +1,271 @@
+"""Training on images in stages, on Accelerate: any number of processes, mixed precision, and a crash at any time.
+
+A run is a list of units of work, mostly epochs.  After each one a checkpoint is written; what a unit does follows from
+the seed, its number and the weights alone, so a run that was killed goes on to the same result.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+from transformers import get_scheduler
+
+from swingkd.models.logits import logits_of
+from swingkd.privacy import PrivacyLedger, ShardAnswers
+from swingkd.vision.base import Classifier, ImageArguments
+from swingkd.vision.data import Images
+
+_STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A piece of work between two checkpoints.
+
+    Args:
+        stage: its name, for the progress bar.
+        steps: how many updates it makes.
+        run: does it, with the unit's own generator.
+    """
+
+    stage: str
+    steps: int
+    run: Callable[[torch.Generator], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """This process's part of a batch.
+
+    Args:
+        inputs: [n, channels, height, width].
+        indices: [n] of the images.
+        labels: [n].
+        whole: how many images the batch has in all processes.
+    """
+
+    inputs: torch.Tensor
+    indices: torch.Tensor
+    labels: torch.Tensor
+    whole: int
+
+
+class StagedTraining(Classifier):
+    """Train an image classifier unit by unit; one object is one run.
+
+    Args:
+        model: what is trained.
+        args: the settings.
+        origin: what is known of the weights that it begins with, where they were trained before.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    #: The model as Accelerate wraps it; there is one from `train` on.
+    wrapped: nn.Module
+
+    def __init__(self, model: nn.Module, args: ImageArguments, origin: PrivacyLedger | None = None):
+        super().__init__(model, args, origin)
+        self.done = 0
+        self._begun = False
+        #: The mean loss of each unit, where it may be told: which unit, its stage, and how many steps.
+        self.history: list[dict[str, Any]] = []
+
+    def units(self) -> list[Unit]:
+        """Return the work of the run, in order."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds beside the weights, as plain types."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what `state` returned."""
+
+    def train(self, resume_from_checkpoint: bool = False) -> None:
+        """Run all units.
+
+        Args:
+            resume_from_checkpoint: go on from the last checkpoint in `output_dir`, if there is one.
+
+        Raises:
+            ValueError: the checkpoint is of other settings, or this run has begun already.
+        """
+        if self._begun and not resume_from_checkpoint:
+            raise ValueError("This run has begun: train(resume_from_checkpoint=True) goes on; or make another.")
+        self._begun = True
+        units = self.units()
+        # After an exception: as if it was new.
+        self.accelerator.free_memory()
+        self.prepare(sum(unit.steps for unit in units))
+        if resume_from_checkpoint:
+            self._resume()
+        else:
+            self.forget()
+        bar = tqdm(
+            total=len(units), initial=self.done, disable=not (self.args.progress and self.accelerator.is_main_process)
+        )
+        for number in range(self.done, len(units)):
+            bar.set_description(units[number].stage)
+            # Dropout and the like: the same whether the run was interrupted or not.
+            torch.manual_seed(self.unit_seed(number) + self.accelerator.process_index)
+            units[number].run(torch.Generator().manual_seed(self.unit_seed(number)))
+            self.done = number + 1
+            self.remember()
+            if self.args.checkpoint_every and (self.done % self.args.checkpoint_every == 0 or self.done == len(units)):
+                self._checkpoint()
+            bar.update()
+        bar.close()
+        self.release()
+
+    def prepare(self, steps: int) -> None:
+        """Make optimizer and schedule, and hand them and the model to Accelerate."""
+        # Weight decay is not for biases and norms, which have one dimension.
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in trained if p.ndim > 1]},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+            groups, lr=self.args.learning_rate, weight_decay=self.args.weight_decay
+        )
+        optimizer = self.protect(optimizer)
+        schedule = get_scheduler(self.args.lr_scheduler, optimizer, self.args.warmup_steps, max(steps, 1))
+        self.wrapped, self.optimizer, self.schedule = self.accelerator.prepare(self.model, optimizer, schedule)
+
+    def release(self) -> None:
+        """Give the model back to the caller as it was given, but trained."""
+        self.model = self.unwrapped(self.wrapped).eval()
+
+    def unwrapped(self, model: nn.Module) -> nn.Module:
+        """Return what Accelerate wrapped, without a trace of it.
+
+        One that still looks prepared would be trained without mixed precision next time.
+        """
+        found = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        found.__dict__.pop("_is_accelerate_prepared", None)
+        return found
+
+    def protect(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """Return what updates the model in the optimizer's place."""
+        return optimizer
+
+    def unit_seed(self, number: int) -> int:
+        """Return the seed of a unit; that of another run or unit is far from it."""
+        return (self.args.seed * 1_000_003 + number) * 1_009
+
+    def batch(self, images: Images, indices: torch.Tensor, generator: torch.Generator | None) -> Batch:
+        """Return this process's part of a batch, augmented where a generator is given."""
+        own = self.own(torch.arange(len(indices)))
+        inputs = self.inputs(images.inputs(indices, generator, own))
+        return Batch(inputs, indices[own], images.labels[indices[own]].to(inputs.device), len(indices))
+
+    def backward(self, losses: torch.Tensor, whole: int) -> torch.Tensor:
+        """Add the gradient of the mean over a whole batch; return this process's part of that mean.
+
+        Args:
+            losses: [n] of this process's images.
+            whole: how many images the batch has in all processes.
+        """
+        part = losses.sum() / whole
+        # DDP averages over processes, whose parts may differ by an image.
+        self.accelerator.backward(part * self.accelerator.num_processes)
+        return part.detach()
+
+    def learn_labels(self, batch: Batch) -> torch.Tensor:
+        """Add the gradient of the cross-entropy with a batch's labels; return this process's part of its mean."""
+        losses = F.cross_entropy(logits_of(self.wrapped, batch.inputs), batch.labels, reduction="none")
+        return self.backward(losses, batch.whole)
+
+    def update(self) -> None:
+        """Make a step with the gradients that are there."""
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def note(self, stage: str, part: torch.Tensor | None) -> None:
+        """Add a step's loss to the history of its stage; a part of it from each process, or nothing."""
+        if part is None:
+            return
+        if not self.history or self.history[-1]["stage"] != stage or self.history[-1]["unit"] != self.done:
+            self.history.append({"unit": self.done, "stage": stage, "loss": 0.0, "steps": 0})
+        last = self.history[-1]
+        loss = float(self.accelerator.reduce(part.detach().float(), "sum"))
+        last["loss"] = (last["loss"] * last["steps"] + loss) / (last["steps"] + 1)
+        last["steps"] += 1
+
+    def forget(self) -> None:
+        """Remove the checkpoint of another run from the folder."""
+        if self.accelerator.is_main_process:
+            for path in Path(self.args.output_dir).glob("checkpoint*"):
+                shutil.rmtree(path)
+        self.accelerator.wait_for_everyone()
+
+    def _checkpoint(self) -> None:
+        folder = Path(self.args.output_dir)
+        part = folder / "checkpoint.part"
+        if self.accelerator.is_main_process:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(part))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            content = {"done": self.done, "history": self.history, "settings": self.settings(), "state": self.state()}
+            (part / _STATE).write_text(json.dumps(content))
+            self.ledger.save(part)
+            old = folder / "checkpoint.old"
+            if (folder / "checkpoint").exists():
+                # A crash may have left it.
+                shutil.rmtree(old, ignore_errors=True)
+                (folder / "checkpoint").rename(old)
+            part.rename(folder / "checkpoint")
+            shutil.rmtree(old, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> None:
+        folders = [Path(self.args.output_dir) / name for name in ("checkpoint", "checkpoint.old")]
+        folder = next((folder for folder in folders if (folder / _STATE).exists()), None)
+        if folder is None:
+            return
+        content = json.loads((folder / _STATE).read_text())
+        now = json.loads(json.dumps(self.settings()))
+        different = [name for name in now if now[name] != content["settings"].get(name)]
+        if different:
+            name = different[0]
+            raise ValueError(
+                f"{folder} was written with {name}={content['settings'].get(name)!r}, now it is {now[name]!r}. "
+                "Use the settings that it began with, or another output_dir."
+            )
+        self.accelerator.load_state(str(folder))
+        self.done, self.history = content["done"], content["history"]
+        self.load_state(content["state"])
+
+
+def described(value: Any) -> Any:
+    """Return what a checkpoint says of an object: its public settings as plain types, and no weights.
+
+    Whoever goes on with other noise would have the steps before counted with it.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, PrivacyLedger):
+        return value.lines()
+    if isinstance(value, ShardAnswers):
+        return {"noise_multiplier": value.noise_multiplier, "form": value.form, "unit": value.unit}
+    if isinstance(value, list | tuple):
+        return [described(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        public = {f.name: described(getattr(value, f.name)) for f in fields(value) if not f.name.startswith("_")}
+        return {"kind": type(value).__name__, **public}
+    return getattr(value, "__qualname__", type(value).__name__)
