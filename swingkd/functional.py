@@ -76,7 +76,7 @@ def distillation_loss(
         (lambda places: public[places]) if public is not None else None,
     )
     logits = at_least_float32(student_logits[..., :size][tokens.at])
-    parts = token_losses(logits, targets, tokens.labels, tokens.likelihood, of_each, beta=beta)
+    parts = token_losses(logits, targets, tokens.labels, of_each, beta=beta)
     total = parts.total(alpha).sum()
     count = max(len(tokens.labels), 1) if num_items_in_batch is None else num_items_in_batch
     return total / torch.as_tensor(count, device=total.device).clamp(min=1)

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from swingkd import PrivateDistillationConfig
-from swingkd.targets import PrivatePositions
+from swingkd.targets import PrivatePositions, TokenFacts
 
 torch.set_num_threads(1)
 # Timings never decide a test.
@@ -64,15 +64,10 @@ def train_tokenizer(texts, vocab_size=400, single_digits=True) -> PreTrainedToke
 def private_positions(n: int, **fields) -> PrivatePositions:
     """Facts about n surely private positions; anything may be replaced."""
     zeros = torch.zeros(n, dtype=torch.int64)
-    defaults = {
-        "likelihood": torch.ones(n),
-        "temperature": torch.ones(n),
-        "context": torch.zeros(n, 2, dtype=torch.int64),
-        "group": zeros,
-        "shape": zeros,
-        "span": zeros,
-    }
-    return PrivatePositions(**(defaults | fields))
+    facts = TokenFacts(torch.ones(n), zeros, zeros, zeros)
+    facts = TokenFacts(*(fields.pop(name, value) for name, value in facts._asdict().items()))
+    defaults = {"temperature": torch.ones(n), "context": torch.zeros(n, 2, dtype=torch.int64)}
+    return PrivatePositions(facts, **(defaults | fields))
 
 
 @pytest.fixture(scope="session")

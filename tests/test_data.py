@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swingkd import RuleTagger
-from swingkd.data import IGNORE, DataSettings, DistillationCollator, prepare_dataset, token_tags
+from swingkd.data import IGNORE, DataSettings, DistillationCollator, prepare_dataset, token_facts
 from swingkd.tagging import CharTags
 from swingkd.targets.population import COPY, GROUP_STRIDE, PLACE_AFTER, PLACE_BEFORE
 
@@ -132,7 +132,7 @@ def test_groups_name_the_place_in_the_span():
     for start in (3, 9):
         tags.likelihood[start : start + 2], tags.labels[start : start + 2] = 1, 2
     offsets = np.array([[i, i + 1] for i in range(11)])
-    likelihood, group, shape, span = token_tags(text, tags, offsets, dilation=1)
+    likelihood, group, shape, span = token_facts(text, tags, offsets, dilation=1)
     base = 2 * GROUP_STRIDE
     assert group.tolist() == [
         0,
@@ -161,7 +161,7 @@ def test_private_characters_always_reach_a_token(text, data):
     flags = data.draw(st.lists(st.booleans(), min_size=len(text), max_size=len(text)))
     tags.likelihood[:], tags.labels[:] = np.array(flags, np.float32), np.array(flags, np.int16)
     offsets = np.array([[i, min(i + 2, len(text))] for i in range(0, len(text), 2)], np.int64).reshape(-1, 2)
-    likelihood, group, *_ = token_tags(text, tags, offsets, dilation=0)
+    likelihood, group, *_ = token_facts(text, tags, offsets, dilation=0)
     expected = [any(flags[a:b]) for a, b in offsets]
     assert (likelihood > 0).tolist() == expected
     assert ((group != 0) == expected).all()

@@ -25,7 +25,7 @@ from transformers import DataCollatorForTokenClassification, Trainer, TrainingAr
 from swingkd import EnsembleTagger, PresidioTagger, RuleTagger, TokenClassificationTagger
 from swingkd.evaluate_modules import module_path
 from swingkd.report import MetricsFile, row, write_card
-from swingkd.tagging import BaseTagger, label_spans
+from swingkd.tagging import BaseTagger, is_private, label_spans
 
 IGNORE = -100
 
@@ -117,7 +117,7 @@ class TaggerExperiment:
                 continue
             test = data.splits["test"]
             likelihoods = tagger.char_likelihood(test["text"][:])
-            found = [[span[:2] for span in label_spans((values >= 0.5).astype(int))] for values in likelihoods]
+            found = [[span[:2] for span in label_spans(is_private(values).astype(int))] for values in likelihoods]
             truth = [[[span["start"], span["end"]] for span in spans] for spans in test["spans"]]
             numbers = recall.compute(predictions=found, references=truth)
             self.metrics.add([row(name, setting, metric, value) for metric, value in numbers.items()])

@@ -19,6 +19,7 @@ from launch import launch
 
 from swingkd import CanarySet, RuleTagger, audit_membership
 from swingkd.report import membership_rows
+from swingkd.tagging import is_private
 
 
 class SectionExperiment(Experiment):
@@ -63,7 +64,7 @@ class SectionExperiment(Experiment):
 
     def scrubbed(self, data: Dataset) -> Dataset:
         """Leave out every record in which the tagger finds something: the plain rival."""
-        flagged = [values.max(initial=0) >= 0.5 for values in self.tagger.char_likelihood(data["text"][:])]
+        flagged = [is_private(values.max(initial=0)) for values in self.tagger.char_likelihood(data["text"][:])]
         return data.select(np.flatnonzero(~np.array(flagged)))
 
     def audit(self, name: str, setting: str, model, canaries: Canaries) -> list[dict]:

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from swingkd import CanarySet, EnsembleTagger, RuleTagger
-from swingkd.tagging import BaseTagger, CharTags, label_spans
+from swingkd.tagging import BaseTagger, CharTags, is_private, label_spans
 from swingkd.tagging.base import empty_tags, paint, tag_texts
 
 START, END, PAD = "<|start|>", "<|end|>", "<|pad|>"
@@ -124,7 +124,7 @@ def scrub(data: Dataset, tagger: BaseTagger) -> Dataset:
     def replace(batch):
         texts = []
         for text, tags in zip(batch["text"], tag_texts(tagger, batch["text"]), strict=True):
-            found = np.where(tags.likelihood >= 0.5, tags.labels, 0)
+            found = np.where(is_private(tags.likelihood), tags.labels, 0)
             for start, end, label in reversed(label_spans(found)):
                 text = f"{text[:start]}<{tagger.labels[label]}>{text[end:]}"
             texts.append(text)

@@ -22,7 +22,7 @@ from swingkd.audit.generation import first_tokens, sample_texts
 from swingkd.audit.intervals import Interval, proportion
 from swingkd.audit.records import TextRecords
 from swingkd.audit.scores import longest_input, score_texts
-from swingkd.tagging import Tagger, label_spans
+from swingkd.tagging import Tagger, is_private, label_spans
 from swingkd.tagging.base import tag_texts
 
 
@@ -162,7 +162,7 @@ def _tagged(texts: Sequence[str], tagger: Tagger) -> list[list[PrivateValue]]:
     return [
         [
             PrivateValue(text, start, end, labels[label])
-            for start, end, label in label_spans(np.where(tags.likelihood >= 0.5, tags.labels, 0))
+            for start, end, label in label_spans(np.where(is_private(tags.likelihood), tags.labels, 0))
         ]
         for text, tags in zip(texts, tag_texts(tagger, list(texts)), strict=True)
     ]

@@ -115,10 +115,10 @@ def canaries(
     rows = load_rows(data, split)
     made = CanarySet.generate(
         template,
-        kind=kind,
+        kind=kind,  # type: ignore[arg-type]
         length=length,
         count=count,
-        repetitions=tuple(repetitions or (1, 10, 100)),  # type: ignore[arg-type]
+        repetitions=tuple(repetitions or (1, 10, 100)),
         assign="coin" if coin else "all",
     )
     with_canaries = made.insert(rows, text_column=text_column)

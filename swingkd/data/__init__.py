@@ -3,7 +3,7 @@
 from swingkd.data.collate import DistillationCollator, pad_rows
 from swingkd.data.columns import IGNORE, PII_COLUMNS, PII_TYPES, VERSION
 from swingkd.data.prepare import DataSettings, column_names, has_transform, prepare_dataset, ready, unformatted
-from swingkd.data.spans import token_tags
+from swingkd.data.spans import token_facts
 from swingkd.data.teacher_columns import TEACHER_COLUMNS, CacheInfo, read_teacher
 
 __all__ = [
@@ -21,6 +21,6 @@ __all__ = [
     "prepare_dataset",
     "read_teacher",
     "ready",
-    "token_tags",
+    "token_facts",
     "unformatted",
 ]

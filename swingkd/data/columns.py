@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
+from swingkd.targets.facts import FACT_TYPES, TokenFacts
 
-PII_COLUMNS = ("pii_likelihood", "pii_group", "pii_shape", "pii_span")
-
-
-PII_TYPES = (np.uint8, np.int32, np.int64, np.int64)
+#: One column a fact about a token, and its type.
+PII_COLUMNS = tuple(f"pii_{name}" for name in TokenFacts._fields)
+PII_TYPES = FACT_TYPES
 
 
 # Part of the cache's key, which knows a function's arguments but not its code: raise it when columns change meaning.
-VERSION = 3
+VERSION = 4
 
 
 # The label of a token that is not predicted.

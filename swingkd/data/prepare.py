@@ -21,7 +21,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from swingkd.data.columns import IGNORE, PADDING, PII_COLUMNS, PII_TYPES, VERSION
-from swingkd.data.spans import token_tags
+from swingkd.data.spans import token_facts
 from swingkd.data.teacher_columns import TEACHER_COLUMNS
 from swingkd.tagging import Tagger, tag_texts
 from swingkd.tagging.windows import check_fast_tokenizer
@@ -252,7 +252,7 @@ def _tokenise(batch, read, tokenizer, tagger, settings, version):
         out["labels"].append(np.where(learnt, ids, IGNORE)[:cut])
         if found is None:
             continue
-        tagged = token_tags(row.text, found, offsets, settings.dilation)
+        tagged = token_facts(row.text, found, offsets, settings.dilation)
         for column, values, kind in zip(PII_COLUMNS, tagged, PII_TYPES, strict=True):
             out[column].append(values.astype(kind)[:cut])
     return out

@@ -9,12 +9,11 @@ from itertools import groupby
 import numpy as np
 
 from swingkd.tagging import CharTags, align, dilate, label_spans
+from swingkd.targets import TokenFacts
 from swingkd.targets.population import COPY, GROUP_STRIDE, LAST_PLACE, PLACE_AFTER, PLACE_BEFORE
 
 
-def token_tags(
-    text: str, tags: CharTags, offsets: np.ndarray, dilation: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def token_facts(text: str, tags: CharTags, offsets: np.ndarray, dilation: int) -> TokenFacts:
     """Carry character tags to tokens.
 
     Args:
@@ -24,7 +23,7 @@ def token_tags(
         dilation: how many neighbouring tokens inherit the likelihood.
 
     Returns:
-        likelihood (0..255), group, shape and span of each token, all [tokens] int64.
+        What is known of each token, all [tokens] int64; the likelihood from 0 to 255.
     """
     # Rounded up: a likelihood above 0 stays above 0.
     likelihood = np.ceil(dilate(align(tags.likelihood, offsets), dilation) * 255).astype(np.int64)
@@ -57,7 +56,7 @@ def token_tags(
         shape[after] = _shape_hash(text[start:end])
         seen.add(identity)
     private = likelihood > 0
-    return likelihood, np.where(private, group, 0), np.where(private, shape, 0), np.where(private, span, 0)
+    return TokenFacts(likelihood, np.where(private, group, 0), np.where(private, shape, 0), np.where(private, span, 0))
 
 
 def _span_hash(label: int, text: str) -> int:

@@ -42,7 +42,6 @@ class _Work:
 
     targets: ProtectedTargets
     labels: torch.Tensor
-    likelihood: torch.Tensor
     temperatures: TokenTemperatures
     alpha: float
     beta: float
@@ -57,7 +56,6 @@ def fused_token_losses(
     head: Head,
     targets: ProtectedTargets,
     labels: torch.Tensor,
-    likelihood: torch.Tensor,
     temperatures: TokenTemperatures,
     *,
     alpha: float,
@@ -69,26 +67,14 @@ def fused_token_losses(
     Args:
         hidden: [N, D] the student's hidden states where tokens are predicted.
         head: the student's output head.
-        targets: what the student learns from.
+        targets: what the student learns from, and how likely each token is private.
         labels: [N] ids of the tokens to predict.
-        likelihood: [N] in [0, 1]: how likely the token to predict is private.
         temperatures: from `TemperatureSettings.for_tokens`.
         alpha: weight of the soft loss; the rest is the hard labels'.
         beta: which divergence, see `reference.divergence`.
         memory: bytes for the chunks; more is no faster beyond a few hundred tokens a chunk.
     """
-    work = _Work(
-        targets,
-        labels,
-        likelihood,
-        temperatures,
-        alpha,
-        beta,
-        head.scale,
-        head.softcap,
-        memory,
-        torch.is_grad_enabled(),
-    )
+    work = _Work(targets, labels, temperatures, alpha, beta, head.scale, head.softcap, memory, torch.is_grad_enabled())
     total, *parts = _OnePass.apply(hidden, head.weight, head.bias, work)
     return total, TokenLosses(*parts)
 
@@ -132,10 +118,10 @@ class _OnePass(torch.autograd.Function):
 
 def _chunks(work: _Work, vocabulary: int) -> Iterator[tuple[torch.Tensor, bool]]:
     """Split the tokens into chunks that fit the memory, ordinary and private ones apart."""
-    width = 8 if work.likelihood.dtype == torch.float64 else 4
+    width = 8 if work.targets.likelihood.dtype == torch.float64 else 4
     # The student's logits and the targets.
     size = max(work.memory // (2 * width * vocabulary), 1)
-    private = work.likelihood > 0
+    private = work.targets.likelihood > 0
     for rows, is_private in ((~private).nonzero()[:, 0], False), (private.nonzero()[:, 0], True):
         for part in rows.split(max(size // _PRIVATE_SHARE, 1) if is_private else size) if len(rows) else ():
             yield part, is_private
@@ -195,7 +181,7 @@ def _losses_and_slope(
         divergence, slope = _divergence_and_slope(log_p, finite(log_q), work.beta)
         log_z = z.log_softmax(-1)
         label = work.labels[here, None]
-        hard_weight = present * (1 - work.likelihood[here, None]).to(z)
+        hard_weight = present * (1 - work.targets.likelihood[here, None]).to(z)
         losses.soft[here] = (present * work.temperatures.weight[here, None] * divergence)[:, 0].to(z)
         losses.hard[here] = -log_z.gather(1, label)[:, 0]
         losses.hard_weight[here] = hard_weight[:, 0]

@@ -87,7 +87,6 @@ def token_losses(
     student_logits: torch.Tensor,
     targets: ProtectedTargets,
     labels: torch.Tensor,
-    likelihood: torch.Tensor,
     temperatures: TokenTemperatures,
     *,
     beta: float = 0.0,
@@ -96,9 +95,9 @@ def token_losses(
 
     Args:
         student_logits: [N, V].
-        targets: what the student learns from; a position without a target is left out of the loss.
+        targets: what the student learns from, and how likely each token is private; a position without a target is
+            left out of the loss.
         labels: [N] ids of the tokens to predict.
-        likelihood: [N] in [0, 1]: how likely the token to predict is private.
         temperatures: from `TemperatureSettings.for_tokens`.
         beta: which divergence, see `divergence`.
     """
@@ -109,5 +108,5 @@ def token_losses(
     return TokenLosses(
         soft=torch.where(present, soft, 0.0),
         hard=F.cross_entropy(student_logits, labels, reduction="none"),
-        hard_weight=torch.where(present, 1 - likelihood, 0.0),
+        hard_weight=torch.where(present, 1 - targets.likelihood, 0.0),
     )

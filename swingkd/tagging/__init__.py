@@ -15,10 +15,12 @@ from swingkd.tagging.ensemble import EnsembleTagger
 from swingkd.tagging.presidio import PresidioTagger
 from swingkd.tagging.rarity import RarityTagger
 from swingkd.tagging.rules import DEFAULT_RULES, Rule, RuleTagger
+from swingkd.tagging.threshold import THRESHOLD, is_private
 from swingkd.tagging.token_classifier import TokenClassificationTagger
 
 __all__ = [
     "DEFAULT_RULES",
+    "THRESHOLD",
     "BaseTagger",
     "CharTags",
     "EnsembleTagger",
@@ -31,6 +33,7 @@ __all__ = [
     "TokenClassificationTagger",
     "align",
     "dilate",
+    "is_private",
     "label_spans",
     "private_spans",
     "tag_texts",

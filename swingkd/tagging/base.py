@@ -17,6 +17,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from swingkd.tagging.threshold import is_private
+
 
 class CharTags(NamedTuple):
     """Tags of one text: `likelihood` [chars] float32 in [0, 1] and `labels` [chars] int16 ids (0 = nothing)."""
@@ -107,7 +109,7 @@ def tag_texts(tagger: Tagger, texts: list[str]) -> list[CharTags]:
         if isinstance(tagger, LabelledTagger):
             labels = tagger.char_labels(texts)
         else:
-            labels = [(np.asarray(s) >= 0.5).astype(np.int16) for s in likelihoods]
+            labels = [is_private(np.asarray(s)).astype(np.int16) for s in likelihoods]
         tagged = [
             CharTags(np.asarray(s, np.float32), np.asarray(g, np.int16))
             for s, g in zip(likelihoods, labels, strict=True)

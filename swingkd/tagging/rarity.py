@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from swingkd.models.loading import load_pretrained, load_tokenizer
 from swingkd.tagging.base import BaseTagger, CharTags, empty_tags, token_characters
+from swingkd.tagging.threshold import is_private
 from swingkd.tagging.windows import check_fast_tokenizer, token_windows
 
 
@@ -110,6 +111,6 @@ class RarityTagger(BaseTagger):
             tags = empty_tags(text)
             seen = np.isfinite(surprisal)
             tags.likelihood[seen] = np.clip((surprisal[seen] - middle) / (high - middle), 0, 1)
-            tags.labels[tags.likelihood >= 0.5] = 1
+            tags.labels[is_private(tags.likelihood)] = 1
             tagged.append(tags)
         return tagged

@@ -10,6 +10,7 @@ from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTr
 
 from swingkd.models.loading import load_pretrained, load_tokenizer
 from swingkd.tagging.base import BaseTagger, CharTags, empty_tags, token_characters
+from swingkd.tagging.threshold import is_private
 from swingkd.tagging.windows import check_fast_tokenizer, token_windows
 
 
@@ -75,6 +76,6 @@ class TokenClassificationTagger(BaseTagger):
                 chars, tokens = token_characters(batch.offsets[row])
                 likelihood = private[row, tokens]
                 np.maximum.at(tags.likelihood, chars, likelihood)
-                named = (likelihood >= 0.5) & (likelihood == tags.likelihood[chars])
+                named = is_private(likelihood) & (likelihood == tags.likelihood[chars])
                 tags.labels[chars[named]] = labels[row, tokens[named]]
         return tagged

@@ -2,6 +2,7 @@
 
 from swingkd.models.head import Head
 from swingkd.targets.base import Drop, PrivatePositions, Protection, Soften
+from swingkd.targets.facts import FACT_TYPES, TokenFacts
 from swingkd.targets.mollify import MollifiedTarget
 from swingkd.targets.noise import NoisedTarget, NoiseKey
 from swingkd.targets.population import PopulationBuilder, PopulationTable, PopulationTarget
@@ -9,6 +10,7 @@ from swingkd.targets.teacher import CachedTeacher, LiveTeacher, ProtectedTargets
 from swingkd.targets.temperature import TemperatureSettings, TokenTemperatures
 
 __all__ = [
+    "FACT_TYPES",
     "CachedTeacher",
     "Drop",
     "Head",
@@ -24,6 +26,7 @@ __all__ = [
     "Protection",
     "Soften",
     "TemperatureSettings",
+    "TokenFacts",
     "TokenTemperatures",
     "TopTokens",
 ]

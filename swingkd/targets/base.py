@@ -5,11 +5,12 @@ Ordinary positions never reach a protection, so with likelihood 0 everywhere dis
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
+from swingkd.targets.facts import TokenFacts
 from swingkd.targets.temperature import soften_support
 
 
@@ -18,28 +19,27 @@ class PrivatePositions:
     """All that a protection may know of P private positions (no batch statistics: they would couple records).
 
     Args:
-        likelihood: [P] float in (0, 1] of the token to be predicted.
+        facts: about the tokens to be predicted, [P] each; their likelihood in (0, 1].
         temperature: [P] teacher temperature.
         context: [P, w] ids of the tokens just before it, the nearest last; -1 where there is none.
-        group: [P] what the tagger found and where (see `population`); 0 nothing named, -1 a copy in the same record.
-        shape: [P] two hashes of what the span's text so far looks like (see `swingkd.data`); 0 outside spans.
-        span: [P] hash of the span's text; 0 outside spans.
         public_log_probs: [P, V] the public model's log-probabilities, where there is a public model.
     """
 
-    likelihood: torch.Tensor
+    facts: TokenFacts
     temperature: torch.Tensor
     context: torch.Tensor
-    group: torch.Tensor
-    shape: torch.Tensor
-    span: torch.Tensor
     public_log_probs: torch.Tensor | None = None
+
+    @property
+    def likelihood(self) -> torch.Tensor:
+        """[P] in (0, 1] of the token to be predicted."""
+        return self.facts.likelihood
 
     def take(self, places: torch.Tensor, public_log_probs: torch.Tensor | None = None) -> PrivatePositions:
         """Return some of the positions, with the public model's log-probabilities there."""
-        facts = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "public_log_probs"}
-        taken = {name: value[places] for name, value in facts.items()}
-        return PrivatePositions(**taken, public_log_probs=public_log_probs)
+        return PrivatePositions(
+            self.facts.at(places), self.temperature[places], self.context[places], public_log_probs
+        )
 
 
 class Protection(Protocol):

@@ -20,6 +20,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from swingkd.tagging import is_private
 from swingkd.targets.base import PrivatePositions
 from swingkd.targets.hashing import absorb
 
@@ -33,7 +34,7 @@ CONTEXT = 2
 
 def kinds(positions: PrivatePositions) -> torch.Tensor:
     """Return the kinds of each position as hashes, [P, 10] int64, from fine to coarse."""
-    group, ending, shape = positions.group, positions.shape, positions.shape >> 32
+    group, ending, shape = positions.facts.group, positions.facts.shape, positions.facts.shape >> 32
     label = torch.div(group, GROUP_STRIDE, rounding_mode="floor")
     second, first = positions.context[:, -CONTEXT:].unbind(-1)
     levels = [(group, first, second), (group, first), (group, ending), (group, shape), (label, shape, first)]
@@ -58,7 +59,7 @@ class PopulationTable:
         """Return the average's log-probabilities [P, V] of each position's finest kind; -inf where there is none."""
         rows = find(self.keys, kinds(positions))
         # Coarse to fine: the finest kind that has an average wins.
-        best = torch.full_like(positions.group, -1, dtype=torch.int64)
+        best = torch.full_like(positions.facts.group, -1, dtype=torch.int64)
         for column in rows.flip(1).unbind(1):
             best = torch.where(column >= 0, column, best)
         result = self.log_probs.new_full((len(best), self.log_probs.size(-1)), -torch.inf)
@@ -111,7 +112,7 @@ class PopulationBuilder:
         """First pass: note which spans each kind holds."""
         fresh = _first_visits(positions, self._counted)
         keys = kinds(positions)[fresh].cpu().numpy()
-        spans = positions.span[fresh].cpu().numpy()
+        spans = positions.facts.span[fresh].cpu().numpy()
         pairs = np.stack([keys.ravel(), np.repeat(spans, keys.shape[1])], axis=1)
         self._pairs.append(np.unique(pairs, axis=0))
 
@@ -145,7 +146,7 @@ class PopulationBuilder:
 def _first_visits(positions: PrivatePositions, seen: set[tuple[int, int]]) -> list[int]:
     """List the positions whose place in whose span was not seen before (copies are no first visits)."""
     fresh = []
-    for i, pair in enumerate(zip(positions.group.tolist(), positions.span.tolist(), strict=True)):
+    for i, pair in enumerate(zip(positions.facts.group.tolist(), positions.facts.span.tolist(), strict=True)):
         if pair[0] > 0 and pair not in seen:
             seen.add(pair)
             fresh.append(i)
@@ -175,8 +176,8 @@ class PopulationTarget:
         average = self.table.lookup(positions).to(log_probs.dtype)
         individual = 1 - positions.likelihood * (1 - self.share)
         mixed = torch.logaddexp(log_probs + individual.log()[:, None], average + (1 - individual).log()[:, None])
-        copied = positions.group == COPY
+        copied = positions.facts.group == COPY
         # No average anywhere: a token that is likely private gets no target, one that hardly is keeps the teacher's.
         orphan = (average[:, 0] == -torch.inf) & ~copied
         target = torch.where((copied | orphan)[:, None], log_probs, mixed)
-        return target.masked_fill((orphan & (positions.likelihood >= 0.5))[:, None], -torch.inf)
+        return target.masked_fill((orphan & (is_private(positions.likelihood)))[:, None], -torch.inf)

@@ -23,10 +23,11 @@ from swingkd.data.columns import IGNORE
 from swingkd.models.class_labels import check_class_names, class_number, described
 from swingkd.tagging import CharTags, align, dilate, tag_texts
 from swingkd.tagging.windows import check_fast_tokenizer
+from swingkd.targets import TokenFacts
 from swingkd.targets.population import GROUP_STRIDE
 from swingkd.tasks.base import ProtectionName, Task, labelled
 from swingkd.tasks.classification_metrics import entity_metrics, example_metrics
-from swingkd.tasks.predicted import PredictedTokens
+from swingkd.tasks.predicted import predicted_tokens
 
 _LABEL_FIELDS = ("label", "labels", "ner_tags", "tags")
 TEACHER_INPUTS = ("teacher_input_ids", "teacher_attention_mask", "teacher_labels")
@@ -42,9 +43,9 @@ class LabelTask(Task):
 
     def predicted(self, inputs, width, end):
         at = self.at(inputs)
-        likelihood, group, shape, span = (inputs[name][at] for name in PII_COLUMNS)
-        context = span[:, None].expand(-1, width)
-        return PredictedTokens(at, inputs["labels"][at], likelihood, context, group, shape, span)
+        # Copies of an example or a word share their draw, wherever they stand.
+        context = inputs["pii_span"][..., None].expand(*at.shape, width)
+        return predicted_tokens(inputs, at, at, context)
 
 
 class TextTask(LabelTask):
@@ -148,7 +149,7 @@ class SequenceClassification(TextTask):
         out |= {key: [] for key in PII_COLUMNS}
         for i, (text, tags) in enumerate(zip(texts, tag_texts(tagger, texts), strict=True)):
             # What one of the two models sees of a text, its answer may be about.
-            found = max(example_tags(text, tags, np.array(of[i], np.int64).reshape(-1, 2), settings) for of in read)
+            found = max(example_facts(text, tags, np.array(of[i], np.int64).reshape(-1, 2), settings) for of in read)
             for column, value in zip(PII_COLUMNS, found, strict=True):
                 out[column].append(value)
         return out
@@ -196,7 +197,7 @@ class TokenClassification(TextTask):
                 column[first[i][seen]] = numbers[seen]
                 out[name].append(column)
             if tags is not None:
-                values = word_tags(row, tags, settings.dilation)
+                values = word_facts(row, tags, settings.dilation)
                 for column, of_words in zip(PII_COLUMNS, values, strict=True):
                     placed = np.zeros(lengths[0][i], np.int64)
                     placed[firsts[0][i][seen]] = of_words[seen]
@@ -258,8 +259,8 @@ def numbered(batch: dict[str, list], config: Any) -> dict[str, list]:
     return {"labels": labels}
 
 
-def example_tags(text: str, tags: CharTags, offsets: np.ndarray, settings: DataSettings) -> tuple[int, int, int, int]:
-    """Return what a whole example inherits of its tokens: likelihood (0..255), group, shape and span.
+def example_facts(text: str, tags: CharTags, offsets: np.ndarray, settings: DataSettings) -> TokenFacts:
+    """Return what a whole example inherits of its tokens.
 
     Args:
         text: the example.
@@ -273,17 +274,17 @@ def example_tags(text: str, tags: CharTags, offsets: np.ndarray, settings: DataS
     whole = found[real].mean() if settings.example_likelihood == "mean" else found.max(initial=0.0)
     likelihood = int(np.ceil((whole if real.any() else 0.0) * 255))
     label = int(align(tags.labels, offsets)[found.argmax()]) if likelihood else 0
-    return likelihood, label * GROUP_STRIDE + 1 if likelihood else 0, 0, text_hash(text)
+    return TokenFacts(likelihood, label * GROUP_STRIDE + 1 if likelihood else 0, 0, text_hash(text))
 
 
-def word_tags(words: list[str], tags: CharTags, dilation: int) -> tuple[np.ndarray, ...]:
-    """Return likelihood (0..255), group, shape and span of each word, all [words]."""
+def word_facts(words: list[str], tags: CharTags, dilation: int) -> TokenFacts:
+    """Return what is known of each word, all [words]."""
     offsets = word_offsets(words)
     likelihood = np.ceil(dilate(align(tags.likelihood, offsets), dilation) * 255).astype(np.int64)
     private = likelihood > 0
     group = np.where(private, align(tags.labels, offsets).astype(np.int64) * GROUP_STRIDE + 1, 0)
     span = np.array([text_hash(word) for word in words], np.int64).reshape(-1)
-    return likelihood, group, np.zeros(len(words), np.int64), span
+    return TokenFacts(likelihood, group, np.zeros(len(words), np.int64), span)
 
 
 def word_offsets(words: list[str]) -> np.ndarray:

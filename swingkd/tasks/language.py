@@ -20,11 +20,11 @@ from transformers import (
     TrainerCallback,
 )
 
-from swingkd.data import PII_COLUMNS, DistillationCollator, prepare_dataset
+from swingkd.data import DistillationCollator, prepare_dataset
 from swingkd.data.columns import IGNORE
 from swingkd.data.teacher_columns import CacheInfo
 from swingkd.tasks.base import Task, labelled
-from swingkd.tasks.predicted import PredictedTokens, preceding
+from swingkd.tasks.predicted import preceding, predicted_tokens
 
 
 class TokenTask(Task):
@@ -86,7 +86,7 @@ class CausalLM(TokenTask):
         # The first token of a row is predicted by nothing.
         asked = labelled(inputs["labels"])
         asked[:, 0] = False
-        return token_facts(inputs, self.at(inputs), asked, preceding(ids, width, end))
+        return predicted_tokens(inputs, self.at(inputs), asked, preceding(ids, width, end))
 
 
 class MaskedLM(TokenTask):
@@ -107,16 +107,10 @@ class MaskedLM(TokenTask):
         # The context that chooses a draw is the text's own, whatever is masked in it this time.
         ids = torch.where(at, inputs["labels"], inputs["unmasked_ids"])
         ids = ids.masked_fill(inputs["attention_mask"] == 0, -1)
-        return token_facts(inputs, at, at, preceding(ids, width, end))
+        return predicted_tokens(inputs, at, at, preceding(ids, width, end))
 
     def call(self, inputs, model):
         return {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
-
-
-def token_facts(inputs: dict, at: torch.Tensor, asked: torch.Tensor, context: torch.Tensor) -> PredictedTokens:
-    """Collect the facts about the tokens that are asked for, [B, T] bool."""
-    likelihood, group, shape, span = (inputs[name][asked] for name in PII_COLUMNS)
-    return PredictedTokens(at, inputs["labels"][asked], likelihood, context[asked], group, shape, span)
 
 
 class MaskingCollator:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from swingkd.targets import PrivatePositions
+from swingkd.data.columns import PII_COLUMNS
+from swingkd.targets import PrivatePositions, TokenFacts
 
 
 class PredictedTokens(NamedTuple):
@@ -19,11 +20,13 @@ class PredictedTokens(NamedTuple):
 
     at: torch.Tensor
     labels: torch.Tensor
-    likelihood: torch.Tensor
+    facts: TokenFacts
     context: torch.Tensor
-    group: torch.Tensor
-    shape: torch.Tensor
-    span: torch.Tensor
+
+    @property
+    def likelihood(self) -> torch.Tensor:
+        """[N] in [0, 1] of the token to be predicted."""
+        return self.facts.likelihood
 
     def private(
         self, temperature: torch.Tensor | None = None, public_log_probs: torch.Tensor | None = None
@@ -33,15 +36,7 @@ class PredictedTokens(NamedTuple):
         if not bool(at.any()):
             return None
         temperature = torch.ones_like(self.likelihood) if temperature is None else temperature
-        return PrivatePositions(
-            likelihood=self.likelihood[at],
-            temperature=temperature[at],
-            context=self.context[at],
-            group=self.group[at],
-            shape=self.shape[at],
-            span=self.span[at],
-            public_log_probs=public_log_probs,
-        )
+        return PrivatePositions(self.facts.at(at), temperature[at], self.context[at], public_log_probs)
 
     def private_at(self) -> torch.Tensor:
         """Return bool in the shape of `at`: where a private one is predicted."""
@@ -66,3 +61,18 @@ def preceding(ids: torch.Tensor, width: int, end: int | None) -> torch.Tensor:
         ended = (windows == end).flip(2).cumsum(2).flip(2) > 0
         windows = windows.masked_fill(ended, -1)
     return windows
+
+
+def predicted_tokens(
+    inputs: dict[str, torch.Tensor], at: torch.Tensor, asked: torch.Tensor, context: torch.Tensor
+) -> PredictedTokens:
+    """Collect what is known of the answers of a batch.
+
+    Args:
+        inputs: the batch.
+        at: bool, where the model gives them.
+        asked: bool, where their labels stand, and the facts about them.
+        context: what chooses their draw, in the shape of `asked` and [w].
+    """
+    facts = TokenFacts(*(inputs[name][asked] for name in PII_COLUMNS))
+    return PredictedTokens(at, inputs["labels"][asked], facts, context[asked])

@@ -13,14 +13,14 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForSeq2SeqLM
 
-from swingkd.data import PII_COLUMNS, PII_TYPES, VERSION, column_names, pad_rows, ready, token_tags, unformatted
+from swingkd.data import PII_COLUMNS, PII_TYPES, VERSION, column_names, pad_rows, ready, token_facts, unformatted
 from swingkd.data.columns import IGNORE
 from swingkd.data.teacher_columns import CacheInfo
 from swingkd.tagging import tag_texts
 from swingkd.tagging.windows import check_fast_tokenizer
 from swingkd.tasks.base import labelled
-from swingkd.tasks.language import TokenTask, token_facts
-from swingkd.tasks.predicted import preceding
+from swingkd.tasks.language import TokenTask
+from swingkd.tasks.predicted import preceding, predicted_tokens
 
 
 class Seq2SeqLM(TokenTask):
@@ -67,7 +67,7 @@ class Seq2SeqLM(TokenTask):
 
     def predicted(self, inputs, width, end):
         at = self.at(inputs)
-        return token_facts(inputs, at, at, preceding(inputs["labels"].masked_fill(~at, -1), width, None))
+        return predicted_tokens(inputs, at, at, preceding(inputs["labels"].masked_fill(~at, -1), width, None))
 
     def call(self, inputs, model):
         return super().call(inputs, model) | {
@@ -100,7 +100,7 @@ def _tokenise(batch, tokenizer, tagger, settings, version):
         before, offsets = (np.array(part["offset_mapping"][i], np.int64).reshape(-1, 2) for part in (read, said))
         # Special tokens have empty spans, wherever they are moved.
         both = np.concatenate([before, offsets + len(prompts[i]) + 1])
-        tagged = token_tags(text, found, both, settings.dilation)
+        tagged = token_facts(text, found, both, settings.dilation)
         for column, values, kind in zip(PII_COLUMNS, tagged, PII_TYPES, strict=True):
             out[column].append(values[len(before) :].astype(kind))
     return out

@@ -23,7 +23,7 @@ from swingkd.data.teacher_columns import TEACHER_COLUMNS
 from swingkd.losses import HintProjection
 from swingkd.models.loading import is_hub_id, load_pretrained, looked_up, name_of, public_name
 from swingkd.report import forget_model_facts
-from swingkd.tagging import Tagger
+from swingkd.tagging import Tagger, is_private
 from swingkd.targets import PopulationTarget, Protection
 from swingkd.tasks import task_of
 from swingkd.tasks.language import MaskingCollator, NewMasks, evaluated
@@ -357,7 +357,7 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
                 logits = None if prediction_loss_only else model(**asked).logits
                 return loss.sum() / max(len(loss), 1), logits, inputs["labels"]
         row = tokens.at.nonzero()[:, 0]
-        flagged = (tokens.likelihood >= 0.5).to(loss)
+        flagged = is_private(tokens.likelihood).to(loss)
         columns = torch.stack(
             [torch.ones_like(loss), flagged, parts.hard, parts.hard * flagged, parts.soft, loss], dim=1
         )

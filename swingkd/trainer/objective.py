@@ -126,7 +126,7 @@ class Objective:
         temperatures: TokenTemperatures,
         alpha: float,
     ) -> tuple[torch.Tensor, TokenLosses]:
-        known = (targets, tokens.labels, tokens.likelihood, temperatures)
+        known = (targets, tokens.labels, temperatures)
         with self.autocast():
             if self.fused and hidden is not None:
                 head, memory = Head.of(student, self.vocabulary), self.args.loss_memory * 2**20
@@ -145,7 +145,7 @@ class Objective:
     def tokens(self, inputs: dict[str, torch.Tensor], dtype: torch.dtype = torch.float32) -> PredictedTokens:
         """Find what a batch asks the student to predict; `dtype` of the likelihoods."""
         found = self.task.predicted(inputs, max(self.args.noise_context, population.CONTEXT), self.end)
-        return found._replace(likelihood=found.likelihood.to(dtype))
+        return found._replace(facts=found.facts._replace(likelihood=found.likelihood.to(dtype)))
 
     @torch.no_grad()
     def targets(

@@ -32,7 +32,7 @@ class Case:
 
     @property
     def known(self) -> tuple:
-        return self.targets(), self.labels, self.likelihood, self.temperatures
+        return self.targets(), self.labels, self.temperatures
 
 
 def fused(case: Case, beta: float = 0.0, alpha: float = 1.0) -> tuple[torch.Tensor, ...]:

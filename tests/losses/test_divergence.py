@@ -66,20 +66,20 @@ def batch(n, protection="noise", beta=0.0, seed=0, **head):
         public.__getitem__,
     )
     hidden = torch.randn(n, D, dtype=torch.float64, requires_grad=True)
-    return hidden, random_head(**head), targets, torch.randint(0, V, (n,)), likelihood, temperatures, beta
+    return hidden, random_head(**head), targets, torch.randint(0, V, (n,)), temperatures, beta
 
 
-def both(hidden, head, targets, labels, likelihood, temperatures, beta, alpha=0.3, memory=4000):
+def both(hidden, head, targets, labels, temperatures, beta, alpha=0.3, memory=4000):
     """Return loss, parts and gradients of the plain formula and of the one pass."""
     results = []
     inputs = [tensor for tensor in (hidden, head.weight, head.bias) if tensor is not None and tensor.requires_grad]
     for fused in (False, True):
         if fused:
             total, parts = fused_token_losses(
-                hidden, head, targets, labels, likelihood, temperatures, alpha=alpha, beta=beta, memory=memory
+                hidden, head, targets, labels, temperatures, alpha=alpha, beta=beta, memory=memory
             )
         else:
-            parts = token_losses(head.logits(hidden), targets, labels, likelihood, temperatures, beta=beta)
+            parts = token_losses(head.logits(hidden), targets, labels, temperatures, beta=beta)
             total = parts.total(alpha).sum()
         # Another factor than 1, as accumulation and the mean over tokens put there.
         results.append((total, tuple(parts), torch.autograd.grad(0.7 * total, inputs)))
@@ -128,10 +128,10 @@ def test_without_gradients_the_losses_are_the_same():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_other_types_are_near_and_keep_their_own(dtype):
-    hidden, head, targets, labels, likelihood, temperatures, beta = batch(40)
-    exact, _ = both(hidden, head, targets, labels, likelihood, temperatures, beta)
+    hidden, head, targets, labels, temperatures, beta = batch(40)
+    exact, _ = both(hidden, head, targets, labels, temperatures, beta)
     narrow = hidden.detach().to(dtype).requires_grad_(), Head(head.weight.detach().to(dtype).requires_grad_())
-    total, _ = fused_token_losses(*narrow, targets, labels, likelihood, temperatures, alpha=0.3)
+    total, _ = fused_token_losses(*narrow, targets, labels, temperatures, alpha=0.3)
     gradients = torch.autograd.grad(0.7 * total, [narrow[0], narrow[1].weight])
     for found, expected in zip(gradients, exact[2], strict=True):
         assert found.dtype == dtype
@@ -142,11 +142,11 @@ def test_other_types_are_near_and_keep_their_own(dtype):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2e-2), (torch.float16, 1e-5)])
 def test_under_autocast_the_weights_stay_and_their_gradients_too(dtype, tolerance):
     """float16 is too narrow: the loss is scaled after its gradient was made, so that is made in float32."""
-    hidden, head, targets, labels, likelihood, temperatures, _ = batch(40)
-    exact, _ = both(hidden, head, targets, labels, likelihood, temperatures, 0.0)
+    hidden, head, targets, labels, temperatures, _ = batch(40)
+    exact, _ = both(hidden, head, targets, labels, temperatures, 0.0)
     states, weight = hidden.detach().float().requires_grad_(), head.weight.detach().float().requires_grad_()
     with torch.autocast("cpu", dtype):
-        total, _ = fused_token_losses(states, Head(weight), targets, labels, likelihood, temperatures, alpha=0.3)
+        total, _ = fused_token_losses(states, Head(weight), targets, labels, temperatures, alpha=0.3)
     gradients = torch.autograd.grad(0.7 * total, [states, weight])
     for found, expected in zip(gradients, exact[2], strict=True):
         assert found.dtype == torch.float32

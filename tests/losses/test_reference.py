@@ -53,7 +53,7 @@ def parts(likelihood, protection=None, beta=0.0, **settings):
     positions = private_positions(n, likelihood=likelihood[private], temperature=temperatures.teacher[private])
     live = LiveTeacher(teacher.__getitem__, temperatures.teacher)
     targets = ProtectedTargets(live, likelihood, positions, protection or Soften(0))
-    return teacher, student, labels, token_losses(student, targets, labels, likelihood, temperatures, beta=beta)
+    return teacher, student, labels, token_losses(student, targets, labels, temperatures, beta=beta)
 
 
 def test_protection_off_is_plain_distillation_bit_for_bit():

@@ -1,0 +1,37 @@
+"""What is known of the privacy of a token; columns of the data, batches and targets all derive from it.
+
+They describe the token *itself*; the loss reads them at the position that predicts it.  One more fact is one more
+field here, and a value where text is tagged: `swingkd.data.spans` (tokens), `swingkd.tasks.labels` (examples, words).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class TokenFacts(NamedTuple):
+    """Facts about tokens (or whole examples), one value a token in each; arrays, tensors, or one token's numbers.
+
+    Args:
+        likelihood: that the token is private: in [0, 1], in columns 0 = ordinary ... 255 = surely private.
+        group: what the tagger found and where in its span the token stands (`swingkd.targets.population`); 0 nothing
+            named, -1 a copy in the same record.
+        shape: what the span's text before the token looks like: two hashes, of its shape ("9-9" for "212-55") and of
+            its last character; 0 outside spans.
+        span: a hash of the span's text, so that copies of one secret can be counted once; 0 outside spans.
+    """
+
+    likelihood: Any
+    group: Any
+    shape: Any
+    span: Any
+
+    def at(self, places: Any) -> TokenFacts:
+        """Return the facts about some of the tokens."""
+        return TokenFacts(*(values[places] for values in self))
+
+
+#: How each is kept in a column.
+FACT_TYPES = TokenFacts(likelihood=np.uint8, group=np.int32, shape=np.int64, span=np.int64)
