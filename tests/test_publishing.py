@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -296,16 +297,20 @@ def test_metadata_points_at_the_hub_only(trainer_of, tmp_path, student, tokenize
     student.save_pretrained("gpt2")  # a folder with the name of a stranger's model
     tokenizer.save_pretrained("gpt2")
     trainer = trainer_of()
-    trainer.began_on_hub, trainer.names = False, {"student": "gpt2", "teacher": None}
+
+    def began(on_hub):
+        models = replace(trainer.setup.models, began_on_hub=on_hub, names={"student": "gpt2", "teacher": None})
+        trainer.setup = replace(trainer.setup, models=models)
+
+    began(on_hub=False)
     metadata = yaml.safe_load(card_of(trainer, dataset="our support chats").split("---")[1])
     assert not metadata.keys() & {"base_model", "datasets"}
     assert "Trained on: our support chats." in card_of(trainer, dataset="our support chats")
-    trainer.began_on_hub = True
+    began(on_hub=True)
     metadata = yaml.safe_load(card_of(trainer, dataset_tags="me/chats").split("---")[1])
     assert (metadata["base_model"], metadata["datasets"]) == ("gpt2", ["me/chats"])
     with pytest.raises(ValueError, match=r"dataset_tags='our chats' is no name on the Hub"):
         trainer.create_model_card(dataset_tags="our chats")
-    trainer.began_on_hub = True
     card = card_of(trainer, finetuned_from=str(tmp_path / "gpt2"))
     assert "base_model" not in yaml.safe_load(card.split("---")[1])
     assert "began as `gpt2`" in card

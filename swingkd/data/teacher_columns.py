@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from datasets import Features, List, Value
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from swingkd.data.columns import IGNORE
+from swingkd.targets import ProtectionName
 
 TEACHER_COLUMNS = ("teacher_ids", "teacher_log_probs", "teacher_tails", "teacher_row", "teacher_cache")
 
@@ -42,7 +43,7 @@ class CacheInfo:
     vocabulary: int
     temperature: float
     top_k: int
-    protection: Literal["noise", "mollify", "population", "none", "drop"] | None = None
+    protection: ProtectionName | None = None
 
     def dumps(self) -> str:
         """Write it as one line of JSON."""

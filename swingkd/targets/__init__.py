@@ -1,7 +1,7 @@
 """What the teacher's distribution becomes before the student sees it."""
 
 from swingkd.models.head import Head
-from swingkd.targets.base import Drop, PrivatePositions, Protection, Soften
+from swingkd.targets.base import Drop, PrivatePositions, Protection, ProtectionName, Soften
 from swingkd.targets.facts import FACT_TYPES, TokenFacts
 from swingkd.targets.mollify import MollifiedTarget
 from swingkd.targets.noise import NoisedTarget, NoiseKey
@@ -24,6 +24,7 @@ __all__ = [
     "PrivatePositions",
     "ProtectedTargets",
     "Protection",
+    "ProtectionName",
     "Soften",
     "TemperatureSettings",
     "TokenFacts",

@@ -6,12 +6,15 @@ Ordinary positions never reach a protection, so with likelihood 0 everywhere dis
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 
 from swingkd.targets.facts import TokenFacts
 from swingkd.targets.temperature import soften_support
+
+#: What may happen to the targets at private tokens; `swingkd.trainer.protections` builds each.
+ProtectionName: TypeAlias = Literal["noise", "mollify", "population", "none", "drop"]
 
 
 @dataclass(frozen=True)

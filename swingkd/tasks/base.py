@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset, IterableDataset
@@ -14,9 +14,8 @@ from swingkd.data import DataSettings
 from swingkd.data.columns import IGNORE
 from swingkd.data.teacher_columns import CacheInfo
 from swingkd.tagging import Tagger
+from swingkd.targets import ProtectionName
 from swingkd.tasks.predicted import PredictedTokens
-
-ProtectionName: TypeAlias = Literal["noise", "mollify", "population", "none", "drop"]
 
 
 class Task(ABC):

@@ -13,7 +13,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from swingkd.data import PII_COLUMNS, column_names, has_transform
 from swingkd.data.columns import IGNORE
 from swingkd.models.class_labels import check_class_names
-from swingkd.tasks.base import ProtectionName
+from swingkd.targets import ProtectionName
 from swingkd.tasks.classification_metrics import example_metrics
 from swingkd.tasks.labels import LabelTask, by_number, label_field
 

@@ -23,9 +23,9 @@ from swingkd.data.columns import IGNORE
 from swingkd.models.class_labels import check_class_names, class_number, described
 from swingkd.tagging import CharTags, align, dilate, tag_texts
 from swingkd.tagging.windows import check_fast_tokenizer
-from swingkd.targets import TokenFacts
+from swingkd.targets import ProtectionName, TokenFacts
 from swingkd.targets.population import GROUP_STRIDE
-from swingkd.tasks.base import ProtectionName, Task, labelled
+from swingkd.tasks.base import Task, labelled
 from swingkd.tasks.classification_metrics import entity_metrics, example_metrics
 from swingkd.tasks.predicted import predicted_tokens
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from peft import PeftConfig
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from swingkd.models.class_labels import check_same_classes, check_single_label
 from swingkd.tasks import TASKS, Task, task_of
@@ -143,3 +144,25 @@ def hidden_size(role: str, model: PreTrainedModel) -> int:
     if size is None:
         raise ValueError(f"hidden_weight > 0 needs hidden states, but the {role} model's config names no hidden_size.")
     return size
+
+
+def check_metrics(task: Task, compute_metrics: object) -> None:
+    """Refuse metrics of a user's own where nobody makes the logits that they would read."""
+    if compute_metrics is not None and task.predicts_tokens:
+        raise ValueError(
+            f"compute_metrics would need [rows, tokens, vocabulary] logits, which {task.name} never makes. Leave "
+            "it out: perplexities are told. Or evaluate the saved model with another tool."
+        )
+
+
+def check_publishing(args: TrainingArguments) -> None:
+    """Refuse to push whole checkpoints, before a repository is made.
+
+    Raises:
+        ValueError: they hold optimizer states, pickles and the seed.
+    """
+    if args.push_to_hub and args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+        raise ValueError(
+            f"hub_strategy={args.hub_strategy.value!r} pushes whole checkpoints: pickles, and the seed. Use 'end' or "
+            "'every_save'."
+        )

@@ -1,85 +1,43 @@
-"""Settings of a private distillation: TrainingArguments and what is ours, grouped and checked."""
+"""Settings of a private distillation: TrainingArguments and what is ours, each described once, by its help text."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+import copy
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, ClassVar, Literal, get_args
 
 from transformers import TrainingArguments
 
 from swingkd.data import DataSettings
-from swingkd.targets import TemperatureSettings
+from swingkd.targets import ProtectionName, TemperatureSettings
 
 #: Tokens of a row where nobody says otherwise and every model allows it.
 LONGEST = 1024
-_CHOICES = {
-    "protection": ("noise", "mollify", "population", "none", "drop"),
-    "temperature_mode": ("teacher_only", "symmetric"),
-    "temperature_schedule": ("power", "geometric"),
-    "noise_distribution": ("laplace", "gaussian"),
-    "example_likelihood": ("max", "mean"),
-}
+
+# Newer versions of transformers call it activation checkpointing and keep the old name in step.
+_CHECKPOINTING = ("gradient_checkpointing", "activation_checkpointing")
+Mode = Literal["teacher_only", "symmetric"]
+Schedule = Literal["power", "geometric"]
+Distribution = Literal["laplace", "gaussian"]
+Inherited = Literal["max", "mean"]
+
+
+def _setting(default: Any, about: str, choices: Any = None) -> Any:
+    """Return a field that says what it is for; of a closed list of names, which there are."""
+    known = {"choices": list(get_args(choices))} if choices is not None else {}
+    return field(default=default, metadata={"help": about} | known)
 
 
 @dataclass
 class PrivateDistillationConfig(TrainingArguments):
-    r"""
-    Configuration of [`PrivateDistillationTrainer`]: everything in `TrainingArguments`, and:
+    """Configuration of [`PrivateDistillationTrainer`]: everything in `TrainingArguments`, and what is ours.
 
-    > Parameters that control the distillation loss
+    Each field is described by its help text, on the command line and in docs/settings.md.  Names are TRL's where it
+    has the same thing.  The noise key is not a setting: it is drawn from the system's randomness and lives in
+    `output_dir/_private/`.
 
-        alpha (`float`, defaults to `0.5`): weight of the soft loss; `1 - alpha` is the weight of the hard labels.
-        beta (`float`, defaults to `0.0`): 0 forward KL, 1 reverse KL, between them generalised JSD, as in TRL.
-        temperature (`float`, defaults to `2.0`): temperature of ordinary tokens, on both sides.
-        hidden_weight (`float`, defaults to `0.0`): weight of hint matching on the last hidden states.
-        fused_loss (`bool`, defaults to `True`): make loss and gradient in one pass over the vocabulary, a few tokens
-            at a time, where the output heads can be read; `False`: always the plain formula.
-        loss_memory (`int`, defaults to `128`): megabytes for that pass.
-
-    > Parameters that control the protection of private tokens
-
-        protection (`str`, *optional*): `"mollify"` (needs a public model), `"population"`, `"noise"` (Swing
-            distillation, our reading), `"none"` (temperature only) or `"drop"` (no loss at private tokens).  Default:
-            `"mollify"` where the trainer is given a public model, otherwise `"population"`; for classifiers of whole
-            examples `"drop"`.
-        max_temperature, temperature_power, temperature_schedule, temperature_mode: how likelihood becomes the
-            teacher's temperature, for `"noise"` and `"none"`.
-        noise_scale, noise_support, noise_context, noise_distribution, noise_replay: the noise of `"noise"`.
-        mollify_bound, mollify_order: the divergence bound of `"mollify"`.
-        population_min_spans, population_share: the averages of `"population"`.
-
-    > Parameters that control differential privacy (set `target_epsilon` or `noise_multiplier` to turn it on)
-
-        target_epsilon (`float`, *optional*): what the transfer set may cost; the noise is solved for, and training
-            stops rather than spend more.
-        target_delta (`float`, *optional*): of the guarantee; default: a tenth of 1 / units.
-        noise_multiplier (`float`, *optional*): noise in units of `clip_norm`; default: solved from `target_epsilon`.
-        clip_norm (`float`, defaults to `1.0`): largest gradient of one unit, in Euclidean norm.
-        privacy_unit (`str`, defaults to `"record"`): what the guarantee is about: each row, or the column that names
-            users.
-        records_per_user (`int`, defaults to `8`): how many rows a user gives to a batch.
-        micro_batch_size (`int`, *optional*): rows that go through the model at once; changes memory and time only.
-            `per_device_train_batch_size` is what a batch holds on average.  Default: 16.
-        ghost_clipping (`bool`, defaults to `False`): clip without gradients per row: less memory, two backward passes.
-        log_nonprivate (`bool`, defaults to `False`): log the loss, as `nonprivate_loss`: the guarantee does not cover
-            it.
-
-    > Parameters that control the models and the data
-
-        task (`str`, *optional*): `"text-generation"`, `"fill-mask"`, `"text2text-generation"`,
-            `"text-classification"`, `"token-classification"` or `"image-classification"`.  Default: what the teacher
-            was made for.
-        model_init_kwargs, teacher_model_init_kwargs: for `from_pretrained`, where a model is given by name.
-        dataset_text_field, max_length, packing, completion_only_loss, assistant_only_loss, dataset_num_proc: as TRL
-            names them.
-        dataset_label_field: the column with a classifier's labels; default: `label`, `labels`, `ner_tags` or `tags`.
-        tag_dilation: how many neighbouring tokens inherit a private token's likelihood.
-        example_likelihood (`str`, defaults to `"max"`): an example with one label is as private as its most private
-            token (`"max"`), or as its tokens are on average (`"mean"`).
-
-    The tokens are counted (`include_num_input_tokens_seen`), so that the logs tell tokens a second.
-
-    The noise key is not a setting: it is drawn from the system's randomness and lives in `output_dir/_private/`.
+    Raises:
+        ValueError: a value is not known or out of range, or cannot be combined with differential privacy.
     """
 
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [
@@ -87,134 +45,134 @@ class PrivateDistillationConfig(TrainingArguments):
         "model_init_kwargs",
         "teacher_model_init_kwargs",
     ]
+    #: What our fields control, by the first of each group.
+    GROUPS: ClassVar[dict[str, str]] = {
+        "alpha": "the distillation loss",
+        "protection": "the protection of private tokens",
+        "target_epsilon": "differential privacy (set `target_epsilon` or `noise_multiplier` to turn it on)",
+        "include_num_input_tokens_seen": "the models and the data",
+    }
 
-    alpha: float = field(default=0.5, metadata={"help": "Weight of the soft loss in [0, 1]; the rest is hard labels."})
-    beta: float = field(
-        default=0.0, metadata={"help": "Divergence: 0 forward KL, 1 reverse KL, between them generalised JSD."}
+    alpha: float = _setting(0.5, "Weight of the soft loss in [0, 1]; the rest is hard labels.")
+    beta: float = _setting(0.0, "Divergence: 0 forward KL, 1 reverse KL, between them generalised JSD.")
+    temperature: float = _setting(2.0, "Temperature of ordinary tokens, both sides.")
+    hidden_weight: float = _setting(0.0, "Weight of hint matching on the last hidden states; 0 turns it off.")
+    fused_loss: bool = _setting(
+        True,
+        "Make loss and gradient in one pass over the vocabulary, a few tokens at a time, where the output "
+        "heads can be read; otherwise the plain formula.",
     )
-    temperature: float = field(default=2.0, metadata={"help": "Temperature of ordinary tokens, both sides."})
-    hidden_weight: float = field(
-        default=0.0, metadata={"help": "Weight of hint matching on the last hidden states; 0 turns it off."}
-    )
-    fused_loss: bool = field(
-        default=True, metadata={"help": "Loss and gradient in one pass over the vocabulary, where it can be done."}
-    )
-    loss_memory: int = field(default=128, metadata={"help": "Megabytes for that pass."})
+    loss_memory: int = _setting(128, "Megabytes for that pass.")
 
-    protection: Literal["noise", "mollify", "population", "none", "drop"] | None = field(
-        default=None,
-        metadata={
-            "help": "What happens to the targets at private tokens; default: mollify where there is a public "
-            "model, otherwise population (drop for classifiers of whole examples).",
-            "choices": list(_CHOICES["protection"]),
-        },
+    protection: ProtectionName | None = _setting(
+        None,
+        "What happens to the targets at private tokens: mollify (needs a public model), population, noise "
+        "(Swing distillation, our reading), none (temperature only) or drop (no loss there); default: mollify "
+        "where the trainer is given a public model, otherwise population (drop for classifiers of whole "
+        "examples).",
+        ProtectionName,
     )
-    max_temperature: float = field(
-        default=16.0, metadata={"help": "Teacher temperature of a surely private token ('noise' and 'none')."}
+    max_temperature: float = _setting(16.0, "Teacher temperature of a surely private token ('noise' and 'none').")
+    temperature_power: float = _setting(1.0, "Exponent of the likelihood in the temperature.")
+    temperature_schedule: Schedule = _setting("power", "How the temperature rises.", Schedule)
+    temperature_mode: Mode = _setting(
+        "teacher_only",
+        "Soften the teacher only, or both sides (an ablation that protects nothing at convergence).",
+        Mode,
     )
-    temperature_power: float = field(default=1.0, metadata={"help": "Exponent of the likelihood in the temperature."})
-    temperature_schedule: Literal["power", "geometric"] = field(
-        default="power",
-        metadata={"help": "How the temperature rises.", "choices": list(_CHOICES["temperature_schedule"])},
+    noise_scale: float = _setting(1.0, "Noise scale relative to the largest softened probability.")
+    noise_support: int = _setting(64, "How many of the teacher's likeliest tokens are softened and noised; 0: all.")
+    noise_context: int = _setting(2, "How many preceding tokens choose the draw; short, so that copies share it.")
+    noise_distribution: Distribution = _setting("laplace", "Shape of the noise.", Distribution)
+    noise_replay: bool = _setting(True, "Draw once and replay; False draws afresh (an ablation: it averages out).")
+    mollify_bound: float = _setting(0.1, "Divergence bound in nats at likelihood 1/2; it is 0 at likelihood 1.")
+    mollify_order: float = _setting(2.0, "Order of the Renyi divergence of the bound.")
+    population_min_spans: int = _setting(
+        100, "Fewest distinct spans that make an average; fewer fall back to a coarser kind."
     )
-    temperature_mode: Literal["teacher_only", "symmetric"] = field(
-        default="teacher_only",
-        metadata={
-            "help": "Soften the teacher only, or both sides (an ablation that protects nothing at convergence).",
-            "choices": list(_CHOICES["temperature_mode"]),
-        },
-    )
-    noise_scale: float = field(
-        default=1.0, metadata={"help": "Noise scale relative to the largest softened probability."}
-    )
-    noise_support: int = field(
-        default=64, metadata={"help": "How many of the teacher's likeliest tokens are softened and noised; 0: all."}
-    )
-    noise_context: int = field(
-        default=2, metadata={"help": "How many preceding tokens choose the draw; short, so that copies share it."}
-    )
-    noise_distribution: Literal["laplace", "gaussian"] = field(
-        default="laplace", metadata={"help": "Shape of the noise.", "choices": list(_CHOICES["noise_distribution"])}
-    )
-    noise_replay: bool = field(
-        default=True, metadata={"help": "Draw once and replay; False draws afresh (an ablation: it averages out)."}
-    )
-    mollify_bound: float = field(
-        default=0.1, metadata={"help": "Divergence bound in nats at likelihood 1/2; it is 0 at likelihood 1."}
-    )
-    mollify_order: float = field(default=2.0, metadata={"help": "Order of the Renyi divergence of the bound."})
-    population_min_spans: int = field(
-        default=100,
-        metadata={"help": "Fewest distinct spans that make an average; fewer fall back to a coarser kind."},
-    )
-    population_share: float = field(
-        default=0.0, metadata={"help": "What a surely private token keeps of the individual teacher, in [0, 1]."}
-    )
+    population_share: float = _setting(0.0, "What a surely private token keeps of the individual teacher, in [0, 1].")
 
-    target_epsilon: float | None = field(
-        default=None, metadata={"help": "Differential privacy: what the transfer set may cost."}
+    target_epsilon: float | None = _setting(
+        None, "What the transfer set may cost; the noise is solved for, and training stops rather than spend more."
     )
-    target_delta: float | None = field(
-        default=None, metadata={"help": "Delta of that guarantee; default: a tenth of 1 / units."}
+    target_delta: float | None = _setting(None, "Delta of that guarantee; default: a tenth of 1 / units.")
+    noise_multiplier: float | None = _setting(
+        None, "Noise in units of clip_norm; default: solved from target_epsilon."
     )
-    noise_multiplier: float | None = field(
-        default=None, metadata={"help": "Noise in units of clip_norm; default: solved from target_epsilon."}
+    clip_norm: float = _setting(1.0, "Largest gradient of one unit, in Euclidean norm.")
+    privacy_unit: str = _setting(
+        "record", "What the guarantee is about: 'record' (each row), or the column that names users."
     )
-    clip_norm: float = field(default=1.0, metadata={"help": "Largest gradient of one unit, in Euclidean norm."})
-    privacy_unit: str = field(
-        default="record", metadata={"help": "What the guarantee is about: 'record', or the column that names users."}
+    records_per_user: int = _setting(8, "How many rows a user gives to a batch.")
+    micro_batch_size: int | None = _setting(
+        None,
+        "Rows that go through the model at once: memory and time only; per_device_train_batch_size is what a "
+        "batch holds on average. Default: 16.",
     )
-    records_per_user: int = field(default=8, metadata={"help": "How many rows a user gives to a batch."})
-    micro_batch_size: int | None = field(
-        default=None, metadata={"help": "Rows that go through the model at once under DP; default: 16."}
-    )
-    ghost_clipping: bool = field(
-        default=False, metadata={"help": "Clip without gradients per row: less memory, two backward passes."}
-    )
-    log_nonprivate: bool = field(
-        default=False, metadata={"help": "Log the loss under DP as nonprivate_loss; the guarantee does not cover it."}
+    ghost_clipping: bool = _setting(False, "Clip without gradients per row: less memory, two backward passes.")
+    log_nonprivate: bool = _setting(
+        False, "Log the loss under DP as nonprivate_loss; the guarantee does not cover it."
     )
 
-    include_num_input_tokens_seen: str = field(
-        default="non_padding", metadata={"help": "Count tokens, so that the logs say how many a second."}
+    include_num_input_tokens_seen: str = _setting(
+        "non_padding", "Count tokens, so that the logs say how many a second."
     )
-
-    task: str | None = field(default=None, metadata={"help": "What the models are for; default: the teacher's task."})
+    task: str | None = _setting(
+        None,
+        "What the models are for: text-generation, fill-mask, text2text-generation, text-classification, "
+        "token-classification or image-classification; default: what the teacher was made for.",
+    )
     # From the command line they come as JSON text, which TrainingArguments reads.
-    model_init_kwargs: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Arguments of from_pretrained for a student given by name."}
+    model_init_kwargs: dict[str, Any] | str | None = _setting(
+        None, "Arguments of from_pretrained for a student given by name."
     )
-    teacher_model_init_kwargs: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Arguments of from_pretrained for a teacher given by name."}
+    teacher_model_init_kwargs: dict[str, Any] | str | None = _setting(
+        None, "Arguments of from_pretrained for a teacher given by name."
     )
-    dataset_text_field: str = field(default="text", metadata={"help": "The column with the text."})
-    dataset_label_field: str | None = field(default=None, metadata={"help": "The column with a classifier's labels."})
-    max_length: int | None = field(
-        default=None,
-        metadata={"help": "Longest row or packed block, in tokens; default: 1024, or what the models allow."},
+    dataset_text_field: str = _setting("text", "The column with the text.")
+    dataset_label_field: str | None = _setting(
+        None, "The column with a classifier's labels; default: label, labels, ner_tags or tags."
     )
-    packing: bool = field(default=False, metadata={"help": "Join rows and cut them into blocks of max_length."})
-    completion_only_loss: bool | None = field(
-        default=None, metadata={"help": "Learn only the completion; default: yes for prompt/completion rows."}
+    max_length: int | None = _setting(
+        None, "Longest row or packed block, in tokens; default: 1024, or what the models allow."
     )
-    assistant_only_loss: bool = field(default=False, metadata={"help": "Learn only the assistant's turns."})
-    dataset_num_proc: int | None = field(default=None, metadata={"help": "Processes that tokenise and tag."})
-    tag_dilation: int = field(
-        default=1, metadata={"help": "How many neighbouring tokens inherit a private token's likelihood."}
+    packing: bool = _setting(False, "Join rows and cut them into blocks of max_length.")
+    completion_only_loss: bool | None = _setting(
+        None, "Learn only the completion; default: yes for prompt/completion rows."
     )
-    example_likelihood: Literal["max", "mean"] = field(
-        default="max",
-        metadata={
-            "help": "How an example with one label inherits its tokens' likelihood.",
-            "choices": list(_CHOICES["example_likelihood"]),
-        },
+    assistant_only_loss: bool = _setting(False, "Learn only the assistant's turns.")
+    dataset_num_proc: int | None = _setting(None, "Processes that tokenise and tag.")
+    tag_dilation: int = _setting(1, "How many neighbouring tokens inherit a private token's likelihood.")
+    example_likelihood: Inherited = _setting(
+        "max",
+        "An example with one label is as private as its most private token (max), or as its tokens are on "
+        "average (mean).",
+        Inherited,
     )
+
+    @classmethod
+    def own_fields(cls) -> list[Field]:
+        """List the fields that `TrainingArguments` has not."""
+        inherited = {field.name for field in fields(TrainingArguments)}
+        return [field for field in fields(cls) if field.name not in inherited]
 
     def __post_init__(self):
         super().__post_init__()
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in (*choices, self.__dataclass_fields__[name].default):
-                raise ValueError(f"{name}={getattr(self, name)!r} is not known. Choose one of {', '.join(choices)}.")
+        self.check()
+        self._settle()
+
+    def check(self) -> None:
+        """Refuse what is out of range, not known or cannot go together, whenever it was set.
+
+        Raises:
+            ValueError: names the value, and what to do instead.
+        """
+        for ours in self.own_fields():
+            choices = ours.metadata.get("choices")
+            if choices and getattr(self, ours.name) not in (*choices, ours.default):
+                raise ValueError(
+                    f"{ours.name}={getattr(self, ours.name)!r} is not known. Choose one of {', '.join(choices)}."
+                )
         for name in ("alpha", "beta", "population_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1].")
@@ -249,15 +207,15 @@ class PrivateDistillationConfig(TrainingArguments):
                 "hidden_weight > 0 reads hidden states in a hook, which torch_compile=True does not call."
             )
         if self.differentially_private:
-            self.check_privacy()
+            self._check_privacy()
 
     @property
     def differentially_private(self) -> bool:
         """Whether the student is trained with DP-SGD."""
         return self.target_epsilon is not None or self.noise_multiplier is not None
 
-    def check_privacy(self) -> None:
-        """Set what DP-SGD needs, and refuse what it cannot be combined with.
+    def _check_privacy(self) -> None:
+        """Refuse what DP-SGD cannot be combined with.
 
         Raises:
             ValueError: a setting would break the guarantee, and what to do instead.
@@ -274,21 +232,14 @@ class PrivateDistillationConfig(TrainingArguments):
                 f"max_grad_norm={self.max_grad_norm} would clip the noised gradient. "  # type: ignore[has-type]
                 "Leave it alone, and set clip_norm, which clips each unit's."
             )
-        self.max_grad_norm = 0.0
-        # A resumed run draws new batches; how many tokens a batch held depends on who was in it.
-        self.ignore_data_skip = True
-        self.include_num_input_tokens_seen = "no"
-        # Newer versions of transformers call it activation checkpointing and keep the old name in step.
-        for name in ("gradient_checkpointing", "activation_checkpointing"):
-            if not getattr(self, name, False):
-                continue
-            options = dict(getattr(self, f"{name}_kwargs") or {})
-            if not options.setdefault("use_reentrant", True):
+        for name in _CHECKPOINTING:
+            if not (getattr(self, f"{name}_kwargs", None) or {}).get("use_reentrant", True) and getattr(
+                self, name, False
+            ):
                 raise ValueError(
                     f"Gradients per row are lost under {name} with use_reentrant=False. Leave {name}_kwargs alone, or "
                     "set use_reentrant=True."
                 )
-            setattr(self, f"{name}_kwargs", options)
         parallel = "shards or replicates the model in a way that gradients per row do not survive; use DDP"
         wrong = {
             "gradient_accumulation_steps": (
@@ -332,6 +283,33 @@ class PrivateDistillationConfig(TrainingArguments):
         for name, (refused, why) in wrong.items():
             if refused:
                 raise ValueError(f"{name}={getattr(self, name)!r} and differential privacy do not go together: {why}.")
+
+    def _settle(self) -> None:
+        """Set what DP-SGD needs of the Trainer's own settings."""
+        if not self.differentially_private:
+            return
+        self.max_grad_norm = 0.0
+        # A resumed run draws new batches; how many tokens a batch held depends on who was in it.
+        self.ignore_data_skip = True
+        self.include_num_input_tokens_seen = "no"
+        for name in _CHECKPOINTING:
+            if getattr(self, name, False):
+                setattr(self, f"{name}_kwargs", {**(getattr(self, f"{name}_kwargs") or {}), "use_reentrant": True})
+
+    def settled(self, **decided: Any) -> PrivateDistillationConfig:
+        """Return a copy with what was decided; the caller's own object is left as it is.
+
+        Checked again: fields may have been set since it was made.
+
+        Args:
+            **decided: fields and their values.
+        """
+        own = copy.copy(self)
+        for name, value in decided.items():
+            setattr(own, name, value)
+        own.check()
+        own._settle()
+        return own
 
     @property
     def temperature_settings(self) -> TemperatureSettings:

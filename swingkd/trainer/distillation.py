@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
-from peft import PeftConfig, get_peft_model
+from peft import PeftConfig
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
@@ -20,42 +20,17 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from swingkd.data import PII_COLUMNS, column_names
 from swingkd.data.teacher_columns import TEACHER_COLUMNS
-from swingkd.losses import HintProjection
-from swingkd.models.loading import is_hub_id, load_pretrained, looked_up, name_of, public_name
 from swingkd.report import forget_model_facts
 from swingkd.tagging import Tagger, is_private
-from swingkd.targets import PopulationTarget, Protection
-from swingkd.tasks import task_of
+from swingkd.targets import Protection
 from swingkd.tasks.language import MaskingCollator, NewMasks, evaluated
-from swingkd.trainer.adapters import adapter_of_task
-from swingkd.trainer.check_cache import check_cached_teacher, check_same_cache
-from swingkd.trainer.check_data import (
-    check_dp_rows,
-    check_fresh_masks,
-    check_rows,
-    check_something_private,
-    check_something_to_learn,
-)
-from swingkd.trainer.check_models import (
-    check_adapter,
-    check_different_models,
-    check_length,
-    check_one_device,
-    check_padding_token,
-    check_task,
-    check_teacher_tokenizer,
-    check_tokenizer,
-    hidden_size,
-    longest_row,
-)
+from swingkd.trainer.check_data import check_fresh_masks
 from swingkd.trainer.checkpoints import last_complete_checkpoint, load_renamed
 from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.dp_run import takes_positions
-from swingkd.trainer.dp_trainer import PrivateTraining
-from swingkd.trainer.ledgers import first_ledger
 from swingkd.trainer.objective import Objective, StepLosses, frozen_model, readable_head
-from swingkd.trainer.protections import build_protection, default_protection
-from swingkd.trainer.publishing import Publishing, check_publishing
+from swingkd.trainer.protections import build_protection
+from swingkd.trainer.publishing import PublishingTrainer
 from swingkd.trainer.resuming import (
     check_same_run,
     rows_fingerprint,
@@ -63,11 +38,12 @@ from swingkd.trainer.resuming import (
     save_run_settings,
     weights_fingerprint,
 )
+from swingkd.trainer.setup import GivenData, GivenModels, Setup
 
 _HINT_FILE = "hint_projection.safetensors"
 
 
-class PrivateDistillationTrainer(Publishing, PrivateTraining):
+class PrivateDistillationTrainer(PublishingTrainer):
     """Distil a teacher into a student while its targets are protected where they are private.
 
     For causal, masked and sequence-to-sequence language models, and for classifiers of texts, words and images: what
@@ -98,7 +74,6 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
         ValueError: teacher and student do not fit each other or the data, before the first step.
     """
 
-    args: PrivateDistillationConfig
     model: nn.Module
     loss_is_scaled_for_ga = True
 
@@ -120,155 +95,66 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
         peft_config: PeftConfig | None = None,
         teacher_processing_class: PreTrainedTokenizerBase | None = None,
     ):
-        model = str(model) if isinstance(model, os.PathLike) else model
-        teacher_model = str(teacher_model) if isinstance(teacher_model, os.PathLike) else teacher_model
-        check_different_models(model, teacher_model)
-        check_one_device(args)
-        check_publishing(args)
-        named = {"student": name_of(model), "teacher": name_of(teacher_model)}
-        self.names = {role: public_name(name) for role, name in named.items()}
-        self.began_on_hub = is_hub_id(named["student"])
-        if args.differentially_private:
-            check_dp_rows(args, train_dataset)
+        self.setup = setup = Setup.of(
+            GivenModels(model, teacher_model, public_model, processing_class, teacher_processing_class, peft_config),
+            GivenData(train_dataset, eval_dataset, tagger, target_protection, compute_metrics),
+            args,
+        )
         #: What the models are for.
-        self.task = task = task_of(teacher_model if teacher_model is not None else model, args.task)
-        check_teacher_tokenizer(task, teacher_processing_class)
-        if compute_metrics is not None and task.predicts_tokens:
-            raise ValueError(
-                f"compute_metrics would need [rows, tokens, vocabulary] logits, which {task.name} never makes. Leave "
-                "it out: perplexities are told. Or evaluate the saved model with another tool."
-            )
-        if processing_class is None:
-            name = model if isinstance(model, str) else model.config._name_or_path
-            if not name:
-                raise ValueError(
-                    "The student has no name to load its tokenizer or image processor from: pass processing_class=..."
-                )
-            with looked_up(name):
-                processing_class = task.auto_processor.from_pretrained(name)
-        for tokenizer in (processing_class, teacher_processing_class):
-            if isinstance(tokenizer, PreTrainedTokenizerBase):
-                check_padding_token(tokenizer)
+        self.task = setup.models.task
         #: What the student's training released, and what its teacher's did.
-        self.ledger = first_ledger(model, teacher_model, args)
-        # A checkpoint in half precision would be trained in half precision: the student's weights are float32.
-        options: Any = args.model_init_kwargs or {}
-        taught: Any = args.teacher_model_init_kwargs or {}
-        model = load_pretrained(task.auto_model, model, **{"dtype": torch.float32, **options})
-        if teacher_model is not None:
-            teacher_model = load_pretrained(task.auto_model, teacher_model, **taught)
-        if public_model is not None:
-            public_model = load_pretrained(task.auto_model, public_model)
-        cached_teacher = partial(
-            check_cached_teacher, task, teacher=teacher_model, tokenizer=processing_class, args=args
-        )
-        cache = cached_teacher(train_dataset)
-        # Cached targets may have been protected when they were written down.
-        written = cache.protection if cache is not None else None
-        if args.protection is None:
-            taught = teacher_model is not None or cache is not None
-            args.protection = written or default_protection(args, task, public=public_model is not None, taught=taught)
-        averaged = args.protection == "population" or isinstance(target_protection, PopulationTarget)
-        if args.differentially_private and averaged:
-            raise ValueError(
-                "The targets are averages over the rows, without noise: no row would be protected from the others' "
-                "targets. Choose another protection for differential privacy, in the cache as well."
-            )
-        known = written is not None or target_protection is not None
-        if args.protection == "mollify" and public_model is None and not known:
-            raise ValueError(
-                "protection='mollify' mixes the teacher with a public model: pass public_model=<a model like the "
-                "student, trained on public data>, or choose protection='population'."
-            )
-        models = {"student": model, "teacher": teacher_model, "public": public_model}
-        models = {role: each for role, each in models.items() if each is not None}
-        check_task(task, models, args)
-        args.max_length = longest_row(args, models.values(), processing_class, teacher_processing_class)
-        for role, each in models.items():
-            own = teacher_processing_class if role == "teacher" and teacher_processing_class else processing_class
-            if isinstance(own, PreTrainedTokenizerBase):
-                check_tokenizer(role, each, own, task)
-                check_length(role, each, args.max_length)
-
-        if peft_config is not None:
-            check_adapter(peft_config)
-            model = get_peft_model(model, adapter_of_task(peft_config, task, model))
-        if args.hidden_weight > 0 and teacher_model is not None:
-            model.add_module(
-                "hint_projection", HintProjection(hidden_size("student", model), hidden_size("teacher", teacher_model))
-            )
-
-        self._prepare = partial(
-            task.prepare,
-            processing_class=processing_class,
-            tagger=tagger,
-            settings=args.data_settings,
-            model=model,
-            teacher_processing_class=teacher_processing_class,
-            num_proc=args.dataset_num_proc,
-        )
-        with args.main_process_first(desc="tokenising", local=True):
-            if train_dataset is not None:
-                train_dataset = self._prepare(train_dataset, description="train", keep=(args.privacy_unit,))
-            if isinstance(eval_dataset, dict):
-                eval_dataset = {name: self._prepare(part, description=name) for name, part in eval_dataset.items()}
-            elif eval_dataset is not None:
-                eval_dataset = self._prepare(eval_dataset, description="eval")
-        parts = list(eval_dataset.values()) if isinstance(eval_dataset, dict) else [eval_dataset]
-        for part in [train_dataset, *parts]:
-            if part is not None:
-                check_rows(part, models)
-        for part in parts:
-            found = cached_teacher(part, required=False)
-            check_same_cache(found, cache)
-        protected = args.protection != "none" or tagger is not None or target_protection is not None
-        if train_dataset is not None:
-            check_something_to_learn(train_dataset)
-        if train_dataset is not None and protected:
-            check_something_private(train_dataset, args.protection)
-
+        self.ledger = setup.models.ledger
         super().__init__(
-            model=model,
-            args=args,
-            data_collator=data_collator or task.collator(processing_class, teacher_processing_class, cache),
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            compute_metrics=compute_metrics or (lambda prediction: task.metrics(prediction, self.model)),
+            model=setup.models.student,
+            args=setup.args,
+            data_collator=data_collator or setup.collator(),
+            train_dataset=setup.train_dataset,
+            eval_dataset=setup.eval_dataset,
+            processing_class=setup.models.processing_class,
+            compute_metrics=compute_metrics or (lambda prediction: self.task.metrics(prediction, self.model)),
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        if isinstance(self.data_collator, MaskingCollator):
-            check_fresh_masks(args)
-            if data_collator is None:
-                self.data_collator.seed = args.seed
-            self.add_callback(NewMasks(self.data_collator))
+        self._protection = target_protection
+        self._begin(own_collator=data_collator is not None)
+
+    def _begin(self, own_collator: bool) -> None:
+        """Make what needs the Trainer's device, precision and model."""
         # Our loss divides by the number of tokens of the whole optimisation step, so the Trainer must count them.
         self.model_accepts_loss_kwargs = True
-        self._loss_shifts_labels = task.shifts_labels
-        frozen = (
-            frozen_model(each, args.device) if each is not None else None for each in (teacher_model, public_model)
-        )
-        self.teacher_model, self.public_model = frozen
-        self._protection = target_protection
-        if args.differentially_private:
-            self._train_privately()
-        self.objective = Objective(
+        self._loss_shifts_labels = self.task.shifts_labels
+        self._follow_epochs(own_collator)
+        models = (self.setup.models.teacher, self.setup.models.public)
+        self.teacher_model, self.public_model = (frozen_model(m, self.args.device) if m else None for m in models)
+        self._train_privately()
+        self.objective = self._make_objective()
+
+    def _follow_epochs(self, own_collator: bool) -> None:
+        """Let masks change from epoch to epoch, where tokens are masked."""
+        if not isinstance(self.data_collator, MaskingCollator):
+            return
+        check_fresh_masks(self.args)
+        if not own_collator:
+            self.data_collator.seed = self.args.seed
+        self.add_callback(NewMasks(self.data_collator))
+
+    def _make_objective(self) -> Objective:
+        args, tokenizer, tokens = self.args, self.processing_class, self.task.predicts_tokens
+        reads = args.fused_loss and tokens and not args.torch_compile
+        if args.differentially_private and _reads_trained_head(self.model, args):
+            reads = False
+        return Objective(
             args,
             self.teacher_model,
             self.public_model,
             # Heads are often padded to different sizes over one tokenizer; what lies beyond it is never a token.
-            vocabulary=len(processing_class) if task.predicts_tokens else model.config.num_labels,
-            end=getattr(processing_class, "eos_token_id", None),
-            task=task,
+            vocabulary=len(tokenizer) if tokens else self.setup.models.student.config.num_labels,
+            end=getattr(tokenizer, "eos_token_id", None),
+            task=self.task,
             autocast=self.accelerator.autocast,
             # A compiled model does not call the hooks that the fast path works in.
-            fused=args.fused_loss
-            and task.predicts_tokens
-            and not args.torch_compile
-            and not (args.differentially_private and _reads_trained_head(self.model, args))
-            and readable_head("student", self.model, len(processing_class)),
-            written_protected=written is not None,
+            fused=reads and readable_head("student", self.model, len(tokenizer)),
+            written_protected=self.setup.written,
         )
 
     # --- what the loss needs -------------------------------------------------------------------------------------
@@ -331,7 +217,7 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
             return dataset
         columns = set(column_names(dataset))
         done = columns & {"input_ids", "pixel_values"} and (self.task.predicts_tokens or "labels" in columns)
-        return dataset if done else self._prepare(dataset, description="eval")
+        return dataset if done else self.setup.prepare(dataset, description="eval")
 
     def predict(self, test_dataset, *args, **kwargs):
         """Predict as `Trainer.predict` does; text is tokenised and tagged first."""
@@ -383,20 +269,22 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
     def _identity(self) -> dict[str, Any]:
         """What a run is known by beside its settings."""
         return {
-            "student": self.names.get("student"),
+            "student": self.setup.models.names.get("student"),
             "teacher_weights": weights_fingerprint(self.teacher_model),
             "public_weights": weights_fingerprint(self.public_model),
             "training_rows": rows_fingerprint(self.train_dataset),
         }
 
     def _set_signature_columns_if_needed(self) -> None:
+        # After `self._signature_columns = list(signature.parameters.keys())`: the collator reads more than the model.
         super()._set_signature_columns_if_needed()
         ours = (*PII_COLUMNS, *TEACHER_COLUMNS, *self.task.columns, "labels", self.args.privacy_unit)
         self._signature_columns += [name for name in ours if name not in self._signature_columns]
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Save the student and its ledger; the hint projection, which is no part of it, goes into checkpoints only."""
-        # Before the weights: what was released is never counted too late.
+        # Around `self.model.save_pretrained(...)`, which would write the hint projection.  The ledger goes before the
+        # weights: what was released is never counted too late.
         folder = output_dir or self.args.output_dir
         self.ledger.save(folder)
         forget_model_facts(folder)
@@ -416,6 +304,8 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
         self.ledger.seal(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        # Around `model.load_state_dict(state_dict, False)`: no hint projection is in the weights, and some names on
+        # disk are not the model's own.
         hint = self.model._modules.pop("hint_projection", None)
         try:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -427,6 +317,7 @@ class PrivateDistillationTrainer(Publishing, PrivateTraining):
             hint.load_state_dict(load_file(os.path.join(resume_from_checkpoint, _HINT_FILE)))
 
     def _load_best_model(self) -> None:
+        # After `model.load_state_dict(state_dict, False)`, which passes renamed weights over in silence.
         super()._load_best_model()
         load_renamed(self.model, str(self.state.best_model_checkpoint))
 

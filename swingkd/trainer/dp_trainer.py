@@ -17,8 +17,8 @@ from swingkd.trainer.ledgers import resumed_ledger
 _NONPRIVATE_LOGS = ("loss", "grad_norm", "train_loss", "total_flos")
 
 
-class PrivateTraining(Trainer):
-    """A Trainer that trains by DP-SGD once `_train_privately` was called, and the ordinary way before."""
+class DPTrainer(Trainer):
+    """A Trainer that trains by DP-SGD where its settings say so, and the ordinary way elsewhere."""
 
     args: PrivateDistillationConfig
     #: What the model's training released, and what its teacher's did.
@@ -30,8 +30,8 @@ class PrivateTraining(Trainer):
         raise NotImplementedError
 
     def _train_privately(self) -> None:
-        # Fields may have been set since the arguments were made.
-        self.args.check_privacy()
+        if not self.args.differentially_private:
+            return
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError(
                 "Sharded models have no gradients per row: launch with recipes/accelerate_configs/ddp.yaml."
@@ -90,17 +90,20 @@ class PrivateTraining(Trainer):
         return self.optimizer
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        # After `self._load_optimizer_and_scheduler(...)`: the ledger and the steps to come are known, none was taken.
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         if self.private is not None:
             self.private.begin(self.ledger, max_steps - self.state.global_step, self._row_losses)
         return prepared
 
     def _load_optimizer_and_scheduler(self, checkpoint):
+        # Beside `self.optimizer.load_state_dict(...)`: a ledger goes on where the optimizer does.
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self.ledger = resumed_ledger(self.ledger, checkpoint, self.state.global_step, self.private is not None)
 
     def _get_grad_norm(self, model, grad_norm=None):
+        # In the place of `self.accelerator.clip_grad_norm_(...)`: an exact statistic of the batch, which is not told.
         return None if self.private is not None else super()._get_grad_norm(model, grad_norm)
 
     def floating_point_ops(self, inputs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Dataset, IterableDataset
@@ -18,10 +19,10 @@ from swingkd.targets import (
     PopulationTable,
     PopulationTarget,
     Protection,
+    ProtectionName,
     Soften,
 )
 from swingkd.tasks import Task
-from swingkd.tasks.base import ProtectionName
 from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.objective import Objective
 
@@ -44,6 +45,52 @@ def default_protection(args: PrivateDistillationConfig, task: Task, *, public: b
     return "noise" if args.differentially_private and averaged else task.default_protection
 
 
+def check_protection(
+    name: ProtectionName,
+    args: PrivateDistillationConfig,
+    own: Protection | None = None,
+    *,
+    public: bool,
+    known: bool = False,
+) -> None:
+    """Refuse a protection that reads the other rows under differential privacy, or misses its public model.
+
+    Args:
+        name: what was chosen.
+        args: the settings.
+        own: the user's own protection.
+        public: there is a public model.
+        known: the targets are protected otherwise, by the user's own or when they were written down.
+    """
+    if args.differentially_private and (name == "population" or isinstance(own, PopulationTarget)):
+        raise ValueError(
+            "The targets are averages over the rows, without noise: no row would be protected from the others' "
+            "targets. Choose another protection for differential privacy, in the cache as well."
+        )
+    if name == "mollify" and not public and not known:
+        raise ValueError(
+            "protection='mollify' mixes the teacher with a public model: pass public_model=<a model like the "
+            "student, trained on public data>, or choose protection='population'."
+        )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What protections are built from, see `build_protection`."""
+
+    args: PrivateDistillationConfig
+    objective: Objective
+    dataset: Dataset | IterableDataset | None
+    collator: Callable
+    reuse: bool
+    release: str | None
+
+    @property
+    def folder(self) -> Path:
+        """Where its secrets are."""
+        return Path(self.args.output_dir) / "_private"
+
+
 def build_protection(
     args: PrivateDistillationConfig,
     objective: Objective,
@@ -64,33 +111,60 @@ def build_protection(
         release: names targets that are to be handed out; each release has draws of its own.
 
     Raises:
-        ValueError: those secrets are missing, or there is nothing to average.
+        ValueError: those secrets are missing, there is nothing to average, or there is no such protection.
     """
-    private_dir = Path(args.output_dir) / "_private"
-    if args.protection == "noise":
-        path = private_dir / "noise_key"
-        if reuse and args.noise_replay:
-            check_secret_kept(path)
-        key = NoiseKey.load_or_create(path) if args.noise_replay else None
-        return NoisedTarget(
-            key.derive(release) if key is not None and release is not None else key,
-            scale=args.noise_scale,
-            support=args.noise_support,
-            context=args.noise_context,
-            distribution=args.noise_distribution,
-        )
-    if args.protection == "mollify":
-        return MollifiedTarget(args.mollify_bound, args.mollify_order)
-    if args.protection == "population":
-        path = private_dir / "population.safetensors"
-        if reuse:
-            check_secret_kept(path)
-        elif args.process_index == 0:
-            _average(args, objective, dataset, collator).save(path)
-        if args.distributed_state is not None:
-            args.distributed_state.wait_for_everyone()
-        return PopulationTarget(PopulationTable.load(path), args.population_share)
-    return Drop() if args.protection == "drop" else Soften(args.noise_support)
+    # Fields may have been set since they were checked.
+    args.check()
+    if args.protection is None:
+        raise ValueError(f"No protection was chosen. Name one of {', '.join(PROTECTIONS)}.")
+    return PROTECTIONS[args.protection](_Run(args, objective, dataset, collator, reuse, release))
+
+
+def _noise(run: _Run) -> NoisedTarget:
+    args, path = run.args, run.folder / "noise_key"
+    if run.reuse and args.noise_replay:
+        check_secret_kept(path)
+    key = NoiseKey.load_or_create(path) if args.noise_replay else None
+    return NoisedTarget(
+        key.derive(run.release) if key is not None and run.release is not None else key,
+        scale=args.noise_scale,
+        support=args.noise_support,
+        context=args.noise_context,
+        distribution=args.noise_distribution,
+    )
+
+
+def _mollify(run: _Run) -> MollifiedTarget:
+    return MollifiedTarget(run.args.mollify_bound, run.args.mollify_order)
+
+
+def _population(run: _Run) -> PopulationTarget:
+    args, path = run.args, run.folder / "population.safetensors"
+    if run.reuse:
+        check_secret_kept(path)
+    elif args.process_index == 0:
+        _average(args, run.objective, run.dataset, run.collator).save(path)
+    if args.distributed_state is not None:
+        args.distributed_state.wait_for_everyone()
+    return PopulationTarget(PopulationTable.load(path), args.population_share)
+
+
+def _drop(run: _Run) -> Drop:
+    return Drop()
+
+
+def _soften(run: _Run) -> Soften:
+    return Soften(run.args.noise_support)
+
+
+#: Each protection by its name; an unknown one fails.
+PROTECTIONS: dict[ProtectionName, Callable[[_Run], Protection]] = {
+    "noise": _noise,
+    "mollify": _mollify,
+    "population": _population,
+    "none": _soften,
+    "drop": _drop,
+}
 
 
 def _average(

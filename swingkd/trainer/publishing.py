@@ -10,20 +10,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from peft import PeftModel
-from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from swingkd.audit import AuditReport
 from swingkd.data import column_names
 from swingkd.files import write_json
 from swingkd.models.loading import is_hub_id, public_name
-from swingkd.privacy import PrivacyLedger
 from swingkd.privacy.ledger import LEDGER_FILE
 from swingkd.report import ModelFacts, ShownToken, write_model_files
 from swingkd.report.metrics import environment
@@ -31,6 +28,8 @@ from swingkd.report.model_files import CARD_FILE
 from swingkd.report.page import PAGE_FILE
 from swingkd.tasks import Task
 from swingkd.trainer.config import PrivateDistillationConfig
+from swingkd.trainer.dp_trainer import DPTrainer
+from swingkd.trainer.setup import Setup
 
 SETTINGS_FILE = "training_args.json"
 _SENT = re.compile(
@@ -80,38 +79,16 @@ def public_content(path: Path) -> bytes | str:
 
 def public_settings(args: PrivateDistillationConfig) -> dict[str, Any]:
     """Return how a model was trained: without seeds, paths and tokens."""
-    ours = [name for name in _own_fields(args) if name not in _NEVER_TOLD]
+    ours = [field.name for field in args.own_fields() if field.name not in _NEVER_TOLD]
     # Enumerations as their values.
     return {name: json.loads(json.dumps(getattr(args, name), default=str)) for name in (*_TOLD, *ours)}
 
 
-def _own_fields(args: PrivateDistillationConfig) -> list[str]:
-    inherited = {field.name for field in fields(TrainingArguments)}
-    return [field.name for field in fields(args) if field.name not in inherited]
-
-
-def check_publishing(args: TrainingArguments) -> None:
-    """Refuse to push whole checkpoints, before a repository is made.
-
-    Raises:
-        ValueError: they hold optimizer states, pickles and the seed.
-    """
-    if args.push_to_hub and args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
-        raise ValueError(
-            f"hub_strategy={args.hub_strategy.value!r} pushes whole checkpoints: pickles, and the seed. Use 'end' or "
-            "'every_save'."
-        )
-
-
-class Publishing(Trainer):
+class PublishingTrainer(DPTrainer):
     """The hooks of the Hugging Face Trainer that write cards and talk to the Hub."""
 
-    args: PrivateDistillationConfig
-    ledger: PrivacyLedger
+    setup: Setup
     task: Task
-    #: What the models may be called in public, and whether the student's is a name on the Hub.
-    names: dict[str, str | None]
-    began_on_hub: bool
     #: Whether training went on from a checkpoint.
     resumed: bool = False
 
@@ -166,9 +143,9 @@ class Publishing(Trainer):
             settings=settings,
             audit=audit,
             task=_first(tasks) or self.task.name,
-            base_model=public_name(finetuned_from) or self.names.get("student"),
-            on_hub=is_hub_id(finetuned_from) if finetuned_from else self.began_on_hub,
-            teacher=self.names.get("teacher"),
+            base_model=public_name(finetuned_from) or self.setup.models.names.get("student"),
+            on_hub=is_hub_id(finetuned_from) if finetuned_from else self.setup.models.began_on_hub,
+            teacher=self.setup.models.names.get("teacher"),
             cached=self.cached,
             # Named by the user only: a data set's own name may be that of a folder.
             datasets=tuple(_listed(dataset or dataset_tags)),
@@ -210,6 +187,7 @@ class Publishing(Trainer):
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Send the weights of a checkpoint while training goes on (`hub_strategy="every_save"`)."""
+        # In the place of `upload_folder(..., ignore_patterns=["_*", ...])`, which sends the pickle with the seed.
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
             return
         self._finish_current_push()

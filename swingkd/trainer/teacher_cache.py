@@ -85,7 +85,7 @@ def cache_teacher(
     models = {"teacher": teacher_model} | ({"public": public_model} if public_model is not None else {})
     for role, model in models.items():
         check_tokenizer(role, model, processing_class)
-    args.max_length = longest_row(args, models.values(), processing_class)
+    args = args.settled(max_length=longest_row(args, models.values(), processing_class))
     if protect:
         _check_protects(args, public_model, private_dataset)
     prepare = partial(prepare_dataset, tokenizer=processing_class, num_proc=args.dataset_num_proc)

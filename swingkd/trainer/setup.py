@@ -1,0 +1,278 @@
+"""What a trainer decides before it begins: its models, what protects private tokens, how long rows are, its rows.
+
+A constructor decides and never writes into what the user passed: the decisions live in `Setup`, and its `args` are a
+copy of the caller's with what was decided.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from datasets import Dataset, IterableDataset
+from peft import PeftConfig, get_peft_model
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from swingkd.data.teacher_columns import CacheInfo
+from swingkd.losses import HintProjection
+from swingkd.models.loading import is_hub_id, load_pretrained, looked_up, name_of, public_name
+from swingkd.privacy import PrivacyLedger
+from swingkd.tagging import Tagger
+from swingkd.targets import Protection
+from swingkd.tasks import Task, task_of
+from swingkd.trainer.adapters import adapter_of_task
+from swingkd.trainer.check_cache import check_cached_teacher, check_same_cache
+from swingkd.trainer.check_data import check_dp_rows, check_rows, check_something_private, check_something_to_learn
+from swingkd.trainer.check_models import (
+    check_adapter,
+    check_different_models,
+    check_length,
+    check_metrics,
+    check_one_device,
+    check_padding_token,
+    check_publishing,
+    check_task,
+    check_teacher_tokenizer,
+    check_tokenizer,
+    hidden_size,
+    longest_row,
+)
+from swingkd.trainer.config import PrivateDistillationConfig
+from swingkd.trainer.ledgers import first_ledger
+from swingkd.trainer.protections import check_protection, default_protection
+
+
+@dataclass(frozen=True)
+class GivenModels:
+    """The models that the trainer was made with, or their names, see `PrivateDistillationTrainer`."""
+
+    student: str | os.PathLike | PreTrainedModel
+    teacher: str | os.PathLike | PreTrainedModel | None = None
+    public: str | os.PathLike | PreTrainedModel | None = None
+    processing_class: Any = None
+    teacher_processing_class: PreTrainedTokenizerBase | None = None
+    peft_config: PeftConfig | None = None
+
+
+@dataclass(frozen=True)
+class GivenData:
+    """The data that the trainer was made with, and what the user does about them, see `PrivateDistillationTrainer`."""
+
+    train_dataset: Dataset | IterableDataset | None = None
+    eval_dataset: Dataset | IterableDataset | dict[str, Dataset] | None = None
+    tagger: Tagger | None = None
+    target_protection: Protection | None = None
+    compute_metrics: Callable | None = None
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of a run, for their task, with what prepares their inputs and what is known of where they come from.
+
+    Args:
+        task: what they are for.
+        student, teacher, public: the models; `None`: there is none.
+        processing_class: tokenizer or image processor of the student, and of the teacher unless it has its own.
+        teacher_processing_class: the teacher's own.
+        ledger: what was released before the run.
+        names: what student and teacher may be called in public.
+        began_on_hub: whether the student's is a name on the Hub.
+    """
+
+    task: Task
+    student: Any
+    teacher: PreTrainedModel | None
+    public: PreTrainedModel | None
+    processing_class: Any
+    teacher_processing_class: PreTrainedTokenizerBase | None
+    ledger: PrivacyLedger
+    names: dict[str, str | None]
+    began_on_hub: bool
+
+    @property
+    def by_role(self) -> dict[str, PreTrainedModel]:
+        """Those that there are."""
+        every = {"student": self.student, "teacher": self.teacher, "public": self.public}
+        return {role: model for role, model in every.items() if model is not None}
+
+    def read_by(self, role: str) -> Any:
+        """Return what prepares the inputs of a model."""
+        own = self.teacher_processing_class if role == "teacher" else None
+        return own if own is not None else self.processing_class
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a trainer decided.
+
+    Args:
+        args: the caller's settings with the protection, the row length and what DP-SGD needs.
+        models: the loaded models; the student with its adapter and hint projection.
+        cache: what wrote the teacher's targets into the training rows; `None`: a live teacher, or none.
+        prepare: makes rows of what a user has.
+        train_dataset, eval_dataset: the prepared rows.
+    """
+
+    args: PrivateDistillationConfig
+    models: Models
+    cache: CacheInfo | None
+    prepare: Callable[..., Dataset | IterableDataset]
+    train_dataset: Dataset | IterableDataset | None
+    eval_dataset: Dataset | IterableDataset | dict[str, Dataset] | None
+
+    @classmethod
+    def of(cls, given: GivenModels, data: GivenData, args: PrivateDistillationConfig) -> Setup:
+        """Load the models, choose the protection, check that all fit, add the adapter, and prepare the rows.
+
+        Args:
+            given, data: what the trainer was made with.
+            args: the settings; they are left as they are.
+
+        Raises:
+            ValueError: what was given does not fit together; what costs little is looked at first.
+        """
+        args = args.settled()
+        models = load_models(given, data, args)
+        args, cache = choose_protection(data, args, models)
+        args = fit_models(given.peft_config, args, models)
+        models = add_adapter(given.peft_config, args, models)
+        return prepare_rows(data, args, models, cache)
+
+    def collator(self) -> Callable:
+        """Return what makes batches of the rows."""
+        models = self.models
+        return models.task.collator(models.processing_class, models.teacher_processing_class, self.cache)
+
+    @property
+    def written(self) -> bool:
+        """Whether cached targets were protected when they were written down."""
+        return self.cache is not None and self.cache.protection is not None
+
+
+def load_models(given: GivenModels, data: GivenData, args: PrivateDistillationConfig) -> Models:
+    """Load the models and what prepares their inputs, once everything was looked at that needs no model."""
+    student, teacher, public = map(_named, (given.student, given.teacher, given.public))
+    check_different_models(student, teacher)
+    check_one_device(args)
+    check_publishing(args)
+    if args.differentially_private:
+        check_dp_rows(args, data.train_dataset)
+    task = task_of(teacher if teacher is not None else student, args.task)
+    check_teacher_tokenizer(task, given.teacher_processing_class)
+    check_metrics(task, data.compute_metrics)
+    processing_class = given.processing_class
+    if processing_class is None:
+        processing_class = _load_processing_class(student, task)
+    for tokenizer in (processing_class, given.teacher_processing_class):
+        if isinstance(tokenizer, PreTrainedTokenizerBase):
+            check_padding_token(tokenizer)
+    ledger = first_ledger(student, teacher, args)
+    # A checkpoint in half precision would be trained in half precision: the student's weights are float32.
+    options: Any = {"dtype": torch.float32, **(args.model_init_kwargs or {})}  # type: ignore[dict-item]
+    taught: Any = args.teacher_model_init_kwargs or {}
+    return Models(
+        task,
+        load_pretrained(task.auto_model, student, **options),
+        load_pretrained(task.auto_model, teacher, **taught) if teacher is not None else None,
+        load_pretrained(task.auto_model, public) if public is not None else None,
+        processing_class,
+        given.teacher_processing_class,
+        ledger,
+        names={"student": public_name(name_of(student)), "teacher": public_name(name_of(teacher))},
+        began_on_hub=is_hub_id(name_of(student)),
+    )
+
+
+def _named(model: Any) -> Any:
+    """Return a folder by its name."""
+    return str(model) if isinstance(model, os.PathLike) else model
+
+
+def _load_processing_class(student: str | PreTrainedModel, task: Task) -> Any:
+    name = student if isinstance(student, str) else student.config._name_or_path
+    if not name:
+        raise ValueError(
+            "The student has no name to load its tokenizer or image processor from: pass processing_class=..."
+        )
+    with looked_up(name):
+        return task.auto_processor.from_pretrained(name)
+
+
+def choose_protection(
+    data: GivenData, args: PrivateDistillationConfig, models: Models
+) -> tuple[PrivateDistillationConfig, CacheInfo | None]:
+    """Return the settings with a protection, and what wrote cached targets: they may be protected already."""
+    cache = check_cached_teacher(
+        models.task, data.train_dataset, teacher=models.teacher, tokenizer=models.processing_class, args=args
+    )
+    written = cache.protection if cache is not None else None
+    public, taught = models.public is not None, models.teacher is not None or cache is not None
+    chosen = args.protection or written or default_protection(args, models.task, public=public, taught=taught)
+    own = data.target_protection
+    check_protection(chosen, args, own, public=public, known=written is not None or own is not None)
+    return args.settled(protection=chosen), cache
+
+
+def fit_models(
+    adapter: PeftConfig | None, args: PrivateDistillationConfig, models: Models
+) -> PrivateDistillationConfig:
+    """Check that the models fit each other and their tokenizers; return the settings with the length of a row."""
+    check_task(models.task, models.by_role, args)
+    tokenizers = (models.processing_class, models.teacher_processing_class)
+    length = longest_row(args, models.by_role.values(), *tokenizers)
+    for role, model in models.by_role.items():
+        tokenizer = models.read_by(role)
+        if isinstance(tokenizer, PreTrainedTokenizerBase):
+            check_tokenizer(role, model, tokenizer, models.task)
+            check_length(role, model, length)
+    if adapter is not None:
+        check_adapter(adapter)
+    return args.settled(max_length=length)
+
+
+def add_adapter(adapter: PeftConfig | None, args: PrivateDistillationConfig, models: Models) -> Models:
+    """Give the student its adapter, and the projection that hints are learnt through."""
+    student = models.student
+    if adapter is not None:
+        student = get_peft_model(student, adapter_of_task(adapter, models.task, student))
+    if args.hidden_weight > 0 and models.teacher is not None:
+        widths = hidden_size("student", student), hidden_size("teacher", models.teacher)
+        student.add_module("hint_projection", HintProjection(*widths))
+    return replace(models, student=student)
+
+
+def prepare_rows(data: GivenData, args: PrivateDistillationConfig, models: Models, cache: CacheInfo | None) -> Setup:
+    """Tokenise and tag the rows, and check that there is something to learn, and to protect."""
+    task, train, evaluation = models.task, data.train_dataset, data.eval_dataset
+    prepare = partial(
+        task.prepare,
+        processing_class=models.processing_class,
+        tagger=data.tagger,
+        settings=args.data_settings,
+        model=models.student,
+        teacher_processing_class=models.teacher_processing_class,
+        num_proc=args.dataset_num_proc,
+    )
+    with args.main_process_first(desc="tokenising", local=True):
+        if train is not None:
+            train = prepare(train, description="train", keep=(args.privacy_unit,))
+        if isinstance(evaluation, dict):
+            evaluation = {name: prepare(part, description=name) for name, part in evaluation.items()}
+        elif evaluation is not None:
+            evaluation = prepare(evaluation, description="eval")
+    parts = list(evaluation.values()) if isinstance(evaluation, dict) else [evaluation]
+    for part in [train, *parts]:
+        if part is not None:
+            check_rows(part, models.by_role)
+    known = {"teacher": models.teacher, "tokenizer": models.processing_class, "args": args}
+    for part in parts:
+        check_same_cache(check_cached_teacher(task, part, required=False, **known), cache)
+    if train is not None:
+        check_something_to_learn(train)
+        if args.protection != "none" or data.tagger is not None or data.target_protection is not None:
+            check_something_private(train, args.protection)
+    return Setup(args, models, cache, prepare, train, evaluation)
