@@ -438,20 +438,18 @@ def test_a_private_teacher_and_its_student(make, tokenizer, tmp_path, student):
     other = PrivateDistillationTrainer(tiny_model(len(tokenizer)), folder, args, processing_class=tokenizer)
     assert not other.ledger.covers(TEACHER_DATA)
     args.teacher_model_init_kwargs = None
+    # Trained on, it brings its ledger along.
+    more = make(noise_multiplier=None).args
+    more.alpha = 0.0
+    rows = {"train_dataset": Dataset.from_dict({"text": TEXTS}), "processing_class": tokenizer}
+    student = PrivateDistillationTrainer(folder, None, more, **rows)
+    assert student.ledger.lines()[2].startswith("earlier transfer set: epsilon")
+    # Other weights in its place: the ledger says nothing of them, whether they teach or learn.
     tiny_model(len(tokenizer), seed=8).save_pretrained(folder)
     other = PrivateDistillationTrainer(tiny_model(len(tokenizer)), folder, args, processing_class=tokenizer)
     assert not other.ledger.covers(TEACHER_DATA)
-    # Trained on, it brings its ledger along.
-    args = make(noise_multiplier=None).args
-    args.alpha = 0.0
-    more = PrivateDistillationTrainer(
-        str(tmp_path / "teacher"),
-        None,
-        args,
-        train_dataset=Dataset.from_dict({"text": TEXTS}),
-        processing_class=tokenizer,
-    )
-    assert more.ledger.lines()[2].startswith("earlier transfer set: epsilon")
+    student = PrivateDistillationTrainer(folder, None, more, **rows)
+    assert "earlier transfer set: not covered; its weights have changed" in str(student.ledger)
     # An object may have been trained on since it was loaded: nobody knows.
     assert "not covered" in str(make(teacher=tiny_model(len(tokenizer), seed=9)).ledger.lines()[1])
 

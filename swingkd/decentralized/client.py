@@ -8,7 +8,6 @@ import json
 import os
 import time
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -22,12 +21,9 @@ from swingkd.decentralized.message import Parcel, Word, is_weight, load_weights,
 from swingkd.files import written_whole
 from swingkd.guards import check_positive
 from swingkd.models.logits import logits_of
-from swingkd.privacy import DPSGD, TEACHER_DATA, LedgerEntry, PoissonBatches, PrivacyLedger, PrivacyPlan
-from swingkd.privacy.plan import run_delta
+from swingkd.privacy import DPSGD, TEACHER_DATA, DPSettings, LedgerEntry, PoissonBatches, PrivacyLedger, PrivacyPlan
 from swingkd.targets import TemperatureSettings
 
-# Seconds each; seeds and rounds ask for the same.
-_solve = lru_cache(maxsize=None)(PrivacyPlan.solve)
 OTHERS = "each of the other clients keeps a ledger of its own"
 TOLD = (
     "of messengers and weights; told as they are: how many examples there are, how long learning takes, and the "
@@ -165,13 +161,15 @@ class Client:
 
     def _plan(self) -> PrivacyPlan:
         args, count = self.args, len(self.private)
-        return _solve(
-            epsilon=args.target_epsilon,
-            sampling_rate=min(args.batch_size / count, 1.0),
+        return DPSettings(
+            units=count,
+            # Of fewer examples each step takes all.
+            batch=min(args.batch_size, count),
             steps=args.rounds * args.steps_per_round,
+            epsilon=args.target_epsilon,
+            delta=args.target_delta,
             clip_norm=args.clip_norm,
-            delta=run_delta(args.target_delta, count),
-        )
+        ).plan()
 
     def _dp(self, plan: PrivacyPlan) -> DPSGD:
         """Return DP-SGD with its hooks in the model; `detach` takes them out."""

@@ -25,6 +25,8 @@ from swingkd.privacy.pate import ShardAnswers, content_keys, shard
 from swingkd.privacy.plan import PrivacyPlan
 from swingkd.privacy.randomness import secret_generator
 from swingkd.privacy.sampling import PoissonBatches
+from swingkd.privacy.settings import DPSettings
+from swingkd.privacy.weights import has_weights, module_digest
 
 __all__ = [
     "DPSGD",
@@ -37,6 +39,7 @@ __all__ = [
     "TRANSFER_SET",
     "Budget",
     "BudgetExceededError",
+    "DPSettings",
     "LedgerEntry",
     "PoissonBatches",
     "PrivacyLedger",
@@ -45,6 +48,8 @@ __all__ = [
     "best_candidates",
     "check_modules",
     "content_keys",
+    "has_weights",
+    "module_digest",
     "multi_stage_labels",
     "randomize_labels",
     "randomized_response_rdp",

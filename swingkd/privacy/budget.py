@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from swingkd.privacy.accounting import Accountant
-from swingkd.privacy.plan import PrivacyPlan, epoch_steps, run_delta
+from swingkd.privacy.plan import PrivacyPlan
+from swingkd.privacy.settings import DPSettings
 
 _FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
@@ -46,23 +46,19 @@ class Budget:
         Raises:
             ValueError: not exactly one of the two is given, or a number is out of range.
         """
-        if units < 1 or not 1 <= batch <= units:
-            raise ValueError(f"batch={batch} must lie between 1 and the number of units ({units}).")
-        if not epochs > 0:
-            raise ValueError(f"epochs={epochs} must be positive.")
         if (epsilon is None) == (noise_multiplier is None):
             raise ValueError("Give either epsilon or noise_multiplier: the other is found.")
-        rate = batch / units
-        plan = PrivacyPlan.solve(
+        settings = DPSettings(
+            units=units,
+            batch=batch,
+            epochs=epochs,
             epsilon=epsilon,
             noise_multiplier=noise_multiplier,
-            sampling_rate=rate,
-            steps=math.ceil(epochs * epoch_steps(rate)),
-            delta=run_delta(delta, units),
+            delta=delta,
             unit=unit,
             accountant=accountant,
         )
-        return cls(units, batch, epochs, plan)
+        return cls(units, batch, epochs, settings.plan())
 
     @property
     def noise_per_unit(self) -> float:

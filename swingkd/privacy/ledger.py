@@ -38,6 +38,7 @@ NO_TEACHER = "there was no teacher"
 PUBLIC_DATA = "it is public"
 NO_DATA = "there is none: the examples are synthetic"
 _NOTHING_PRIVATE = (NO_TEACHER, PUBLIC_DATA, NO_DATA)
+_OTHER_WEIGHTS = "its weights have changed since its ledger was written"
 _UNKNOWN = {
     TRANSFER_SET: "it was trained on without differential privacy",
     TEACHER_DATA: "nothing is known of how the teacher was trained",
@@ -264,10 +265,13 @@ class PrivacyLedger:
             return PUBLIC_DATA
         return "its ledger does not cover all that it was trained on"
 
-    def as_earlier(self) -> tuple[list[LedgerEntry], dict[str, str]]:
+    def as_earlier(self, same_weights: bool = True) -> tuple[list[LedgerEntry], dict[str, str]]:
         """Return what this model says of itself when it is trained on: entries, and what is not covered.
 
         Whether the data is the same again, nobody here knows; if it is, the epsilons add up.
+
+        Args:
+            same_weights: they are those that it was sealed for; of others it says nothing.
         """
         entries = [replace(entry, scope=_EARLIER + entry.scope) for entry in self.entries if entry.releases]
         unknown = {
@@ -275,6 +279,8 @@ class PrivacyLedger:
             for scope in self.scopes()
             if not self.covers(scope) and self.unknown.get(scope, NO_TEACHER) not in _NOTHING_PRIVATE
         }
+        if not same_weights:
+            return [], unknown | {_EARLIER + scope: _OTHER_WEIGHTS for scope in self.scopes() if self.about(scope)}
         return entries, unknown
 
     def lines(self) -> list[str]:

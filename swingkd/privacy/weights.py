@@ -6,6 +6,8 @@ import hashlib
 import os
 from pathlib import Path
 
+import torch
+from torch import nn
 from transformers.utils import cached_file
 
 _KINDS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack")
@@ -21,6 +23,15 @@ def weight_digests(folder: str | os.PathLike) -> dict[str, str]:
         if path.suffix in _KINDS and path.name not in _OTHERS and not path.name.startswith("rng_state")
     ]
     return {path.name: _digest(path) for path in files}
+
+
+def module_digest(model: nn.Module) -> str:
+    """Return the SHA-256 of a model's weights in memory: their names, shapes, types and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def has_weights(model: str | os.PathLike, digests: dict[str, str]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import groupby
@@ -18,8 +17,7 @@ from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader
 
-from swingkd.privacy import DPSGD, LedgerEntry, PoissonBatches, PrivacyLedger, PrivacyPlan
-from swingkd.privacy.plan import epoch_steps, run_delta
+from swingkd.privacy import DPSGD, DPSettings, LedgerEntry, PoissonBatches, PrivacyLedger, PrivacyPlan
 from swingkd.trainer.config import PrivateDistillationConfig
 
 _MICRO_BATCH = 16
@@ -52,20 +50,17 @@ class PrivateRun:
                 f"A batch of {drawn} is drawn from {self.count} units ({self.args.privacy_unit}). Lower "
                 "per_device_train_batch_size: far below their number, sampling makes the noise cheaper."
             )
-        rate = drawn / self.count
-        steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * epoch_steps(rate))
-        fixed: dict[str, Any] = {
-            "sampling_rate": rate,
-            "steps": steps,
-            "clip_norm": args.clip_norm,
-            "unit": args.privacy_unit,
-            "delta": run_delta(args.target_delta, self.count),
-        }
-        if args.noise_multiplier is None:
-            return PrivacyPlan.solve(epsilon=args.target_epsilon, **fixed)
-        plan = PrivacyPlan(noise_multiplier=args.noise_multiplier, **fixed)
-        PrivacyLedger(budget=args.target_epsilon).afford(LedgerEntry.of_plan(plan, releases=steps))
-        return plan
+        return DPSettings(
+            units=self.count,
+            batch=drawn,
+            epochs=None if args.max_steps > 0 else args.num_train_epochs,
+            steps=args.max_steps if args.max_steps > 0 else None,
+            epsilon=args.target_epsilon,
+            noise_multiplier=args.noise_multiplier,
+            delta=args.target_delta,
+            clip_norm=args.clip_norm,
+            unit=args.privacy_unit,
+        ).plan()
 
     def loader(self, dataset: Dataset, **options: Any) -> DataLoader:
         """Return the batches of this process: lists of rows, each a Poisson sample, some of them empty."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel
 
-from swingkd.privacy import NO_TEACHER, TEACHER_DATA, TRANSFER_SET, PrivacyLedger
+from swingkd.privacy import NO_TEACHER, TEACHER_DATA, TRANSFER_SET, PrivacyLedger, has_weights
 from swingkd.trainer.config import PrivateDistillationConfig
 
 _UNCOVERED_TEACHER = (
@@ -17,7 +17,7 @@ def first_ledger(
 ) -> PrivacyLedger:
     """Begin a ledger with what student and teacher bring along, as far as their names lead to ledgers."""
     before = PrivacyLedger.load(student) if isinstance(student, str) else None
-    entries, unknown = before.as_earlier() if before is not None else ([], {})
+    entries, unknown = before.as_earlier(has_weights(student, before.weights)) if before is not None else ([], {})
     taught = None
     # A revision or a subfolder holds other weights than those that the ledger speaks of.
     if isinstance(teacher, str) and not {"revision", "subfolder", "gguf_file"} & set(

@@ -20,7 +20,7 @@ from swingkd.audit.membership import judge_scores
 from swingkd.audit.scores import RecordScores, score_logits
 from swingkd.guards import check_positive
 from swingkd.models.logits import logits_of
-from swingkd.privacy import PrivacyLedger, content_keys
+from swingkd.privacy import LedgerEntry, PrivacyLedger, content_keys, module_digest
 from swingkd.report import ModelFacts, model_card
 from swingkd.vision.data import Images
 
@@ -70,8 +70,17 @@ class ImageArguments:
             raise ValueError("lr_scheduler='constant' knows no warm-up: use 'constant_with_warmup'.")
 
 
-# What is known of a model that was trained in this process, as long as it lives.
-_KNOWN: WeakKeyDictionary[nn.Module, PrivacyLedger] = WeakKeyDictionary()
+# What is known of a model that was trained in this process, as long as it lives: its ledger, and which weights that is
+# about.
+_KNOWN: WeakKeyDictionary[nn.Module, tuple[str, PrivacyLedger]] = WeakKeyDictionary()
+
+
+def _earlier(model: nn.Module) -> tuple[list[LedgerEntry], dict[str, str]]:
+    """Return what is known of a model that somebody may have trained on since."""
+    if model not in _KNOWN:
+        return [], {}
+    digest, ledger = _KNOWN[model]
+    return ledger.as_earlier(same_weights=module_digest(model) == digest)
 
 
 class Classifier:
@@ -91,8 +100,7 @@ class Classifier:
 
     def __init__(self, model: nn.Module, args: ImageArguments, origin: PrivacyLedger | None = None):
         self.args = args
-        origin = origin or _KNOWN.get(model)
-        self._earlier = origin.as_earlier() if origin is not None else ([], {})
+        self._earlier = origin.as_earlier() if origin is not None else _earlier(model)
         # Said aloud: without a GPU, Accelerate would not see that there are other processes.
         cpu = not torch.accelerator.is_available()
         try:
@@ -120,8 +128,8 @@ class Classifier:
         return PrivacyLedger()
 
     def remember(self) -> None:
-        """Let whatever is made of the model in this process know what is known of it."""
-        _KNOWN[self.model] = self.ledger
+        """Let whatever is made of the model in this process know what is known of it, as long as its weights stay."""
+        _KNOWN[self.model] = (module_digest(self.model), self.ledger)
 
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with to be gone on from."""

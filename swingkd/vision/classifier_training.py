@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from swingkd.guards import check_positive
 from swingkd.models.logits import logits_of
-from swingkd.privacy import NO_TEACHER, PUBLIC_DATA, TEACHER_DATA, TRANSFER_SET, LedgerEntry, PrivacyLedger
+from swingkd.privacy import NO_TEACHER, PUBLIC_DATA, TEACHER_DATA, TRANSFER_SET, DPSettings, LedgerEntry, PrivacyLedger
 from swingkd.privacy.plan import epoch_steps
 from swingkd.vision.base import ImageArguments
 from swingkd.vision.data import Images, shuffled_batches
@@ -75,14 +75,16 @@ class ClassifierTraining(PrivateStagedTraining):
         super().__init__(model, args, origin)
         self.images, self.public = images, public
         if args.target_epsilon is not None:
-            self.be_private(
-                args.target_epsilon,
-                len(images),
-                args.batch_size,
-                args.epochs,
-                clip_norm=args.clip_norm,
+            settings = DPSettings(
+                units=len(images),
+                # Of fewer images each step takes all.
+                batch=min(args.batch_size, len(images)),
+                epochs=args.epochs,
+                epsilon=args.target_epsilon,
                 delta=args.target_delta,
+                clip_norm=args.clip_norm,
             )
+            self.be_private(settings)
         self.check_student(images)
 
     def released(self) -> PrivacyLedger:

@@ -21,7 +21,7 @@ from torch import nn
 from swingkd.files import written_whole
 from swingkd.guards import check_positive
 from swingkd.models.logits import logits_of
-from swingkd.privacy import SYNTHETIC_LABELS, TEACHER_DATA, LedgerEntry, PrivacyLedger
+from swingkd.privacy import SYNTHETIC_LABELS, TEACHER_DATA, DPSettings, LedgerEntry, PrivacyLedger
 from swingkd.privacy.plan import epoch_steps
 from swingkd.vision.base import ImageArguments, check_trainable
 from swingkd.vision.data import augment, shuffled_batches
@@ -144,14 +144,16 @@ class DataFreeDistillation(PrivateStagedTraining):
         self.images = torch.empty(0)
         self.answers: list[Answers] = []
         if args.gradient_epsilon is not None:
-            self.be_private(
-                args.gradient_epsilon,
-                args.images_per_round,
-                args.gradient_batch_size,
-                args.epochs_per_round,
+            settings = DPSettings(
+                units=args.images_per_round,
+                # Of fewer images each step takes all.
+                batch=min(args.gradient_batch_size, args.images_per_round),
+                epochs=args.epochs_per_round,
+                epsilon=args.gradient_epsilon,
                 clip_norm=_NORMALISED,
                 unit=LABEL,
             )
+            self.be_private(settings)
         self._check()
 
     def _check(self) -> None:

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from swingkd.privacy import DPSGD, PoissonBatches, PrivacyLedger, PrivacyPlan
-from swingkd.privacy.plan import epoch_steps, run_delta
+from swingkd.privacy import DPSGD, DPSettings, PoissonBatches, PrivacyLedger, PrivacyPlan
 from swingkd.vision.base import ImageArguments
 from swingkd.vision.staged_training import StagedTraining
 
@@ -41,23 +40,16 @@ class PrivateStagedTraining(StagedTraining):
         """Contiguous under DP-SGD: Opacus reads patches of other formats from the wrong places, without a word."""
         return super().memory_format if self.plan is None else torch.contiguous_format
 
-    def be_private(self, epsilon: float, images: int, batch_size: int, epochs: int, **others: Any) -> None:
-        """Plan to train by DP-SGD, with the noise that an epsilon needs.
+    def be_private(self, settings: DPSettings) -> None:
+        """Plan to train by DP-SGD.
 
         Args:
-            epsilon: of the whole run.
-            images: how many there are to draw from.
-            batch_size: how many a step draws on average.
-            epochs: in each of which an image is drawn once on average.
-            **others: of `PrivacyPlan`: clip_norm, unit; and delta, `None` for a tenth of one over the images.
+            settings: how many images there are to draw from, and what is to be promised.
 
         Raises:
             ValueError: no noise reaches the epsilon.
         """
-        rate = min(batch_size / images, 1.0)
-        others["delta"] = run_delta(others.get("delta"), images)
-        self.drawn_from = images
-        self.plan = PrivacyPlan.solve(epsilon=epsilon, sampling_rate=rate, steps=epochs * epoch_steps(rate), **others)
+        self.drawn_from, self.plan = settings.units, settings.plan()
 
     def state(self) -> dict[str, Any]:
         """Return how many private steps there were."""

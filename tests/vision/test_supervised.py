@@ -119,6 +119,25 @@ def test_what_a_model_learnt_before_in_this_process_is_not_forgotten(public, tmp
     assert second.ledger.as_teacher() == []
 
 
+def test_a_ledger_is_not_believed_once_the_weights_have_changed(public, tmp_path):
+    """Three plain steps on the same images after DP-SGD: what the ledger promised holds of other weights only."""
+    first = make(tmp_path / "first", public, target_epsilon=8.0, target_delta=1e-5)
+    first.train()
+    same = make(tmp_path / "same", public, student=first.model, epochs=1)
+    assert "earlier transfer set: epsilon 7.9" in str(same.ledger)
+    optimizer = torch.optim.SGD(first.model.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.cross_entropy(first.model(public.inputs(torch.arange(16))), public.labels[:16]).backward()
+        optimizer.step()
+    again = make(tmp_path / "again", public, student=first.model, epochs=1)
+    assert "epsilon 7.9" not in str(again.ledger)
+    assert "earlier transfer set: not covered; its weights have changed since its ledger was written" in str(
+        again.ledger
+    )
+    assert again.ledger.as_teacher() == []
+
+
 @pytest.mark.parametrize("fields", [{"epochs": 0}, {"micro_batch_size": 0}, {"clip_norm": 0.0}])
 def test_settings_out_of_range(fields, public, tmp_path):
     (name,) = fields
