@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from swingkd import CanarySet
 from swingkd.audit.loading import load_model
 from swingkd.cli import app, recipes_dir
-from swingkd.report import MetricsFile, row
+from swingkd.report import MetricsFile, Row
 from tests.conftest import train_tokenizer
 from tests.decentralized.conftest import config_of
 
@@ -244,8 +244,8 @@ def test_cache_a_teacher_and_distil_without_it(tmp_path):
 def test_card_from_metrics(tmp_path):
     MetricsFile(tmp_path / "metrics.json", "r", {}).add(
         [
-            row("kd", "transfer=A seed=0 split=test", "perplexity", 3.0),
-            row("kd", "transfer=A seed=0 repetitions=10", "exposure", 3.0, 2.0, 4.0, 20),
+            Row("kd", "transfer=A seed=0 split=test", "perplexity", 3.0),
+            Row("kd", "transfer=A seed=0 repetitions=10", "exposure", 3.0, 2.0, 4.0, 20),
         ]
     )
     assert runner.invoke(app, ["card", str(tmp_path / "metrics.json")]).exit_code == 0
@@ -426,7 +426,7 @@ def test_federate_runs_a_configuration_and_writes_its_card(tmp_path):
         assert "mean" in result.output
         assert "not covered" in result.output
     assert "| fedmd | 1 |" in (tmp_path / "out" / "README.md").read_text()
-    accuracies = [r for r in MetricsFile(tmp_path / "out" / "metrics.json").rows if r["metric"] == "client_accuracy"]
+    accuracies = [r for r in MetricsFile(tmp_path / "out" / "metrics.json").rows if r.metric == "client_accuracy"]
     assert len(accuracies) == 4
     result = runner.invoke(app, command)
     assert result.exit_code == 2

@@ -11,7 +11,7 @@ from transformers import BertForSequenceClassification
 from typer.testing import CliRunner
 
 from swingkd.cli import app
-from swingkd.report import summarise
+from swingkd.report import MetricsFile, summarise
 from swingkd.report.runs.labels import LabelTable
 from swingkd.report.table import RunTable
 from tests.conftest import tiny_model
@@ -183,7 +183,7 @@ def test_the_private_students_are_those_of_the_card():
 
 def test_the_classifiers_are_those_of_the_card():
     card = Path(__file__).parents[1] / "model_cards" / "swing-mts-sections" / "metrics.json"
-    table = LabelTable(json.loads(card.read_text())["rows"])
+    table = LabelTable(MetricsFile(card).rows)
 
     def found(kind, model):
         return f"{100 * table.found((model, 'table=main'), kind, 'tpr_at_1_fpr')[table.strongest(kind)]:.1f}"
@@ -204,7 +204,7 @@ def test_the_classifiers_are_those_of_the_card():
 
 def test_the_word_taggers_are_those_of_the_card():
     card = Path(__file__).parents[1] / "model_cards" / "swing-ner-simdial" / "metrics.json"
-    table = LabelTable(json.loads(card.read_text())["rows"])
+    table = LabelTable(MetricsFile(card).rows)
 
     def of(model, words=""):
         student = (model, f"table=main {words}".rstrip())
@@ -283,8 +283,7 @@ def test_the_image_students_are_those_of_the_cards():
 
 
 def federation(name: str) -> RunTable:
-    rows = json.loads((Path(__file__).parents[1] / "model_cards" / name / "metrics.json").read_text())["rows"]
-    return RunTable(rows)
+    return RunTable(MetricsFile(Path(__file__).parents[1] / "model_cards" / name / "metrics.json").rows)
 
 
 def test_the_federations_are_those_of_the_cards():

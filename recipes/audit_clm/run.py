@@ -19,7 +19,7 @@ from worlds import Records, World, prepare
 from swingkd import PrivateDistillationTrainer, audit_extraction, audit_membership, measure_exposure
 from swingkd.audit import audit_canary_membership, canary_records
 from swingkd.audit.shadows import shadow_halves
-from swingkd.report import MetricsFile, exposure_rows, extraction_rows, membership_rows, row, write_card
+from swingkd.report import MetricsFile, Row, exposure_rows, extraction_rows, membership_rows, write_card
 
 
 class Audit:
@@ -51,7 +51,7 @@ class Audit:
         probe = PrivateDistillationTrainer(model, self.target.model("teacher"), arguments, processing_class=tokenizer)
         measured = probe.evaluate(self.target.tokenise(self.records.splits["test"], self.records.tagger))
         return [
-            row(name, "split=test", metric.removeprefix("eval_"), value)
+            Row(name, "split=test", metric.removeprefix("eval_"), value)
             for metric, value in measured.items()
             if "perplexity" in metric
         ]
@@ -118,15 +118,15 @@ class Audit:
         secret = records.published.canaries[0].secret
         place = found.index(secret) + 1 if secret in found else None
         times = next((value.samples for value in report.values.found if value.value == secret), 0)
-        rows.append(row(name, "canaries=published", "times_said", times, n=samples))
-        return rows + ([row(name, "canaries=published", "place_found", place, n=len(found))] if place else [])
+        rows.append(Row(name, "canaries=published", "times_said", times, n=samples))
+        return rows + ([Row(name, "canaries=published", "place_found", place, n=len(found))] if place else [])
 
     def run(self, only: list[str] | None = None) -> None:
         for name in ["teacher", *(plan["model"] for plan in self.config["rows"])]:
             if (only and name not in only) or self.metrics.has(name, "audit=all"):
                 continue
             model = self.target.model(name)
-            rows = [row(name, "audit=all", "parameters", model.num_parameters())]
+            rows = [Row(name, "audit=all", "parameters", model.num_parameters())]
             for part in (self.utility, self.exposure, self.membership, self.extraction, self.values):
                 rows += part(name, model)
             if PartialState().is_main_process:

@@ -17,7 +17,7 @@ import pictures
 from image_worlds import World
 from launch import launch
 
-from swingkd.report import MetricsFile, ledger_rows, membership_rows, row, write_image_card
+from swingkd.report import MetricsFile, Row, ledger_rows, membership_rows, write_card
 from swingkd.vision import DynamicSampleSelection, PublishedNoise, sample_scores
 from swingkd.vision.base import Classifier
 from swingkd.vision.guidance import nominal_epsilon
@@ -79,14 +79,14 @@ class Experiment:
         run, world = self.student(plan, seed)
         name, where = plan["model"], self.setting(plan, seed)
         rows = [
-            row(name, where, "accuracy", run.evaluate(self.test), n=len(self.test)),
-            row(name, where, "queries", run.queries),
-            row(name, where, "queried_images", run.queried_images),
-            row(name, where, "parameters", pictures.parameters(run.model)),
+            Row(name, where, "accuracy", run.evaluate(self.test), n=len(self.test)),
+            Row(name, where, "queries", run.queries),
+            Row(name, where, "queried_images", run.queried_images),
+            Row(name, where, "parameters", pictures.parameters(run.model)),
         ]
         if isinstance(run.guidance, PublishedNoise) and run.guidance.noise_multiplier:
             nominal = nominal_epsilon(run.queries, run.guidance.noise_multiplier, run.guidance.delta)
-            rows.append(row(name, where, "epsilon_claimed", nominal, n=run.queries))
+            rows.append(Row(name, where, "epsilon_claimed", nominal, n=run.queries))
         rows += ledger_rows(name, where, run.ledger)
         if plan.get("audit"):
             rows += self.audit(name, where, run, world)
@@ -111,8 +111,8 @@ class Experiment:
                     continue
                 run = Classifier(make(), world.arguments(model, [1.0]))
                 rows = [
-                    row(model, where, "accuracy", run.evaluate(self.test), n=len(self.test)),
-                    row(model, where, "parameters", pictures.parameters(run.model)),
+                    Row(model, where, "accuracy", run.evaluate(self.test), n=len(self.test)),
+                    Row(model, where, "parameters", pictures.parameters(run.model)),
                 ]
                 rows += self.audit(model, where, run, world) if model == "teacher" else []
                 if run.accelerator.is_main_process:
@@ -127,7 +127,7 @@ class Experiment:
                     self.measure(plan, seed)
         self.teachers(list(dict.fromkeys(plan["world"] for plan in plans)))
         if PartialState().is_main_process:
-            write_image_card(self.metrics.path, self.out)
+            write_card(self.metrics.path, self.out)
 
 
 def main(config: dict[str, Any], only: list[str] | None = None) -> Path:

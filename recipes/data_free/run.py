@@ -19,7 +19,7 @@ from launch import launch
 from teachers import Teachers, pictures
 
 from swingkd.privacy import PrivacyPlan, ShardAnswers
-from swingkd.report import MetricsFile, ledger_rows, membership_rows, row, write_image_card
+from swingkd.report import MetricsFile, Row, ledger_rows, membership_rows, write_card
 from swingkd.vision import DataFreeDistillation, ExactTeacher, NoisyDifferences, RandomizedTeacher, ShardLabels
 from swingkd.vision.base import Classifier
 
@@ -83,9 +83,9 @@ class Experiment:
         name, where = plan["model"], f"table=data_free seed={seed}"
         run = self.student(plan, seed)
         rows = [
-            row(name, where, "accuracy", run.evaluate(self.test), n=len(self.test)),
-            row(name, where, "labels", len(run.images)),
-            row(name, where, "parameters", pictures.parameters(run.model)),
+            Row(name, where, "accuracy", run.evaluate(self.test), n=len(self.test)),
+            Row(name, where, "labels", len(run.images)),
+            Row(name, where, "parameters", pictures.parameters(run.model)),
         ]
         rows += ledger_rows(name, where, run.ledger) + self.audit(name, where, run)
         if run.accelerator.is_main_process:
@@ -104,8 +104,8 @@ class Experiment:
         if not self.metrics.has("teacher", "table=teachers"):
             judge = Classifier(self.teachers.plain(), self.teachers.arguments(self.out, 0))
             rows = [
-                row("teacher", "table=teachers", "accuracy", judge.evaluate(self.test), n=len(self.test)),
-                row("teacher", "table=teachers", "parameters", pictures.parameters(judge.model)),
+                Row("teacher", "table=teachers", "accuracy", judge.evaluate(self.test), n=len(self.test)),
+                Row("teacher", "table=teachers", "parameters", pictures.parameters(judge.model)),
                 *self.audit("teacher", "table=teachers", judge),
             ]
             if judge.accelerator.is_main_process:
@@ -117,7 +117,7 @@ class Experiment:
                 if wanted and not self.metrics.has(plan["model"], f"table=data_free seed={seed}"):
                     self.measure(plan, seed)
         if PartialState().is_main_process:
-            write_image_card(self.metrics.path, self.out)
+            write_card(self.metrics.path, self.out)
 
 
 def main(config: dict[str, Any], only: list[str] | None = None) -> Path:

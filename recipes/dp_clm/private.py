@@ -17,7 +17,7 @@ from run import Experiment
 from swingkd import CanarySet, PrivacyLedger, PrivateDistillationTrainer, measure_exposure
 from swingkd.audit import audit_canary_membership
 from swingkd.data import DataSettings, prepare_dataset
-from swingkd.report import MetricsFile, exposure_rows, ledger_rows, membership_rows, row
+from swingkd.report import MetricsFile, Row, exposure_rows, ledger_rows, membership_rows
 
 
 class PrivateExperiment(Experiment):
@@ -128,7 +128,7 @@ class PrivateExperiment(Experiment):
     def measure(self, name: str, setting: str, trainer: PrivateDistillationTrainer) -> None:
         """Evaluate, audit, and note what was promised; write all rows at once."""
         rows = [
-            row(name, f"{setting} split={split}", metric.removeprefix("eval_"), value)
+            Row(name, f"{setting} split={split}", metric.removeprefix("eval_"), value)
             for split, dataset in self.evaluation.items()
             for metric, value in trainer.evaluate(dataset).items()
             if "perplexity" in metric

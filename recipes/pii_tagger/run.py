@@ -24,7 +24,7 @@ from transformers import DataCollatorForTokenClassification, Trainer, TrainingAr
 
 from swingkd import EnsembleTagger, PresidioTagger, RuleTagger, TokenClassificationTagger
 from swingkd.evaluate_modules import module_path
-from swingkd.report import MetricsFile, row, write_card
+from swingkd.report import MetricsFile, Row, write_card
 from swingkd.tagging import BaseTagger, is_private, label_spans
 
 IGNORE = -100
@@ -103,7 +103,7 @@ class TaggerExperiment:
             for parameter in trainer.model.classifier.parameters():
                 parameter.div_(best)
         return [
-            row("pii_tagger", f"table=calibration temperature={t:.3f}", metric, score(private, likelihood(t)))
+            Row("pii_tagger", f"table=calibration temperature={t:.3f}", metric, score(private, likelihood(t)))
             for t in (1.0, best)
             for metric, score in (("log_loss", log_loss), ("brier", brier_score_loss))
         ]
@@ -120,7 +120,7 @@ class TaggerExperiment:
             found = [[span[:2] for span in label_spans(is_private(values).astype(int))] for values in likelihoods]
             truth = [[[span["start"], span["end"]] for span in spans] for spans in test["spans"]]
             numbers = recall.compute(predictions=found, references=truth)
-            self.metrics.add([row(name, setting, metric, value) for metric, value in numbers.items()])
+            self.metrics.add([Row(name, setting, metric, value) for metric, value in numbers.items()])
 
 
 def main(config: dict, only: list[str] | None = None) -> Path:

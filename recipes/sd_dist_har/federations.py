@@ -15,7 +15,7 @@ from swingkd.decentralized import (
     PlantedExamples,
     attack_messengers,
 )
-from swingkd.report import MetricsFile, membership_rows, write_federation_card
+from swingkd.report import MetricsFile, membership_rows, write_card
 
 # What a row says that is no setting of its federation.
 _OF_A_ROW = ("table", "model", "words", "seeds", "planted", "copies")
@@ -84,7 +84,7 @@ class Experiment:
                 else:
                     self.measure(plan, where, seed)
                 print(f"{plan['model']} ({where}): {self.said(plan['model'], where)}", flush=True)
-        write_federation_card(self.metrics.path, self.out)
+        write_card(self.metrics.path, self.out)
 
     def said(self, model: str, where: str) -> str:
         """Return the mean and the worst client of a row that was measured."""

@@ -22,7 +22,7 @@ import prepare
 
 from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer
 from swingkd.files import write_json
-from swingkd.report import MetricsFile, ledger_rows, row, write_card
+from swingkd.report import MetricsFile, Row, ledger_rows, write_card
 from swingkd.tasks import task_of
 
 SPECIAL = {
@@ -193,7 +193,7 @@ class Experiment:
     def measure(self, name: str, setting: str, trainer: PrivateDistillationTrainer, canaries: Canaries) -> None:
         """Evaluate and audit a model; write its rows all at once."""
         rows = [
-            row(name, f"{setting} split={split}", metric.removeprefix("eval_"), value)
+            Row(name, f"{setting} split={split}", metric.removeprefix("eval_"), value)
             for split in ("validation", "test")
             for metric, value in trainer.evaluate(self.splits[split]).items()
             if metric.removeprefix("eval_") in ("accuracy", "macro_f1", "f1", "precision", "recall")

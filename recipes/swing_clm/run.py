@@ -19,7 +19,7 @@ from launch import launch
 
 from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer, measure_exposure
 from swingkd.data import PII_COLUMNS, DataSettings, prepare_dataset
-from swingkd.report import MetricsFile, exposure_rows, row, save_tokens, shown_tokens, write_card
+from swingkd.report import MetricsFile, Row, exposure_rows, save_tokens, shown_tokens, write_card
 
 
 class Experiment:
@@ -110,7 +110,7 @@ class Experiment:
     def measure(self, name: str, setting: str, trainer: PrivateDistillationTrainer) -> None:
         """Evaluate and audit a model; write its rows all at once."""
         rows = [
-            row(name, f"{setting} split={split}", metric.removeprefix("eval_"), value)
+            Row(name, f"{setting} split={split}", metric.removeprefix("eval_"), value)
             for split, dataset in self.evaluation.items()
             for metric, value in trainer.evaluate(dataset).items()
             if "perplexity" in metric

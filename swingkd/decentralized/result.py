@@ -9,14 +9,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from swingkd.decentralized.message import Parcel
 from swingkd.decentralized.rounds import Round
 from swingkd.files import write_json
 from swingkd.privacy import PrivacyLedger
-from swingkd.report import ledger_rows, row
+from swingkd.report import Row, ledger_rows
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ class Outcome:
 
         return max(self.ledgers.values(), key=promised, default=None)
 
-    def rows(self, model: str, setting: str) -> list[dict[str, Any]]:
+    def rows(self, model: str, setting: str) -> list[Row]:
         """Return the rows of metrics.json: clients, their mean, the worst, bytes, seconds, the weakest promise.
 
         Args:
@@ -75,13 +74,13 @@ class Outcome:
         weakest = self.weakest
         return [
             *(
-                row(model, f"{setting} client={quote(client, safe='')}", "client_accuracy", value)
+                Row(model, f"{setting} client={quote(client, safe='')}", "client_accuracy", value)
                 for client, value in self.accuracies.items()
             ),
-            row(model, setting, "accuracy", sum(found) / len(found), n=len(found)),
-            row(model, setting, "worst", min(found), n=len(found)),
+            Row(model, setting, "accuracy", sum(found) / len(found), n=len(found)),
+            Row(model, setting, "worst", min(found), n=len(found)),
             *(
-                row(model, setting, cost, sum(getattr(happened, cost) for happened in self.rounds))
+                Row(model, setting, cost, sum(getattr(happened, cost) for happened in self.rounds))
                 for cost in ("sent", "received", "seconds")
             ),
             *(ledger_rows(model, setting, weakest) if weakest is not None else []),

@@ -78,3 +78,19 @@ def said_delta(delta: float) -> str:
         return "0"
     unit = 10.0 ** (math.floor(math.log10(delta)) - 1)
     return f"{math.ceil(round(delta / unit, 6)) * unit:.2g}"
+
+
+def said_guarantee(epsilon: float, delta: float, unit: str, neighbours: str, *, in_table: bool = False) -> str:
+    """Say what is promised, to whom, and what counts as a difference: the one sentence for a guarantee.
+
+    Args:
+        epsilon, delta: of the guarantee.
+        unit: what it is about, such as "record".
+        neighbours: when two data sets differ in one unit.
+        in_table: as short as a table's cell.
+    """
+    if in_table:
+        return (
+            f"{said_epsilon(epsilon)}{f' at delta {said_delta(delta)}' if delta else ''}, each {unit} ({neighbours})"
+        )
+    return f"epsilon {said_epsilon(epsilon)} at delta {said_delta(delta)} for each {unit} ({neighbours})"

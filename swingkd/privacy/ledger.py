@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from huggingface_hub import ModelCard
 
 from swingkd.files import write_json
-from swingkd.privacy.accounting import Accountant, Releases, gaussian_epsilon, said_delta, said_epsilon
+from swingkd.privacy.accounting import Accountant, Releases, gaussian_epsilon, said_guarantee
 from swingkd.privacy.plan import PrivacyPlan
 from swingkd.privacy.weights import file_of, has_weights, weight_digests
 
@@ -149,10 +149,8 @@ class Guarantee(NamedTuple):
     def __str__(self) -> str:
         how = {"closed form" if e.sampling_rate == 1 else f"{e.accountant.upper()} accountant" for e in self.entries}
         caveats = "".join(f"; {caveat}" for caveat in sorted({e.caveat for e in self.entries if e.caveat}))
-        return (
-            f"epsilon {said_epsilon(self.epsilon)} at delta {said_delta(self.delta)} for each {self.unit} "
-            f"({self.neighbours}); {self.releases:,} releases, {', '.join(sorted(how))}{caveats}"
-        )
+        promised = said_guarantee(self.epsilon, self.delta, self.unit, self.neighbours)
+        return f"{promised}; {self.releases:,} releases, {', '.join(sorted(how))}{caveats}"
 
 
 def compose(entries: Iterable[LedgerEntry]) -> tuple[float, float]:

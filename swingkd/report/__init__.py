@@ -3,20 +3,20 @@
 from swingkd.report.audit_figures import audit_tables, roc_figure, roc_figures
 from swingkd.report.audit_files import write_audit
 from swingkd.report.budget import budget_dict, budget_figure, budget_line, budget_tables
-from swingkd.report.metrics import MetricsFile, exposure_rows, extraction_rows, ledger_rows, membership_rows, row
+from swingkd.report.metrics import MetricsFile, exposure_rows, extraction_rows, ledger_rows, membership_rows
 from swingkd.report.model_card import ModelFacts, model_card
 from swingkd.report.model_files import forget_model_facts, read_model_facts, write_audit_onto_card, write_model_files
 from swingkd.report.page import ShownToken, load_tokens, save_tokens, shown_tokens
 from swingkd.report.plots import exposure_figure
-from swingkd.report.runs.federation import federation_table, write_federation_card
-from swingkd.report.runs.images import write_image_card
-from swingkd.report.runs.labels import write_label_card
-from swingkd.report.runs.language import write_card
+from swingkd.report.row import Row
+from swingkd.report.runs.federation import federation_table
+from swingkd.report.runs.write import write_card
 from swingkd.report.summary import Summary, comparison_table, summarise
 
 __all__ = [
     "MetricsFile",
     "ModelFacts",
+    "Row",
     "ShownToken",
     "Summary",
     "audit_tables",
@@ -37,15 +37,11 @@ __all__ = [
     "read_model_facts",
     "roc_figure",
     "roc_figures",
-    "row",
     "save_tokens",
     "shown_tokens",
     "summarise",
     "write_audit",
     "write_audit_onto_card",
     "write_card",
-    "write_federation_card",
-    "write_image_card",
-    "write_label_card",
     "write_model_files",
 ]

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 from rich import box
 from rich.table import Table
 
-from swingkd.privacy.accounting import said_delta, said_epsilon
+from swingkd.privacy.accounting import said_delta, said_epsilon, said_guarantee
 from swingkd.privacy.budget import Budget
 from swingkd.report.plots import COLOURS
 
@@ -46,10 +46,9 @@ def budget_line(content: dict[str, Any]) -> str:
         content: from `budget_dict`.
     """
     plan = content["plan"]
-    unit = f"each {plan['unit']} ({plan['neighbours']})"
     steps = f"{plan['steps']:,} steps of {content['batch']:,} on average"
     return (
-        f"epsilon {said_epsilon(plan['epsilon'])} at delta {said_delta(plan['delta'])} for {unit}: "
+        f"{said_guarantee(plan['epsilon'], plan['delta'], plan['unit'], plan['neighbours'])}: "
         f"noise {plan['noise_multiplier']:.2f}, {steps} ({plan['accountant'].upper()} accountant)"
     )
 

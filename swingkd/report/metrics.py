@@ -12,7 +12,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from filelock import FileLock
@@ -21,9 +21,12 @@ from swingkd.audit import ExposureReport, ExtractionReport, MembershipReport
 from swingkd.audit.lower_bound import Method
 from swingkd.files import write_json
 from swingkd.privacy import SYNTHETIC_LABELS, TEACHER_DATA, TRANSFER_SET, PrivacyLedger
+from swingkd.report.row import Row, rows_of
 
 # Words of a setting that say what was measured on a model, not which model it is.
-_MEASURED = ("split=", "repetitions=", "records=", "attack=", "scope=", "unit=", "neighbours=")
+_MEASURED = ("split", "repetitions", "records", "attack", "scope", "unit", "neighbours")
+#: Kinds of runs, each with a card of its own (`swingkd.report.runs`).
+Kind: TypeAlias = Literal["language", "labels", "images", "federation", "taggers", "audit"]
 
 
 class MetricsFile:
@@ -32,15 +35,18 @@ class MetricsFile:
     Args:
         path: the JSON file; made when the first rows come.
         run: the run's name.
+        kind: which card it gets; a file that is there keeps its own.
         config: its settings, without secrets; its list `rows` may grow from one start to the next.
 
     Raises:
         ValueError: the file holds numbers of other settings.
     """
 
-    def __init__(self, path: str | os.PathLike, run: str = "", config: dict[str, Any] | None = None):
+    def __init__(
+        self, path: str | os.PathLike, run: str = "", config: dict[str, Any] | None = None, *, kind: Kind | None = None
+    ):
         self.path = Path(path)
-        self._run, self._config = run, config or {}
+        self._run, self._config, self._kind = run, config or {}, kind
         if config is not None and self.path.exists():
             measured = self.read()["config"]
             changed = sorted(
@@ -65,7 +71,8 @@ class MetricsFile:
         try:
             content = json.loads(self.path.read_text())
         except FileNotFoundError:
-            return {"run": self._run, "config": self._config, "environment": environment(), "rows": []}
+            kind = {"kind": self._kind} if self._kind is not None else {}
+            return {"run": self._run, **kind, "config": self._config, "environment": environment(), "rows": []}
         except json.JSONDecodeError as error:
             raise ValueError(f"{self.path} is not JSON ({error}). Delete it to start the run afresh.") from error
         if "rows" not in content:
@@ -73,51 +80,43 @@ class MetricsFile:
         return content
 
     @property
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[Row]:
         """The rows so far."""
-        return self.read()["rows"]
+        return rows_of(self.read())
 
     def has(self, model: str, setting: str) -> bool:
-        """Tell whether this model was measured in this setting (whatever the split or the repetitions)."""
-        return any(row["model"] == model and _bare(row["setting"]) == _bare(setting) for row in self.rows)
+        """Tell whether this model was measured in this setting (whatever the split or the repetitions).
 
-    def add(self, rows: list[dict[str, Any]]) -> None:
+        Raises:
+            ValueError: the setting is none, before anything is trained for it.
+        """
+        asked = Row(model, setting, "any", 0.0)
+        return any(row.model == model and _of_model(row) == _of_model(asked) for row in self.rows)
+
+    def add(self, rows: list[Row]) -> None:
         """Add rows; all of them or, if the process dies, none."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.path.with_suffix(".lock")):
             content = self.read()
-            content["rows"] += rows
+            content["rows"] += [row.to_dict() for row in rows]
             content["config"] = self._config or content["config"]
             write_json(self.path, content)
 
 
-def row(
-    model: str,
-    setting: str,
-    metric: str,
-    value: float,
-    low: float | None = None,
-    high: float | None = None,
-    n: int | None = None,
-) -> dict[str, Any]:
-    """Return one row: a number, its interval where there is one, and how many things it is a mean of."""
-    return {"model": model, "setting": setting, "metric": metric, "value": value, "low": low, "high": high, "n": n}
-
-
-def exposure_rows(model: str, setting: str, report: ExposureReport) -> list[dict[str, Any]]:
+def exposure_rows(model: str, setting: str, report: ExposureReport) -> list[Row]:
     """Return the rows of an exposure report: mean exposure per repetition (0: controls) and excess over controls."""
-    rows = []
+    rows: list[Row] = []
     for level in report.levels:
         where = f"{setting} repetitions={level}"
-        rows.append(row(model, where, "exposure", **asdict(report.mean(level))))
+        rows.append(Row(model, where, "exposure", **asdict(report.mean(level))))
         if level and 0 in report.levels:
-            rows.append(row(model, where, "exposure_excess", **asdict(report.excess(level))))
+            rows.append(Row(model, where, "exposure_excess", **asdict(report.excess(level))))
     return rows
 
 
 def membership_rows(
     model: str, setting: str, report: MembershipReport, *, by_coin: bool = False, delta: float = 1e-5
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Return the rows of a membership report, and what it proves of epsilon where a coin chose the members.
 
     Args:
@@ -126,42 +125,42 @@ def membership_rows(
         by_coin: members were chosen by a fair coin, so that epsilon can be bounded from below.
         delta: of that epsilon.
     """
-    rows = []
+    rows: list[Row] = []
     for result in report.results:
         where = f"{setting} attack={result.attack}"
         for metric in ("auc", "balanced_accuracy", "tpr_at_1_fpr", "tpr_at_01_fpr"):
-            rows.append(row(model, where, metric, **asdict(getattr(result, metric))))
+            rows.append(Row(model, where, metric, **asdict(getattr(result, metric))))
         for metric, rate in (("tpr_at_1_fpr", 0.01), ("tpr_at_01_fpr", 0.001)):
-            rows.append(row(model, where, f"{metric}_chance", result.chance(rate)))
+            rows.append(Row(model, where, f"{metric}_chance", result.chance(rate)))
         if by_coin:
             methods: tuple[tuple[str, Method], ...] = (("epsilon_lower", "one_run"), ("epsilon_lower_f_dp", "f_dp"))
             for metric, method in methods:
                 bound = report.epsilon(result.attack, delta=delta, method=method)
-                rows.append(row(model, where, metric, bound.epsilon, n=bound.canaries))
+                rows.append(Row(model, where, metric, bound.epsilon, n=bound.canaries))
     return rows
 
 
-def extraction_rows(model: str, setting: str, report: ExtractionReport) -> list[dict[str, Any]]:
+def extraction_rows(model: str, setting: str, report: ExtractionReport) -> list[Row]:
     """Return the rows of an extraction report; those of unseen text carry the word `seen=no`."""
-    rows = []
+    rows: list[Row] = []
     if report.continuation:
-        rows.append(row(model, setting, "continued", **asdict(report.continuation.greedy)))
+        rows.append(Row(model, setting, "continued", **asdict(report.continuation.greedy)))
         for n, share in report.continuation.sampled.items():
             where = f"{setting} queries={n} p={report.continuation.p:g}"
-            rows.append(row(model, where, "continued", share, n=report.continuation.texts))
+            rows.append(Row(model, where, "continued", share, n=report.continuation.texts))
     if report.values:
         values = report.values
-        rows.append(row(model, setting, "values_precision", values.precision, n=values.said))
-        rows.append(row(model, setting, "values_recall", values.recall, n=values.training))
-        rows.append(row(model, setting, "values_found", len(values.found), n=values.samples))
+        rows.append(Row(model, setting, "values_precision", values.precision, n=values.said))
+        rows.append(Row(model, setting, "values_recall", values.recall, n=values.training))
+        rows.append(Row(model, setting, "values_found", len(values.found), n=values.samples))
         if values.by_chance and values.by_chance[0]:
             unseen, hits = values.by_chance
-            rows.append(row(model, f"{setting} seen=no", "values_recall", hits / unseen, n=unseen))
+            rows.append(Row(model, f"{setting} seen=no", "values_recall", hits / unseen, n=unseen))
     for metric, guesses in (("reconstruction", report.reconstruction), ("inference", report.inference)):
         if guesses:
-            rows.append(row(model, setting, metric, **asdict(guesses.right)))
+            rows.append(Row(model, setting, metric, **asdict(guesses.right)))
             if guesses.chance is not None:
-                rows.append(row(model, setting, f"{metric}_chance", guesses.chance))
+                rows.append(Row(model, setting, f"{metric}_chance", guesses.chance))
     if report.unseen:
         rows += extraction_rows(model, f"{setting} seen=no", report.unseen)
     return rows
@@ -171,15 +170,15 @@ def extraction_rows(model: str, setting: str, report: ExtractionReport) -> list[
 SCOPES = {"transfer_set": "transfer set", "teacher_data": "teacher's training data"}
 
 
-def ledger_rows(model: str, setting: str, ledger: PrivacyLedger) -> list[dict[str, Any]]:
+def ledger_rows(model: str, setting: str, ledger: PrivacyLedger) -> list[Row]:
     """Return what a ledger promises: epsilon and delta of each data set that it covers, by the word `scope`."""
-    rows = []
+    rows: list[Row] = []
     words = {TRANSFER_SET: "transfer_set", TEACHER_DATA: "teacher_data", SYNTHETIC_LABELS: "labels"}
     for scope, word in words.items():
         for guarantee in ledger.guarantees(scope):
             of = f"{setting} scope={word} unit={guarantee.unit} neighbours={guarantee.neighbours.replace(' ', '-')}"
-            rows.append(row(model, of, "epsilon", guarantee.epsilon, n=guarantee.releases))
-            rows.append(row(model, of, "delta", guarantee.delta))
+            rows.append(Row(model, of, "epsilon", guarantee.epsilon, n=guarantee.releases))
+            rows.append(Row(model, of, "delta", guarantee.delta))
     return rows
 
 
@@ -189,9 +188,9 @@ def _plan(plan: dict[str, Any]) -> tuple[str, ...]:
     return tuple(str(plan[name]) for name in names if name in plan)
 
 
-def _bare(setting: str) -> set[str]:
-    """The words of a setting that name the trained model, not what was measured on it."""
-    return {word for word in setting.split() if not word.startswith(_MEASURED)}
+def _of_model(row: Row) -> set[str]:
+    """Return the words of a setting that name the trained model, not what was measured on it."""
+    return set(row.bare(_MEASURED).split())
 
 
 def environment() -> dict[str, Any]:

@@ -9,7 +9,7 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -105,30 +105,6 @@ def shown_spans(texts: Sequence[str], tagger: Tagger) -> list[list[ShownToken]]:
             last = end
         shown.append([*row, ShownToken(text[last:], 0.0, TemperatureSettings().base, "")])
     return shown
-
-
-def write_figure_page(
-    picture: Path,
-    run: str,
-    draw: Callable[[Path], Any],
-    figure: Figure,
-    promises: Sequence[str],
-    claims: Sequence[str],
-) -> Path:
-    """Write the figure that sums a run up, and report.html beside it.
-
-    Args:
-        picture: the figure's own file.
-        run: its name.
-        draw: draws the figure, into the file and into the page.
-        figure: its title, numbers and note.
-        promises: what was promised, a line each.
-        claims: what was found, a line each.
-    """
-    draw(picture)
-    shown = replace(figure, svg=svg_of(draw, "main"))
-    page = Page(run, promises, claims, (), [shown], claims_heading="What was found")
-    return write_page(page, picture.parent / PAGE_FILE)
 
 
 def save_tokens(tokens: Sequence[Sequence[ShownToken]], path: Path) -> None:

@@ -12,7 +12,7 @@ from swingkd.privacy import PrivacyLedger
 from swingkd.report.audit_figures import audit_tables, roc_figure
 from swingkd.report.model_card import ModelFacts, claims
 from swingkd.report.page import Figure, Page, ShownToken, svg_of, table_of
-from swingkd.report.plots import epsilon_curves, epsilon_figure, exposure_figure, repetition_figure
+from swingkd.report.plots import epsilon_curves, epsilon_figure, repetition_figure
 from swingkd.report.summary import Summary, summarise
 
 _AT = (0.001, 0.01, 0.1)
@@ -33,29 +33,20 @@ def audit_page(report: AuditReport, title: str) -> Page:
     return Page(title, (), (note,), tables, audit_figures(report, title))
 
 
-def run_page(
-    content: dict[str, Any], promises: Sequence[str], said: Sequence[str], tokens: Sequence[Sequence[ShownToken]] = ()
-) -> Page:
-    """Return the page of a run with several students.
+def leak_figure(content: dict[str, Any]) -> Figure:
+    """Return the title, the numbers and the note of utility against leak.
 
     Args:
-        content: of its metrics.json.
-        promises: what was promised, a line each.
-        said: what does not hold, a line each.
-        tokens: texts to show.
+        content: of a run's metrics.json.
     """
     summaries = [summary for summary in summarise(content) if summary.exposure]
-    figures = [
-        Figure(
-            "Utility against leak",
-            svg_of(lambda path: exposure_figure(content, path), "leak"),
-            ("model", "perplexity", *(f"x{level}" for level in _levels(summaries))),
-            [_leak_row(summary, _levels(summaries)) for summary in summaries],
-            "The best students stand at the lower left: useful and silent. The grey band is what chance gives.",
-        ),
-        exposure_by_repetition({summary.name: summary.exposure for summary in summaries}),
-    ]
-    return Page(content["run"], promises, said, (), figures, tokens)
+    levels = _levels(summaries)
+    return Figure(
+        "Utility against leak",
+        headings=("model", "perplexity", *(f"x{level}" for level in levels)),
+        rows=[_leak_row(summary, levels) for summary in summaries],
+        note="The best students stand at the lower left: useful and silent. The grey band is what chance gives.",
+    )
 
 
 def audit_figures(report: AuditReport, name: str) -> list[Figure]:

@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 from swingkd.audit import Interval
+from swingkd.report.row import Row, rows_of
 
 _SPLITS = ("test", "validation")
 
@@ -77,13 +78,13 @@ def summarise(metrics: dict[str, Any]) -> list[Summary]:
     """
     if not metrics["rows"]:
         raise ValueError("The run has measured nothing yet: metrics.json has no rows.")
-    split = next((s for s in _SPLITS if any(f"split={s}" in row["setting"] for row in metrics["rows"])), None)
-    grouped: dict[tuple[str, str], dict[tuple[str, int | None], list[dict]]] = {}
+    every = rows_of(metrics)
+    split = next((s for s in _SPLITS if any(row.words.get("split") == s for row in every)), None)
+    grouped: dict[tuple[str, str], dict[tuple[str, int | None], list[Row]]] = {}
     seeds: dict[tuple[str, str], set[str]] = {}
-    promised, proved = _promises(metrics["rows"]), _proofs(metrics["rows"])
-    for row in metrics["rows"]:
-        words = dict(word.split("=", 1) for word in row["setting"].split())
-        metric = row["metric"]
+    promised, proved = _promises(every), _proofs(every)
+    for row in every:
+        words, metric = dict(row.words), row.metric
         if "scope" in words or "records" in words:
             continue
         if words.get("split") == "fresh" and metric == "perplexity_flagged":
@@ -93,61 +94,50 @@ def summarise(metrics: dict[str, Any]) -> list[Summary]:
         repetitions = int(words.pop("repetitions")) if "repetitions" in words else None
         words.pop("split", None)
         seed = words.pop("seed", "0")
-        key = (row["model"], " ".join(f"{k}={v}" for k, v in words.items()))
+        key = (row.model, " ".join(f"{k}={v}" for k, v in words.items()))
         seeds.setdefault(key, set()).add(seed)
         grouped.setdefault(key, {}).setdefault((metric, repetitions), []).append(row)
     result = []
     for key, numbers in grouped.items():
         summary = Summary(*key, seeds=len(seeds[key]), promised=promised.get(key, {}), proved=proved.get(key, {}))
         for (metric, repetitions), rows in numbers.items():
-            value = mean(row["value"] for row in rows)
+            value = mean(row.value for row in rows)
             if repetitions is None:
                 summary.perplexity[metric] = value
                 continue
-            interval = Interval(
-                value, min(row["low"] for row in rows), max(row["high"] for row in rows), sum(row["n"] for row in rows)
-            )
+            low, high = min(row.interval[0] for row in rows), max(row.interval[1] for row in rows)
+            interval = Interval(value, low, high, sum(row.n or 0 for row in rows))
             (summary.exposure if metric == "exposure" else summary.excess)[repetitions] = interval
         result.append(summary)
     return result
 
 
-def _key(row: dict[str, Any], *left_out: str) -> tuple[tuple[str, str], dict[str, str]]:
-    """Return what names a summary, and all words of the row's setting."""
-    words = dict(word.split("=", 1) for word in row["setting"].split())
-    return (row["model"], " ".join(f"{k}={v}" for k, v in words.items() if k not in ("seed", *left_out))), words
-
-
-def _promises(rows: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Promise]]:
+def _promises(rows: list[Row]) -> dict[tuple[str, str], dict[str, Promise]]:
     found: dict[tuple[str, str], dict[str, Promise]] = {}
-    deltas = {(row["model"], row["setting"]): row["value"] for row in rows if row["metric"] == "delta"}
+    deltas = {(row.model, row.setting): row.value for row in rows if row.metric == "delta"}
     for row in rows:
-        key, words = _key(row, "scope", "unit", "neighbours")
-        if row["metric"] != "epsilon" or "scope" not in words:
+        words = row.words
+        if row.metric != "epsilon" or "scope" not in words:
             continue
-        promise = Promise(
-            row["value"],
-            deltas[row["model"], row["setting"]],
-            words["unit"],
-            words["neighbours"].replace("-", " "),
-            row["n"],
-        )
-        known = found.setdefault(key, {}).get(words["scope"])
+        delta, neighbours = deltas[row.model, row.setting], words["neighbours"].replace("-", " ")
+        promise = Promise(row.value, delta, words["unit"], neighbours, row.n or 0)
+        of = found.setdefault((row.model, row.bare(("seed", "scope", "unit", "neighbours"))), {})
+        known = of.get(words["scope"])
         if known is None or known.epsilon < promise.epsilon:
-            found[key][words["scope"]] = promise
+            of[words["scope"]] = promise
     return found
 
 
-def _proofs(rows: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Proof]]:
+def _proofs(rows: list[Row]) -> dict[tuple[str, str], dict[str, Proof]]:
     found: dict[tuple[str, str], dict[str, Proof]] = {}
     for row in rows:
-        key, words = _key(row, "records", "attack")
-        if row["metric"] != "epsilon_lower":
+        if row.metric != "epsilon_lower":
             continue
-        proof = Proof(row["value"], words["attack"])
-        known = found.setdefault(key, {}).get(words["records"])
+        proof = Proof(row.value, row.words["attack"])
+        of = found.setdefault((row.model, row.bare(("seed", "records", "attack"))), {})
+        known = of.get(row.words["records"])
         if known is None or known.epsilon < proof.epsilon:
-            found[key][words["records"]] = proof
+            of[row.words["records"]] = proof
     return found
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from swingkd.privacy.accounting import said_delta, said_epsilon
+from swingkd.privacy.accounting import said_guarantee
+from swingkd.report.row import Row, words_of
 
 # Words of a setting that say which of a student's numbers it is, not which student.
 _OF_A_NUMBER = ("seed", "scope", "unit", "neighbours", "records", "attack", "client")
@@ -35,26 +36,24 @@ class Difference(NamedTuple):
 class RunTable:
     """The rows of a run, by student: a model in a setting, apart from its seed."""
 
-    def __init__(self, rows: list[dict[str, Any]]):
-        self._rows: dict[tuple[str, str], list[tuple[dict[str, str], dict[str, Any]]]] = {}
+    def __init__(self, rows: list[Row]):
+        self._rows: dict[tuple[str, str], list[Row]] = {}
         for row in rows:
-            words = dict(word.split("=", 1) for word in row["setting"].split())
-            bare = " ".join(f"{key}={value}" for key, value in words.items() if key not in _OF_A_NUMBER)
-            self._rows.setdefault((row["model"], bare), []).append((words, row))
+            self._rows.setdefault((row.model, row.bare(_OF_A_NUMBER)), []).append(row)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self._rows)
 
     def students(self, table: str) -> list[tuple[str, str]]:
         """Return the models and settings of one table."""
-        return [key for key in self._rows if f"table={table}" in key[1].split()]
+        return [key for key in self._rows if words_of(key[1]).get("table") == table]
 
     def values(self, student: tuple[str, str], metric: str, **words: str) -> dict[str, float]:
         """Return a number of each seed."""
         return {
-            of.get("seed", "0"): row["value"]
-            for of, row in self._rows.get(student, [])
-            if row["metric"] == metric and words.items() <= of.items()
+            row.words.get("seed", "0"): row.value
+            for row in self._rows.get(student, [])
+            if row.metric == metric and words.items() <= row.words.items()
         }
 
     def mean(self, student: tuple[str, str], metric: str) -> float | None:
@@ -64,29 +63,28 @@ class RunTable:
 
     def promised(self, student: tuple[str, str], scope: str = _TEACHER) -> str:
         """Say which epsilon holds for the teacher's data, or for synthetic labels, the largest over seeds."""
-        found = [(row, of) for of, row in self._rows[student] if row["metric"] == "epsilon" and of["scope"] == scope]
+        found = [row for row in self._rows[student] if row.metric == "epsilon" and row.words["scope"] == scope]
         if not found:
             return "no private teacher" if student[0] in _WITHOUT_TEACHER else "none"
-        worst, of = max(found, key=lambda pair: pair[0]["value"])
+        worst = max(found, key=lambda row: row.value)
         delta = max(self.values(student, "delta", scope=scope).values())
-        at = f" at delta {said_delta(delta)}" if delta else ""
-        neighbours = of["neighbours"].replace("-", " ")
-        return f"{said_epsilon(worst['value'])}{at}, each {of['unit']} ({neighbours})"
+        unit, neighbours = worst.words["unit"], worst.words["neighbours"].replace("-", " ")
+        return said_guarantee(worst.value, delta, unit, neighbours, in_table=True)
 
     def attacks(self, student: tuple[str, str], metric: str) -> dict[str, float]:
         """Return the mean over seeds of each attack's number."""
         found: dict[str, list[float]] = {}
-        for words, row in self._rows.get(student, []):
-            if row["metric"] == metric and "attack" in words:
-                found.setdefault(words["attack"], []).append(row["value"])
+        for row in self._rows.get(student, []):
+            if row.metric == metric and "attack" in row.words:
+                found.setdefault(row.words["attack"], []).append(row.value)
         return {attack: float(np.mean(values)) for attack, values in found.items()}
 
     def clients(self, student: tuple[str, str]) -> dict[str, float]:
         """Return the mean over seeds of each client's accuracy."""
         found: dict[str, list[float]] = {}
-        for of, row in self._rows.get(student, []):
-            if row["metric"] == "client_accuracy":
-                found.setdefault(of["client"], []).append(row["value"])
+        for row in self._rows.get(student, []):
+            if row.metric == "client_accuracy":
+                found.setdefault(row.words["client"], []).append(row.value)
         return {client: float(np.mean(values)) for client, values in found.items()}
 
     def difference(
@@ -117,7 +115,7 @@ def difference(gaps: Sequence[float]) -> Difference:
 
 def words(setting: str, *names: str) -> str:
     """Return what a setting says beside the table it is in, or only the named words."""
-    pairs = [word.split("=", 1) for word in setting.split()]
+    pairs = words_of(setting).items()
     return ", ".join(f"{key} {value}" for key, value in pairs if key != "table" and (not names or key in names))
 
 

@@ -8,7 +8,7 @@ from swingkd.audit import AuditReport, MembershipReport, epsilon_lower_bound, ev
 from swingkd.audit.extraction import ExtractionReport
 from swingkd.audit.intervals import Interval
 from swingkd.audit.pii import FoundValue, Guesses, ValueExtraction
-from swingkd.report import MetricsFile, audit_tables, extraction_rows, membership_rows, row, write_audit, write_card
+from swingkd.report import MetricsFile, Row, audit_tables, extraction_rows, membership_rows, write_audit, write_card
 from swingkd.report.runs.audits import AuditTable, findings
 
 
@@ -51,8 +51,8 @@ def test_a_card_says_which_attack_gets_through(report, tmp_path):
     config = {"canaries": {"repetitions": [10], "length": 5}, "rows": []}
     metrics = MetricsFile(tmp_path / "metrics.json", "audit-test", config)
     for model in ("kd", "mollify"):
-        metrics.add([row(model, "audit=all", "parameters", 1000), row(model, "split=test", "perplexity", 2.5)])
-        metrics.add([row(model, "canaries=published", "times_said", 7)])
+        metrics.add([Row(model, "audit=all", "parameters", 1000), Row(model, "split=test", "perplexity", 2.5)])
+        metrics.add([Row(model, "canaries=published", "times_said", 7)])
         metrics.add(membership_rows(model, "records=canary_secrets", membership, by_coin=True))
         metrics.add(extraction_rows(model, "text=dialogues", report.extraction))
     card = write_card(metrics.path, tmp_path / "card").read_text()
@@ -69,7 +69,7 @@ def test_a_card_says_which_attack_gets_through(report, tmp_path):
 def test_findings_follow_the_numbers():
     def rows(model, low, epsilon):
         where = "records=dialogues attack=loss"
-        return [row(model, where, "tpr_at_1_fpr", 0.02, low, 0.03), row(model, where, "epsilon_lower", epsilon)]
+        return [Row(model, where, "tpr_at_1_fpr", 0.02, low, 0.03), Row(model, where, "epsilon_lower", epsilon)]
 
     said = findings(AuditTable(rows("kd", 0.02, 0.0) + rows("drop", 0.0, 0.7) + rows("mollify", 0.0, 0.4)))
     assert "loss get through" in said[0]

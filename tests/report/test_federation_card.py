@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import matplotlib.image
 import pytest
 
 from swingkd.decentralized import Outcome
 from swingkd.decentralized.rounds import Round
 from swingkd.privacy import PrivacyLedger
-from swingkd.report import MetricsFile, row, write_card
-from swingkd.report.runs.federation import drops, findings, is_federation
+from swingkd.report import MetricsFile, Row, write_card
+from swingkd.report.runs.federation import drops, findings
+from swingkd.report.runs.write import kind_of
 from swingkd.report.table import RunTable
 
 
@@ -35,7 +38,7 @@ def rows():
 
 def test_means_worst_and_costs_are_those_of_the_rows(rows):
     table = RunTable(rows)
-    assert is_federation({"rows": rows})
+    assert kind_of({"rows": [row.to_dict() for row in rows]}) == "federation"
     local = ("local", "table=main")
     assert table.mean(local, "accuracy") == pytest.approx(0.82)
     assert table.mean(local, "worst") == pytest.approx(0.8)
@@ -56,7 +59,7 @@ def test_every_comparison_is_said_with_its_interval_and_how_it_ended(rows):
 
 
 def test_what_is_not_known_is_not_said(rows):
-    unsure = [r for r in rows if "seed=0" in r["setting"].split()]
+    unsure = [r for r in rows if r.words["seed"] == "0"]
     said = findings(RunTable(unsure))
     assert said[1] == "`sd_dist` minus `local`: +8.00 points (one seed); not shown to help."
     assert said[2].endswith("(one seed); not shown to be better.")
@@ -64,11 +67,12 @@ def test_what_is_not_known_is_not_said(rows):
 
 def test_a_small_loss_is_a_loss_and_small(rows):
     # Pulled below the plain mean by a fifth to two fifths of a point.
-    lower = [dict(r) for r in rows]
-    for r in lower:
-        if r["model"] == "sd_dist" and r["metric"] == "accuracy" and "table=main" in r["setting"]:
-            seed = int(r["setting"].split("seed=")[1])
-            r["value"] = 0.89 - (0.0029, 0.0030, 0.0031)[seed]
+    lower = [
+        replace(r, value=0.89 - (0.0029, 0.0030, 0.0031)[int(r.words["seed"])])
+        if (r.model, r.metric, r.words["table"]) == ("sd_dist", "accuracy", "main")
+        else r
+        for r in rows
+    ]
     assert findings(RunTable(lower))[0].endswith(
         "the selection is worse than the plain mean, by less than half a point."
     )
@@ -90,11 +94,11 @@ def test_drops_are_against_the_whole_data(rows):
 
 def test_the_card_has_every_method_and_a_picture(tmp_path, rows):
     leak = [
-        row("sd_dist", f"table=leak copies=4 seed=0 records=planted attack=loss{kind}", metric, value)
+        Row("sd_dist", f"table=leak copies=4 seed=0 records=planted attack=loss{kind}", metric, value)
         for kind in ("",)
         for metric, value in (("auc", 0.7), ("tpr_at_1_fpr", 0.1), ("epsilon_lower", 0.5))
     ]
-    leak.append(row("sd_dist", "table=leak copies=4 seed=0", "accuracy", 0.8))
+    leak.append(Row("sd_dist", "table=leak copies=4 seed=0", "accuracy", 0.8))
     MetricsFile(tmp_path / "metrics.json", "people", {"method": "sd_dist"}).add(rows + leak)
     text = write_card(tmp_path / "metrics.json", tmp_path / "card").read_text()
     for words in ("| sd_dist | 3 | 90.00", "| local | 3 | 82.00", "2.0 / 1.0", "| data 0.1 | 10.00 |", "0.700"):

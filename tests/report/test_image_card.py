@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import matplotlib.image
 import numpy as np
 import pytest
 from scipy import stats
 
-from swingkd.report import MetricsFile, row, write_card, write_image_card
-from swingkd.report.runs.images import findings, helped, is_image_run
+from swingkd.report import MetricsFile, Row, write_card
+from swingkd.report.runs.images import findings, helped
+from swingkd.report.runs.write import kind_of
 from swingkd.report.table import Difference, RunTable, percent, spread, words
 
 HERE = "public=0.1 images=50 table=headline"
@@ -19,13 +21,13 @@ HERE = "public=0.1 images=50 table=headline"
 
 def epsilon_rows(model, seed, value):
     where = f"{HERE} seed={seed} scope=teacher_data unit=record neighbours=replace-one"
-    return [row(model, where, "epsilon", value, n=7), row(model, where, "delta", 1e-5)]
+    return [Row(model, where, "epsilon", value, n=7), Row(model, where, "delta", 1e-5)]
 
 
 def example_rows():
     rows = [
-        row("teacher", "public=0.1 images=50 table=teachers", "accuracy", 0.9),
-        row("teacher", "public=0.1 images=50 table=teachers", "parameters", 1000),
+        Row("teacher", "public=0.1 images=50 table=teachers", "accuracy", 0.9),
+        Row("teacher", "public=0.1 images=50 table=teachers", "parameters", 1000),
     ]
     for model, values in (
         ("published", (0.80, 0.82, 0.84)),
@@ -34,20 +36,27 @@ def example_rows():
     ):
         for seed, value in enumerate(values):
             where = f"{HERE} seed={seed}"
-            rows += [row(model, where, "accuracy", value), row(model, where, "queries", 10)]
-            rows += [row(model, where, "parameters", 300)]
+            rows += [Row(model, where, "accuracy", value), Row(model, where, "queries", 10)]
+            rows += [Row(model, where, "parameters", 300)]
             for attack in ("loss", "ratio"):
                 rows += [
-                    row(model, f"{where} records=private attack={attack}", metric, number)
+                    Row(model, f"{where} records=private attack={attack}", metric, number)
                     for metric, number in (
                         ("auc", 0.5 + seed / 10),
                         ("tpr_at_1_fpr", 0.02),
                         ("tpr_at_1_fpr_chance", 0.01),
                     )
                 ]
-    rows += [row("published", f"{HERE} seed={seed}", "epsilon_claimed", 18.6) for seed in range(3)]
+    rows += [Row("published", f"{HERE} seed={seed}", "epsilon_claimed", 18.6) for seed in range(3)]
     rows += epsilon_rows("dp_teacher", 0, 7.98) + epsilon_rows("dp_teacher", 1, 7.991)
     return rows
+
+
+def scaled(model, metric, factor):
+    """The example's rows, one model's numbers multiplied."""
+    return [
+        replace(r, value=r.value * factor) if (r.model, r.metric) == (model, metric) else r for r in example_rows()
+    ]
 
 
 @pytest.fixture
@@ -77,21 +86,17 @@ def test_a_gain_is_only_one_when_its_interval_says_so(table):
     assert any("`published` minus `self_learning`" in line and "not shown to be above zero" in line for line in said)
     assert any("`dp_teacher`" in line and "did not help" in line for line in said)
     assert helped(table) is False
-    better = example_rows()
-    for r in better:
-        r["value"] *= 1.11 if (r["model"], r["metric"]) == ("published", "accuracy") else 1
+    better = scaled("published", "accuracy", 1.11)
     assert helped(RunTable(better)) is True
     assert any("answers helped" in line for line in findings(RunTable(better)))
 
 
 def test_students_of_other_numbers_of_steps_are_not_compared():
-    rows = example_rows()
-    for r in rows:
-        r["value"] *= 0.5 if (r["model"], r["metric"]) == ("published", "queries") else 1
+    rows = scaled("published", "queries", 0.5)
     assert "`published` (public 0.1, images 50) took 5 steps, `self_learning` 10: not compared." in findings(
         RunTable(rows)
     )
-    assert helped(RunTable([r for r in rows if r["model"] != "published"])) is None
+    assert helped(RunTable([r for r in rows if r.model != "published"])) is None
 
 
 def test_the_promise_is_the_worst_over_seeds_and_rounded_up(table):
@@ -114,7 +119,7 @@ def test_words_and_numbers():
 
 
 def test_the_card_says_what_holds_and_what_does_not(metrics, tmp_path):
-    assert is_image_run(json.loads(metrics.read_text()))
+    assert kind_of(json.loads(metrics.read_text())) == "images"
     # By the same command as any other card.
     path = write_card(metrics, tmp_path / "card")
     card = path.read_text()
@@ -133,18 +138,18 @@ def test_the_card_says_what_holds_and_what_does_not(metrics, tmp_path):
 def test_a_data_free_run_has_its_own_words(tmp_path):
     where = "table=data_free seed=0"
     rows = [
-        row("teacher", "table=teachers", "accuracy", 0.99),
-        row("teacher", "table=teachers", "parameters", 1000),
-        row("plain", where, "accuracy", 0.97),
-        row("plain", where, "labels", 1000),
-        row("noised", where, "accuracy", 0.96),
-        row("noised", where, "labels", 1000),
-        row("noised", f"{where} scope=labels unit=label neighbours=replace-one", "epsilon", 10.0),
-        row("noised", f"{where} scope=labels unit=label neighbours=replace-one", "delta", 0.0),
+        Row("teacher", "table=teachers", "accuracy", 0.99),
+        Row("teacher", "table=teachers", "parameters", 1000),
+        Row("plain", where, "accuracy", 0.97),
+        Row("plain", where, "labels", 1000),
+        Row("noised", where, "accuracy", 0.96),
+        Row("noised", where, "labels", 1000),
+        Row("noised", f"{where} scope=labels unit=label neighbours=replace-one", "epsilon", 10.0),
+        Row("noised", f"{where} scope=labels unit=label neighbours=replace-one", "delta", 0.0),
     ]
     MetricsFile(tmp_path / "metrics.json", "free", {}).add(rows)
     (tmp_path / "grid-noised.png").write_bytes(b"")
-    card = write_image_card(tmp_path / "metrics.json", tmp_path).read_text()
+    card = write_card(tmp_path / "metrics.json", tmp_path).read_text()
     assert "| noised | 1 | 96.00 | -1.00 | 1,000 | 10.00, each label (replace one) | none |" in card
     assert "](grid-noised.png)" in card
     assert "Membership" not in card.split("## What does not hold")[0]

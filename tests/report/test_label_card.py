@@ -2,7 +2,7 @@
 
 import pytest
 
-from swingkd.report import MetricsFile, row, write_card
+from swingkd.report import MetricsFile, Row, write_card
 from swingkd.report.runs.labels import LabelTable, findings, promises
 
 CHANCE = 0.02
@@ -10,13 +10,13 @@ CHANCE = 0.02
 
 def rows_of(model: str, seed: int, worth: float, rate: float, areas: dict[str, float]) -> list[dict]:
     where = f"table=main seed={seed}"
-    made = [row(model, f"{where} split=test", name, worth) for name in ("macro_f1", "accuracy")]
+    made = [Row(model, f"{where} split=test", name, worth) for name in ("macro_f1", "accuracy")]
     for attack, area in areas.items():
         of = f"{where} records=marked attack={attack}"
         made += [
-            row(model, of, "tpr_at_1_fpr", rate if attack == "loss" else CHANCE, 0.0, 1.0),
-            row(model, of, "tpr_at_1_fpr_chance", CHANCE),
-            row(model, of, "auc", area, area - 0.02, area + 0.02),
+            Row(model, of, "tpr_at_1_fpr", rate if attack == "loss" else CHANCE, 0.0, 1.0),
+            Row(model, of, "tpr_at_1_fpr_chance", CHANCE),
+            Row(model, of, "auc", area, area - 0.02, area + 0.02),
         ]
     return made
 
@@ -72,7 +72,7 @@ def test_turned_round_counts_only_what_plain_distillation_does_not_do():
 
 def test_one_seed_has_its_own_interval():
     rows = [
-        entry for entry in run(kd=(0.6, 0.9, 0.95, 0.9), swing=(0.6, 0.02, 0.515, 0.7)) if "seed=0" in entry["setting"]
+        entry for entry in run(kd=(0.6, 0.9, 0.95, 0.9), swing=(0.6, 0.02, 0.515, 0.7)) if entry.words["seed"] == "0"
     ]
     said = [line for line in findings(LabelTable(rows)) if "`swing`" in line]
     assert said == ["`swing`: on average entropy tells marked records apart, AUC 0.700 [0.680, 0.720] over 1 seed."]
@@ -81,7 +81,7 @@ def test_one_seed_has_its_own_interval():
 def test_a_ledger_is_believed():
     private = "table=main seed=0 scope=transfer_set unit=record neighbours=add-or-remove-one"
     rows = run(kd=(0.6, 0.9, 0.95, 0.9), dp=(0.5, 0.02, 0.5, 0.5))
-    rows += [row("dp", private, "epsilon", 8.0), row("dp", private, "delta", 1e-5)]
+    rows += [Row("dp", private, "epsilon", 8.0), Row("dp", private, "delta", 1e-5)]
     said = promises(LabelTable(rows))
     assert said[0].startswith("Transfer set, `dp`: epsilon 8.0")
     assert said[1].startswith("Transfer set of all others: no differential privacy guarantee")

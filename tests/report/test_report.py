@@ -9,11 +9,11 @@ from swingkd.audit import CanaryExposure, ExposureReport
 from swingkd.privacy import NO_TEACHER, TEACHER_DATA, LedgerEntry, PrivacyLedger, PrivacyPlan
 from swingkd.report import (
     MetricsFile,
+    Row,
     comparison_table,
     exposure_figure,
     exposure_rows,
     ledger_rows,
-    row,
     summarise,
     write_card,
 )
@@ -44,7 +44,7 @@ def metrics(tmp_path):
         setting = f"transfer=A seed={seed}"
         file.add(
             [
-                row(model, f"{setting} split=test", "perplexity", perplexity),
+                Row(model, f"{setting} split=test", "perplexity", perplexity),
                 *exposure_rows(model, setting, report(exposure)),
             ]
         )
@@ -136,13 +136,13 @@ def test_a_student_of_public_text_alone_is_a_rival(metrics):
 
 def private_rows(model, promised, proved, setting="transfer=A seed=0"):
     rows = [
-        row(model, f"{setting} split=test", "perplexity", 3.0),
-        row(model, f"{setting} repetitions=0", "exposure", 1.4, 1.0, 1.8, 20),
-        row(model, f"{setting} repetitions=10", "exposure", 4.0, 3.5, 4.5, 20),
-        row(model, f"{setting} repetitions=10", "exposure_excess", 2.6, 2.0, 3.2, 20),
+        Row(model, f"{setting} split=test", "perplexity", 3.0),
+        Row(model, f"{setting} repetitions=0", "exposure", 1.4, 1.0, 1.8, 20),
+        Row(model, f"{setting} repetitions=10", "exposure", 4.0, 3.5, 4.5, 20),
+        Row(model, f"{setting} repetitions=10", "exposure_excess", 2.6, 2.0, 3.2, 20),
     ]
     for attack, value in proved.items():
-        rows.append(row(model, f"{setting} records=canary_records attack={attack}", "epsilon_lower", value, n=1000))
+        rows.append(Row(model, f"{setting} records=canary_records attack={attack}", "epsilon_lower", value, n=1000))
     if promised:
         ledger = PrivacyLedger([LedgerEntry.of_plan(PrivacyPlan(0.05, 90, promised), releases=90)])
         rows += ledger_rows(model, setting, ledger)
@@ -199,7 +199,7 @@ def test_a_students_debt_may_be_its_teachers(tmp_path):
 
 def test_promises_are_the_largest_over_seeds():
     rows = private_rows("dp", 0.8, {"loss": 0.5}) + private_rows("dp", 2.0, {"loss": 0.9}, "transfer=A seed=1")
-    (summary,) = summarise({"rows": rows})
+    (summary,) = summarise({"rows": [row.to_dict() for row in rows]})
     assert summary.promised["transfer_set"].epsilon == pytest.approx(PrivacyPlan(0.05, 90, 0.8).epsilon)
     assert summary.proved["canary_records"].epsilon == 0.9
     assert summary.seeds == 2

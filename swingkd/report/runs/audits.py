@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from swingkd.report.metrics import MetricsFile
-from swingkd.report.page import Figure, write_figure_page
+from swingkd.report.page import Figure
 from swingkd.report.plots import COLOURS, MARKERS
-from swingkd.report.render import render_card
+from swingkd.report.row import Row, rows_of, words_of
+from swingkd.report.runs.base import RunCard
 
 _KINDS = {
     "canary_secrets": "canaries, their secrets",
@@ -38,71 +34,68 @@ _WHY = {
 class AuditTable:
     """The rows of a run, to be looked up by model, kind of record, attack and metric."""
 
-    def __init__(self, rows: list[dict[str, Any]]):
-        self._rows = {(row["model"], frozenset(row["setting"].split()), row["metric"]): row for row in rows}
-        self.models = list(dict.fromkeys(row["model"] for row in rows))
-        words = [dict(word.split("=", 1) for word in row["setting"].split()) for row in rows]
-        self.kinds = list(dict.fromkeys(word["records"] for word in words if "records" in word))
-        self.attacks = list(dict.fromkeys(word["attack"] for word in words if "attack" in word))
+    def __init__(self, rows: list[Row]):
+        self._rows = {(row.model, frozenset(row.words.items()), row.metric): row for row in rows}
+        self.models = list(dict.fromkeys(row.model for row in rows))
+        self.kinds = list(dict.fromkeys(row.words["records"] for row in rows if "records" in row.words))
+        self.attacks = list(dict.fromkeys(row.words["attack"] for row in rows if "attack" in row.words))
 
-    def row(self, model: str, setting: str, metric: str) -> dict[str, Any] | None:
+    def row(self, model: str, setting: str, metric: str) -> Row | None:
         """Return one row, or None where it was not measured."""
-        return self._rows.get((model, frozenset(setting.split()), metric))
+        return self._rows.get((model, frozenset(words_of(setting).items()), metric))
 
     def cell(self, model: str, setting: str, metric: str, form: str = "{:.2f}", interval: bool = True) -> str:
         """Return a number for a table, with its interval."""
         found = self.row(model, setting, metric)
         if found is None:
             return ""
-        value = form.format(found["value"])
-        if not interval or found["low"] is None:
+        value = form.format(found.value)
+        if not interval or found.low is None:
             return value
-        return f"{value} [{form.format(found['low'])}, {form.format(found['high'])}]"
+        low, high = map(form.format, found.interval)
+        return f"{value} [{low}, {high}]"
 
 
-def is_audit(metrics: dict[str, Any]) -> bool:
-    """Tell whether a run's rows are those of an audit: every attack on every model."""
-    return any("audit=all" in row["setting"].split() for row in metrics["rows"])
+class AuditCard(RunCard):
+    """Audits: every attack on every model of a run."""
 
+    kind = "audit"
+    picture = "audit.png"
+    template = "audit.md"
+    table: AuditTable
 
-def write_audit_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
-    """Write README.md, report.html, audit.png and metrics.json of an audit into a folder.
+    def read(self) -> AuditTable:
+        table = AuditTable(rows_of(self.content))
+        # The teacher first, then the students as they were planned, whichever was measured first.
+        order = ["teacher", *(plan["model"] for plan in self.content["config"].get("rows", []))]
+        table.models.sort(key=lambda model: order.index(model) if model in order else len(order))
+        return table
 
-    Args:
-        metrics: the run's metrics.json.
-        output_dir: where the three files go.
+    def figure(self) -> Figure:
+        table = self.table
+        rows = [
+            (model, _KINDS.get(kind, kind), attack, table.cell(model, where, "auc", "{:.3f}"))
+            for model in table.models
+            for kind in table.kinds
+            for attack in table.attacks
+            if table.row(model, where := f"records={kind} attack={attack}", "auc")
+        ]
+        return Figure("Who was in the training data?", headings=("model", "records", "attack", "AUC"), rows=rows)
 
-    Returns:
-        The path of the card.
-    """
-    content, folder = MetricsFile(metrics).read(), Path(output_dir)
-    table = AuditTable(content["rows"])
-    # The teacher first, then the students as they were planned, whichever was measured first.
-    order = ["teacher", *(plan["model"] for plan in content["config"].get("rows", []))]
-    table.models.sort(key=lambda model: order.index(model) if model in order else len(order))
-    folder.mkdir(parents=True, exist_ok=True)
-    run = content["run"]
-    rows = [
-        (model, _KINDS.get(kind, kind), attack, table.cell(model, f"records={kind} attack={attack}", "auc", "{:.3f}"))
-        for model in table.models
-        for kind in table.kinds
-        for attack in table.attacks
-        if table.row(model, f"records={kind} attack={attack}", "auc")
-    ]
-    figure = Figure("Who was in the training data?", headings=("model", "records", "attack", "AUC"), rows=rows)
-    write_figure_page(folder / "audit.png", run, lambda path: _figure(table, run, path), figure, (), findings(table))
-    config = content["config"]
-    return render_card(
-        "audit.md",
-        metrics,
-        content,
-        folder,
-        t=table,
-        kinds=_KINDS,
-        copies=config["canaries"]["repetitions"][0],
-        findings=findings(table),
-        maximum=config["canaries"]["length"] * math.log2(10),
-    )
+    def draw(self, path: Path) -> None:
+        _figure(self.table, self.run, path)
+
+    def findings(self) -> list[str]:
+        return findings(self.table)
+
+    def context(self, folder: Path) -> dict[str, Any]:
+        canaries = self.content["config"]["canaries"]
+        return {
+            "t": self.table,
+            "kinds": _KINDS,
+            "copies": canaries["repetitions"][0],
+            "maximum": canaries["length"] * math.log2(10),
+        }
 
 
 def findings(table: AuditTable) -> list[str]:
@@ -116,8 +109,8 @@ def findings(table: AuditTable) -> list[str]:
                 rate = table.row(model, where, "tpr_at_1_fpr")
                 epsilon = table.row(model, where, "epsilon_lower")
                 chance = table.row(model, where, "tpr_at_1_fpr_chance")
-                above = rate and rate["low"] > (chance["value"] if chance else 0.01)
-                if above or (epsilon and epsilon["value"] > 0.5):
+                above = rate and rate.interval[0] > (chance.value if chance else 0.01)
+                if above or (epsilon and epsilon.value > 0.5):
                     through.append(attack)
             name = _KINDS.get(kind, kind)
             if through:
@@ -146,9 +139,9 @@ def _figure(table: AuditTable, run: str, path: Path) -> None:
                     continue
                 height = a + (m - (len(table.models) - 1) / 2) * 0.12
                 colour, marker = COLOURS[m % len(COLOURS)], MARKERS[m % len(MARKERS)]
-                axis.plot([found["low"], found["high"]], [height, height], color=colour, linewidth=1.6)
+                axis.plot([found.low, found.high], [height, height], color=colour, linewidth=1.6)
                 axis.plot(
-                    found["value"],
+                    found.value,
                     height,
                     marker=marker,
                     color=colour,

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from swingkd.report.metrics import MetricsFile
-from swingkd.report.page import Figure, write_figure_page
+from swingkd.report.page import Figure
 from swingkd.report.plots import COLOURS
-from swingkd.report.render import render_card
+from swingkd.report.row import rows_of
+from swingkd.report.runs.base import RunCard
 from swingkd.report.table import RunTable, percent, spread, words
 
 Student = tuple[str, str]
@@ -28,45 +24,45 @@ _MARGIN = -0.005
 _WIDE = 40
 
 
-def write_federation_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
-    """Write README.md and metrics.json of a federation into a folder; of several methods a figure and report.html.
+class FederationCard(RunCard):
+    """Clients: methods side by side, over seeds, with what they cost and give away."""
 
-    Args:
-        metrics: the run's metrics.json.
-        output_dir: where they go.
+    kind = "federation"
+    picture = "clients.png"
+    template = "federation.md"
+    table: RunTable
 
-    Returns:
-        The path of the card.
-    """
-    content, folder = MetricsFile(metrics).read(), Path(output_dir)
-    table = RunTable(content["rows"])
-    folder.mkdir(parents=True, exist_ok=True)
-    # There is something to draw where another method stands beside learning alone.
-    drawn = any(gains(table, student) for student in table.students("main") if student[0] != "local")
-    if drawn:
-        main = table.students("main")
-        rows = [(model, percent(table.mean((model, setting), "accuracy"))) for model, setting in main]
-        figure = Figure("What each client gains", headings=("method", "accuracy, %"), rows=rows)
-        run = content["run"]
-        write_figure_page(
-            folder / "clients.png", run, lambda path: _figure(table, run, path), figure, (), findings(table)
-        )
-    return render_card(
-        "federation.md",
-        metrics,
-        content,
-        folder,
-        t=table,
-        words=words,
-        percent=percent,
-        spread=spread,
-        findings=findings(table),
-        drops=drops(table),
-        megabytes=megabytes,
-        changed=changed,
-        drawn=drawn,
-        about=content["config"].get("about"),
-    )
+    def read(self) -> RunTable:
+        return RunTable(rows_of(self.content))
+
+    @property
+    def drawn(self) -> bool:
+        """Whether another method stands beside learning alone."""
+        return any(gains(self.table, student) for student in self.table.students("main") if student[0] != "local")
+
+    def figure(self) -> Figure:
+        main = self.table.students("main")
+        rows = [(model, percent(self.table.mean((model, setting), "accuracy"))) for model, setting in main]
+        return Figure("What each client gains", headings=("method", "accuracy, %"), rows=rows)
+
+    def draw(self, path: Path) -> None:
+        _figure(self.table, self.run, path)
+
+    def findings(self) -> list[str]:
+        return findings(self.table)
+
+    def context(self, folder: Path) -> dict[str, Any]:
+        return {
+            "t": self.table,
+            "words": words,
+            "percent": percent,
+            "spread": spread,
+            "drops": drops(self.table),
+            "megabytes": megabytes,
+            "changed": changed,
+            "drawn": self.drawn,
+            "about": self.content["config"].get("about"),
+        }
 
 
 def federation_table(accuracies: dict[str, float]) -> Table:
@@ -84,11 +80,6 @@ def federation_table(accuracies: dict[str, float]) -> Table:
         table.add_section()
         table.add_row("mean", percent(float(np.mean(list(accuracies.values())))))
     return table
-
-
-def is_federation(metrics: dict[str, Any]) -> bool:
-    """Tell whether a run's rows are those of clients."""
-    return any(row["metric"] == "client_accuracy" for row in metrics["rows"])
 
 
 def megabytes(table: RunTable, student: Student) -> str:

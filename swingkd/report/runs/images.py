@@ -2,72 +2,67 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from swingkd.privacy.accounting import said_epsilon
-from swingkd.report.metrics import MetricsFile
-from swingkd.report.page import Figure, write_figure_page
+from swingkd.report.page import Figure
 from swingkd.report.plots import COLOURS, MARKERS
-from swingkd.report.render import render_card
+from swingkd.report.row import rows_of
+from swingkd.report.runs.base import RunCard
 from swingkd.report.table import RunTable, percent, spread, words
 
 
-def write_image_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
-    """Write README.md, report.html, accuracy.png and metrics.json of a run on images into a folder.
+class ImageCard(RunCard):
+    """Students on images side by side, over seeds, with what was claimed, promised and measured."""
 
-    Args:
-        metrics: the run's metrics.json.
-        output_dir: where the three files go.
+    kind = "images"
+    picture = "accuracy.png"
+    table: RunTable
 
-    Returns:
-        The path of the card.
-    """
-    content, folder = MetricsFile(metrics).read(), Path(output_dir)
-    table = RunTable(content["rows"])
-    folder.mkdir(parents=True, exist_ok=True)
-    audited = [student for student in table if table.attacks(student, "auc")]
-    size = next((table.mean(student, "parameters") for student in table.students("headline")), None)
-    teachers = [student for student in table.students("teachers") if student[0] == "teacher"]
-    whole = table.mean(teachers[0], "parameters") if teachers else None
-    main = table.students("data_free") or table.students("headline")
-    rows = [(model, words(setting), percent(table.mean((model, setting), "accuracy"))) for model, setting in main]
-    figure = Figure("Accuracy of every student", headings=("model", "setting", "test accuracy, %"), rows=rows)
-    run = content["run"]
-    write_figure_page(
-        folder / "accuracy.png", run, lambda path: _figure(table, run, path), figure, (), findings(table)
-    )
-    return render_card(
-        "data_free.md" if table.students("data_free") else "images.md",
-        metrics,
-        content,
-        folder,
-        t=table,
-        words=words,
-        percent=percent,
-        spread=spread,
-        said_epsilon=said_epsilon,
-        promised=table.promised,
-        findings=findings(table),
-        audited=audited,
-        attacks=list(table.attacks(audited[0], "auc")) if audited else [],
-        fewer=1 - size / whole if size and whole else None,
-        student_parameters=size,
-        helped=helped(table),
-        grids=sorted(path.stem for path in folder.glob("grid-*.png")),
-        chance=f"{max(table.attacks(s, 'tpr_at_1_fpr_chance')['loss'] for s in audited):.3f}" if audited else "",
-    )
+    def read(self) -> RunTable:
+        return RunTable(rows_of(self.content))
 
+    @property
+    def template(self) -> str:  # type: ignore[override]
+        """Of students without any image, or of those that choose some."""
+        return "data_free.md" if self.table.students("data_free") else "images.md"
 
-def is_image_run(metrics: dict[str, Any]) -> bool:
-    """Tell whether a run's rows are those of students on images."""
-    return any("table=teachers" in row["setting"].split() for row in metrics["rows"])
+    def figure(self) -> Figure:
+        main = self.table.students("data_free") or self.table.students("headline")
+        rows = [(model, words(where), percent(self.table.mean((model, where), "accuracy"))) for model, where in main]
+        return Figure("Accuracy of every student", headings=("model", "setting", "test accuracy, %"), rows=rows)
+
+    def draw(self, path: Path) -> None:
+        _figure(self.table, self.run, path)
+
+    def findings(self) -> list[str]:
+        return findings(self.table)
+
+    def context(self, folder: Path) -> dict[str, Any]:
+        table = self.table
+        audited = [student for student in table if table.attacks(student, "auc")]
+        size = next((table.mean(student, "parameters") for student in table.students("headline")), None)
+        teachers = [student for student in table.students("teachers") if student[0] == "teacher"]
+        whole = table.mean(teachers[0], "parameters") if teachers else None
+        chance = [table.attacks(student, "tpr_at_1_fpr_chance")["loss"] for student in audited]
+        return {
+            "t": table,
+            "words": words,
+            "percent": percent,
+            "spread": spread,
+            "said_epsilon": said_epsilon,
+            "promised": table.promised,
+            "audited": audited,
+            "attacks": list(table.attacks(audited[0], "auc")) if audited else [],
+            "fewer": 1 - size / whole if size and whole else None,
+            "student_parameters": size,
+            "helped": helped(table),
+            "grids": sorted(path.stem for path in folder.glob("grid-*.png")),
+            "chance": f"{max(chance):.3f}" if chance else "",
+        }
 
 
 def findings(table: RunTable) -> list[str]:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
 from swingkd.audit import Interval
-from swingkd.report.metrics import SCOPES, MetricsFile
-from swingkd.report.page import Figure, write_figure_page
+from swingkd.report.metrics import SCOPES
+from swingkd.report.page import Figure
 from swingkd.report.plots import COLOURS, MARKERS
-from swingkd.report.render import render_card
+from swingkd.report.row import Row, rows_of
+from swingkd.report.runs.base import RunCard
 from swingkd.report.table import RunTable, difference, percent, spread, words
 
 Student = tuple[str, str]
 _SCORES = ("macro_f1", "f1")
+# Words of a setting that say which of a student's numbers it is.
+_OF_A_NUMBER = ("seed", "split", "records", "attack")
 # Beyond chance; below this, plain distillation gives too little away for a share of it to say anything.
 _LEAST = 0.05
 
@@ -34,15 +33,16 @@ class LabelTable(RunTable):
         plans: the rows of the run's configuration, in whose order students stand in tables.
     """
 
-    def __init__(self, rows: list[dict[str, Any]], plans: Sequence[dict[str, Any]] = ()):
+    def __init__(self, rows: list[Row], plans: Sequence[dict[str, Any]] = ()):
         super().__init__(rows)
         self.rows = rows
-        measured = {row["metric"] for row in rows}
+        measured = {row.metric for row in rows}
         #: How a student's worth is counted.
-        self.score = next(name for name in _SCORES if name in measured)
-        found = [dict(word.split("=", 1) for word in row["setting"].split()) for row in rows]
-        self.kinds = list(dict.fromkeys(of["records"] for of in found if "records" in of))
-        main = dict.fromkeys((model, _bare(setting)) for model, setting in self if "split=" in setting)
+        self.score = next((name for name in _SCORES if name in measured), "")
+        if not self.score:
+            raise ValueError(f"The run has no rows of {' or '.join(_SCORES)}, by which students are compared.")
+        self.kinds = list(dict.fromkeys(row.words["records"] for row in rows if "records" in row.words))
+        main = dict.fromkeys((row.model, row.bare(_OF_A_NUMBER)) for row in rows if "split" in row.words)
         planned = [(plan["model"], f"table=main {plan.get('setting', '')}".rstrip()) for plan in plans]
         # The teacher is not planned, and stands first.
         self.main = sorted(main, key=lambda student: planned.index(student) if student in planned else -1)
@@ -54,12 +54,15 @@ class LabelTable(RunTable):
     def found(self, student: Student, kind: str, metric: str) -> dict[str, float]:
         """Return a number of each attack on one kind of record, the mean over seeds."""
         numbers: dict[str, list[float]] = {}
-        for row in self.rows:
-            of = dict(word.split("=", 1) for word in row["setting"].split())
-            who = (row["model"], _bare(row["setting"]))
-            if who == student and row["metric"] == metric and of.get("records") == kind:
-                numbers.setdefault(of["attack"], []).append(row["value"])
+        for row in self._about(student, kind, metric):
+            numbers.setdefault(row.words["attack"], []).append(row.value)
         return {attack: float(np.mean(values)) for attack, values in numbers.items()}
+
+    def _about(self, student: Student, kind: str, metric: str) -> Iterator[Row]:
+        for row in self.rows:
+            asked = row.metric == metric and row.words.get("records") == kind
+            if asked and (row.model, row.bare(_OF_A_NUMBER)) == student:
+                yield row
 
     def strongest(self, kind: str) -> str:
         """Return the attack that finds most of plain distillation's records."""
@@ -95,12 +98,9 @@ class LabelTable(RunTable):
 
     def areas(self, student: Student, kind: str) -> dict[str, Interval]:
         """Return the AUC of each attack, with an interval over seeds."""
-        found: dict[str, list[dict[str, Any]]] = {}
-        for row in self.rows:
-            of = dict(word.split("=", 1) for word in row["setting"].split())
-            who = (row["model"], _bare(row["setting"]))
-            if who == student and row["metric"] == "auc" and of.get("records") == kind:
-                found.setdefault(of["attack"], []).append(row)
+        found: dict[str, list[Row]] = {}
+        for row in self._about(student, kind, "auc"):
+            found.setdefault(row.words["attack"], []).append(row)
         return {attack: _mean_area(rows) for attack, rows in found.items()}
 
     def worst(self, student: Student, kind: str) -> tuple[str, float]:
@@ -121,52 +121,50 @@ class LabelTable(RunTable):
         return f"{100 * gap.mean:+.1f}" + (f" [{low:+.1f}, {high:+.1f}]" if low is not None else "")
 
 
-def is_label_run(metrics: dict[str, Any]) -> bool:
-    """Tell whether a run's rows are those of classifiers of texts or words."""
-    return any(row["metric"] in _SCORES for row in metrics["rows"])
+class LabelCard(RunCard):
+    """Classifiers of texts or words: what each student is worth, and which records it gives away."""
 
+    kind = "labels"
+    picture = "leak.png"
+    template = "labels.md"
+    table: LabelTable
 
-def write_label_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
-    """Write README.md, report.html, leak.png and metrics.json of a run on classifiers into a folder.
+    def read(self) -> LabelTable:
+        return LabelTable(rows_of(self.content), self.content["config"].get("rows", ()))
 
-    Args:
-        metrics: the run's metrics.json.
-        output_dir: where they go.
+    def figure(self) -> Figure:
+        table = self.table
+        headings = ("model", table.score, *(f"{kind}: TPR at 1 % FPR" for kind in table.kinds))
+        rows = [
+            (
+                name(student),
+                percent(float(np.mean(list(table.worth(student).values())))),
+                *(f"{table.found(student, kind, 'tpr_at_1_fpr')[table.strongest(kind)]:.3f}" for kind in table.kinds),
+            )
+            for student in table.main
+        ]
+        note = "The best students stand at the upper left: useful and silent. The dotted line is chance."
+        return Figure("Worth against leak", headings=headings, rows=rows, note=note)
 
-    Returns:
-        The path of the card.
-    """
-    content, folder = MetricsFile(metrics).read(), Path(output_dir)
-    table = LabelTable(content["rows"], content["config"].get("rows", ()))
-    folder.mkdir(parents=True, exist_ok=True)
-    said = findings(table)
-    headings = ("model", table.score, *(f"{kind}: TPR at 1 % FPR" for kind in table.kinds))
-    rows = [
-        (
-            name(student),
-            percent(float(np.mean(list(table.worth(student).values())))),
-            *(f"{table.found(student, kind, 'tpr_at_1_fpr')[table.strongest(kind)]:.3f}" for kind in table.kinds),
-        )
-        for student in table.main
-    ]
-    note = "The best students stand at the upper left: useful and silent. The dotted line is chance."
-    figure = Figure("Worth against leak", headings=headings, rows=rows, note=note)
-    run = content["run"]
-    write_figure_page(folder / "leak.png", run, lambda path: _figure(table, run, path), figure, promises(table), said)
-    return render_card(
-        "labels.md",
-        metrics,
-        content,
-        folder,
-        t=table,
-        name=name,
-        percent=percent,
-        spread=spread,
-        findings=said,
-        promises=promises(table),
-        canaries=content["config"]["canaries"],
-        kept=content["config"].get("about", ""),
-    )
+    def draw(self, path: Path) -> None:
+        _figure(self.table, self.run, path)
+
+    def promises(self) -> list[str]:
+        return promises(self.table)
+
+    def findings(self) -> list[str]:
+        return findings(self.table)
+
+    def context(self, folder: Path) -> dict[str, Any]:
+        return {
+            "t": self.table,
+            "name": name,
+            "percent": percent,
+            "spread": spread,
+            "promises": self.promises(),
+            "canaries": self.content["config"]["canaries"],
+            "kept": self.content["config"].get("about", ""),
+        }
 
 
 def promises(table: LabelTable) -> list[str]:
@@ -237,11 +235,11 @@ def _told_apart(table: LabelTable, student: Student, kind: str) -> list[str]:
     return said
 
 
-def _mean_area(rows: list[dict[str, Any]]) -> Interval:
+def _mean_area(rows: list[Row]) -> Interval:
     """Return an AUC, the mean over seeds with its t interval; of one seed with that seed's own."""
     if len(rows) == 1:
-        return Interval(rows[0]["value"], rows[0]["low"], rows[0]["high"], 1)
-    gap = difference([row["value"] - 0.5 for row in rows])
+        return Interval(rows[0].value, *rows[0].interval, 1)
+    gap = difference([row.value - 0.5 for row in rows])
     assert gap.low is not None
     assert gap.high is not None
     return Interval(0.5 + gap.mean, max(0.5 + gap.low, 0.0), min(0.5 + gap.high, 1.0), gap.seeds)
@@ -249,12 +247,6 @@ def _mean_area(rows: list[dict[str, Any]]) -> Interval:
 
 def _area(area: Interval) -> str:
     return f"{area.value:.3f} [{area.low:.3f}, {area.high:.3f}] over {area.n} seed{'s' if area.n > 1 else ''}"
-
-
-def _bare(setting: str) -> str:
-    """Return the words that tell one student from another."""
-    left_out = ("seed=", "split=", "records=", "attack=")
-    return " ".join(word for word in setting.split() if not word.startswith(left_out))
 
 
 def _figure(table: LabelTable, run: str, path: Path) -> None:

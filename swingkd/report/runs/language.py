@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from swingkd.privacy.accounting import said_delta, said_epsilon
-from swingkd.report.metrics import SCOPES, MetricsFile
-from swingkd.report.page import PAGE_FILE, TOKENS_FILE, load_tokens, write_page
-from swingkd.report.page_contents import run_page
+from swingkd.privacy.accounting import said_epsilon, said_guarantee
+from swingkd.report.metrics import SCOPES
+from swingkd.report.page import Figure, Page, ShownToken, svg_of
+from swingkd.report.page_contents import exposure_by_repetition, leak_figure
 from swingkd.report.plots import exposure_figure
-from swingkd.report.render import render_card
-from swingkd.report.runs.audits import is_audit, write_audit_card
-from swingkd.report.runs.federation import is_federation, write_federation_card
-from swingkd.report.runs.images import is_image_run, write_image_card
-from swingkd.report.runs.labels import is_label_run, write_label_card
-from swingkd.report.runs.taggers import is_tagger_run, write_tagger_card
+from swingkd.report.runs.base import RunCard
 from swingkd.report.summary import Summary, baseline, cut, summarise
 
 # A protection is told from the plain rivals that must stand beside it.
@@ -26,53 +23,47 @@ _PUBLIC = "public"
 _TAUGHT_BY_NOBODY = ("base", "teacher")
 
 
-def write_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
-    """Write README.md, report.html, a figure and metrics.json of a run into a folder.
+class LanguageCard(RunCard):
+    """Language models: what each student is worth beside the exposure of canaries."""
 
-    The figure is exposure.png, or audit.png where every attack was run.
+    kind = "language"
+    picture = "exposure.png"
+    template = "card.md"
+    table: list[Summary]
 
-    Args:
-        metrics: the run's metrics.json; texts to show stand beside it, in tokens.json.
-        output_dir: where the files go.
+    def read(self) -> list[Summary]:
+        return summarise(self.content)
 
-    Returns:
-        The path of the card.
+    def figure(self) -> Figure:
+        return leak_figure(self.content)
 
-    Raises:
-        ValueError: the file has no rows.
-    """
-    content, folder = MetricsFile(metrics).read(), Path(output_dir)
-    if is_audit(content):
-        return write_audit_card(metrics, output_dir)
-    if is_tagger_run(content):
-        return write_tagger_card(metrics, output_dir)
-    if is_label_run(content):
-        return write_label_card(metrics, output_dir)
-    if is_federation(content):
-        return write_federation_card(metrics, output_dir)
-    if is_image_run(content):
-        return write_image_card(metrics, output_dir)
-    summaries = summarise(content)
-    folder.mkdir(parents=True, exist_ok=True)
-    exposure_figure(content, folder / "exposure.png")
-    tokens = Path(metrics).parent / TOKENS_FILE
-    page = run_page(content, promises(summaries), findings(summaries), load_tokens(tokens))
-    write_page(page, folder / PAGE_FILE)
-    return render_card(
-        "card.md",
-        metrics,
-        content,
-        folder,
-        summaries=summaries,
-        levels=sorted({level for s in summaries for level in s.exposure if level}),
-        cut=lambda summary, level: cut(summary, baseline(summaries, summary), level),
-        perplexity_change=lambda summary: _change(summary, baseline(summaries, summary)),
-        promises=promises(summaries),
-        promised=promised,
-        private=any(s.promised for s in summaries),
-        proved=sorted({kind for s in summaries for kind in s.proved}),
-        findings=findings(summaries),
-    )
+    def draw(self, path: Path) -> Path:
+        return exposure_figure(self.content, path)
+
+    def promises(self) -> list[str]:
+        return promises(self.table)
+
+    def findings(self) -> list[str]:
+        return findings(self.table)
+
+    def page(self, tokens: Sequence[Sequence[ShownToken]]) -> Page:
+        """Return its page, with a second figure: exposure by repetition."""
+        series = {summary.name: summary.exposure for summary in self.table if summary.exposure}
+        shown = replace(self.figure(), svg=svg_of(self.draw, "leak"))
+        return Page(self.run, self.promises(), self.findings(), (), [shown, exposure_by_repetition(series)], tokens)
+
+    def context(self, folder: Path) -> dict[str, Any]:
+        summaries = self.table
+        return {
+            "summaries": summaries,
+            "levels": sorted({level for s in summaries for level in s.exposure if level}),
+            "cut": lambda summary, level: cut(summary, baseline(summaries, summary), level),
+            "perplexity_change": lambda summary: _change(summary, baseline(summaries, summary)),
+            "promises": self.promises(),
+            "promised": promised,
+            "private": any(s.promised for s in summaries),
+            "proved": sorted({kind for s in summaries for kind in s.proved}),
+        }
 
 
 def _change(summary: Summary, kd: Summary | None) -> float | None:
@@ -107,10 +98,8 @@ def _promise(summary: Summary, word: str) -> str:
     if word not in summary.promised:
         return "not covered"
     promise = summary.promised[word]
-    return (
-        f"epsilon {said_epsilon(promise.epsilon)} at delta {said_delta(promise.delta)} for each {promise.unit} "
-        f"({promise.neighbours}), after {promise.releases:,} noised releases{_condition(summary, word)}"
-    )
+    said = said_guarantee(promise.epsilon, promise.delta, promise.unit, promise.neighbours)
+    return f"{said}, after {promise.releases:,} noised releases{_condition(summary, word)}"
 
 
 def _condition(summary: Summary, word: str) -> str:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from swingkd.report.metrics import MetricsFile
-from swingkd.report.page import Figure, write_figure_page
+from swingkd.report.page import Figure
 from swingkd.report.plots import COLOURS, MARKERS
-from swingkd.report.render import render_card
+from swingkd.report.row import rows_of, words_of
+from swingkd.report.runs.base import RunCard
 from swingkd.report.table import RunTable
 
 _LIMITS = (
@@ -23,52 +19,48 @@ _LIMITS = (
 )
 
 
-def is_tagger_run(metrics: dict[str, Any]) -> bool:
-    """Tell whether a run's rows are those of taggers."""
-    return any("table=taggers" in row["setting"].split() for row in metrics["rows"])
+class TaggerCard(RunCard):
+    """Taggers: how many private characters each of them finds, data set by data set."""
 
+    kind = "taggers"
+    picture = "recall.png"
+    template = "taggers.md"
+    table: RunTable
 
-def write_tagger_card(metrics: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
-    """Write README.md, report.html, recall.png and metrics.json of a run on taggers into a folder.
+    def read(self) -> RunTable:
+        return RunTable(rows_of(self.content))
 
-    Args:
-        metrics: the run's metrics.json.
-        output_dir: where they go.
+    def figure(self) -> Figure:
+        def share(tagger: tuple[str, str], metric: str) -> str:
+            return f"{100 * (self.table.mean(tagger, metric) or 0):.1f}"
 
-    Returns:
-        The path of the card.
-    """
-    content, folder = MetricsFile(metrics).read(), Path(output_dir)
-    table = RunTable(content["rows"])
-    folder.mkdir(parents=True, exist_ok=True)
-    found = table.students("taggers")
+        found = self.table.students("taggers")
+        rows = [(each[0], _data(each[1]), share(each, "recall"), share(each, "precision")) for each in found]
+        headings = ("tagger", "data", "recall", "precision")
+        title = "Private characters: recall and precision, in percent"
+        return Figure(title, headings=headings, rows=rows, note="At a likelihood of 1/2.")
 
-    def share(tagger: tuple[str, str], metric: str) -> str:
-        return f"{100 * (table.mean(tagger, metric) or 0):.1f}"
+    def draw(self, path: Path) -> None:
+        _figure(self.table, self.run, path)
 
-    rows = [(each[0], _data(each[1]), share(each, "recall"), share(each, "precision")) for each in found]
-    headings = ("tagger", "data", "recall", "precision")
-    title = "Private characters: recall and precision, in percent"
-    figure = Figure(title, headings=headings, rows=rows, note="At a likelihood of 1/2.")
-    run = content["run"]
-    write_figure_page(folder / "recall.png", run, lambda path: _figure(table, run, path), figure, (), _LIMITS)
-    return render_card(
-        "taggers.md",
-        metrics,
-        content,
-        folder,
-        t=table,
-        found=found,
-        data=_data,
-        names=list(dict.fromkeys(name for name, _ in found)),
-        sets=list(dict.fromkeys(where for _, where in found)),
-        calibration=table.students("calibration"),
-        limits=_LIMITS,
-    )
+    def findings(self) -> tuple[str, ...]:
+        return _LIMITS
+
+    def context(self, folder: Path) -> dict[str, Any]:
+        found = self.table.students("taggers")
+        return {
+            "t": self.table,
+            "found": found,
+            "data": _data,
+            "names": list(dict.fromkeys(name for name, _ in found)),
+            "sets": list(dict.fromkeys(where for _, where in found)),
+            "calibration": self.table.students("calibration"),
+            "limits": _LIMITS,
+        }
 
 
 def _data(setting: str) -> str:
-    return next(word.partition("=")[2] for word in setting.split() if word.startswith("data="))
+    return words_of(setting)["data"]
 
 
 def _figure(table: RunTable, run: str, path: Path) -> None:

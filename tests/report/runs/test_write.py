@@ -1,0 +1,73 @@
+"""One card for all runs: which kind of card a run gets, and that the committed ones come out again."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from swingkd.report import MetricsFile, Row, write_card
+from swingkd.report.metrics import Kind
+from swingkd.report.runs.write import RUNS, kind_of
+from tests.report.test_image_card import example_rows
+
+CARDS = Path(__file__).parents[3] / "model_cards"
+KINDS = {
+    "audit-simdial": "audit",
+    "cifar10-sample-selection": "images",
+    "data-free-cifar10": "images",
+    "data-free-mnist": "images",
+    "dp-simdial": "language",
+    "pii-tagger": "taggers",
+    "sd-dist-har": "federation",
+    "sd-dist-parkinsons": "federation",
+    "sd-dist-text": "federation",
+    "swing-mts-sections": "labels",
+    "swing-ner-simdial": "labels",
+    "swing-ptb": "language",
+    "swing-simdial": "language",
+    "swing-sst2": "labels",
+}
+
+
+def test_every_card_is_tried():
+    assert {path.parent.name for path in CARDS.glob("*/metrics.json")} == KINDS.keys()
+    assert set(RUNS) == set(get_args(Kind)) == set(KINDS.values())
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_committed_cards_come_out_again_byte_for_byte(name, tmp_path):
+    folder = CARDS / name
+    for grid in folder.glob("grid-*.png"):
+        shutil.copy(grid, tmp_path)
+    assert kind_of(MetricsFile(folder / "metrics.json").read()) == KINDS[name]
+    assert write_card(folder / "metrics.json", tmp_path).read_bytes() == (folder / "README.md").read_bytes()
+    assert (tmp_path / "metrics.json").read_bytes() == (folder / "metrics.json").read_bytes()
+    assert (tmp_path / "report.html").exists()
+    assert (tmp_path / RUNS[KINDS[name]].picture).exists()
+
+
+@pytest.mark.parametrize("kind", [None, "images"])
+def test_an_image_run_with_f1_beside_it_is_an_image_run(tmp_path, kind):
+    metrics = MetricsFile(tmp_path / "metrics.json", "images", {}, kind=kind)
+    metrics.add([*example_rows(), Row("published", "table=headline seed=0", "macro_f1", 0.8)])
+    assert json.loads(metrics.path.read_text()).get("kind") == kind
+    assert "Does the teacher help?" in write_card(metrics.path, tmp_path / "card").read_text()
+
+
+def test_a_kind_that_there_is_not_is_named(tmp_path):
+    (tmp_path / "metrics.json").write_text(
+        json.dumps({"run": "x", "kind": "sounds", "config": {}, "environment": {}, "rows": []})
+    )
+    with pytest.raises(ValueError, match=r"kind='sounds' of metrics.json is not known. It is one of language"):
+        write_card(tmp_path / "metrics.json", tmp_path)
+
+
+def test_a_run_says_its_kind_and_keeps_it(tmp_path):
+    metrics = MetricsFile(tmp_path / "metrics.json", "a-run", {}, kind="labels")
+    metrics.add([Row("kd", "table=main split=test seed=0", "accuracy", 0.5)])
+    assert list(metrics.read()) == ["run", "kind", "config", "environment", "rows"]
+    assert kind_of(MetricsFile(metrics.path).read()) == "labels"
+    with pytest.raises(ValueError, match="no rows of macro_f1 or f1"):
+        write_card(metrics.path, tmp_path / "card")
