@@ -1,4 +1,5 @@
-"""Files that are written whole: a process that is killed leaves the old file or the new one, never half of one."""
+"""Files that are written whole: a process that is killed leaves the old file or the new one, never half of one; and
+where the recipes are."""
 
 from __future__ import annotations
 
@@ -32,3 +33,9 @@ def write_json(path: str | os.PathLike, content: Any, *, owner_only: bool = Fals
     """Write JSON whole, indented so that versions of it can be compared."""
     with written_whole(path, owner_only=owner_only) as part:
         part.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def recipes_dir() -> Path:
+    """Return where the recipes are: inside an installed wheel, or beside the package in a checkout."""
+    inside = Path(__file__).parent / "recipes"
+    return inside if inside.exists() else Path(__file__).parents[1] / "recipes"

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from swingkd import CanarySet
 from swingkd.audit.loading import load_model
-from swingkd.cli import app, recipes_dir
+from swingkd.cli import app
+from swingkd.files import recipes_dir
 from swingkd.report import MetricsFile, Row
 from tests.conftest import train_tokenizer
 from tests.decentralized.conftest import config_of

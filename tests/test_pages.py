@@ -89,7 +89,7 @@ def test_every_recipe_is_in_the_index():
     assert {name for name in folders if f"[{name}]({name})" not in index} == set()
     for name in folders:
         assert (ROOT / "recipes" / name / "README.md").exists()
-        assert len((ROOT / "recipes" / name / "run.py").read_text().splitlines()) <= 150
+        assert len((ROOT / "recipes" / name / "run.py").read_text().splitlines()) <= 100
 
 
 def test_the_site_is_built(tmp_path):

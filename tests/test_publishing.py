@@ -74,7 +74,7 @@ def test_no_secret_is_sent(pushed):
     files, out, _ = pushed
     secrets = [canary.secret for canary in CanarySet.load(out / "_private" / "canaries.json").canaries]
     secrets += [(out / "_private" / "noise_key").read_text().strip(), str(SEED), "hf_secret", str(out)]
-    # Four digits may stand in a number by chance: look where text is, at whole words.
+    # Nine digits are no number of a card; look where text is, at whole words.
     for name, content in files.items():
         if name.endswith((".png", ".safetensors")):
             continue

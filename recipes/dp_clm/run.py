@@ -5,19 +5,15 @@ accelerate launch recipes/dp_clm/run.py --config recipes/dp_clm/config.yaml
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parent))
-from launch import launch
-from private import PrivateExperiment
+from swingkd.experiments.launch import launch
+from swingkd.experiments.private_language import private_experiment
 
 
 def main(config: dict, only: list[str] | None = None) -> Path:
-    experiment = PrivateExperiment(config)
-    experiment.run(only)
-    return experiment.out
+    """Run a configuration; return where its card is."""
+    return private_experiment(config).run(only)
 
 
 if __name__ == "__main__":

@@ -5,21 +5,19 @@ It is recipes/swing_clm on a small bundled data set.
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
 
 import yaml
 from rich.console import Console
 
+from swingkd.experiments.language import language_experiment
 from swingkd.report import MetricsFile, comparison_table
-
-HERE = Path(__file__).parent
 
 
 def main(output_dir: Path = Path("out/quickstart")) -> None:
-    recipe = runpy.run_path(str(HERE.parent / "swing_clm" / "run.py"))
-    config = yaml.safe_load((HERE / "config.yaml").read_text()) | {"output_dir": str(output_dir)}
-    out = recipe["main"](config)
+    """Run it, and show the comparison."""
+    config = yaml.safe_load((Path(__file__).parent / "config.yaml").read_text()) | {"output_dir": str(output_dir)}
+    out = language_experiment(config).run()
     console = Console()
     console.print(comparison_table(MetricsFile(out / "metrics.json").read()))
     console.print(f"Figure: {out / 'exposure.png'}   Card: {out / 'README.md'}", highlight=False)

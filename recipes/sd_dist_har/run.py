@@ -5,13 +5,17 @@ python recipes/sd_dist_har/run.py --config recipes/sd_dist_har/config.yaml
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parent))
-from federations import main
-from launch import launch
+from swingkd.experiments.federations import FederationExperiment
+from swingkd.experiments.launch import launch
+
+
+def main(config: dict[str, Any], only: list[str] | None = None) -> Path:
+    """Run a configuration; return where its card is."""
+    return FederationExperiment(config).run(only)
+
 
 if __name__ == "__main__":
     launch(main, __doc__)

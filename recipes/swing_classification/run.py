@@ -5,36 +5,32 @@ accelerate launch recipes/swing_classification/run.py --config recipes/swing_cla
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "swing_clm"))
-sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
-import prepare
 from datasets import ClassLabel, Dataset, concatenate_datasets
-from experiment import Canaries, Experiment
-from launch import launch
 
 from swingkd import CanarySet, RuleTagger, audit_membership
-from swingkd.report import membership_rows
+from swingkd.audit import MembershipReport
+from swingkd.experiments import corpus
+from swingkd.experiments.labels import LabelCanaries, LabelExperiment
+from swingkd.experiments.launch import launch
 from swingkd.tagging import is_private
 
 
-class SectionExperiment(Experiment):
+class Sections:
     """Records with a label each; the canaries' labels are drawn at random."""
 
+    task = "text-classification"
+
     def __init__(self, config: dict):
-        super().__init__(config)
-        self.splits = {name: by_name(data) for name, data in self.splits.items()}
-        self.paragraphs = prepare.load(config["canaries"]["texts"])["text"][:]
-        self.tagger = RuleTagger()
+        self.config = config
+        self.splits = {name: by_name(corpus.load(spec)) for name, spec in config["data"].items()}
+        self.class_names = sorted({str(label) for label in self.splits["train"]["label"]})
+        self.paragraphs = corpus.load(config["canaries"]["texts"])["text"][:]
 
-    def class_names(self) -> list[str]:
-        return sorted({str(label) for label in self.splits["train"]["label"]})
-
-    def draw_canaries(self, seed: int, rng: np.random.Generator) -> Canaries:
+    def draw(self, seed: int, rng: np.random.Generator) -> LabelCanaries:
         """Draw records, half of them in by coin: with the head of a private record before their text, or without.
 
         What no tagger can find is shown beside what it finds.
@@ -49,7 +45,7 @@ class SectionExperiment(Experiment):
             assign="coin",
             seed=int(rng.integers(2**63)),
         ).canaries
-        labels = rng.choice(self.class_names(), len(drawn))
+        labels = rng.choice(self.class_names, len(drawn))
         kinds = {"marked": slice(0, spec["marked"]), "unmarked": slice(spec["marked"], len(drawn))}
         # Each seed has paragraphs of its own as far as they go.
         texts = np.roll(np.array(self.paragraphs, object), -seed * len(drawn))
@@ -60,32 +56,25 @@ class SectionExperiment(Experiment):
                 for canary, text, label in zip(drawn[part], texts[part], labels[part], strict=False)
             ]
             groups[kind] = (rows, [canary.inserted for canary in drawn[part]])
-        return Canaries(groups, spec["repetitions"])
+        return LabelCanaries(groups, spec["repetitions"])
 
-    def scrubbed(self, data: Dataset) -> Dataset:
+    def insert(self, canaries: LabelCanaries) -> tuple[Dataset, RuleTagger]:
+        """Return the training rows with canaries in them, and the rules."""
+        rows = Dataset.from_list(canaries.inserted())
+        return concatenate_datasets([self.splits["train"], rows]).shuffle(seed=0), RuleTagger()
+
+    def scrubbed(self, data: Dataset, tagger: RuleTagger) -> Dataset:
         """Leave out every record in which the tagger finds something: the plain rival."""
-        flagged = [is_private(values.max(initial=0)) for values in self.tagger.char_likelihood(data["text"][:])]
+        flagged = [is_private(values.max(initial=0)) for values in tagger.char_likelihood(data["text"][:])]
         return data.select(np.flatnonzero(~np.array(flagged)))
 
-    def audit(self, name: str, setting: str, model, canaries: Canaries) -> list[dict]:
-        found = []
+    def audit(self, model, reference, canaries: LabelCanaries, tokenizer) -> Iterator[tuple[str, MembershipReport]]:
+        """Ask a model for the labels of each kind of canary."""
         for kind, (rows, inside) in canaries.groups.items():
-            data = Dataset.from_list(rows)
-            report = audit_membership(
-                model,
-                self.tokenizer,
-                data.select(np.flatnonzero(inside)),
-                data.select(np.flatnonzero(np.logical_not(inside))),
-                references=[self.reference()],
-                max_length=self.config["max_length"],
-                progress=False,
-            )
-            found += membership_rows(name, f"{setting} records={kind}", report, by_coin=True)
-        return found
-
-    def with_canaries(self, canaries: Canaries) -> Dataset:
-        rows = Dataset.from_list(canaries.inserted())
-        return concatenate_datasets([self.splits["train"], rows]).shuffle(seed=0)
+            data, chosen = Dataset.from_list(rows), np.array(inside)
+            own, others = data.select(np.flatnonzero(chosen)), data.select(np.flatnonzero(~chosen))
+            options = {"references": [reference], "max_length": self.config["max_length"], "progress": False}
+            yield kind, audit_membership(model, tokenizer, own, others, **options)
 
 
 def by_name(data: Dataset) -> Dataset:
@@ -96,9 +85,8 @@ def by_name(data: Dataset) -> Dataset:
 
 
 def main(config: dict, only: list[str] | None = None) -> Path:
-    experiment = SectionExperiment(config)
-    experiment.run(only)
-    return experiment.out
+    """Run a configuration; return where its card is."""
+    return LabelExperiment(config, Sections(config)).run(only)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,8 @@ accelerate launch --config_file recipes/accelerate_configs/fsdp2.yaml --num_proc
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "swing_clm"))
-import prepare
-from launch import launch
 from peft import LoraConfig
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -23,11 +18,14 @@ from swingkd import (
     RuleTagger,
     TokenClassificationTagger,
 )
+from swingkd.experiments import corpus
+from swingkd.experiments.launch import launch
 from swingkd.tagging import BaseTagger
 from swingkd.trainer.checkpoints import last_complete_checkpoint
 
 
 def make_tagger(name: str | None) -> BaseTagger:
+    """Return the rules, and a trained tagger beside them where one is named."""
     return EnsembleTagger(RuleTagger(), TokenClassificationTagger(name)) if name else RuleTagger()
 
 
@@ -37,21 +35,24 @@ def make_tokenizer(config: dict) -> PreTrainedTokenizerBase:
 
 
 def arguments(config: dict) -> PrivateDistillationConfig:
+    """Return the settings of the training."""
     return PrivateDistillationConfig(output_dir=config["output_dir"], **config["training"])
 
 
 def adapter(config: dict) -> LoraConfig | None:
+    """Return the adapter, where the configuration has one."""
     return LoraConfig(task_type="CAUSAL_LM", **config["lora"]) if config.get("lora") else None
 
 
 def main(config: dict, only: list[str] | None = None) -> Path:
+    """Distil, evaluate, save and write the card; return the folder."""
     args = arguments(config)
     trainer = PrivateDistillationTrainer(
         model=config["student"],
         teacher_model=config["teacher"],
         args=args,
-        train_dataset=prepare.load(config["data"]["train"]),
-        eval_dataset=prepare.load(config["data"]["evaluation"]),
+        train_dataset=corpus.load(config["data"]["train"]),
+        eval_dataset=corpus.load(config["data"]["evaluation"]),
         processing_class=make_tokenizer(config),
         tagger=make_tagger(config.get("tagger")),
         public_model=config.get("public_model"),

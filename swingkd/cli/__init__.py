@@ -1,10 +1,10 @@
 """The `swingkd` command: thin, one function per sub-command."""
 
 from swingkd.cli import distill, federate, measure, quickstart, tag
-from swingkd.cli.common import app, recipes_dir
+from swingkd.cli.common import app
 
 # As they are used, one after the other.
 _ORDER = ("quickstart", "canaries", "tag", "distill", "cache_teacher", "audit", "budget", "federate", "card", "env")
 app.registered_commands.sort(key=lambda command: _ORDER.index(command.callback.__name__) if command.callback else 0)
 
-__all__ = ["app", "distill", "federate", "measure", "quickstart", "recipes_dir", "tag"]
+__all__ = ["app", "distill", "federate", "measure", "quickstart", "tag"]

@@ -58,12 +58,6 @@ TaggerOption = Annotated[
 SplitOption = Annotated[str, typer.Option(help="Which split to read.")]
 
 
-def recipes_dir() -> Path:
-    """Return where the recipes are: inside an installed wheel, or beside the package in a checkout."""
-    inside = Path(__file__).parents[1] / "recipes"
-    return inside if inside.exists() else Path(__file__).parents[2] / "recipes"
-
-
 def fail(message: str) -> typer.Exit:
     """Print one line that says what is wrong; return what is to be raised."""
     line = " ".join(message.split())

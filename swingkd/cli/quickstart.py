@@ -13,7 +13,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from swingkd.cli.common import INTERRUPTED, command, recipes_dir
+from swingkd.cli.common import INTERRUPTED, command
+from swingkd.files import recipes_dir
 
 
 @command

@@ -1,1 +1,4 @@
-"""What recipes share; for recipes only, and it may change."""
+"""What recipes share: the command line, the grid of rows, data, models, and the experiments that they are built from.
+
+For recipes only, and it may change: what a user builds on is everything outside of this folder.
+"""

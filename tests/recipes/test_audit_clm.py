@@ -1,12 +1,12 @@
 import json
 import os
-import runpy
-from pathlib import Path
 
 import pytest
 import yaml
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "audit_clm"
+from tests.recipes.conftest import RECIPES, script
+
+RECIPE = RECIPES / "audit_clm"
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def tiny(tmp_path, monkeypatch):
 
 
 def test_every_attack_on_every_model_and_no_secret_in_the_open(tiny):
-    main = runpy.run_path(str(RECIPE / "run.py"))["main"]
+    main = script(RECIPE.name)["main"]
     out = main(tiny)
     rows = json.loads((out / "metrics.json").read_text())["rows"]
     assert {row["model"] for row in rows} == {"teacher", "kd", "mollify"}

@@ -1,7 +1,6 @@
 """The three recipes of differential privacy, end to end in seconds."""
 
 import json
-import runpy
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,8 @@ from datasets import Dataset
 
 from swingkd import PrivacyLedger
 from swingkd.privacy.accounting import said_epsilon
+from tests.recipes.conftest import RECIPES, script
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 TINY = {
     "tokenizer": {"vocab_size": 300},
     "max_length": 48,
@@ -41,7 +40,7 @@ def tiny(tmp_path, monkeypatch):
 
 
 def run(recipe: str, config: dict) -> tuple[list[dict], Path]:
-    out = runpy.run_path(str(RECIPES / recipe / "run.py"))["main"](config)
+    out = script(recipe)["main"](config)
     return json.loads((out / "metrics.json").read_text())["rows"], out
 
 

@@ -1,7 +1,6 @@
 """The recipes of federations, end to end in seconds, and again from where they were."""
 
 import json
-import runpy
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 import yaml
 from datasets import Dataset
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+from tests.recipes.conftest import RECIPES, script
 
 
 def signals(path: Path) -> None:
@@ -75,7 +74,7 @@ def tiny(name: str, folder: Path) -> dict:
 )
 def test_every_row_of_a_recipe_runs(tmp_path, recipe, name):
     config = tiny(name, tmp_path)
-    main = runpy.run_path(str(RECIPES / recipe / "run.py"))["main"]
+    main = script(recipe)["main"]
     assert main(config, ["local"]) == tmp_path / "out"
     first = json.loads((tmp_path / "out" / "metrics.json").read_text())["rows"]
     assert {r["model"] for r in first} == {"local"}

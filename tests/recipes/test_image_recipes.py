@@ -1,7 +1,6 @@
 """The recipes on images, end to end in seconds, and again from where they were."""
 
 import json
-import runpy
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,8 @@ from datasets import ClassLabel, Dataset, Features, Image
 from swingkd import vision
 from swingkd.vision import ClassifierArguments, DataFreeArguments, SampleSelectionArguments
 from swingkd.vision import data_free as data_free_module
+from tests.recipes.conftest import RECIPES, script
 from tests.vision.conftest import coloured
-
-RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 @pytest.fixture
@@ -38,7 +36,7 @@ def network(**others) -> dict:
 
 
 def run(recipe: str, config: dict) -> tuple[list[dict], Path]:
-    out = runpy.run_path(str(RECIPES / recipe / "run.py"))["main"](config)
+    out = script(recipe)["main"](config)
     return json.loads((out / "metrics.json").read_text())["rows"], out
 
 
@@ -208,7 +206,7 @@ def test_every_configuration_can_be_started(path):
             made[name] = getattr(vision, config[name]["kind"])(**spec)
     for row in config["rows"]:
         assert row.get("world", next(iter(config.get("worlds", {"": {}})))) in config.get("worlds", {"": {}})
-        assert hasattr(vision.selection, row.get("score", "margin"))
+        assert hasattr(vision.sample_scores, row.get("score", "margin"))
         if "hint_layers" in row.get("args", {}):
             taught, own = row["args"]["hint_layers"]
             assert taught in dict(made["teacher"].named_modules())

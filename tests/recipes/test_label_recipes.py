@@ -1,8 +1,6 @@
 """The recipes of classifiers, word taggers and PII taggers, end to end on a tiny configuration."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,9 @@ import yaml
 from datasets import ClassLabel, Dataset, Features, Value
 from transformers import AutoTokenizer
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+from swingkd.experiments.annotated import Annotated, words_and_tags
+from tests.recipes.conftest import RECIPES, script
+
 TINY_BERT = {
     "model_type": "bert",
     "hidden_size": 16,
@@ -19,21 +19,6 @@ TINY_BERT = {
     "intermediate_size": 32,
 }
 TINY_DISTILBERT = {"model_type": "distilbert", "dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32}
-
-
-def script(recipe: str):
-    spec = importlib.util.spec_from_file_location(f"{recipe}_run", RECIPES / recipe / "run.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(autouse=True)
-def _paths(monkeypatch):
-    # Recipes find their neighbours by the path; other tests must not.
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    for name in ("experiment", "annotated", "prepare", "launch"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
 
 
 def tiny(recipe: str, tmp_path: Path, **changes) -> dict:
@@ -75,8 +60,8 @@ def test_classification(tmp_path):
         tokenizer={"vocab_size": 200, "data": here["texts"]},
     )
     config["rows"] = [row for row in config["rows"] if row["model"] in ("kd", "drop", "scrub")]
-    recipe = script("swing_classification")
-    out = recipe.main(config)
+    main = script("swing_classification")["main"]
+    out = main(config)
     rows = metrics_of(out)
     assert {row["model"] for row in rows} == {"teacher", "kd", "drop", "scrub"}
     assert {"records=marked", "records=unmarked"} <= {word for row in rows for word in row["setting"].split()}
@@ -92,7 +77,7 @@ def test_classification(tmp_path):
     assert (tokens[0], tokens[-1]) == ("[CLS]", "[SEP]")
     assert len(set(tokenizer.all_special_ids)) == 5
     # Started again, nothing is done twice; the canaries' seed is nowhere to be read.
-    recipe.main(config)
+    main(config)
     assert metrics_of(out) == rows
     assert '"seed": 3' not in (out / "metrics.json").read_text()
 
@@ -108,7 +93,7 @@ def test_words(tmp_path):
     config["canaries"] |= {"count": 20, "repetitions": 2}
     config["tokenizer"]["vocab_size"] = 400
     config["rows"] = [config["rows"][0], config["rows"][3]]
-    out = script("swing_ner").main(config)
+    out = script("swing_ner")["main"](config)
     rows = metrics_of(out)
     assert {(row["model"], row["metric"]) for row in rows} >= {("kd", "f1"), ("temperature", "auc")}
     assert "temperature (maximum 16)" in (out / "README.md").read_text()
@@ -117,7 +102,7 @@ def test_words(tmp_path):
 def test_words_and_tags(monkeypatch):
     text = "USR: Ann Lee, 4711 of course."
     spans = [{"start": 5, "end": 12, "label": "NAME"}, {"start": 14, "end": 18, "label": "NUMBER"}]
-    found = script("swing_ner").words_and_tags({"text": text, "spans": spans})
+    found = words_and_tags({"text": text, "spans": spans})
     assert found["tokens"] == text.split()
     assert found["ner_tags"] == ["O", "B-NAME", "I-NAME", "B-NUMBER", "O", "O"]
 
@@ -127,7 +112,7 @@ def test_pii_tagger(tmp_path):
     config = tiny("pii_tagger", tmp_path, model=TINY_BERT, tokenizer={"vocab_size": 320}, max_length=160)
     config["data"]["simdial"]["limit"] = {"train": 30, "validation": 10, "test": 10}
     config["training"] |= {"num_train_epochs": 1}
-    out = script("pii_tagger").main(config)
+    out = script("pii_tagger")["main"](config)
     rows = metrics_of(out)
     assert {row["model"] for row in rows} == {"rules", "presidio", "pii_tagger", "rules_and_pii_tagger"}
     losses = [row["value"] for row in rows if row["metric"] == "log_loss"]
@@ -140,10 +125,6 @@ def test_pii_tagger(tmp_path):
 
 
 def test_templates_do_not_stand_on_both_sides(tmp_path):
-    sys.path.insert(0, str(RECIPES / "swing_clm"))
-    sys.path.insert(0, str(RECIPES / "pii_tagger"))
-    from annotated import Annotated
-
     rows = [
         {
             "text": f"call {i}",

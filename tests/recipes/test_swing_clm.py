@@ -1,12 +1,11 @@
 import json
 import os
-import runpy
 from pathlib import Path
 
 import pytest
 import yaml
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+from tests.recipes.conftest import RECIPES, script
 
 
 @pytest.fixture
@@ -34,7 +33,7 @@ def rows_of(config):
 
 
 def test_the_recipe_runs_restarts_and_skips_what_it_has(tiny):
-    main = runpy.run_path(str(RECIPES / "swing_clm" / "run.py"))["main"]
+    main = script("swing_clm")["main"]
     tiny["rows"] = tiny["rows"][:1]
     out = main(tiny)
     before = rows_of(tiny)
@@ -55,7 +54,7 @@ def test_the_recipe_runs_restarts_and_skips_what_it_has(tiny):
 
 
 def test_secrets_stay_in_the_private_folder(tiny):
-    main = runpy.run_path(str(RECIPES / "swing_clm" / "run.py"))["main"]
+    main = script("swing_clm")["main"]
     out = main(tiny)
     canaries = json.loads((out / "_private" / "canaries.json").read_text())["canaries"]
     public = [p for p in out.rglob("*") if p.is_file() and "_private" not in p.parts]
@@ -73,15 +72,10 @@ def test_the_recipes_own_configurations_are_complete():
         )
 
 
-def test_run_scripts_stay_short():
-    for path in RECIPES.glob("*/run.py"):
-        assert len(path.read_text().splitlines()) <= 150, path
-
-
 @pytest.mark.slow
 def test_quickstart_tells_its_story(tmp_path):
     os.environ.pop("SWINGKD_RECIPES", None)
-    runpy.run_path(str(RECIPES / "quickstart" / "run.py"))["main"](tmp_path / "quickstart")
+    script("quickstart")["main"](tmp_path / "quickstart")
     rows = json.loads((tmp_path / "quickstart" / "metrics.json").read_text())["rows"]
     excess = {
         (row["model"], row["setting"].split("repetitions=")[1]): row["value"]

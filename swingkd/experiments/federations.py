@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from swingkd.decentralized import (
     PlantedExamples,
     attack_messengers,
 )
-from swingkd.report import MetricsFile, membership_rows, write_card
+from swingkd.experiments.grid import Grid, Plan
+from swingkd.report import membership_rows
 
 # What a row says that is no setting of its federation.
 _OF_A_ROW = ("table", "model", "words", "seeds", "planted", "copies")
 
 
-class Experiment:
+class FederationExperiment:
     """One federation a row and seed.
 
     Args:
@@ -29,8 +31,7 @@ class Experiment:
     """
 
     def __init__(self, config: dict[str, Any]):
-        self.config, self.out = config, Path(config["output_dir"])
-        self.metrics = MetricsFile(self.out / "metrics.json", config["run"], config)
+        self.config, self.grid = config, Grid(config, "federation")
 
     def federation(self, plan: dict[str, Any], seed: int) -> Federation:
         """Build the federation of a row."""
@@ -58,7 +59,7 @@ class Experiment:
         if planted:
             report = attack_messengers(planted, [client.say() for client in clients])
             rows += membership_rows(name, f"{where} records=planted", report, by_coin=True)
-        self.metrics.add(rows)
+        self.grid.add(rows)
 
     def majority(self, where: str, seed: int) -> None:
         """Write down what guessing each client's most frequent class would get."""
@@ -67,33 +68,26 @@ class Experiment:
             client: float((people.test[client].labels == own.labels.mode().values).double().mean())
             for client, own in people.train.items()
         }
-        self.metrics.add(Outcome(found).rows("majority_class", where))
+        self.grid.add(Outcome(found).rows("majority_class", where))
 
-    def run(self, only: list[str] | None = None) -> None:
-        """Measure what is not in the file yet, and write the card."""
+    def run(self, only: Sequence[str] | None = None) -> Path:
+        """Measure what is not measured yet, and write the card; return the run's folder."""
         torch.set_num_threads(1)
-        for plan in self.config["rows"]:
-            words = "".join(f" {key}={value}" for key, value in plan.get("words", {}).items())
-            for seed in plan.get("seeds", [0]):
-                where = f"table={plan['table']}{words} seed={seed}"
-                wanted = not only or {plan["table"], plan["model"]} & set(only)
-                if not wanted or self.metrics.has(plan["model"], where):
-                    continue
-                if plan["model"] == "majority_class":
-                    self.majority(where, seed)
-                else:
-                    self.measure(plan, where, seed)
-                print(f"{plan['model']} ({where}): {self.said(plan['model'], where)}", flush=True)
-        write_card(self.metrics.path, self.out)
+        for plan, model, where, seed in self.grid.cells(_setting, only):
+            if model == "majority_class":
+                self.majority(where, seed)
+            else:
+                self.measure(plan, where, seed)
+            print(f"{model} ({where}): {self.told(model, where)}", flush=True)
+        return self.grid.finish()
 
-    def said(self, model: str, where: str) -> str:
+    def told(self, model: str, where: str) -> str:
         """Return the mean and the worst client of a row that was measured."""
-        found = {r["metric"]: r["value"] for r in self.metrics.rows if (r["model"], r["setting"]) == (model, where)}
+        rows = self.grid.metrics.rows
+        found = {row.metric: row.value for row in rows if (row.model, row.setting) == (model, where)}
         return f"mean {found['accuracy']:.4f}, worst {found['worst']:.4f}"
 
 
-def main(config: dict[str, Any], only: list[str] | None = None) -> Path:
-    """Run a configuration; return where its card is."""
-    experiment = Experiment(config)
-    experiment.run(only)
-    return experiment.out
+def _setting(plan: Plan, seed: int) -> str:
+    words = {"table": plan["table"], **plan.get("words", {}), "seed": seed}
+    return " ".join(f"{key}={value}" for key, value in words.items())

@@ -1,4 +1,4 @@
-"""Data, tokenizer and models of the recipe: from names on the Hub, from local files, or from scratch."""
+"""The text of an experiment: from the Hub or local files, its annotation, its canaries."""
 
 from __future__ import annotations
 
@@ -9,22 +9,11 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 from datasets import Dataset, load_dataset
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    LlamaConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    PrinterCallback,
-    Trainer,
-)
 
 from swingkd import CanarySet, EnsembleTagger, RuleTagger
+from swingkd.files import recipes_dir
 from swingkd.tagging import BaseTagger, CharTags, is_private, label_spans
 from swingkd.tagging.base import empty_tags, paint, tag_texts
-
-START, END, PAD = "<|start|>", "<|end|>", "<|pad|>"
 
 
 def load(spec: dict[str, Any]) -> Dataset:
@@ -44,38 +33,19 @@ def load_split(spec: dict[str, Any], text_column: str, limit: int | None = None)
 
 def expand(spec: dict[str, Any]) -> dict[str, Any]:
     """Fill in the folders that a configuration names by environment variables."""
-    os.environ.setdefault("SWINGKD_RECIPES", str(Path(__file__).parents[1]))
+    os.environ.setdefault("SWINGKD_RECIPES", str(recipes_dir()))
     return {key: os.path.expandvars(value) if isinstance(value, str) else value for key, value in spec.items()}
 
 
 def load_splits(data: dict[str, Any]) -> tuple[Dataset, dict[str, Dataset]]:
     """Return the training split and the others that the configuration names."""
     limits = data.get("limit", {})
-    splits = {
+    splits: dict[str, Dataset] = {
         name: load_split(data[name], data["text_column"], limits.get(name))
         for name in ("train", "validation", "test")
         if name in data
     }
     return splits.pop("train"), splits
-
-
-def is_trained(folder: Path) -> bool:
-    """Tell whether a model was saved whole; `training_args.bin` is what a Trainer writes last."""
-    return (folder / "training_args.bin").exists()
-
-
-def without_secrets(config: dict[str, Any]) -> dict[str, Any]:
-    """Leave out the seed of the canaries: whoever has it can draw them again."""
-    canaries = {key: value for key, value in config["canaries"].items() if key != "seed"}
-    return {**config, "canaries": canaries}
-
-
-def quiet(trainer: Trainer) -> Trainer:
-    """Say what is trained, and leave the rest to progress bars: the numbers go to metrics.json."""
-    if trainer.is_world_process_zero():
-        print(f"training {Path(trainer.args.output_dir).name}", flush=True)
-    trainer.remove_callback(PrinterCallback)
-    return trainer
 
 
 class AnnotatedTagger(BaseTagger):
@@ -131,37 +101,6 @@ def scrub(data: Dataset, tagger: BaseTagger) -> Dataset:
         return {"text": texts}
 
     return data.select_columns(["text"]).map(replace, batched=True, desc="Scrubbing")
-
-
-def make_tokenizer(spec: dict[str, Any], texts: list[str]) -> PreTrainedTokenizerFast:
-    """Load a tokenizer by name, or train a byte-level BPE on *public* text: its words are seen by everybody."""
-    if "name" in spec:
-        return AutoTokenizer.from_pretrained(os.path.expandvars(spec["name"]))
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=spec["vocab_size"], special_tokens=[START, END, PAD], initial_alphabet=alphabet, show_progress=False
-    )
-    bpe.train_from_iterator(texts, trainer)
-    bpe.post_processor = processors.TemplateProcessing(single=f"{START} $A", special_tokens=[(START, 0)])
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=START, eos_token=END, pad_token=PAD)
-
-
-def make_model(spec: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """Load a causal LM by name, or build a small Llama from its sizes."""
-    if "name" in spec:
-        return AutoModelForCausalLM.from_pretrained(os.path.expandvars(spec["name"]))
-    sizes = {"num_attention_heads": 4, "intermediate_size": spec["hidden_size"] * 8 // 3, **spec}
-    special = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    return AutoModelForCausalLM.from_config(
-        LlamaConfig(
-            vocab_size=len(tokenizer), max_position_embeddings=512, tie_word_embeddings=True, **sizes, **special
-        )
-    )
 
 
 def make_canaries(spec: dict[str, Any], path: Path) -> CanarySet:

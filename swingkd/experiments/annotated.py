@@ -1,14 +1,19 @@
-"""Annotated text, its many labels brought down to a few kinds; and the model that learns them."""
+"""Annotated text: its many labels brought down to a few kinds, or cut into words with a tag each."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import prepare
+import torch
 from datasets import Dataset, Features, List, Value
-from transformers import AutoConfig, AutoModelForTokenClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerFast
+
+from swingkd.audit.scores import RecordScores, score_logits
+from swingkd.experiments import corpus
+from swingkd.tasks.labels import first_tokens
 
 _FEATURES = Features(
     text=Value("string"), spans=List({"start": Value("int64"), "end": Value("int64"), "label": Value("string")})
@@ -40,10 +45,10 @@ class Annotated:
             kinds: which kind each label is; labels that are not in it are not private.
         """
         if "whole" in spec:
-            parts = _split(prepare.load(spec["whole"]), spec["by"])
+            parts = _split(corpus.load(spec["whole"]), spec["by"])
         else:
             names = ("train", "validation", "test")
-            parts = {name: prepare.load(spec[name]) for name in names}
+            parts = {name: corpus.load(spec[name]) for name in names}
         limits = spec.get("limit", {})
         return cls(
             {
@@ -73,3 +78,40 @@ def _mapped(data: Dataset, kinds: dict[str, str]) -> Dataset:
         return {"text": row["text"], "spans": spans}
 
     return data.map(map_row, remove_columns=data.column_names, features=_FEATURES)
+
+
+def words_and_tags(row: dict[str, Any]) -> dict[str, list[str]]:
+    """Cut a text at its blanks; say of each word which span it begins (B-) or goes on with (I-)."""
+    words, tags, at = row["text"].split(), [], 0
+    for word in words:
+        start = row["text"].index(word, at)
+        at = start + len(word)
+        span = next((s for s in row["spans"] if s["start"] < at and s["end"] > start), None)
+        tags.append("O" if span is None else f"{'B' if start <= span['start'] else 'I'}-{span['label']}")
+    return {"tokens": words, "ner_tags": tags}
+
+
+def tagged_spans(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the tagged words of a row as spans of its words, joined by blanks."""
+    at = 0
+    for word, tag in zip(row["tokens"], row["ner_tags"], strict=True):
+        if tag != "O":
+            yield {"start": at, "end": at + len(word), "label": tag[2:]}
+        at += len(word) + 1
+
+
+def word_scores(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
+) -> RecordScores:
+    """Score each row by the tag of its first tagged word."""
+    model.eval()
+    logits, labels = [], []
+    with torch.no_grad():
+        for row in rows:
+            place = next(i for i, tag in enumerate(row["ner_tags"]) if tag != "O")
+            encoded = tokenizer(" ".join(row["tokens"]), return_tensors="pt", return_offsets_mapping=True)
+            first = first_tokens(row["tokens"], encoded["offset_mapping"][0].numpy())[place]
+            inputs = {key: encoded[key].to(model.device) for key in ("input_ids", "attention_mask")}
+            logits.append(model(**inputs).logits[0, first].float().cpu())
+            labels.append(model.config.label2id[row["ner_tags"][place]])
+    return score_logits(torch.stack(logits), torch.tensor(labels))

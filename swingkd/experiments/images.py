@@ -1,10 +1,11 @@
-"""Images, models and training of the recipe: from names on the Hub, from local files, or from scratch."""
+"""Images, models and trainings of an experiment: from names on the Hub, from local files, or from scratch."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -15,21 +16,14 @@ from torch import nn
 from transformers import AutoModelForImageClassification
 
 from swingkd.privacy import PrivacyLedger
-from swingkd.vision import (
-    CifarResNet,
-    ClassifierArguments,
-    ClassifierTraining,
-    ImageGenerator,
-    Images,
-    RonaNet,
-    SlimResNet,
-)
+from swingkd.report import Row, ledger_rows, membership_rows
+from swingkd.vision import CifarResNet, ClassifierArguments, ClassifierTraining, Images, RonaNet, SlimResNet
+from swingkd.vision.base import Classifier
 
 #: Why a plain teacher's data is not covered.
 PLAIN = "the teacher was trained on it without differential privacy"
-KINDS: dict[str, type[nn.Module]] = {
-    kind.__name__: kind for kind in (CifarResNet, SlimResNet, RonaNet, ImageGenerator)
-}
+KINDS: dict[str, type[nn.Module]] = {kind.__name__: kind for kind in (CifarResNet, SlimResNet, RonaNet)}
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def load_images(data: dict[str, Any], split: str) -> Images:
@@ -71,7 +65,7 @@ def trained(
     return read(start, folder / "model"), ledger
 
 
-def read(model: nn.Module, folder: Path) -> nn.Module:
+def read(model: Module, folder: Path) -> Module:
     """Read a model's weights from a folder of `save_model`."""
     state = load_file(folder / "model.safetensors")
     model.load_state_dict(state, strict=isinstance(model, PyTorchModelHubMixin))
@@ -112,3 +106,38 @@ def fresh(spec: dict[str, Any], seed: int) -> nn.Module:
     """Build a model whose first weights follow from a seed."""
     torch.manual_seed(seed)
     return make_model(spec)
+
+
+def student_rows(
+    name: str, setting: str, run: Classifier, test: Images, *, counts: dict[str, float] | None = None
+) -> list[Row]:
+    """Return the accuracy and the size of a model, and what its training promises.
+
+    Args:
+        name, setting: what it is called.
+        run: the model.
+        test: images that it never saw.
+        counts: what else was counted, by metric.
+    """
+    rows = [Row(name, setting, "accuracy", run.evaluate(test), n=len(test))]
+    rows += [Row(name, setting, metric, value) for metric, value in (counts or {}).items()]
+    return [*rows, Row(name, setting, "parameters", parameters(run.model)), *ledger_rows(name, setting, run.ledger)]
+
+
+def audit_rows(
+    name: str,
+    setting: str,
+    run: Classifier,
+    members: Images,
+    others: Images,
+    count: int,
+    references: Sequence[nn.Module] = (),
+) -> list[Row]:
+    """Attack a model: were these private images among the teacher's?"""
+    report = run.audit(*audited(members, others, count), references=references)
+    return membership_rows(name, f"{setting} records=private", report)
+
+
+def told(rows: list[Row], run: Classifier) -> str:
+    """Return what is printed of a student that was measured."""
+    return f"{rows[0].model} ({rows[0].setting}): accuracy {rows[0].value:.4f}\n{run.ledger}"

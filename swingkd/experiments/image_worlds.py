@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parent))
-import pictures
-
+from swingkd.experiments import images as shared
+from swingkd.experiments.grid import Plan
 from swingkd.privacy import PUBLIC_DATA, PrivacyLedger, PrivacyPlan, ShardAnswers, shard
 from swingkd.vision import (
     BatchGradient,
@@ -22,8 +21,27 @@ from swingkd.vision import (
     ShardTeachers,
     Teacher,
     ZerothOrder,
+    sample_scores,
 )
 from swingkd.vision.guidance import Guidance
+
+SCHEDULES: dict[str, Callable[..., list[float]]] = {
+    "fixed": sample_scores.fixed,
+    "linear": sample_scores.linear,
+    "geometric": sample_scores.geometric,
+}
+SCORES: dict[str, sample_scores.Score] = {
+    score.__name__: score
+    for score in (
+        sample_scores.margin,
+        sample_scores.entropy,
+        sample_scores.gini,
+        sample_scores.k_centre,
+        sample_scores.cluster_diverse,
+        sample_scores.confident_and_correct,
+        sample_scores.random,
+    )
+}
 
 
 class World:
@@ -46,32 +64,32 @@ class World:
 
     def settings(self, stage: str, **others: Any) -> dict[str, Any]:
         """Return the settings of a training stage: those of all, those of the stage, those of this world."""
-        return pictures.stage_settings(self.config, stage, self.world, **others)
+        return shared.stage_settings(self.config, stage, self.world, **others)
 
     def trained(self, name: str, start: nn.Module, images: Images, stage: str, **others: Any):
         """Train a classifier once; return it and its ledger."""
         public = images is self.public
-        return pictures.trained(self.folder / name, start, images, self.settings(stage, **others), public=public)
+        return shared.trained(self.folder / name, start, images, self.settings(stage, **others), public=public)
 
     def teacher(self) -> nn.Module:
         """Return the private teacher, trained on all images, here or elsewhere."""
-        model = pictures.fresh(self.config["teacher"], 0)
-        if pictures.trained_elsewhere(self.config["teacher"]):
+        model = shared.fresh(self.config["teacher"], 0)
+        if shared.trained_elsewhere(self.config["teacher"]):
             return model.eval()
         folder = Path(self.config["output_dir"]) / "models" / "teacher"
-        return pictures.trained(folder, model, self.everything, self.settings("teacher"))[0]
+        return shared.trained(folder, model, self.everything, self.settings("teacher"))[0]
 
     def public_teacher(self) -> nn.Module:
         """Return a teacher of the public images."""
-        return self.trained("public", pictures.fresh(self.config["public_teacher"], 0), self.public, "public")[0]
+        return self.trained("public", shared.fresh(self.config["public_teacher"], 0), self.public, "public")[0]
 
     def start(self) -> nn.Module:
         """Return the student after its warm-up, which all guidances and seeds share."""
-        return self.trained("warm", pictures.fresh(self.config["student"], 0), self.public, "warm")[0]
+        return self.trained("warm", shared.fresh(self.config["student"], 0), self.public, "warm")[0]
 
     def private_start(self) -> nn.Module:
         """Return what DP-SGD and the shards begin with: a network without batch norm that saw public images."""
-        model = pictures.fresh(self.config["dp_teacher"], 0)
+        model = shared.fresh(self.config["dp_teacher"], 0)
         return self.trained("dp-start", model, self.public, "dp_start")[0]
 
     def dp_teacher(self, target_epsilon: float) -> tuple[nn.Module, PrivacyLedger]:
@@ -120,10 +138,42 @@ class World:
             if kind == "zeroth_order":
                 return ZerothOrder(teachers, directions=directions, **noised)
             return BatchGradient(teachers, **noised)
-        teacher = Teacher(self.teacher(), pictures.PLAIN, **common)
+        teacher = Teacher(self.teacher(), shared.PLAIN, **common)
         if kind == "teacher":
             return teacher
         if kind == "published":
             public = Teacher(self.public_teacher(), PUBLIC_DATA, **common)
             return PublishedNoise(teacher, public, noise_multiplier=plan.get("noise_multiplier", 10.0), delta=delta)
         raise ValueError(f"guidance={kind!r} is none of those that recipes/cifar10_sample_selection/README.md lists.")
+
+
+def words_of_world(config: dict[str, Any], name: str, images: int) -> str:
+    """Return what tells a world from others, as words of a setting.
+
+    Args:
+        config: the whole configuration.
+        name: of the world.
+        images: how many training images there are in all.
+    """
+    world = config["worlds"][name]
+    public = world.get("images", round(world["public_share"] * images))
+    return f"public={world['public_share']:g} images={public}"
+
+
+def schedule_of(plan: Plan) -> list[float]:
+    """Return which share of the images a row's student chooses in each iteration.
+
+    Raises:
+        KeyError: there is no such schedule.
+    """
+    asked = {"kind": "geometric", "first": 0.5, "factor": 0.8, "iterations": 5} | plan.get("schedule", {})
+    if asked["kind"] != "geometric":
+        asked.pop("factor", None)
+    if asked["kind"] == "fixed":
+        asked["rate"] = asked.pop("first")
+    return SCHEDULES[asked.pop("kind")](**asked)
+
+
+def score_of(plan: Plan) -> sample_scores.Score:
+    """Return by what a row's student ranks images."""
+    return SCORES[plan.get("score", "margin")]

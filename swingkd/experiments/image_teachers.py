@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,32 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "cifar10_sample_selection"))
-import pictures
-
+from swingkd.experiments import images as shared
+from swingkd.experiments.grid import Plan
 from swingkd.files import written_whole
-from swingkd.privacy import NO_TEACHER, TEACHER_DATA, LedgerEntry, PrivacyLedger, multi_stage_labels, shard
-from swingkd.vision import DataFreeArguments, DataFreeDistillation, ExactTeacher, GeneratorLoss, Images
+from swingkd.privacy import (
+    NO_TEACHER,
+    TEACHER_DATA,
+    LedgerEntry,
+    PrivacyLedger,
+    PrivacyPlan,
+    ShardAnswers,
+    multi_stage_labels,
+    shard,
+)
+from swingkd.vision import (
+    DataFreeArguments,
+    DataFreeDistillation,
+    ExactTeacher,
+    GeneratorLoss,
+    ImageGenerator,
+    Images,
+    NoisyDifferences,
+    RandomizedTeacher,
+    ShardLabels,
+)
 from swingkd.vision.base import Classifier
+from swingkd.vision.labelling import Labeller
 
 
 class Teachers:
@@ -34,21 +52,21 @@ class Teachers:
 
     def settings(self, stage: str, **others: Any) -> dict[str, Any]:
         """Return the settings of all stages, and of one."""
-        return pictures.stage_settings(self.config, stage, **others)
+        return shared.stage_settings(self.config, stage, **others)
 
     def trained(self, name: str, images: Images, kind: str, stage: str, **others: Any):
         """Train a classifier once; return it and its ledger."""
-        start = pictures.fresh(self.config[kind], 0)
-        return pictures.trained(self.folder / name, start, images, self.settings(stage, **others))
+        start = shared.fresh(self.config[kind], 0)
+        return shared.trained(self.folder / name, start, images, self.settings(stage, **others))
 
     def plain(self) -> nn.Module:
         """Return the private teacher, trained here or elsewhere."""
-        if pictures.trained_elsewhere(self.config["teacher"]):
-            return pictures.fresh(self.config["teacher"], 0).eval()
+        if shared.trained_elsewhere(self.config["teacher"]):
+            return shared.fresh(self.config["teacher"], 0).eval()
         return self.trained("teacher", self.images, "teacher", "teacher")[0]
 
     def private(self, epsilon: float) -> tuple[nn.Module, PrivacyLedger]:
-        """Return a teacher trained by DP-SGD, and its ledger (METHODS S1)."""
+        """Return a teacher trained by DP-SGD, and its ledger."""
         return self.trained(f"dp-{epsilon:g}", self.images, "dp_teacher", "dp", target_epsilon=epsilon)
 
     def arguments(self, folder: Path, seed: int, **others: Any) -> DataFreeArguments:
@@ -56,20 +74,21 @@ class Teachers:
         loss = GeneratorLoss(**self.config["generator_loss"])
         return DataFreeArguments(output_dir=str(folder), loss=loss, **self.settings("student", seed=seed, **others))
 
-    def new_generator(self, seed: int) -> nn.Module:
+    def new_generator(self, seed: int) -> ImageGenerator:
         """Return a generator that has learnt nothing."""
-        return pictures.fresh({"kind": "ImageGenerator", **self.config["generator"]}, seed)
+        torch.manual_seed(seed)
+        return ImageGenerator(**self.config["generator"])
 
-    def generator(self, name: str, teacher: nn.Module, seed: int) -> nn.Module:
+    def generator(self, name: str, teacher: nn.Module, seed: int) -> ImageGenerator:
         """Return a generator that a teacher judged: trained once, in a run of a few images, for all students."""
         folder, generator = self.folder / name, self.new_generator(seed)
         path = folder / "model" / "model.safetensors"
         if not path.exists():
             batch = self.config["student_training"]["generator_batch_size"]
             run = DataFreeDistillation(
-                pictures.fresh(self.config["student"], seed),
+                shared.fresh(self.config["student"], seed),
                 generator,
-                ExactTeacher(teacher, pictures.PLAIN),
+                ExactTeacher(teacher, shared.PLAIN),
                 critic=teacher,
                 classes=self.images.classes,
                 args=self.arguments(folder, seed, rounds=1, images_per_round=batch, epochs_per_round=1),
@@ -81,17 +100,17 @@ class Teachers:
                 with written_whole(path) as part:
                     save_file(weights, part)
             run.accelerator.wait_for_everyone()
-        return pictures.read(generator, path.parent)
+        return shared.read(generator, path.parent)
 
     def shards(self, count: int) -> list[nn.Module]:
-        """Return teachers of disjoint shards (S2)."""
+        """Return teachers of disjoint shards."""
         dealt = torch.from_numpy(shard(len(self.images), count, torch.Generator().manual_seed(0)))
         parts = [self.images.select((dealt == number).nonzero()[:, 0]) for number in range(count)]
         names = [f"shard-{number}-of-{count}" for number in range(count)]
         return [self.trained(name, part, "shard_teacher", "shard")[0] for name, part in zip(names, parts, strict=True)]
 
     def of_private_labels(self, epsilon: float) -> tuple[nn.Module, PrivacyLedger]:
-        """Return a teacher of labels that were randomized before it saw them, and its ledger (S3)."""
+        """Return a teacher of labels that were randomized before it saw them, and its ledger."""
 
         def fit(examples: torch.Tensor, answers: torch.Tensor):
             some = replace(self.images.select(examples), labels=answers)
@@ -113,3 +132,36 @@ class Teachers:
             caveat="of the labels alone: the images were learnt as they are",
         )
         return model, PrivacyLedger([entry], unknown={TEACHER_DATA: NO_TEACHER})
+
+    def labeller(
+        self, plan: Plan, folder: Path, labels: int
+    ) -> tuple[Labeller, nn.Module | None, PrivacyLedger | None]:
+        """Make what a row names; return it with the model that the labels come from, and that model's ledger.
+
+        Args:
+            plan: one entry of `rows` in the configuration.
+            folder: where answers are kept.
+            labels: how many will be asked for.
+
+        Raises:
+            ValueError: there is no such labeller.
+        """
+        kind, epsilon, delta = plan["labels"], plan.get("epsilon"), self.config["delta"]
+        if kind == "shards":
+            noise = PrivacyPlan.solve(epsilon=epsilon, sampling_rate=1.0, steps=labels, delta=delta)
+            answers = ShardAnswers(noise.noise_multiplier, form=plan["form"], path=folder / "answers")
+            return ShardLabels(self.shards(plan["shards"]), answers, delta), None, None
+        if kind in ("dp", "private_labels"):
+            make = self.private if kind == "dp" else self.of_private_labels
+            teacher, ledger = make(plan["epsilon"])
+            return ExactTeacher(teacher, ledger, soft=plan.get("soft", False)), teacher, ledger
+        teacher = self.plain()
+        if kind == "randomized":
+            return RandomizedTeacher(teacher, plan["epsilon"], delta), teacher, None
+        if kind == "differences":
+            # Each label is one release.
+            noise = PrivacyPlan.solve(epsilon=epsilon, sampling_rate=1.0, steps=1, delta=delta)
+            return NoisyDifferences(teacher, noise.noise_multiplier, delta=delta, **plan["settings"]), teacher, None
+        if kind == "exact":
+            return ExactTeacher(teacher, shared.PLAIN, soft=plan.get("soft", False)), teacher, None
+        raise ValueError(f"labels={kind!r} is none of those that recipes/data_free/README.md lists.")

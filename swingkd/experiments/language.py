@@ -1,0 +1,230 @@
+"""A teacher on private text with canaries, students of many kinds, and the same measurement for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from transformers import (
+    AutoModelForCausalLM,
+    DataCollatorForLanguageModeling,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer, measure_exposure
+from swingkd.data import PII_COLUMNS, DataSettings, prepare_dataset
+from swingkd.experiments import corpus
+from swingkd.experiments.grid import Grid, Plan, run_settings
+from swingkd.experiments.models import is_trained, make_model, make_tokenizer, quiet
+from swingkd.report import Row, exposure_rows, save_tokens, shown_tokens
+from swingkd.report.page import TOKENS_FILE
+from swingkd.tagging import BaseTagger
+
+#: Makes the rows of a model beside its perplexities: its name, its setting, its trainer.
+Audit = Callable[[str, str, PrivateDistillationTrainer], list[Row]]
+
+
+@dataclass
+class Language:
+    """What trains the language models of a configuration.
+
+    Args:
+        config: the configuration.
+        secret: where weights are kept.
+        tokenizer: of all models.
+        tagger: what rates the text.
+        texts: training texts by their names in the configuration: A private, B public, ...
+        shared: where the public model is kept, if others use it too; default: `secret`.
+    """
+
+    config: dict[str, Any]
+    secret: Path
+    tokenizer: PreTrainedTokenizerFast
+    tagger: BaseTagger
+    texts: dict[str, Dataset]
+    shared: Path | None = None
+
+    def tokenise(self, data: Dataset, tagger: BaseTagger | None) -> Dataset:
+        """Return packed rows."""
+        settings = DataSettings(max_length=self.config["max_length"], packing=True)
+        return prepare_dataset(data, self.tokenizer, tagger, settings)  # type: ignore[return-value]
+
+    def arguments(self, kind: str, folder: str, seed: int) -> dict[str, Any]:
+        """Return the settings of a training: those of all, and of its kind."""
+        return settings_of(self.config, kind, self.secret / folder, seed)
+
+    def distillation(self, folder: str, seed: int, fields: dict[str, Any]) -> PrivateDistillationConfig:
+        """Return the settings of a student's training."""
+        arguments = self.arguments("student_training", folder, seed) | fields
+        return PrivateDistillationConfig(max_length=self.config["max_length"], **arguments)
+
+    def new(self, kind: str) -> PreTrainedModel:
+        """Return a model of the teacher's or the student's size that has learnt nothing here."""
+        return make_model(self.config[kind], self.tokenizer)
+
+    def trained(self, name: str, data: Dataset) -> PreTrainedModel:
+        """Train the teacher, or the public model, the ordinary way, once."""
+        folder = (self.shared or self.secret if name == "public" else self.secret) / name
+        if not is_trained(folder):
+            set_seed(0)
+            trainer = Trainer(
+                self.new("teacher"),
+                TrainingArguments(**settings_of(self.config, "teacher_training", folder, 0)),
+                DataCollatorForLanguageModeling(self.tokenizer, mlm=False),
+                train_dataset=self.tokenise(data, None).select_columns(["input_ids"]),
+            )
+            quiet(trainer).train()
+            trainer.save_model(str(folder))
+            trainer.accelerator.wait_for_everyone()
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+    def teacher(self, name: str = "teacher") -> PreTrainedModel:
+        """Return the teacher of the private text, or the public model in its place."""
+        return self.trained(name, self.texts["B" if name == "public" else "A"])
+
+    def student(self, plan: Plan, setting: str, seed: int) -> PrivateDistillationTrainer:
+        """Distil one student.
+
+        Args:
+            plan: one entry of `rows` in the configuration.
+            setting: the words that tell it from others.
+            seed: of its weights and batches.
+        """
+        text = self.texts[plan["transfer"]]
+        tagger: BaseTagger | None = None if plan.get("untagged") else self.tagger
+        if plan.get("scrub"):
+            text, tagger = corpus.scrub(text, self.tagger), None
+        if plan.get("recall"):
+            tagger = corpus.ForgetfulTagger(self.tagger, plan["recall"], seed)
+        data = self.tokenise(text, tagger)
+        if "pii_likelihood" in data.column_names and not any(map(any, data["pii_likelihood"])):
+            # Public text with nothing private in it: every protection is ordinary distillation there.
+            data, plan = data.remove_columns(list(PII_COLUMNS)), {**plan, "args": {"protection": "none"}}
+        set_seed(seed)
+        args = self.distillation(folder_of(plan, setting), seed, plan.get("args", {}))
+        trainer = PrivateDistillationTrainer(
+            model=self.new("student"),
+            # A row may ask the public model in the teacher's place: what a student is without any private text.
+            teacher_model=self.teacher(plan.get("teacher", "teacher")),
+            args=args,
+            train_dataset=data,
+            processing_class=self.tokenizer,
+            public_model=self.teacher("public") if args.protection == "mollify" else None,
+        )
+        quiet(trainer).train()
+        return trainer
+
+
+class LanguageExperiment:
+    """One run: models that are probed first, then a student for each row and seed; all are measured alike.
+
+    Args:
+        grid: the rows.
+        language: trains the models: `student`, `distillation`.
+        evaluation: splits to evaluate on, tokenised and tagged, by name.
+        audit: makes the rows of a model beside its perplexities.
+        probes: names of what is measured first, and functions that return a trainer of it.
+        shown: texts to show on the page, masked.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        language: Any,
+        evaluation: dict[str, Dataset],
+        audit: Audit,
+        probes: dict[str, Callable[[], PrivateDistillationTrainer]],
+        shown: Sequence[str],
+    ):
+        self.grid, self.language, self.evaluation = grid, language, evaluation
+        self.audit, self.probes, self.shown = audit, probes, shown
+
+    def measure(self, name: str, setting: str, trainer: PrivateDistillationTrainer) -> None:
+        """Evaluate and audit a model; write its rows all at once."""
+        rows = perplexity_rows(name, setting, trainer, self.evaluation)
+        if trainer.is_world_process_zero():
+            print(f"measuring {name} ({setting})", flush=True)
+            rows += self.audit(name, setting, trainer)
+        self.grid.add(rows)
+
+    def run(self, only: Sequence[str] | None = None) -> Path:
+        """Measure what is not measured yet, and write the card; return the run's folder."""
+        for name, probe in self.probes.items():
+            if not self.grid.metrics.has(name, "seed=0"):
+                self.measure(name, "seed=0", probe())
+        for plan, model, setting, seed in self.grid.cells(setting_of, only):
+            self.measure(model, setting, self.language.student(plan, setting, seed))
+        if PartialState().is_main_process:
+            settings = self.language.distillation("audit", 0, {"protection": "noise"}).temperature_settings
+            tokens = shown_tokens(self.shown, self.language.tokenizer, self.language.tagger, settings)
+            save_tokens(tokens, self.grid.out / TOKENS_FILE)
+        return self.grid.finish()
+
+
+def language_experiment(config: dict[str, Any]) -> LanguageExperiment:
+    """Return the experiment that stands in for the paper's: students on private text, on public text, and between."""
+    grid = Grid(config, "language")
+    train, splits = corpus.load_splits(config["data"])
+    cut = int(len(train) * config["data"]["private_share"])
+    private, public = train.select(range(cut)), train.select(range(cut, len(train)))
+    tokenizer = make_tokenizer(config["tokenizer"], public["text"])
+    canaries = corpus.make_canaries(config["canaries"], grid.secret / "canaries.json")
+    tagger = corpus.make_tagger(train, *splits.values())
+    texts = {
+        "A": canaries.insert(private.select_columns(["text"])),
+        "B": public.select_columns(["text"]),
+        "B+": canaries.insert_decoys(public.select_columns(["text"]), seed=0),
+    }
+    language = Language(config, grid.secret, tokenizer, tagger, texts)
+    evaluation = splits | {"fresh": corpus.fresh_sentences(config["canaries"])}
+    evaluation = {name: language.tokenise(split, tagger) for name, split in evaluation.items()}
+
+    def teacher() -> PrivateDistillationTrainer:
+        args = language.distillation("audit", 0, {"protection": "none"})
+        return PrivateDistillationTrainer(
+            language.teacher(), language.new("student"), args, processing_class=tokenizer
+        )
+
+    def audit(name: str, setting: str, trainer: PrivateDistillationTrainer) -> list[Row]:
+        report = measure_exposure(trainer.model, tokenizer, canaries, batch_size=4096, progress=False)
+        print(report, flush=True)
+        return exposure_rows(name, setting, report)
+
+    shown = next(iter(splits.values()))["text"][:3]
+    return LanguageExperiment(grid, language, evaluation, audit, {"teacher": teacher}, shown)
+
+
+def settings_of(config: dict[str, Any], kind: str, folder: Path, seed: int) -> dict[str, Any]:
+    """Return the settings of a training: those of all trainings of a configuration, and of its kind."""
+    return run_settings(output_dir=str(folder), seed=seed, **config["training"] | config[kind])
+
+
+def setting_of(plan: Plan, seed: int) -> str:
+    """Return the words that tell a student from others."""
+    return " ".join(filter(None, [f"transfer={plan['transfer']}", plan.get("setting", ""), f"seed={seed}"]))
+
+
+def folder_of(plan: Plan, setting: str) -> str:
+    """Return what a student's folder is called."""
+    return f"{plan['model']} {setting}".replace(" ", "-")
+
+
+def perplexity_rows(
+    name: str, setting: str, trainer: PrivateDistillationTrainer, evaluation: dict[str, Dataset]
+) -> list[Row]:
+    """Return the perplexities of a model, split by split."""
+    return [
+        Row(name, f"{setting} split={split}".strip(), metric.removeprefix("eval_"), value)
+        for split, dataset in evaluation.items()
+        for metric, value in trainer.evaluate(dataset).items()
+        if "perplexity" in metric
+    ]

@@ -1,0 +1,64 @@
+"""Tokenizers and language models of an experiment: by name, or from scratch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    Trainer,
+)
+
+START, END, PAD = "<|start|>", "<|end|>", "<|pad|>"
+
+
+def is_trained(folder: Path) -> bool:
+    """Tell whether a model was saved whole; `training_args.bin` is what a Trainer writes last."""
+    return (folder / "training_args.bin").exists()
+
+
+def quiet(trainer: Trainer) -> Trainer:
+    """Say what is trained, and leave the rest to progress bars: the numbers go to metrics.json."""
+    if trainer.is_world_process_zero():
+        print(f"training {Path(trainer.args.output_dir).name}", flush=True)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def make_tokenizer(spec: dict[str, Any], texts: list[str]) -> PreTrainedTokenizerFast:
+    """Load a tokenizer by name, or train a byte-level BPE on *public* text: its words are seen by everybody."""
+    if "name" in spec:
+        return AutoTokenizer.from_pretrained(os.path.expandvars(spec["name"]))
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=spec["vocab_size"], special_tokens=[START, END, PAD], initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(texts, trainer)
+    bpe.post_processor = processors.TemplateProcessing(single=f"{START} $A", special_tokens=[(START, 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=START, eos_token=END, pad_token=PAD)
+
+
+def make_model(spec: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """Load a causal LM by name, or build a small Llama from its sizes."""
+    if "name" in spec:
+        return AutoModelForCausalLM.from_pretrained(os.path.expandvars(spec["name"]))
+    sizes = {"num_attention_heads": 4, "intermediate_size": spec["hidden_size"] * 8 // 3, **spec}
+    special = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return AutoModelForCausalLM.from_config(
+        LlamaConfig(
+            vocab_size=len(tokenizer), max_position_embeddings=512, tie_word_embeddings=True, **sizes, **special
+        )
+    )
