@@ -59,17 +59,17 @@ def distillation_loss(
             f"The logits have the shape {tuple(student_logits.shape)}, the labels are {tuple(tokens.at.shape)}. Pass "
             f"logits and batch of one forward pass, and the task that they are for (task={task!r})."
         )
-    asked = kind.at(kind.of_teacher(batch))
-    if teacher_logits.shape[:-1] != asked.shape:
+    positions = kind.at(kind.of_teacher(batch))
+    if teacher_logits.shape[:-1] != positions.shape:
         raise ValueError(
             f"The teacher's logits have the shape {tuple(teacher_logits.shape)}; in this batch it reads "
-            f"{tuple(asked.shape)} positions. Make them with swingkd.teacher_logits(teacher, batch, task)."
+            f"{tuple(positions.shape)} positions. Make them with swingkd.teacher_logits(teacher, batch, task)."
         )
-    taught = at_least_float32(teacher_logits[..., :size][asked]).detach()
+    teacher_rows = at_least_float32(teacher_logits[..., :size][positions]).detach()
     public = at_least_float32(public_logits[..., :size][tokens.private_at()]) if public_logits is not None else None
     targets = ProtectedTargets(
         # Cloned by indexing: a teacher's logits are softened in place.
-        LiveTeacher(lambda rows: taught[rows], of_each.teacher),
+        LiveTeacher(lambda rows: teacher_rows[rows], of_each.teacher),
         tokens.likelihood,
         tokens.private(of_each.teacher),
         protection,

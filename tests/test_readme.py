@@ -186,7 +186,7 @@ def test_the_classifiers_are_those_of_the_card():
     table = LabelTable(MetricsFile(card).rows)
 
     def found(kind, model):
-        return f"{100 * table.found((model, 'table=main'), kind, 'tpr_at_1_fpr')[table.strongest(kind)]:.1f}"
+        return f"{100 * table.rates((model, 'table=main'), kind, 'tpr_at_1_fpr')[table.strongest(kind)]:.1f}"
 
     text = " ".join(README.split())
     models = ("kd", "swing", "drop")
@@ -209,7 +209,7 @@ def test_the_word_taggers_are_those_of_the_card():
     def of(model, words=""):
         student = (model, f"table=main {words}".rstrip())
         worth = list(table.worth(student).values())
-        found = table.found(student, "names", "tpr_at_1_fpr")[table.strongest("names")]
+        found = table.rates(student, "names", "tpr_at_1_fpr")[table.strongest("names")]
         return f"{100 * sum(worth) / len(worth):.1f} %", f"{100 * found:.1f} %"
 
     text = " ".join(README.split())

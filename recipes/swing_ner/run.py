@@ -67,7 +67,7 @@ class Words:
         """Ask each model for the tag of each made-up name."""
         for kind, (rows, inside) in canaries.groups.items():
             order = np.argsort(np.logical_not(inside), kind="stable")  # members first
-            own, other = (word_scores(asked, tokenizer, [rows[i] for i in order]) for asked in (model, reference))
+            own, other = (word_scores(each, tokenizer, [rows[i] for i in order]) for each in (model, reference))
             yield kind, judge_scores(own, sum(inside), references=[other])
 
 

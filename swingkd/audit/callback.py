@@ -63,19 +63,19 @@ class PrivacyAuditCallback(TrainerCallback):
     def measure(self) -> dict[str, float]:
         """Return what would be logged, measured now."""
         model, processing = self.trainer.model, self.trainer.processing_class
-        found: dict[str, float] = {}
+        numbers: dict[str, float] = {}
         if self.canaries is not None:
             report = measure_exposure(
                 model, processing, self.canaries, method="sampled", references=self.references, progress=False
             )
-            found |= _exposures(report)
+            numbers |= _exposures(report)
         if self.members is not None and self.nonmembers is not None:
             for result in audit_membership(
                 model, processing, self.members, self.nonmembers, resamples=100, progress=False
             ).results:
-                found[f"audit_auc_{result.attack}"] = result.auc.value
-                found[f"audit_tpr_at_1_fpr_{result.attack}"] = result.tpr_at_1_fpr.value
-        return found
+                numbers[f"audit_auc_{result.attack}"] = result.auc.value
+                numbers[f"audit_tpr_at_1_fpr_{result.attack}"] = result.tpr_at_1_fpr.value
+        return numbers
 
 
 def _exposures(report: ExposureReport) -> dict[str, Any]:

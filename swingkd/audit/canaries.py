@@ -129,8 +129,8 @@ class CanarySet:
         Raises:
             ValueError: the template lacks {secret} or {name}, or more canaries are asked for than there are.
         """
-        before, found, after = template.partition("{secret}")
-        if not found:
+        before, slot, after = template.partition("{secret}")
+        if not slot:
             raise ValueError(f"The template {template!r} has no {{secret}}: write it where the secret stands.")
         if "{secret}" in after or "{name}" in after:
             raise ValueError(f"In {template!r}, {{name}} must come before the one {{secret}}.")

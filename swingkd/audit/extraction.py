@@ -133,10 +133,10 @@ def audit_extraction(
     reports: list[ExtractionReport] = []
     halves = None
     for side in sides:
-        found: dict[str, Any] = {}
+        parts: dict[str, Any] = {}
         common: dict[str, Any] = {"limit": limit, "max_length": max_length, "seed": seed, "progress": progress}
         if "continuation" in attacks:
-            found["continuation"] = extract_continuations(
+            parts["continuation"] = extract_continuations(
                 model,
                 tokenizer,
                 side.records,
@@ -145,10 +145,10 @@ def audit_extraction(
                 in_halves=halves,
                 progress=progress,
             )
-            halves = found["continuation"].halves
+            halves = parts["continuation"].halves
         if "values" in attacks and side is sides[0]:
             others = sides[1].records.texts if unseen is not None else None
-            found["values"] = extract_values(
+            parts["values"] = extract_values(
                 model,
                 tokenizer,
                 side.records.texts,
@@ -159,10 +159,10 @@ def audit_extraction(
                 progress=progress,
             )
         if "reconstruction" in attacks:
-            found["reconstruction"] = reconstruct_values(model, tokenizer, side.values, tagger, **common)
+            parts["reconstruction"] = reconstruct_values(model, tokenizer, side.values, tagger, **common)
         if "inference" in attacks:
-            found["inference"] = infer_values(model, tokenizer, side.values, candidates=candidates, **common)
-        reports.append(ExtractionReport(**found))
+            parts["inference"] = infer_values(model, tokenizer, side.values, candidates=candidates, **common)
+        reports.append(ExtractionReport(**parts))
     if unseen is not None and set(attacks) != {"values"}:
         return replace(reports[0], unseen=reports[1])
     return reports[0]
@@ -179,15 +179,15 @@ class _Side:
             return
         spans = data["spans"][:] if isinstance(data, Dataset) and "spans" in data.column_names else None
         self.values = private_values(self.records, spans, tagger)
-        asked = askable_values(self.values)
-        if not asked:
+        askable = askable_values(self.values)
+        if not askable:
             raise ValueError(
                 f"No private value that could be asked for stands in the {name}. Give their spans or another tagger, "
                 "or choose among the attacks 'continuation' and 'values'."
             )
         if "inference" in attacks:
             pools = candidate_pools(self.values)
-            self.choice = max(len(pools[value.label]) for value in asked)
+            self.choice = max(len(pools[value.label]) for value in askable)
             if self.choice < 2:
                 raise ValueError(
                     f"No kind of private value in the {name} has two different ones to choose between. Give more "

@@ -69,7 +69,7 @@ def sample_texts(
     }
     # Prompts of one length stand together; a long one keeps its end.
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    found = [""] * len(ids)
+    samples = [""] * len(ids)
     devices = [model.device] if model.device.type == "cuda" else []
     with (
         evaluating(model),
@@ -87,9 +87,9 @@ def sample_texts(
             for i, row in zip(batch, drawn[:, width:].cpu().numpy(), strict=True):
                 pieces = np.split(row, np.flatnonzero(np.isin(row, sorted(ends))))
                 texts = tokenizer.batch_decode(pieces if several else pieces[:1], skip_special_tokens=True)
-                found[i] = "\n".join(text for text in texts if text or not several)
+                samples[i] = "\n".join(text for text in texts if text or not several)
             bar.update(len(batch))
-    return found
+    return samples
 
 
 def text_start(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -212,7 +212,7 @@ def f_dp_holds(right: int, made: int, canaries: int, mu: float, significance: fl
 
 def _rates(counts: _Counts, confidence: float) -> list[tuple[float, float]]:
     """Return pairs (lower bound of a true rate, upper bound of its false rate), each pair at the confidence."""
-    found = []
+    intervals = []
     for true, of_true, false, of_false in (
         (counts.true_in, counts.inside, counts.false_in, counts.outside),
         (counts.true_out, counts.outside, counts.false_out, counts.inside),
@@ -223,8 +223,8 @@ def _rates(counts: _Counts, confidence: float) -> list[tuple[float, float]]:
         level = 1 - (1 - confidence) / 4
         low = stats.binomtest(true, of_true, alternative="greater").proportion_ci(level, "exact").low
         high = stats.binomtest(false, of_false, alternative="less").proportion_ci(level, "exact").high
-        found.append((float(low), float(high)))
-    return found
+        intervals.append((float(low), float(high)))
+    return intervals
 
 
 def _clopper_pearson(counts: _Counts, delta: float, confidence: float) -> float:

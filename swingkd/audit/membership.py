@@ -132,16 +132,16 @@ def audit_membership(
     """
     is_text = model.can_generate()
     # All models see the same part of a text.
-    max_length = min(longest_input(asked, max_length) for asked in (model, *references))
+    max_length = min(longest_input(each, max_length) for each in (model, *references))
     both = membership_records(model, members, nonmembers)
 
-    def score(asked: PreTrainedModel) -> RecordScores:
-        if not is_text and asked.config.num_labels != model.config.num_labels:
+    def score(each: PreTrainedModel) -> RecordScores:
+        if not is_text and each.config.num_labels != model.config.num_labels:
             raise ValueError(
-                f"A reference or shadow has {asked.config.num_labels} classes, the model {model.config.num_labels}."
+                f"A reference or shadow has {each.config.num_labels} classes, the model {model.config.num_labels}."
             )
         scored = score_texts if is_text else score_labels
-        return scored(asked, processing_class, both, max_length=max_length, progress=progress)
+        return scored(each, processing_class, both, max_length=max_length, progress=progress)
 
     statistics = [(score(shadow), seen) for shadow, seen in _checked(shadows, len(both))]
     return judge_scores(
@@ -252,8 +252,8 @@ def _hits_of_the_best_cut(members: np.ndarray, nonmembers: np.ndarray, seed: int
     return [(halves[0][1] >= best).astype(float), (halves[1][1] < best).astype(float)]
 
 
-def _accuracy(found: np.ndarray, left: np.ndarray, axis: int = -1) -> np.ndarray:
-    return (found.mean(axis) + left.mean(axis)) / 2
+def _accuracy(caught: np.ndarray, left: np.ndarray, axis: int = -1) -> np.ndarray:
+    return (caught.mean(axis) + left.mean(axis)) / 2
 
 
 def roc_curve(members: np.ndarray, nonmembers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -277,5 +277,5 @@ def attack_quality(members: np.ndarray, nonmembers: np.ndarray, axis: int = -1) 
     ranks = stats.rankdata(np.concatenate([members, nonmembers], -1), axis=-1)
     auc = (ranks[..., :m].sum(-1) - m * (m + 1) / 2) / (m * n)
     highest = -np.sort(-nonmembers, axis=-1)
-    found = [(members > highest[..., [int(rate * n)]]).mean(-1) for rate in (0.01, 0.001)]
-    return np.stack([auc, *found])
+    rates = [(members > highest[..., [int(rate * n)]]).mean(-1) for rate in (0.01, 0.001)]
+    return np.stack([auc, *rates])

@@ -143,7 +143,7 @@ def private_values(
     """
     if spans is None:
         return [value for values in _tagged(records.texts, tagger) for value in values]
-    found = []
+    listed = []
     for text, own, name in zip(records.texts, spans, records.names, strict=True):
         for span in own or ():
             start, end = span["start"], span["end"]
@@ -152,8 +152,8 @@ def private_values(
                     f"{name}: the span {start}..{end} does not lie in its text of {len(text)} characters. Give "
                     "character offsets, end exclusive."
                 )
-            found.append(PrivateValue(text, start, end, span.get("label") or "PRIVATE"))
-    return found
+            listed.append(PrivateValue(text, start, end, span.get("label") or "PRIVATE"))
+    return listed
 
 
 def _tagged(texts: Sequence[str], tagger: Tagger) -> list[list[PrivateValue]]:
@@ -214,18 +214,18 @@ def extract_values(
         progress=progress,
     )
     drawn = [tokenizer.decode(prompt) + text for prompt, text in zip(prompts, added, strict=True)]
-    said: Counter[str] = Counter()
+    sampled: Counter[str] = Counter()
     labels: dict[str, str] = {}
     for own in _tagged(drawn, tagger):
-        said.update({value.value for value in own})
+        sampled.update({value.value for value in own})
         labels |= {value.value: value.label for value in own}
-    found = [FoundValue(labels[v], copies[v], times, v) for v, times in said.items() if v in copies]
+    extracted = [FoundValue(labels[v], copies[v], times, v) for v, times in sampled.items() if v in copies]
     chance = None
     if unseen is not None:
         others = {v.value for own in _tagged(unseen, tagger) for v in own} - copies.keys()
-        chance = (len(others), len(others & said.keys()))
-    found.sort(key=lambda value: (-value.samples, -value.copies, value.value))
-    return ValueExtraction(samples, len(said), len(copies), tuple(found), chance)
+        chance = (len(others), len(others & sampled.keys()))
+    extracted.sort(key=lambda value: (-value.samples, -value.copies, value.value))
+    return ValueExtraction(samples, len(sampled), len(copies), tuple(extracted), chance)
 
 
 def infer_values(
@@ -256,20 +256,20 @@ def infer_values(
     """
     rng = np.random.default_rng(seed)
     pools = candidate_pools(values)
-    asked = [v for v in askable_values(values) if len(pools[v.label]) >= candidates]
-    if not asked:
+    chosen = [v for v in askable_values(values) if len(pools[v.label]) >= candidates]
+    if not chosen:
         raise ValueError(
             f"No kind of private value has {candidates} different ones to choose among. Give more texts, their spans, "
             "another tagger, or fewer candidates."
         )
-    asked = [asked[i] for i in rng.permutation(len(asked))[:limit]]
+    chosen = [chosen[i] for i in rng.permutation(len(chosen))[:limit]]
     lists = []
-    for value in asked:
+    for value in chosen:
         pool = [other for other in pools[value.label] if other != value.value]
         drawn = [pool[i] for i in rng.choice(len(pool), candidates - 1, replace=False)]
         drawn.insert(int(rng.integers(candidates)), value.value)
         lists.append(drawn)
-    return _pick(model, tokenizer, asked, lists, 1 / candidates, max_length, progress)
+    return _pick(model, tokenizer, chosen, lists, 1 / candidates, max_length, progress)
 
 
 def reconstruct_values(
@@ -304,19 +304,19 @@ def reconstruct_values(
     Raises:
         ValueError: there is no value to ask for.
     """
-    asked = askable_values(values)
-    if not asked:
+    chosen = askable_values(values)
+    if not chosen:
         raise ValueError("There is no private value to reconstruct: give texts with spans, or another tagger.")
-    asked = [asked[i] for i in np.random.default_rng(seed).permutation(len(asked))[:limit]]
-    prompts = [value.text[: value.start].rstrip() for value in asked for _ in range(proposals)]
-    said = sample_texts(
+    chosen = [chosen[i] for i in np.random.default_rng(seed).permutation(len(chosen))[:limit]]
+    prompts = [value.text[: value.start].rstrip() for value in chosen for _ in range(proposals)]
+    continuations = sample_texts(
         model, tokenizer, prompts, max_new_tokens=value_tokens, top_k=top_k, seed=seed, progress=progress
     )
-    texts = [prompt + more for prompt, more in zip(prompts, said, strict=True)]
-    proposed: list[set[str]] = [set() for _ in asked]
-    for i, (prompt, found) in enumerate(zip(prompts, _tagged(texts, tagger), strict=True)):
-        proposed[i // proposals].update([value.value for value in found if value.start >= len(prompt)][:1])
-    return _pick(model, tokenizer, asked, [sorted(own) for own in proposed], None, max_length, progress)
+    texts = [prompt + more for prompt, more in zip(prompts, continuations, strict=True)]
+    proposed: list[set[str]] = [set() for _ in chosen]
+    for i, (prompt, tagged) in enumerate(zip(prompts, _tagged(texts, tagger), strict=True)):
+        proposed[i // proposals].update([value.value for value in tagged if value.start >= len(prompt)][:1])
+    return _pick(model, tokenizer, chosen, [sorted(own) for own in proposed], None, max_length, progress)
 
 
 def askable_values(values: Sequence[PrivateValue]) -> list[PrivateValue]:
@@ -331,13 +331,13 @@ def candidate_pools(values: Sequence[PrivateValue]) -> dict[str, list[str]]:
     }
 
 
-def _pick(model, tokenizer, asked, lists, chance, max_length, progress) -> Guesses:
+def _pick(model, tokenizer, values, lists, chance, max_length, progress) -> Guesses:
     """Put each candidate into its sentence and take the one with which it is likeliest."""
     # Characters, of which a token has several: what stands too far before the value would push it out of sight.
     before = 2 * longest_input(model, max_length)
     texts = [
         value.text[max(value.start - before, 0) : value.start] + candidate + value.text[value.end :]
-        for value, own in zip(asked, lists, strict=True)
+        for value, own in zip(values, lists, strict=True)
         for candidate in own
     ]
     names = [f"candidate {i}" for i in range(len(texts))]
@@ -346,12 +346,12 @@ def _pick(model, tokenizer, asked, lists, chance, max_length, progress) -> Guess
         records = TextRecords(texts, [0] * len(texts), names)
         scores = score_texts(model, tokenizer, records, max_length=max_length, progress=progress).log_likelihood
     right, place = [], 0
-    for value, own in zip(asked, lists, strict=True):
+    for value, own in zip(values, lists, strict=True):
         best = int(scores[place : place + len(own)].argmax()) if own else 0
         right.append(bool(own) and own[best] == value.value)
         place += len(own)
     kinds = defaultdict(list)
-    for value, hit in zip(asked, right, strict=True):
+    for value, hit in zip(values, right, strict=True):
         kinds[value.label].append(hit)
     by_label = {label: float(np.mean(hits)) for label, hits in sorted(kinds.items())}
     return Guesses(proportion(sum(right), len(right)), chance, by_label)

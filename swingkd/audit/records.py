@@ -167,13 +167,13 @@ def labelled_records(data: Data, side: str, config: PreTrainedConfig) -> Labelle
     """
     columns, names = _columns(data, side)
     inputs = next((columns[name] for name in ("image", "img", "text") if name in columns), None)
-    found = next((columns[name] for name in _LABELS if name in columns), None)
-    if inputs is None or found is None:
+    answers = next((columns[name] for name in _LABELS if name in columns), None)
+    if inputs is None or answers is None:
         raise ValueError(
             f"The {side} have the columns {', '.join(columns)}; a classifier's need 'text' or 'image', and 'label'."
         )
     labels = []
-    for name, given, label in zip(names, inputs, found, strict=True):
+    for name, given, label in zip(names, inputs, answers, strict=True):
         if given is None or (isinstance(given, str) and not given.strip()):
             raise ValueError(f"{name}: there is neither text nor image. Drop the record, or fill it in.")
         number = class_number(label, config)

@@ -89,7 +89,7 @@ def score_texts(
         records = TextRecords(list(records), [0] * len(records), [f"text {i}" for i in range(len(records))])
     check_tokenizer(model, processing_class)
     ids, first = _tokens(processing_class, records, longest_input(model, max_length))
-    found = np.zeros((4, len(ids)))
+    numbers = np.zeros((4, len(ids)))
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     with evaluating(model), tqdm(total=len(ids), desc="Scoring texts", disable=not progress) as bar:
         for batch in length_batches(order, [len(row) for row in ids], batch_tokens(model, memory)):
@@ -103,10 +103,10 @@ def score_texts(
                 packed = len(zlib.compress(processing_class.decode(ids[i][first[i] :]).encode()))
                 least = max(round(share * len(log_probs)), 1)
                 lowest = [np.partition(values, least - 1)[:least].mean() for values in (log_probs, relative)]
-                found[:, i] = (log_probs.mean(), log_probs.mean() / packed, *lowest)
+                numbers[:, i] = (log_probs.mean(), log_probs.mean() / packed, *lowest)
             bar.update(len(batch))
-    attacks = dict(zip(("loss", "zlib", "min_k", "min_k++"), found, strict=True))
-    return RecordScores(attacks, found[0], found[0])
+    attacks = dict(zip(("loss", "zlib", "min_k", "min_k++"), numbers, strict=True))
+    return RecordScores(attacks, numbers[0], numbers[0])
 
 
 @torch.inference_mode()
@@ -255,12 +255,12 @@ def asked_logits(
     """Return the logits [asked, V] and the ids [asked, 1] of each row from `first` on, and where each row ends."""
     longest = max(map(len, rows))
     inputs = torch.zeros(len(rows), longest, dtype=torch.int64)
-    mask, asked = torch.zeros_like(inputs), torch.zeros(len(rows), longest, dtype=torch.bool)
+    mask, predicted = torch.zeros_like(inputs), torch.zeros(len(rows), longest, dtype=torch.bool)
     for i, (row, start) in enumerate(zip(rows, first, strict=True)):
         inputs[i, : len(row)] = torch.tensor(row)
         mask[i, : len(row)] = 1
-        asked[i, start : len(row)] = True
-    inputs, mask, at = inputs.to(model.device), mask.to(model.device), asked[:, 1:].to(model.device)
+        predicted[i, start : len(row)] = True
+    inputs, mask, at = inputs.to(model.device), mask.to(model.device), predicted[:, 1:].to(model.device)
     logits = model(input_ids=inputs, attention_mask=mask, use_cache=False).logits[:, :-1]
     return logits[at].float(), inputs[:, 1:][at][:, None], at.sum(1).cumsum(0).tolist()
 

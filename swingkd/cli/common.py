@@ -97,8 +97,8 @@ def read_fields(config: Path | None, changes: list[str] | None, **given: Any) ->
     if not isinstance(fields, dict):
         raise ValueError(f"{config} holds no fields. Write one a line, such as max_steps: 100.")
     for change in changes or []:
-        name, found, value = change.partition("=")
-        if not found or not name.isidentifier():
+        name, sign, value = change.partition("=")
+        if not sign or not name.isidentifier():
             raise ValueError(f"--set {change}: write field=value, such as --set max_steps=100.")
         fields[name] = yaml.load(value, _Loader)
     return fields | {name: value for name, value in given.items() if value is not None}

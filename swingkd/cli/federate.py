@@ -43,13 +43,13 @@ def federate(
     if missing:
         raise ValueError(f"{config} says nothing of {' and '.join(missing)}. Begin with a recipe's: sd_dist_har.")
     others = {"superlink": superlink, "least": min_nodes, "patience": round_timeout} if engine == "flower" else {}
-    outcome = run(fields, output_dir, engine, **others)  # type: ignore[arg-type]
+    result = run(fields, output_dir, engine, **others)  # type: ignore[arg-type]
     metrics = MetricsFile(output_dir / "metrics.json", "federation", fields)
     where = f"table=main seed={fields.get('seed', 0)}"
     name = fields.get("method", "sd_dist")
     if not metrics.has(name, where):
-        metrics.add(outcome.rows(name, where))
+        metrics.add(result.rows(name, where))
     card_path = write_card(metrics.path, output_dir)
-    Console().print(federation_table(outcome.accuracies))
-    typer.echo(str(outcome.weakest))
+    Console().print(federation_table(result.accuracies))
+    typer.echo(str(result.weakest))
     typer.echo(f"Written: {card_path}")

@@ -50,14 +50,14 @@ def env(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead
     from swingkd import __version__
     from swingkd.report.metrics import environment
 
-    found = {"swingkd": __version__, **environment()}
-    found["cpus"] = os.cpu_count()
+    facts = {"swingkd": __version__, **environment()}
+    facts["cpus"] = os.cpu_count()
     if torch.cuda.is_available():
-        found["gpus"] = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        facts["gpus"] = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(facts))
         return
     table = Table(box=box.SIMPLE, show_header=False)
-    for name, value in found.items():
+    for name, value in facts.items():
         table.add_row(name, str(value))
     Console().print(table)

@@ -237,7 +237,7 @@ def _tokenise(batch, read, tokenizer, tagger, settings, version):
     out: dict[str, list] = {key: [] for key in ("input_ids", "labels")}
     if tagger is not None:
         out |= {key: [] for key in PII_COLUMNS}
-    for row, ids, offsets, found in zip(rows, encoded["input_ids"], encoded["offset_mapping"], tags, strict=True):
+    for row, ids, offsets, char_tags in zip(rows, encoded["input_ids"], encoded["offset_mapping"], tags, strict=True):
         ids, offsets = np.array(ids, np.int64), np.array(offsets, np.int64).reshape(-1, 2)
         learnt = np.array(row.learn, bool) if row.learn is not None else offsets[:, 1] > row.learn_from
         if row.learn_from == 0 and row.learn is None:
@@ -250,9 +250,9 @@ def _tokenise(batch, read, tokenizer, tagger, settings, version):
             learnt[-1] = True
         out["input_ids"].append(ids[:cut])
         out["labels"].append(np.where(learnt, ids, IGNORE)[:cut])
-        if found is None:
+        if char_tags is None:
             continue
-        tagged = token_facts(row.text, found, offsets, settings.dilation)
+        tagged = token_facts(row.text, char_tags, offsets, settings.dilation)
         for column, values, kind in zip(PII_COLUMNS, tagged, PII_TYPES, strict=True):
             out[column].append(values.astype(kind)[:cut])
     return out

@@ -5,12 +5,12 @@ from swingkd.decentralized.client import Client, ClientArguments
 from swingkd.decentralized.distillation import DecentralizedDistillation
 from swingkd.decentralized.federate import federate
 from swingkd.decentralized.federation import Federation, FederationSettings
-from swingkd.decentralized.labelled_examples import Examples
-from swingkd.decentralized.message import Parcel, RefusedError
+from swingkd.decentralized.labelled_examples import LabelledExamples
+from swingkd.decentralized.message import Message, RefusedError
 from swingkd.decentralized.messenger_audit import PlantedExamples, attack_messengers
 from swingkd.decentralized.messengers import Messenger, MessengerRepository
-from swingkd.decentralized.partition import People, PeopleSettings, load_people
-from swingkd.decentralized.result import Outcome
+from swingkd.decentralized.partition import Partition, PartitionSettings, load_partition
+from swingkd.decentralized.result import FederationResult
 from swingkd.decentralized.server import MessengerServer, WeightServer
 
 __all__ = [
@@ -19,17 +19,17 @@ __all__ = [
     "ClientArguments",
     "Cronus",
     "DecentralizedDistillation",
-    "Examples",
     "FedMD",
     "Federation",
+    "FederationResult",
     "FederationSettings",
+    "LabelledExamples",
+    "Message",
     "Messenger",
     "MessengerRepository",
     "MessengerServer",
-    "Outcome",
-    "Parcel",
-    "People",
-    "PeopleSettings",
+    "Partition",
+    "PartitionSettings",
     "PlantedExamples",
     "RandomNeighbours",
     "RefusedError",
@@ -37,5 +37,5 @@ __all__ = [
     "WeightServer",
     "attack_messengers",
     "federate",
-    "load_people",
+    "load_partition",
 ]

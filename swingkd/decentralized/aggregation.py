@@ -15,7 +15,7 @@ import torch
 _SMALLEST = 1e-8
 
 
-class Rule(Protocol):
+class Aggregation(Protocol):
     """Makes each client's target of the messengers that there are."""
 
     def targets(
@@ -68,7 +68,7 @@ def nearest(
         block: clients at a time.
     """
     best = torch.full((len(asking), count), torch.inf)
-    found = torch.full((len(asking), count), -1, dtype=torch.int64)
+    neighbours = torch.full((len(asking), count), -1, dtype=torch.int64)
     for them in candidates.split(block):
         theirs = tempered(known[them], temperature).flatten(1)
         entropies = torch.special.xlogy(theirs, theirs).sum(1)
@@ -78,10 +78,10 @@ def nearest(
             distances[mine[:, None] == them] = torch.inf
             rows = slice(start, start + len(mine))
             merged = torch.cat([best[rows], distances], 1)
-            numbers = torch.cat([found[rows], them.expand(len(mine), -1)], 1)
+            numbers = torch.cat([neighbours[rows], them.expand(len(mine), -1)], 1)
             best[rows], places = merged.topk(count, largest=False)
-            found[rows] = numbers.gather(1, places)
-    return found.masked_fill(best.isinf(), -1)
+            neighbours[rows] = numbers.gather(1, places)
+    return neighbours.masked_fill(best.isinf(), -1)
 
 
 def without(chosen: torch.Tensor, client: torch.Tensor) -> torch.Tensor:
@@ -123,8 +123,8 @@ class SDDist:
         if self.neighbours is None:
             chosen = [without(candidates, client) for client in asking]
         else:
-            found = nearest(known, asking, candidates, min(self.neighbours, len(candidates)), self.temperature)
-            chosen = [row[row >= 0] for row in found]
+            neighbours = nearest(known, asking, candidates, min(self.neighbours, len(candidates)), self.temperature)
+            chosen = [row[row >= 0] for row in neighbours]
         for client, numbers in zip(asking, chosen, strict=True):
             # Whoever is alone among the best learns from all others; whoever is alone at all, from itself.
             numbers = numbers if len(numbers) else without(teaching, client)
@@ -160,9 +160,9 @@ class RandomNeighbours:
 class FedMD:
     """The mean of all messengers (Li and Wang 2019, arXiv 1910.03581)."""
 
-    def consensus(self, taught: torch.Tensor) -> torch.Tensor:
+    def consensus(self, messengers: torch.Tensor) -> torch.Tensor:
         """Return what messengers [T, R, C] say together."""
-        return taught.float().mean(0)
+        return messengers.float().mean(0)
 
     def targets(
         self, known: torch.Tensor, labels: torch.Tensor, asking: torch.Tensor, teaching: torch.Tensor, seed: int
@@ -189,9 +189,9 @@ class DSFL(FedMD):
         if not self.temperature > 0:
             raise ValueError(f"temperature={self.temperature} must be positive.")
 
-    def consensus(self, taught: torch.Tensor) -> torch.Tensor:
+    def consensus(self, messengers: torch.Tensor) -> torch.Tensor:
         """Return the sharpened mean of messengers [T, R, C]."""
-        return (super().consensus(taught) / self.temperature).softmax(-1)
+        return (super().consensus(messengers) / self.temperature).softmax(-1)
 
 
 @dataclass(frozen=True)
@@ -219,12 +219,12 @@ class Cronus(FedMD):
         if self.filters < 1:
             raise ValueError(f"filters={self.filters}: at least one is needed.")
 
-    def consensus(self, taught: torch.Tensor) -> torch.Tensor:
+    def consensus(self, messengers: torch.Tensor) -> torch.Tensor:
         """Return the robust mean of messengers [T, R, C]."""
-        answers = taught.float().transpose(0, 1)
+        answers = messengers.float().transpose(0, 1)
         kept = torch.ones(answers.shape[:2])
         # As many as there are less a hair: 0.3 of 10 are three.
-        total = int(self.corrupted * len(taught) + 1e-9)
+        total = int(self.corrupted * len(messengers) + 1e-9)
         for number in range(self.filters):
             drop = total * (number + 1) // self.filters - total * number // self.filters
             if not drop:

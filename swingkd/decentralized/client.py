@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from swingkd.decentralized.labelled_examples import Examples, ask, batches
-from swingkd.decentralized.message import Parcel, Word, is_weight, load_weights, named_weights
+from swingkd.decentralized.labelled_examples import LabelledExamples, batches, logits_on
+from swingkd.decentralized.message import Message, Word, is_weight, load_weights, named_weights
 from swingkd.files import written_whole
 from swingkd.guards import check_positive
 from swingkd.models.logits import logits_of
@@ -130,10 +130,10 @@ class Client:
         self,
         name: str,
         model: nn.Module,
-        private: Examples,
-        reference: Examples,
+        private: LabelledExamples,
+        reference: LabelledExamples,
         args: ClientArguments,
-        test: Examples | None = None,
+        test: LabelledExamples | None = None,
     ):
         self.name, self.model, self.private, self.reference, self.args = name, model, private, reference, args
         self.test = test or private
@@ -141,9 +141,9 @@ class Client:
             raise ValueError(f"{name} has {private.classes} classes, the reference examples {reference.classes}.")
         if args.target_epsilon is not None and test is None:
             raise ValueError(f"{name} needs test examples: its accuracy on those that it learns is not protected.")
-        found = ask(model, reference.select(torch.arange(min(2, len(reference)))))
-        if found.shape[1] != private.classes:
-            raise ValueError(f"{name}: {type(model).__name__} has {found.shape[1]} classes, not {private.classes}.")
+        logits = logits_on(model, reference.select(torch.arange(min(2, len(reference)))))
+        if logits.shape[1] != private.classes:
+            raise ValueError(f"{name}: {type(model).__name__} has {logits.shape[1]} classes, not {private.classes}.")
         self.plan = self._plan() if args.target_epsilon is not None else None
         #: Steps of DP-SGD so far.
         self.private_steps = 0
@@ -185,39 +185,39 @@ class Client:
 
     # -- asked by the server -------------------------------------------------------------------------------------
 
-    def answer(self, parcel: Parcel) -> Parcel:
+    def answer(self, message: Message) -> Message:
         """Do for a round what the server asks for.
 
         Args:
-            parcel: "run", "round", and what it "wants": "messenger", "weights" or "nothing" after learning, or
+            message: "run", "round", and what it "wants": "messenger", "weights" or "nothing" after learning, or
                 "accuracy" without; perhaps a "target" [R, C], perhaps weights to begin with.
 
         Raises:
             ValueError: it takes part in another run already, or is asked for what it does not give.
         """
-        number, wants, run = int(parcel.number("round")), parcel.text("wants"), parcel.text("run")
+        number, wants, run = int(message.number("round")), message.text("wants"), message.text("run")
         if self.run not in ("", run):
             raise ValueError(f"{self.name} takes part in another run. Make it anew, with a folder of its own.")
-        if not self.args.share_weights and (wants == "weights" or any(map(is_weight, parcel.tensors))):
+        if not self.args.share_weights and (wants == "weights" or any(map(is_weight, message.tensors))):
             raise ValueError(f"{self.name} keeps its weights: share_weights=True is needed for this method.")
         self.run = run
         began, words = time.process_time(), dict[str, Word](round=number, examples=len(self.private))
         tensors: dict[str, torch.Tensor] = {}
         if wants == "accuracy":
-            load_weights(self.model, parcel.tensors)
+            load_weights(self.model, message.tensors)
             words["accuracy"] = self.accuracy(self.test)
             words["ledger"] = json.dumps(self.ledger.to_dict())
         elif number > self.answered:
             # Asked again after a crash, it says again what it said.
-            load_weights(self.model, parcel.tensors)
-            self.learn(number, parcel.tensors.get("target"))
+            load_weights(self.model, message.tensors)
+            self.learn(number, message.tensors.get("target"))
             self.answered = number
         if wants == "messenger":
-            tensors["messenger"] = self.say()
+            tensors["messenger"] = self.messenger()
             words["reference"] = self.reference.fingerprint()
         if wants == "weights":
             tensors = {name: tensor.clone() for name, tensor in named_weights(self.model).items()}
-        return Parcel(tensors, words | {"seconds": time.process_time() - began})
+        return Message(tensors, words | {"seconds": time.process_time() - began})
 
     def learn(self, number: int, target: torch.Tensor | None = None) -> None:
         """Learn for a round.
@@ -306,17 +306,17 @@ class Client:
 
     # -- asked by anybody ----------------------------------------------------------------------------------------
 
-    def say(self) -> torch.Tensor:
+    def messenger(self) -> torch.Tensor:
         """Return its soft labels of the reference examples, [R, C] float16; softened where they are likely private."""
-        logits = ask(self.model, self.reference)
+        logits = logits_on(self.model, self.reference)
         if self.reference.likelihood is not None and self.args.max_temperature > 1:
             swing = TemperatureSettings(base=1.0, maximum=self.args.max_temperature)
             logits = logits / swing.for_tokens(self.reference.likelihood).teacher[:, None].to(logits)
         return logits.softmax(-1).half()
 
-    def accuracy(self, examples: Examples) -> float:
+    def accuracy(self, examples: LabelledExamples) -> float:
         """Return the share of examples whose label it finds likeliest."""
-        return float((ask(self.model, examples).argmax(1) == examples.labels).double().mean())
+        return float((logits_on(self.model, examples).argmax(1) == examples.labels).double().mean())
 
     # -- crash and rejoin ----------------------------------------------------------------------------------------
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from swingkd.decentralized.client import Client
-from swingkd.decentralized.message import Parcel, Word
-from swingkd.decentralized.result import Outcome
+from swingkd.decentralized.message import Message, Word
+from swingkd.decentralized.result import FederationResult
 from swingkd.decentralized.rounds import History, Round
 from swingkd.decentralized.server import Server
 
@@ -18,7 +18,7 @@ class DecentralizedDistillation:
 
         run = DecentralizedDistillation(clients, MessengerServer(SDDist(), reference), rounds=10)
         run.run()
-        print(run.outcome().accuracies)
+        print(run.result().accuracies)
 
     Args:
         clients: who takes part.
@@ -80,15 +80,15 @@ class DecentralizedDistillation:
             self.server.close(number)
             self.history.add(happened, self.server)
 
-    def outcome(self) -> Outcome:
+    def result(self) -> FederationResult:
         """Return what each client's model gets right with the server's last word, and what it cost."""
         words: dict[str, Word] = {"run": self.history.run, "round": self.rounds, "wants": "accuracy"}
-        last = Parcel(self.server.last().tensors, words)
+        last = Message(self.server.last().tensors, words)
         answers = {name: client.answer(last) for name, client in self.clients.items()}
         if self.folder is not None:
             for name, client in self.clients.items():
                 client.save(client_folder(self.folder, name))
-        return Outcome.of(answers, self.history.rounds)
+        return FederationResult.of(answers, self.history.rounds)
 
 
 def client_folder(folder: Path, name: str) -> Path:

@@ -10,19 +10,19 @@ from typing import Any, Literal, get_args
 from swingkd.decentralized.distillation import DecentralizedDistillation
 from swingkd.decentralized.federation import Federation, FederationSettings
 from swingkd.decentralized.flower_run import run_on_flower
-from swingkd.decentralized.result import Outcome
+from swingkd.decentralized.result import FederationResult
 
 Engine = Literal["inproc", "flower"]
 
 
 def federate(
     config: dict[str, Any], output_dir: str | os.PathLike, engine: Engine = "inproc", **others: Any
-) -> Outcome:
+) -> FederationResult:
     """Run a federation, or what is left of one that was stopped.
 
     Args:
         config: the fields of `FederationSettings`, or a recipe's configuration.
-        output_dir: where the configuration, what server and clients know, and outcome.json are kept.
+        output_dir: where the configuration, what server and clients know, and result.json are kept.
         engine: "inproc": all in this process; "flower": see `run_on_flower`.
         **others: of `run_on_flower`.
 
@@ -48,6 +48,6 @@ def federate(
     clients = [federation.client(name) for name in federation.names]
     run = DecentralizedDistillation(clients, federation.server(), rounds=federation.rounds, output_dir=str(folder))
     run.run(resume_from_checkpoint=True)
-    outcome = run.outcome()
-    outcome.save(folder / "outcome.json")
-    return outcome
+    result = run.result()
+    result.save(folder / "result.json")
+    return result

@@ -13,11 +13,11 @@ import yaml
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from swingkd.decentralized.aggregation import DSFL, Cronus, FedMD, RandomNeighbours, Rule, SDDist
+from swingkd.decentralized.aggregation import DSFL, Aggregation, Cronus, FedMD, RandomNeighbours, SDDist
 from swingkd.decentralized.client import Client, ClientArguments
-from swingkd.decentralized.labelled_examples import Examples
+from swingkd.decentralized.labelled_examples import LabelledExamples
 from swingkd.decentralized.networks import MLP, CharacterLSTM, CharacterMLP, SignalCNN, SignalTransformer
-from swingkd.decentralized.partition import ALPHABET, People, PeopleSettings, load_people, mislabelled, scarce
+from swingkd.decentralized.partition import ALPHABET, Partition, PartitionSettings, load_partition, mislabelled, scarce
 from swingkd.decentralized.server import MessengerServer, Server, WeightServer
 from swingkd.files import write_json
 
@@ -111,10 +111,10 @@ class Federation:
 
     def __init__(self, settings: FederationSettings):
         self.settings = settings
-        self.people: People = load_people(PeopleSettings(**settings.people))
+        self.partition: Partition = load_partition(PartitionSettings(**settings.people))
         self.rounds = ClientArguments(**settings.client).rounds
         #: In the order in which models are dealt out.
-        self.names = sorted(self.people.train)
+        self.names = sorted(self.partition.train)
         wrong = round(settings.mislabelled_clients * len(self.names))
         order = torch.randperm(len(self.names), generator=torch.Generator().manual_seed(settings.seed))
         self._wrong = {self.names[i] for i in order[:wrong].tolist()}
@@ -128,7 +128,7 @@ class Federation:
         if name not in self.names:
             raise ValueError(f"There is no client {name!r}: there are {len(self.names)} others.")
         settings, place = self.settings, self.names.index(name)
-        own = self.people.train[name]
+        own = self.partition.train[name]
         if name in self._wrong:
             own = mislabelled(own, settings.mislabelled_share, settings.seed * 1_009 + place)
         if settings.share_of_data < 1:
@@ -140,16 +140,16 @@ class Federation:
             args = replace(args, learn_reference_labels=True)
         args = replace(args, share_weights=args.share_weights or like)
         model = make_network(spec, own, settings.seed * 1_009 + (0 if like else place))
-        return Client(name, model, own, self.people.reference, args, test=self.people.test[name])
+        return Client(name, model, own, self.partition.reference, args, test=self.partition.test[name])
 
     def server(self) -> Server:
         """Build the server."""
-        settings, reference = self.settings, self.people.reference
+        settings, reference = self.settings, self.partition.reference
         if settings.method in ("fedavg", "feddf"):
             model = make_network(settings.models[0], reference, settings.seed * 1_009)
             steps = {"distillation_steps": 20} if settings.method == "feddf" else {}
             return WeightServer(model, reference, **{**steps, "seed": settings.seed, **settings.settings})
-        rule: Rule | None = RULES[settings.method](**settings.settings) if settings.method in RULES else None
+        rule: Aggregation | None = RULES[settings.method](**settings.settings) if settings.method in RULES else None
         return MessengerServer(
             rule,
             reference,
@@ -159,7 +159,7 @@ class Federation:
         )
 
 
-def make_network(spec: dict[str, Any], examples: Examples, seed: int) -> nn.Module:
+def make_network(spec: dict[str, Any], examples: LabelledExamples, seed: int) -> nn.Module:
     """Build a classifier that fits examples, with weights that follow from a seed."""
     spec = dict(spec)
     with torch.random.fork_rng(devices=[]):

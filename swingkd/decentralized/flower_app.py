@@ -1,6 +1,6 @@
 """The same clients and the same server on Flower: `flwr run` in simulation, or a SuperLink with SuperNodes.
 
-Nothing of the method is here: a parcel becomes a Flower message and back.  What a client knows lives in a folder on
+Nothing of the method is here: a message becomes a Flower message and back.  What a client knows lives in a folder on
 its own machine, so that a node that crashed goes on where it was.
 """
 
@@ -13,15 +13,16 @@ from functools import lru_cache
 from pathlib import Path
 
 from filelock import FileLock
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, MessageType, RecordDict
+from flwr.app import Message as FlowerMessage
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid, ServerApp
 
 from swingkd.decentralized.distillation import client_folder
 from swingkd.decentralized.federation import Federation, FederationSettings
-from swingkd.decentralized.message import Parcel, RefusedError
-from swingkd.decentralized.result import Outcome
+from swingkd.decentralized.message import Message, RefusedError
+from swingkd.decentralized.result import FederationResult
 from swingkd.decentralized.rounds import History, Round
 
 log = logging.getLogger(__name__)
@@ -33,14 +34,14 @@ client_app = ClientApp()
 server_app = ServerApp()
 
 
-def record_of(parcel: Parcel) -> RecordDict:
-    """Return a parcel as Flower carries it."""
+def record_of(message: Message) -> RecordDict:
+    """Return a message as Flower carries it."""
     return RecordDict(
-        {"tensors": ArrayRecord(torch_state_dict=parcel.tensors), "words": ConfigRecord({**parcel.words})}
+        {"tensors": ArrayRecord(torch_state_dict=message.tensors), "words": ConfigRecord({**message.words})}
     )
 
 
-def parcel_of(record: RecordDict) -> Parcel:
+def message_of(record: RecordDict) -> Message:
     """Return what Flower carried.
 
     Raises:
@@ -48,9 +49,9 @@ def parcel_of(record: RecordDict) -> Parcel:
     """
     tensors, words = record.get("tensors"), record.get("words")
     if not isinstance(tensors, ArrayRecord) or not isinstance(words, ConfigRecord):
-        raise RefusedError("it is no parcel")
-    said = {key: value for key, value in words.items() if isinstance(value, str | int | float)}
-    return Parcel(dict(tensors.to_torch_state_dict()), said)
+        raise RefusedError("it is no message")
+    plain = {key: value for key, value in words.items() if isinstance(value, str | int | float)}
+    return Message(dict(tensors.to_torch_state_dict()), plain)
 
 
 @lru_cache(maxsize=1)
@@ -59,7 +60,7 @@ def federation(path: str) -> Federation:
     return Federation(FederationSettings.read(path))
 
 
-def who_am_i(context: Context) -> tuple[Federation, str]:
+def own_client(context: Context) -> tuple[Federation, str]:
     """Return what this node's clients are built from, and its client's name.
 
     A node on a machine of its own may be told who it is ("client"), and have a configuration and a folder of its own;
@@ -71,25 +72,25 @@ def who_am_i(context: Context) -> tuple[Federation, str]:
 
 
 @client_app.query()
-def introduce(message: Message, context: Context) -> Message:
+def introduce(request: FlowerMessage, context: Context) -> FlowerMessage:
     """Say which client this node is."""
-    _, name = who_am_i(context)
-    return Message(record_of(Parcel({}, {"name": name})), reply_to=message)
+    _, name = own_client(context)
+    return FlowerMessage(record_of(Message({}, {"name": name})), reply_to=request)
 
 
 @client_app.train()
-def answer(message: Message, context: Context) -> Message:
+def answer(request: FlowerMessage, context: Context) -> FlowerMessage:
     """Do what the server asks for; what is known is written down before the answer leaves."""
-    own, name = who_am_i(context)
+    own, name = own_client(context)
     client = own.client(name)
     folder = client_folder(Path(str(context.node_config.get("output-dir", context.run_config["output-dir"]))), name)
     folder.mkdir(parents=True, exist_ok=True)
     # A request that was given up may still be at work: the next one goes on from what it leaves.
     with FileLock(folder / "client.lock"):
         client.load(folder)
-        parcel = client.answer(parcel_of(message.content))
+        message = client.answer(message_of(request.content))
         client.save(folder)
-    return Message(record_of(parcel), reply_to=message)
+    return FlowerMessage(record_of(message), reply_to=request)
 
 
 @server_app.main()
@@ -104,10 +105,10 @@ def serve(grid: Grid, context: Context) -> None:
     history.begin(server)
     run, nodes = history.run, dict[str, int]()
     while (number := len(history.rounds)) < rounds:
-        nodes = who_is_there(grid, nodes, least)
+        nodes = available_nodes(grid, nodes, least)
         happened = Round(number, sorted(nodes))
         requests = dict(server.requests(number, happened.present))
-        sent = {name: (nodes[name], parcel.with_words(run=run)) for name, parcel in requests.items()}
+        sent = {name: (nodes[name], message.with_words(run=run)) for name, message in requests.items()}
         answers = exchange(grid, sent, patience)
         if not answers:
             # Whoever learnt all the same answers at once when it is asked again: no round is learnt twice.
@@ -120,15 +121,15 @@ def serve(grid: Grid, context: Context) -> None:
                 happened.refused[name] = "no answer came"
         server.close(number)
         history.add(happened, server)
-    last = Parcel(server.last().tensors, {"run": run, "round": rounds, "wants": "accuracy"})
-    found: dict[str, Parcel] = {}
-    while not found:
-        nodes = who_is_there(grid, nodes, least)
-        found = exchange(grid, {name: (node, last) for name, node in nodes.items()}, patience)
-    Outcome.of(found, history.rounds).save(folder / "outcome.json")
+    last = Message(server.last().tensors, {"run": run, "round": rounds, "wants": "accuracy"})
+    answered: dict[str, Message] = {}
+    while not answered:
+        nodes = available_nodes(grid, nodes, least)
+        answered = exchange(grid, {name: (node, last) for name, node in nodes.items()}, patience)
+    FederationResult.of(answered, history.rounds).save(folder / "result.json")
 
 
-def who_is_there(grid: Grid, known: dict[str, int], least: int) -> dict[str, int]:
+def available_nodes(grid: Grid, known: dict[str, int], least: int) -> dict[str, int]:
     """Return the nodes that are there, by their clients' names; wait until they are enough.
 
     Node numbers are random, and a client that comes back has another one: each new node is asked who it is, and is
@@ -138,9 +139,9 @@ def who_is_there(grid: Grid, known: dict[str, int], least: int) -> dict[str, int
         there = set(grid.get_node_ids())
         nodes = {name: node for name, node in known.items() if node in there}
         new = there - set(nodes.values())
-        asked = [Message(record_of(Parcel()), node, MessageType.QUERY) for node in sorted(new)]
-        for node, parcel in _answers(grid, asked, _INTRODUCTION):
-            name = parcel.words.get("name")
+        queries = [FlowerMessage(record_of(Message()), node, MessageType.QUERY) for node in sorted(new)]
+        for node, message in _answers(grid, queries, _INTRODUCTION):
+            name = message.words.get("name")
             if not isinstance(name, str) or name in nodes:
                 log.warning("A node is left out: it says that it is %.40r, who is there already or nobody.", name)
             else:
@@ -152,21 +153,21 @@ def who_is_there(grid: Grid, known: dict[str, int], least: int) -> dict[str, int
         time.sleep(1)
 
 
-def exchange(grid: Grid, requests: dict[str, tuple[int, Parcel]], patience: float) -> dict[str, Parcel]:
-    """Send parcels to clients' nodes, and return the answers that came in time.
+def exchange(grid: Grid, requests: dict[str, tuple[int, Message]], patience: float) -> dict[str, Message]:
+    """Send messages to clients' nodes, and return the answers that came in time.
 
     Args:
         grid: reaches the nodes.
-        requests: node and parcel of each client.
+        requests: node and message of each client.
         patience: seconds.
     """
     names = {node: name for name, (node, _) in requests.items()}
-    messages = [Message(record_of(parcel), node, MessageType.TRAIN) for node, parcel in requests.values()]
-    return {names[node]: parcel for node, parcel in _answers(grid, messages, patience) if node in names}
+    messages = [FlowerMessage(record_of(message), node, MessageType.TRAIN) for node, message in requests.values()]
+    return {names[node]: message for node, message in _answers(grid, messages, patience) if node in names}
 
 
-def _answers(grid: Grid, messages: list[Message], patience: float) -> Iterator[tuple[int, Parcel]]:
-    """Yield node and parcel of each answer.
+def _answers(grid: Grid, messages: list[FlowerMessage], patience: float) -> Iterator[tuple[int, Message]]:
+    """Yield node and message of each answer.
 
     Raises:
         RuntimeError: each of them failed: asked again, they would again.
@@ -176,7 +177,7 @@ def _answers(grid: Grid, messages: list[Message], patience: float) -> Iterator[t
         try:
             if not reply.has_content():
                 raise RefusedError(reply.error.reason)
-            yield reply.metadata.src_node_id, parcel_of(reply.content)
+            yield reply.metadata.src_node_id, message_of(reply.content)
         except RefusedError as error:
             log.warning("A client could not answer: %s", error)
             if reply.has_error() and reply.error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from swingkd.decentralized.federation import Federation, FederationSettings
-from swingkd.decentralized.result import Outcome
+from swingkd.decentralized.result import FederationResult
 
 #: Flower and Ray then talk to the federation's own nodes and to nobody else.
 QUIET = {
@@ -68,7 +68,7 @@ def write_app(folder: Path, config: Path, output_dir: Path, least: int, patience
 
 def run_on_flower(
     config: Path, output_dir: Path, *, superlink: str | None = None, least: int | None = None, patience: float = 600.0
-) -> Outcome:
+) -> FederationResult:
     """Run a federation on Flower, or what is left of it.
 
     Args:
@@ -84,7 +84,7 @@ def run_on_flower(
         RuntimeError: the run failed.
     """
     # What an earlier run left is no answer of this one.
-    (output_dir / "outcome.json").unlink(missing_ok=True)
+    (output_dir / "result.json").unlink(missing_ok=True)
     try:
         import flwr  # noqa: F401  # only whether it is there
     except ImportError as error:
@@ -100,7 +100,7 @@ def run_on_flower(
         with _simulation(output_dir / "flower", environment) as link:
             options = f"num-supernodes={clients} client-resources-num-cpus=1"
             _submit(app, link, environment, ["--federation-config", options])
-    return Outcome.load(output_dir / "outcome.json")
+    return FederationResult.load(output_dir / "result.json")
 
 
 @contextmanager
@@ -148,8 +148,8 @@ def _submit(app: Path, superlink: str, environment: dict[str, str], options: lis
         raise RuntimeError(f"Flower did not take the run: {started.get('error-message', started)}")
     run = str(started["run-id"])
     while True:
-        found = _flwr(["ls", superlink, "--run-id", run], environment).get("runs", [{}])[0]
-        status = str(found.get("status", ""))
+        entry = _flwr(["ls", superlink, "--run-id", run], environment).get("runs", [{}])[0]
+        status = str(entry.get("status", ""))
         if status.startswith("finished"):
             break
         time.sleep(_LOOK)

@@ -15,7 +15,7 @@ Inputs = torch.Tensor | dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Examples:
+class LabelledExamples:
     """Labelled examples, in memory.
 
     Args:
@@ -53,10 +53,10 @@ class Examples:
         named = dict(self.inputs) if isinstance(self.inputs, dict) else {"inputs": self.inputs}
         return named | ({} if self.likelihood is None else {"likelihood": self.likelihood})
 
-    def select(self, rows: torch.Tensor) -> Examples:
+    def select(self, rows: torch.Tensor) -> LabelledExamples:
         """Return some of them."""
         likelihood = self.likelihood[rows] if self.likelihood is not None else None
-        return Examples(self.shown(rows), self.labels[rows], self.classes, likelihood)
+        return LabelledExamples(self.shown(rows), self.labels[rows], self.classes, likelihood)
 
     def shown(self, rows: torch.Tensor) -> Inputs:
         """Return what a model is called with for some of them."""
@@ -70,7 +70,7 @@ class Examples:
         return fingerprint(*(named[name] for name in sorted(named)), self.labels)
 
     @classmethod
-    def joined(cls, parts: Sequence[Examples]) -> Examples:
+    def joined(cls, parts: Sequence[LabelledExamples]) -> LabelledExamples:
         """Return the examples of several as one."""
         first = parts[0]
         inputs: Inputs
@@ -84,13 +84,13 @@ class Examples:
 
 
 @torch.no_grad()
-def ask(model: nn.Module, examples: Examples) -> torch.Tensor:
+def logits_on(model: nn.Module, examples: LabelledExamples) -> torch.Tensor:
     """Return what a model says of examples, [n, classes], in evaluation mode."""
     training = model.training
     model.eval()
-    found = torch.cat([logits_of(model, examples.shown(part)) for part in torch.arange(len(examples)).split(512)])
+    logits = torch.cat([logits_of(model, examples.shown(part)) for part in torch.arange(len(examples)).split(512)])
     model.train(training)
-    return found
+    return logits
 
 
 def batches(count: int, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:

@@ -19,7 +19,7 @@ Word = str | int | float | bool
 
 
 @dataclass(frozen=True, eq=False)
-class Parcel:
+class Message:
     """Tensors by name, and plain values by name.
 
     Args:
@@ -30,9 +30,9 @@ class Parcel:
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     words: dict[str, Word] = field(default_factory=dict)
 
-    def with_words(self, **words: Word) -> Parcel:
+    def with_words(self, **words: Word) -> Message:
         """Return it with more words."""
-        return Parcel(self.tensors, self.words | words)
+        return Message(self.tensors, self.words | words)
 
     def number(self, word: str, low: float = 0.0, high: float = math.inf) -> float:
         """Return a number that another machine says.
@@ -71,7 +71,7 @@ def is_weight(name: str) -> bool:
 
 
 def named_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return a model's weights and buffers, by names that a parcel has for them."""
+    """Return a model's weights and buffers, by names that a message has for them."""
     return {_WEIGHT + name: tensor.detach() for name, tensor in model.state_dict().items()}
 
 

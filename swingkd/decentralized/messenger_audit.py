@@ -15,7 +15,7 @@ import torch
 from swingkd.audit import MembershipReport
 from swingkd.audit.membership import judge_scores
 from swingkd.audit.scores import score_logits
-from swingkd.decentralized.labelled_examples import Examples
+from swingkd.decentralized.labelled_examples import LabelledExamples
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class PlantedExamples:
     given: torch.Tensor
 
     @classmethod
-    def drawn(cls, reference: Examples, count: int, seed: int) -> PlantedExamples:
+    def drawn(cls, reference: LabelledExamples, count: int, seed: int) -> PlantedExamples:
         """Draw places, labels and coins.
 
         Raises:
@@ -46,7 +46,7 @@ class PlantedExamples:
         labels = torch.randint(reference.classes, (count,), generator=generator)
         return cls(rows, labels, torch.rand(count, generator=generator) < 0.5)
 
-    def planted(self, private: Examples, reference: Examples, copies: int = 1) -> Examples:
+    def planted(self, private: LabelledExamples, reference: LabelledExamples, copies: int = 1) -> LabelledExamples:
         """Return a client's examples with the given ones among them.
 
         Args:
@@ -55,7 +55,7 @@ class PlantedExamples:
             copies: of each.
         """
         given = replace(reference.select(self.rows[self.given]), labels=self.labels[self.given])
-        return Examples.joined([private, *([given] * copies)])
+        return LabelledExamples.joined([private, *([given] * copies)])
 
 
 def attack_messengers(planted: Sequence[PlantedExamples], messengers: Sequence[torch.Tensor]) -> MembershipReport:
@@ -68,7 +68,7 @@ def attack_messengers(planted: Sequence[PlantedExamples], messengers: Sequence[t
     Returns:
         A report whose members were chosen by a coin, so that epsilon can be bounded from below.
     """
-    said = torch.cat([m[p.rows].float().clamp_min(1e-8).log() for p, m in zip(planted, messengers, strict=True)])
+    log_probs = torch.cat([m[p.rows].float().clamp_min(1e-8).log() for p, m in zip(planted, messengers, strict=True)])
     labels, given = torch.cat([p.labels for p in planted]), torch.cat([p.given for p in planted])
     order = torch.cat([given.nonzero()[:, 0], (~given).nonzero()[:, 0]])
-    return judge_scores(score_logits(said[order], labels[order]), int(given.sum()))
+    return judge_scores(score_logits(log_probs[order], labels[order]), int(given.sum()))

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from datasets import Dataset, load_dataset
 
-from swingkd.decentralized.labelled_examples import Examples
+from swingkd.decentralized.labelled_examples import LabelledExamples
 from swingkd.tagging import RuleTagger
 
 
 @dataclass(frozen=True, kw_only=True)
-class PeopleSettings:
+class PartitionSettings:
     """How rows become clients and reference examples.
 
     Args:
@@ -73,7 +73,7 @@ class PeopleSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class People:
+class Partition:
     """Each client's own examples, and those that all share.
 
     Args:
@@ -81,12 +81,12 @@ class People:
         reference: labelled, of people who take no part.
     """
 
-    train: dict[str, Examples]
-    test: dict[str, Examples]
-    reference: Examples
+    train: dict[str, LabelledExamples]
+    test: dict[str, LabelledExamples]
+    reference: LabelledExamples
 
 
-def load_people(settings: PeopleSettings) -> People:
+def load_partition(settings: PartitionSettings) -> Partition:
     """Deal a data set out to its people.
 
     Raises:
@@ -108,7 +108,7 @@ def load_people(settings: PeopleSettings) -> People:
     drawn = np.random.default_rng(settings.reference_seed)
     shared = _shared(settings, order if isinstance(settings.reference_clients, int) else names, drawn)
     read = Characters(settings) if settings.text else Numbers(settings, rows, np.isin(whose, list(shared)))
-    reference = Examples.joined([read(rows.select(np.flatnonzero(whose == name))) for name in sorted(shared)])
+    reference = LabelledExamples.joined([read(rows.select(np.flatnonzero(whose == name))) for name in sorted(shared)])
     some = torch.from_numpy(drawn.permutation(len(reference))[: settings.reference_examples]).sort().values
     train, test = {}, {}
     for name in sorted(set(order.tolist()) - shared):
@@ -117,10 +117,10 @@ def load_people(settings: PeopleSettings) -> People:
             train[name], test[name] = _split(own, read, settings)
         except ValueError as error:
             raise ValueError(f"Client {name}: {error}") from error
-    return People(train, test, reference.select(some))
+    return Partition(train, test, reference.select(some))
 
 
-def _shared(settings: PeopleSettings, people: np.ndarray, drawn: np.random.Generator) -> set[str]:
+def _shared(settings: PartitionSettings, people: np.ndarray, drawn: np.random.Generator) -> set[str]:
     """Return who gives the reference examples."""
     chosen = settings.reference_clients
     if not isinstance(chosen, int):
@@ -133,7 +133,9 @@ def _shared(settings: PeopleSettings, people: np.ndarray, drawn: np.random.Gener
     return set(drawn.choice(people, chosen, replace=False).tolist())
 
 
-def _split(rows: Dataset, read: Characters | Numbers, settings: PeopleSettings) -> tuple[Examples, Examples]:
+def _split(
+    rows: Dataset, read: Characters | Numbers, settings: PartitionSettings
+) -> tuple[LabelledExamples, LabelledExamples]:
     """Return a client's examples to learn from and to be tested on: whole recordings, where rows belong together."""
     groups = np.asarray(rows[settings.together] if settings.together else range(len(rows))).astype(str)
     names = list(dict.fromkeys(groups.tolist()))
@@ -153,7 +155,7 @@ def _split(rows: Dataset, read: Characters | Numbers, settings: PeopleSettings) 
 class Numbers:
     """Reads columns of numbers, on the scale of the reference people's: mean 0 and standard deviation 1 each."""
 
-    def __init__(self, settings: PeopleSettings, rows: Dataset, shared: np.ndarray):
+    def __init__(self, settings: PartitionSettings, rows: Dataset, shared: np.ndarray):
         self.settings = settings
         values = self._values(rows.select(np.flatnonzero(shared)))
         axes = (0, *range(2, values.ndim))
@@ -167,28 +169,28 @@ class Numbers:
 
     def _values(self, rows: Dataset) -> np.ndarray:
         """Return [n, columns] of numbers, or [n, columns, length] of lists."""
-        found = []
+        columns = []
         for column in self.settings.inputs:
             try:
-                found.append(np.asarray(rows[column], dtype=np.float32))
+                columns.append(np.asarray(rows[column], dtype=np.float32))
             except (TypeError, ValueError) as error:
                 raise ValueError(f"Column {column!r} must hold numbers, or lists of numbers of one length.") from error
-            if not np.isfinite(found[-1]).all():
+            if not np.isfinite(columns[-1]).all():
                 raise ValueError(f"Column {column!r} holds what is no finite number.")
-        return np.stack(found, 1)
+        return np.stack(columns, 1)
 
     def _labels(self, rows: Dataset) -> np.ndarray:
-        found = np.asarray(rows[self.settings.label])
+        values = np.asarray(rows[self.settings.label])
         if not self.settings.label_cuts:
-            return found
-        if not np.issubdtype(found.dtype, np.number) or not np.isfinite(found).all():
+            return values
+        if not np.issubdtype(values.dtype, np.number) or not np.isfinite(values).all():
             raise ValueError(f"Column {self.settings.label!r} holds what is no finite number.")
-        return np.digitize(found, self.settings.label_cuts)
+        return np.digitize(values, self.settings.label_cuts)
 
-    def __call__(self, rows: Dataset) -> Examples:
+    def __call__(self, rows: Dataset) -> LabelledExamples:
         """Return rows as examples."""
         inputs = torch.from_numpy((self._values(rows) - self.mean) / self.std)
-        return Examples(inputs, torch.from_numpy(self._labels(rows).astype(np.int64)), self.classes)
+        return LabelledExamples(inputs, torch.from_numpy(self._labels(rows).astype(np.int64)), self.classes)
 
 
 #: What `Characters` knows; the first stands for all others.
@@ -198,12 +200,12 @@ ALPHABET = "\x00\n" + "".join(map(chr, range(32, 127)))
 class Characters:
     """Reads text: some characters, and the next one as their label."""
 
-    def __init__(self, settings: PeopleSettings):
+    def __init__(self, settings: PartitionSettings):
         self.settings = settings
         self._numbers = np.zeros(0x110000, dtype=np.int64)
         self._numbers[[ord(character) for character in ALPHABET]] = np.arange(len(ALPHABET))
 
-    def __call__(self, rows: Dataset) -> Examples:
+    def __call__(self, rows: Dataset) -> LabelledExamples:
         """Return windows of the rows' text, joined by line breaks.
 
         Raises:
@@ -217,20 +219,20 @@ class Characters:
         windows = ids.unfold(0, size, self.settings.stride)
         likelihood = None
         if self.settings.tag:
-            found = RuleTagger().tag([text])[0].likelihood
-            likelihood = torch.as_tensor(found, dtype=torch.float32)[size - 1 :: self.settings.stride]
-        return Examples(
+            likelihoods = RuleTagger().tag([text])[0].likelihood
+            likelihood = torch.as_tensor(likelihoods, dtype=torch.float32)[size - 1 :: self.settings.stride]
+        return LabelledExamples(
             {"input_ids": windows[:, :-1].contiguous()}, windows[:, -1].contiguous(), len(ALPHABET), likelihood
         )
 
 
-def scarce(examples: Examples, share: float, seed: int) -> Examples:
+def scarce(examples: LabelledExamples, share: float, seed: int) -> LabelledExamples:
     """Keep a share of examples, drawn at random; one at least."""
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
     return examples.select(order[: max(1, round(share * len(examples)))].sort().values)
 
 
-def mislabelled(examples: Examples, share: float, seed: int) -> Examples:
+def mislabelled(examples: LabelledExamples, share: float, seed: int) -> LabelledExamples:
     """Give a share of examples, drawn at random, another label."""
     generator = torch.Generator().manual_seed(seed)
     wrong = torch.rand(len(examples), generator=generator) < share

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
-from swingkd.decentralized.message import Parcel
+from swingkd.decentralized.message import Message
 from swingkd.decentralized.rounds import Round
 from swingkd.files import write_json
 from swingkd.privacy import PrivacyLedger
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Outcome:
+class FederationResult:
     """The end of a federation.
 
     Args:
@@ -35,9 +35,9 @@ class Outcome:
     rounds: list[Round] = field(default_factory=list)
 
     @classmethod
-    def of(cls, answers: dict[str, Parcel], rounds: Sequence[Round]) -> Outcome:
+    def of(cls, answers: dict[str, Message], rounds: Sequence[Round]) -> FederationResult:
         """Read what clients answered when they were asked for their accuracy; what is no answer is left out."""
-        outcome = cls(rounds=list(rounds))
+        result = cls(rounds=list(rounds))
         for name, answer in sorted(answers.items()):
             try:
                 accuracy = answer.number("accuracy", high=1.0)
@@ -45,8 +45,8 @@ class Outcome:
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 log.warning("The last answer of %s is refused: %s.", name, error)
                 continue
-            outcome.accuracies[name], outcome.ledgers[name] = accuracy, ledger
-        return outcome
+            result.accuracies[name], result.ledgers[name] = accuracy, ledger
+        return result
 
     @property
     def weakest(self) -> PrivacyLedger | None:
@@ -70,15 +70,15 @@ class Outcome:
         """
         if not self.accuracies:
             raise RuntimeError("No client told its accuracy: see the log for what they answered.")
-        found = list(self.accuracies.values())
+        accuracies = list(self.accuracies.values())
         weakest = self.weakest
         return [
             *(
                 Row(model, f"{setting} client={quote(client, safe='')}", "client_accuracy", value)
                 for client, value in self.accuracies.items()
             ),
-            Row(model, setting, "accuracy", sum(found) / len(found), n=len(found)),
-            Row(model, setting, "worst", min(found), n=len(found)),
+            Row(model, setting, "accuracy", sum(accuracies) / len(accuracies), n=len(accuracies)),
+            Row(model, setting, "worst", min(accuracies), n=len(accuracies)),
             *(
                 Row(model, setting, cost, sum(getattr(happened, cost) for happened in self.rounds))
                 for cost in ("sent", "received", "seconds")
@@ -93,7 +93,7 @@ class Outcome:
         write_json(path, {"accuracies": self.accuracies, "ledgers": ledgers, "rounds": rounds})
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> Outcome:
+    def load(cls, path: str | os.PathLike) -> FederationResult:
         """Read what `save` wrote."""
         content = json.loads(Path(path).read_text())
         ledgers = {name: PrivacyLedger.from_dict(ledger) for name, ledger in content["ledgers"].items()}

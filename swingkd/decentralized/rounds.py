@@ -8,7 +8,7 @@ import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from swingkd.decentralized.message import Parcel, RefusedError
+from swingkd.decentralized.message import Message, RefusedError
 from swingkd.decentralized.server import Server
 from swingkd.files import write_json
 
@@ -36,7 +36,7 @@ class Round:
     seconds: float = 0.0
     refused: dict[str, str] = field(default_factory=dict)
 
-    def take(self, server: Server, client: str, request: Parcel, answer: Parcel) -> None:
+    def take(self, server: Server, client: str, request: Message, answer: Message) -> None:
         """Hand a client's answer to the server and write down what it cost."""
         self.sent += request.bytes
         self.received += answer.bytes

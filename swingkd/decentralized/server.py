@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-from swingkd.decentralized.aggregation import Rule
-from swingkd.decentralized.labelled_examples import Examples, ask, batches
-from swingkd.decentralized.message import Parcel, RefusedError, Word, load_weights, named_weights
+from swingkd.decentralized.aggregation import Aggregation
+from swingkd.decentralized.labelled_examples import LabelledExamples, batches, logits_on
+from swingkd.decentralized.message import Message, RefusedError, Word, load_weights, named_weights
 from swingkd.decentralized.messengers import Messenger, MessengerRepository
 from swingkd.files import written_whole
 from swingkd.models.logits import logits_of
@@ -23,10 +23,10 @@ from swingkd.models.logits import logits_of
 class Server(Protocol):
     """Asks clients, round by round."""
 
-    def requests(self, number: int, present: Sequence[str]) -> Iterator[tuple[str, Parcel]]:
+    def requests(self, number: int, present: Sequence[str]) -> Iterator[tuple[str, Message]]:
         """Yield what each client that is there is sent in a round."""
 
-    def receive(self, number: int, client: str, answer: Parcel) -> None:
+    def receive(self, number: int, client: str, answer: Message) -> None:
         """Take a client's answer.
 
         Raises:
@@ -36,7 +36,7 @@ class Server(Protocol):
     def close(self, number: int) -> None:
         """End a round."""
 
-    def last(self) -> Parcel:
+    def last(self) -> Message:
         """Return what every client is sent after the last round, to go home with."""
 
     def save(self, path: str | os.PathLike) -> None:
@@ -59,8 +59,8 @@ class MessengerServer:
 
     def __init__(
         self,
-        rule: Rule | None,
-        reference: Examples,
+        rule: Aggregation | None,
+        reference: LabelledExamples,
         *,
         warm_up_rounds: int = 1,
         maximum_staleness: int | None = None,
@@ -72,12 +72,12 @@ class MessengerServer:
         # Who is sent a target in this round.
         self._asking: list[str] = []
 
-    def requests(self, number: int, present: Sequence[str]) -> Iterator[tuple[str, Parcel]]:
+    def requests(self, number: int, present: Sequence[str]) -> Iterator[tuple[str, Message]]:
         """Yield a target for each client that has said something; newcomers are taught before they teach."""
         words: dict[str, Word] = {"round": number, "wants": "nothing" if self.rule is None else "messenger"}
         known, asking, teaching = self._who(number, present)
         self._asking = asking
-        yield from ((client, Parcel({}, words)) for client in present if client not in asking)
+        yield from ((client, Message({}, words)) for client in present if client not in asking)
         if self.rule is None or not asking:
             return
         places = {client: place for place, client in enumerate(known)}
@@ -89,7 +89,7 @@ class MessengerServer:
             self.seed * 1_000_003 + number,
         )
         for client, target in zip(asking, targets, strict=True):
-            yield client, Parcel({"target": target.half()}, words)
+            yield client, Message({"target": target.half()}, words)
 
     def _who(self, number: int, present: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
         """Return whose messengers there are, who of those present is taught, and who teaches."""
@@ -104,7 +104,7 @@ class MessengerServer:
         asking = [client for client in present if client in known] if teaching else []
         return known, asking, teaching
 
-    def receive(self, number: int, client: str, answer: Parcel) -> None:
+    def receive(self, number: int, client: str, answer: Message) -> None:
         """Keep a client's messenger.
 
         Raises:
@@ -114,17 +114,17 @@ class MessengerServer:
             return
         if "messenger" not in answer.tensors:
             raise RefusedError("it brings no messenger")
-        said = Messenger(answer.tensors["messenger"], answer.text("reference"), number)
-        self.repository.put(client, said)
+        messenger = Messenger(answer.tensors["messenger"], answer.text("reference"), number)
+        self.repository.put(client, messenger)
         if client in self._asking:
             self.repository.learnt(client)
 
     def close(self, number: int) -> None:
         """Nothing to do."""
 
-    def last(self) -> Parcel:
+    def last(self) -> Message:
         """Return nothing: each client has its own model."""
-        return Parcel()
+        return Message()
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the repository."""
@@ -136,11 +136,11 @@ class MessengerServer:
         Raises:
             ValueError: it is about other reference examples.
         """
-        found = MessengerRepository.load(path)
-        if (found.reference, found.shape) != (self.repository.reference, self.repository.shape):
+        repository = MessengerRepository.load(path)
+        if (repository.reference, repository.shape) != (self.repository.reference, self.repository.shape):
             raise ValueError(f"{path} is about other reference examples. Use those that the run began with.")
-        found.maximum_staleness = self.repository.maximum_staleness
-        self.repository = found
+        repository.maximum_staleness = self.repository.maximum_staleness
+        self.repository = repository
 
 
 class WeightServer:
@@ -161,7 +161,7 @@ class WeightServer:
     def __init__(
         self,
         model: nn.Module,
-        reference: Examples,
+        reference: LabelledExamples,
         *,
         distillation_steps: int = 0,
         learning_rate: float = 1e-3,
@@ -172,24 +172,24 @@ class WeightServer:
         self.learning_rate, self.batch_size, self.seed = learning_rate, batch_size, seed
         self._answers: dict[str, tuple[int, dict[str, torch.Tensor]]] = {}
 
-    def requests(self, number: int, present: Sequence[str]) -> Iterator[tuple[str, Parcel]]:
+    def requests(self, number: int, present: Sequence[str]) -> Iterator[tuple[str, Message]]:
         """Yield the average's weights for everybody."""
         self._answers = {}
-        parcel = Parcel(self.last().tensors, {"round": number, "wants": "weights"})
-        yield from ((client, parcel) for client in present)
+        message = Message(self.last().tensors, {"round": number, "wants": "weights"})
+        yield from ((client, message) for client in present)
 
-    def receive(self, number: int, client: str, answer: Parcel) -> None:
+    def receive(self, number: int, client: str, answer: Message) -> None:
         """Keep a client's weights until the round ends.
 
         Raises:
             RefusedError: they are of another model, or not finite.
         """
-        own, found = named_weights(self.model), answer.tensors
-        if _kinds(own) != _kinds(found):
+        own, weights = named_weights(self.model), answer.tensors
+        if _kinds(own) != _kinds(weights):
             raise RefusedError("its weights are those of another model")
-        if not all(bool(t.isfinite().all()) for t in found.values()):
+        if not all(bool(t.isfinite().all()) for t in weights.values()):
             raise RefusedError("its weights are not finite")
-        self._answers[client] = (int(answer.number("examples", low=1)), found)
+        self._answers[client] = (int(answer.number("examples", low=1)), weights)
 
     def close(self, number: int) -> None:
         """Average what came, and distil."""
@@ -197,18 +197,18 @@ class WeightServer:
             return
         total = sum(examples for examples, _ in self._answers.values())
         # In the order of names: sums of floats depend on it.
-        parts = [(examples / total, found) for _, (examples, found) in sorted(self._answers.items())]
+        parts = [(examples / total, weights) for _, (examples, weights) in sorted(self._answers.items())]
         mean = {}
         for name, own in named_weights(self.model).items():
-            mixed = torch.stack([share * found[name].double() for share, found in parts]).sum(0)
+            mixed = torch.stack([share * weights[name].double() for share, weights in parts]).sum(0)
             mean[name] = mixed.to(own.dtype) if own.is_floating_point() else mixed.round().to(own.dtype)
         if self.distillation_steps:
-            said = []
-            for _, found in parts:
-                load_weights(self.model, found)
-                said.append(ask(self.model, self.reference))
+            logits = []
+            for _, weights in parts:
+                load_weights(self.model, weights)
+                logits.append(logits_on(self.model, self.reference))
             load_weights(self.model, mean)
-            self._distil(torch.stack(said).mean(0).softmax(-1), number)
+            self._distil(torch.stack(logits).mean(0).softmax(-1), number)
         else:
             load_weights(self.model, mean)
 
@@ -225,9 +225,9 @@ class WeightServer:
                 F.kl_div(own, targets[rows], reduction="batchmean").backward()
                 optimizer.step()
 
-    def last(self) -> Parcel:
+    def last(self) -> Message:
         """Return the average's weights."""
-        return Parcel({name: t.detach().clone() for name, t in named_weights(self.model).items()})
+        return Message({name: t.detach().clone() for name, t in named_weights(self.model).items()})
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the average's weights."""

@@ -43,8 +43,8 @@ class Records:
     def __init__(self, config: dict[str, Any], secret: Path):
         self.config, self.secret = config, secret
         train, self.splits = corpus.load_splits(config["data"])
-        asked = config["data"]["records"]
-        self.dialogues, self.public = train.select(range(asked)), train.select(range(asked, len(train)))
+        count = config["data"]["records"]
+        self.dialogues, self.public = train.select(range(count)), train.select(range(count, len(train)))
         self.tokenizer = make_tokenizer(config["tokenizer"], self.public["text"])
         self.canaries = corpus.make_canaries(config["canaries"], secret / "canaries.json")
         self.published = published_canary(config["published"])
@@ -165,9 +165,9 @@ class AuditExperiment:
 
     def extraction(self, name: str, model: PreTrainedModel) -> list[Row]:
         """Continue texts, and reconstruct and infer private values."""
-        records, asked = self.records, self.config["extraction"]
-        own, other = (records.dialogues.select(i[: asked["texts"]]) for i in (self.inside, self.outside))
-        common = {key: asked[key] for key in ("limit", "prefix_tokens", "suffix_tokens")}
+        records, settings = self.records, self.config["extraction"]
+        own, other = (records.dialogues.select(i[: settings["texts"]]) for i in (self.inside, self.outside))
+        common = {key: settings[key] for key in ("limit", "prefix_tokens", "suffix_tokens")}
         report = audit_extraction(
             model,
             records.tokenizer,
@@ -197,12 +197,12 @@ class AuditExperiment:
         assert report.values is not None  # asked for
         rows = extraction_rows(name, "text=training", report)
         # Its place among all that was found, the most sampled first: nobody told the attack what to look for.
-        found = [value.value for value in report.values.found]
+        extracted = [value.value for value in report.values.found]
         secret = records.published.canaries[0].secret
         times = next((value.samples for value in report.values.found if value.value == secret), 0)
         rows.append(Row(name, "canaries=published", "times_said", times, n=samples))
-        if secret in found:
-            rows.append(Row(name, "canaries=published", "place_found", found.index(secret) + 1, n=len(found)))
+        if secret in extracted:
+            rows.append(Row(name, "canaries=published", "place_found", extracted.index(secret) + 1, n=len(extracted)))
         return rows
 
     def run(self, only: Sequence[str] | None = None) -> Path:

@@ -94,8 +94,8 @@ def scrub(data: Dataset, tagger: BaseTagger) -> Dataset:
     def replace(batch):
         texts = []
         for text, tags in zip(batch["text"], tag_texts(tagger, batch["text"]), strict=True):
-            found = np.where(is_private(tags.likelihood), tags.labels, 0)
-            for start, end, label in reversed(label_spans(found)):
+            private = np.where(is_private(tags.likelihood), tags.labels, 0)
+            for start, end, label in reversed(label_spans(private)):
                 text = f"{text[:start]}<{tagger.labels[label]}>{text[end:]}"
             texts.append(text)
         return {"text": texts}

@@ -11,8 +11,8 @@ import torch
 from swingkd.decentralized import (
     DecentralizedDistillation,
     Federation,
+    FederationResult,
     FederationSettings,
-    Outcome,
     PlantedExamples,
     attack_messengers,
 )
@@ -41,7 +41,7 @@ class FederationExperiment:
 
     def plant(self, plan: dict[str, Any], federation: Federation, seed: int) -> list[PlantedExamples]:
         """Give each client some reference examples with labels drawn at random; return which."""
-        private, reference = federation.people.train, federation.people.reference
+        private, reference = federation.partition.train, federation.partition.reference
         planted = []
         for place, client in enumerate(federation.names):
             planted.append(PlantedExamples.drawn(reference, plan["planted"], seed * 1_009 + place))
@@ -55,20 +55,20 @@ class FederationExperiment:
         clients = [federation.client(client) for client in federation.names]
         run = DecentralizedDistillation(clients, federation.server(), rounds=federation.rounds)
         run.run()
-        rows = run.outcome().rows(name, where)
+        rows = run.result().rows(name, where)
         if planted:
-            report = attack_messengers(planted, [client.say() for client in clients])
+            report = attack_messengers(planted, [client.messenger() for client in clients])
             rows += membership_rows(name, f"{where} records=planted", report, by_coin=True)
         self.grid.add(rows)
 
     def majority(self, where: str, seed: int) -> None:
         """Write down what guessing each client's most frequent class would get."""
-        people = self.federation({"method": "local"}, seed).people
-        found = {
+        people = self.federation({"method": "local"}, seed).partition
+        accuracies = {
             client: float((people.test[client].labels == own.labels.mode().values).double().mean())
             for client, own in people.train.items()
         }
-        self.grid.add(Outcome(found).rows("majority_class", where))
+        self.grid.add(FederationResult(accuracies).rows("majority_class", where))
 
     def run(self, only: Sequence[str] | None = None) -> Path:
         """Measure what is not measured yet, and write the card; return the run's folder."""
@@ -84,8 +84,8 @@ class FederationExperiment:
     def told(self, model: str, where: str) -> str:
         """Return the mean and the worst client of a row that was measured."""
         rows = self.grid.metrics.rows
-        found = {row.metric: row.value for row in rows if (row.model, row.setting) == (model, where)}
-        return f"mean {found['accuracy']:.4f}, worst {found['worst']:.4f}"
+        numbers = {row.metric: row.value for row in rows if (row.model, row.setting) == (model, where)}
+        return f"mean {numbers['accuracy']:.4f}, worst {numbers['worst']:.4f}"
 
 
 def _setting(plan: Plan, seed: int) -> str:

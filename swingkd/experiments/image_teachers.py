@@ -116,7 +116,7 @@ class Teachers:
             some = replace(self.images.select(examples), labels=answers)
             model = self.trained(f"first-answers-{epsilon:g}", some, "own_teacher", "teacher")[0]
             asker = Classifier(model, self.arguments(self.folder, 0))
-            return lambda asked: asker.logits(model, self.images.select(asked)).softmax(-1)
+            return lambda rows: asker.logits(model, self.images.select(rows)).softmax(-1)
 
         # Answers are kept before anything learns from them: after a crash no label is answered twice.
         path = self.folder / f"answers-{epsilon:g}.safetensors"

@@ -166,12 +166,12 @@ def schedule_of(plan: Plan) -> list[float]:
     Raises:
         KeyError: there is no such schedule.
     """
-    asked = {"kind": "geometric", "first": 0.5, "factor": 0.8, "iterations": 5} | plan.get("schedule", {})
-    if asked["kind"] != "geometric":
-        asked.pop("factor", None)
-    if asked["kind"] == "fixed":
-        asked["rate"] = asked.pop("first")
-    return SCHEDULES[asked.pop("kind")](**asked)
+    schedule = {"kind": "geometric", "first": 0.5, "factor": 0.8, "iterations": 5} | plan.get("schedule", {})
+    if schedule["kind"] != "geometric":
+        schedule.pop("factor", None)
+    if schedule["kind"] == "fixed":
+        schedule["rate"] = schedule.pop("first")
+    return SCHEDULES[schedule.pop("kind")](**schedule)
 
 
 def score_of(plan: Plan) -> sample_scores.Score:

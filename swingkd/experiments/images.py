@@ -74,10 +74,10 @@ def read(model: Module, folder: Path) -> Module:
 
 def stage_settings(config: dict[str, Any], stage: str, *worlds: dict[str, Any], **others: Any) -> dict[str, Any]:
     """Return the settings of a training stage: those of all stages, of this one, of worlds that differ, of a row."""
-    found = {"mixed_precision": config.get("mixed_precision"), "progress": False} | config["training"]
+    settings = {"mixed_precision": config.get("mixed_precision"), "progress": False} | config["training"]
     for level in (config, *worlds):
-        found |= level.get(f"{stage}_training", {})
-    return found | others
+        settings |= level.get(f"{stage}_training", {})
+    return settings | others
 
 
 def trained_elsewhere(spec: dict[str, Any]) -> bool:

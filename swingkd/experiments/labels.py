@@ -236,11 +236,11 @@ class LabelExperiment:
     def student(self, plan: Plan, seed: int, data: Dataset, tagger: Tagger) -> PrivateDistillationTrainer:
         """Distil one student; `plan` is one entry of `rows` in the configuration."""
         teacher = self.classifiers.learnt(f"teacher-{seed}", data, seed)
-        found: Tagger | None = None if plan.get("untagged") else tagger
+        rates: Tagger | None = None if plan.get("untagged") else tagger
         if plan.get("scrub"):
-            data, found = self.records.scrubbed(data, tagger), None
+            data, rates = self.records.scrubbed(data, tagger), None
         return self.classifiers.fit(
-            "student", f"{plan['model']}-{seed}", seed, data, plan["args"], teacher_model=teacher, tagger=found
+            "student", f"{plan['model']}-{seed}", seed, data, plan["args"], teacher_model=teacher, tagger=rates
         )
 
     def measure(self, name: str, setting: str, trainer: PrivateDistillationTrainer, canaries: LabelCanaries) -> None:

@@ -71,8 +71,8 @@ class PrivateLanguage:
 
     def text(self, name: str) -> Dataset:
         """Return a training text."""
-        found = self.texts[name]
-        return found if isinstance(found, Dataset) else found(self)
+        text = self.texts[name]
+        return text if isinstance(text, Dataset) else text(self)
 
     def tokenise(self, data: Dataset, tagger: BaseTagger | None) -> Dataset:
         """Never pack: a packed block holds parts of several records, and none of them would be a unit."""

@@ -51,11 +51,11 @@ class TaggerExperiment:
             )
             labels = []
             for spans, offsets in zip(batch["spans"], encoded.pop("offset_mapping"), strict=True):
-                found = np.zeros(len(offsets), np.int64)
+                classes = np.zeros(len(offsets), np.int64)
                 for i, (start, end) in enumerate(offsets):
                     kinds = [s["label"] for s in spans if s["start"] < end and s["end"] > start]
-                    found[i] = IGNORE if start == end else self.names.index(kinds[0]) if kinds else 0
-                labels.append(found)
+                    classes[i] = IGNORE if start == end else self.names.index(kinds[0]) if kinds else 0
+                labels.append(classes)
             return {"input_ids": encoded["input_ids"], "labels": labels}
 
         return data.map(label, batched=True, remove_columns=data.column_names)
@@ -83,8 +83,8 @@ class TaggerExperiment:
     def calibrate(self, trainer: Trainer) -> list[Row]:
         """Find the temperature that makes the likelihoods true on validation text, and put it into the last layer."""
         logits, labels, _ = trainer.predict(self.tokens(self.joined("validation")))
-        asked = labels != IGNORE
-        z, private = torch.tensor(logits[asked]).double(), labels[asked] > 0
+        labelled = labels != IGNORE
+        z, private = torch.tensor(logits[labelled]).double(), labels[labelled] > 0
 
         def likelihood(temperature: float) -> np.ndarray:
             return 1 - (z / temperature).softmax(-1)[:, 0].numpy()
@@ -115,7 +115,7 @@ class TaggerExperiment:
                 continue
             test = data.splits["test"]
             likelihoods = tagger.char_likelihood(test["text"][:])
-            found = [[span[:2] for span in label_spans(is_private(values).astype(int))] for values in likelihoods]
+            flagged = [[span[:2] for span in label_spans(is_private(values).astype(int))] for values in likelihoods]
             truth = [[[span["start"], span["end"]] for span in spans] for spans in test["spans"]]
-            numbers = recall.compute(predictions=found, references=truth)
+            numbers = recall.compute(predictions=flagged, references=truth)
             self.grid.add([Row(name, setting, metric, value) for metric, value in numbers.items()])

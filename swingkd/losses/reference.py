@@ -77,8 +77,8 @@ def dense_targets(targets: ProtectedTargets, student_log_probs: torch.Tensor) ->
     for ask, rows in (targets.ordinary, ~private), (targets.private, private):
         where = rows.nonzero()[:, 0]
         if len(where):
-            found = ask(where)
-            dense = found.dense(student_log_probs[where]) if isinstance(found, TopTokens) else found
+            part = ask(where)
+            dense = part.dense(student_log_probs[where]) if isinstance(part, TopTokens) else part
             log_probs[where] = dense
     return Targets(finite(log_probs), log_probs.amax(-1) > -torch.inf)
 

@@ -38,12 +38,12 @@ def check_same_classes(student: PreTrainedConfig, teacher: PreTrainedConfig) -> 
             f"The teacher has {teacher.num_labels} classes, the student {student.num_labels}. Make the student with "
             f"num_labels={teacher.num_labels}, and the teacher's id2label and label2id."
         )
-    names, taught = class_names(student), class_names(teacher)
-    if names and taught and names != taught:
-        i = next(i for i, pair in enumerate(zip(names, taught, strict=True)) if pair[0] != pair[1])
+    names, teacher_names = class_names(student), class_names(teacher)
+    if names and teacher_names and names != teacher_names:
+        i = next(i for i, pair in enumerate(zip(names, teacher_names, strict=True)) if pair[0] != pair[1])
         raise ValueError(
-            f"Class {i} is {names[i]!r} to the student and {taught[i]!r} to the teacher. Make the student with the "
-            "teacher's id2label and label2id."
+            f"Class {i} is {names[i]!r} to the student and {teacher_names[i]!r} to the teacher. Make the student with "
+            "the teacher's id2label and label2id."
         )
 
 

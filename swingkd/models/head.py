@@ -155,19 +155,19 @@ def check_readable(model: PreTrainedModel, vocabulary: int) -> None:
     """
     head_module(model)
     ids = torch.arange(min(4, vocabulary), device=model.get_input_embeddings().weight.device)[None]
-    asked = {"input_ids": ids} | ({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})
+    inputs = {"input_ids": ids} | ({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})
     training = model.training
     model.eval()
     try:
         with captured_hidden(model, skip_logits=False) as captured:
-            expected = at_least_float32(model(**asked).logits[..., :vocabulary])
+            expected = at_least_float32(model(**inputs).logits[..., :vocabulary])
         with captured_hidden(model, skip_logits=True):
-            empty = model(**asked).logits
+            empty = model(**inputs).logits
     finally:
         model.train(training)
     if empty.numel():
         raise ValueError("it makes logits without its output head")
-    found = Head.of(model, vocabulary).logits(captured.hidden)
+    logits = Head.of(model, vocabulary).logits(captured.hidden)
     loose = captured.hidden.dtype in (torch.bfloat16, torch.float16)
-    if not torch.allclose(found, expected, rtol=0.05 if loose else 1e-3, atol=0.05 if loose else 1e-4):
+    if not torch.allclose(logits, expected, rtol=0.05 if loose else 1e-3, atol=0.05 if loose else 1e-4):
         raise ValueError("it does more to its logits than a matrix, a bias, a scale and a soft cap")

@@ -17,13 +17,13 @@ def logits_of(model: nn.Module, inputs: torch.Tensor | dict[str, torch.Tensor]) 
         ValueError: what it returns are no logits.
     """
     if isinstance(inputs, dict):
-        found = model(**inputs)
+        outputs = model(**inputs)
     else:
         dtype = next((p.dtype for p in model.parameters()), inputs.dtype)
-        found = model(inputs.to(dtype) if inputs.is_floating_point() else inputs)
-    logits = found if isinstance(found, torch.Tensor) else getattr(found, "logits", None)
+        outputs = model(inputs.to(dtype) if inputs.is_floating_point() else inputs)
+    logits = outputs if isinstance(outputs, torch.Tensor) else getattr(outputs, "logits", None)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         raise ValueError(
-            f"{type(model).__name__} returned {type(found).__name__}, no logits [n, classes]: give a classifier."
+            f"{type(model).__name__} returned {type(outputs).__name__}, no logits [n, classes]: give a classifier."
         )
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

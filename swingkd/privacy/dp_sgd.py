@@ -126,9 +126,9 @@ class DPSGD:
             return
         _backward(losses.sum())
         group = torch.unique(units, return_inverse=True)[1] if units is not None else None
-        found = [_sum_by(rows, group) if group is not None else rows for rows in self._per_row()]
-        _silence_infinite(found)
-        for parameter, rows in zip(self._named.values(), found, strict=True):
+        gradients = [_sum_by(rows, group) if group is not None else rows for rows in self._per_row()]
+        _silence_infinite(gradients)
+        for parameter, rows in zip(self._named.values(), gradients, strict=True):
             setattr(parameter, _ROWS, rows)
         self.optimizer.clip_and_accumulate()
         self._forget()
@@ -191,11 +191,11 @@ class DPSGD:
             ValueError: they differ, with the parameters and what to do.
         """
         try:
-            found = losses()
+            row_losses = losses()
             if self.ghost:
-                self._check_norms(found)
+                self._check_norms(row_losses)
                 return
-            _backward(found.sum())
+            _backward(row_losses.sum())
         except NotImplementedError as error:
             raise ValueError(f"Ghost clipping cannot train this model: {error}. Set ghost_clipping=False.") from error
         except (RuntimeError, TypeError, IndexError, AttributeError) as error:
@@ -232,12 +232,12 @@ class DPSGD:
         self._forget()
 
     def _compare(
-        self, name: str, found: torch.Tensor, expected: torch.Tensor | None, loose: bool, whole: float
+        self, name: str, gradient: torch.Tensor, expected: torch.Tensor | None, loose: bool, whole: float
     ) -> None:
-        expected = torch.zeros_like(found) if expected is None else expected.to(found)
+        expected = torch.zeros_like(gradient) if expected is None else expected.to(gradient)
         allowed = 0.1 if loose else 1e-3
         # Some gradients are zero but for rounding (the bias of an attention's keys): beside the `whole` they are.
-        error = (found - expected).norm() / expected.norm().clamp_min(max(allowed * whole, 1e-12))
+        error = (gradient - expected).norm() / expected.norm().clamp_min(max(allowed * whole, 1e-12))
         if error > allowed:
             self._forget()
             raise ValueError(
@@ -247,7 +247,7 @@ class DPSGD:
 
     def _per_row(self) -> list[torch.Tensor]:
         """Return the gradients per row that the hooks left, [rows, ...] each."""
-        found: dict[str, torch.Tensor] = {}
+        gradients: dict[str, torch.Tensor] = {}
         for name, parameter in self._named.items():
             rows = _left(parameter)
             if rows is None:
@@ -257,16 +257,16 @@ class DPSGD:
                 )
             if isinstance(rows, list):
                 raise ValueError(f"{name} saw two forward passes: call accumulate once for each.")
-            found[name] = rows
-        batch = max(len(rows) for rows in found.values())
-        for name, rows in found.items():
+            gradients[name] = rows
+        batch = max(len(rows) for rows in gradients.values())
+        for name, rows in gradients.items():
             if len(rows) != batch:
                 raise ValueError(
                     f"{name} has gradients for {len(rows)} rows where others have {batch}: the whole batch shares it. "
                     "For position embeddings, pass position_ids of shape [batch, length] to the model."
                 )
         # Mixed precision: rounded gradients are clipped, and the clipped ones are never rounded again.
-        return [rows.to(torch.promote_types(rows.dtype, torch.float32)) for rows in found.values()]
+        return [rows.to(torch.promote_types(rows.dtype, torch.float32)) for rows in gradients.values()]
 
     def _forget(self) -> None:
         """Drop the gradients of a part: those per row, and the plain one, which is exact and not private."""

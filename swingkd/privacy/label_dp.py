@@ -136,14 +136,14 @@ def multi_stage_labels(
         return torch.stack([order, torch.full_like(order, -1)])
 
     order, answers = _kept(path, 0, begin)
-    asked = order[:0]
+    answered = order[:0]
     for number, stage in enumerate(order.tensor_split(cuts)):
         candidates = torch.ones(len(stage), classes, dtype=torch.bool, device=labels.device)
-        if len(asked):
-            candidates = best_candidates(fit(asked, answers[asked])(stage), epsilon)
+        if len(answered):
+            candidates = best_candidates(fit(answered, answers[answered])(stage), epsilon)
         answer = partial(randomize_labels, labels[stage], candidates, epsilon, generator)
         answers[stage] = _kept(path, number + 1, answer)
-        asked = torch.cat([asked, stage])
+        answered = torch.cat([answered, stage])
     return answers
 
 

@@ -161,10 +161,10 @@ def compose(entries: Iterable[LedgerEntry]) -> tuple[float, float]:
     """
     entries = [entry for entry in entries if entry.releases]
     for name in ("scope", "unit", "neighbours"):
-        found = sorted({getattr(entry, name) for entry in entries})
-        if len(found) > 1:
+        kinds = sorted({getattr(entry, name) for entry in entries})
+        if len(kinds) > 1:
             raise ValueError(
-                f"Guarantees for different {name}s do not add up: {', '.join(map(repr, found))}. Report them one by "
+                f"Guarantees for different {name}s do not add up: {', '.join(map(repr, kinds))}. Report them one by "
                 "one, or run both mechanisms for the same one."
             )
     wrong = [entry.mechanism for entry in entries if not entry.holds]
@@ -367,10 +367,10 @@ class PrivacyLedger:
         Raises:
             ValueError: the file is damaged.
         """
-        found = file_of(model, LEDGER_FILE)
+        path = file_of(model, LEDGER_FILE)
         try:
-            if found is not None:
-                return cls.from_dict(json.loads(Path(found).read_text()))
+            if path is not None:
+                return cls.from_dict(json.loads(Path(path).read_text()))
             card = file_of(model, "README.md")
             data = ModelCard.load(card).data.to_dict() if card is not None else {}
             return cls.from_dict(data["privacy_ledger"]) if "privacy_ledger" in data else None

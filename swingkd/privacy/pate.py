@@ -151,7 +151,7 @@ class ShardAnswers:
             self._answer([keys[i] for i in new], _distributions(probabilities)[:, new].cpu())
         return torch.stack([self._known[key] for key in keys])
 
-    def _answer(self, keys: list[str], asked: torch.Tensor) -> None:
+    def _answer(self, keys: list[str], votes: torch.Tensor) -> None:
         """Noise the answers to new examples, and keep them before anybody sees them."""
         with FileLock(self.path.with_suffix(".lock")) if self.path is not None else nullcontext():
             # Another process may have answered some of them meanwhile: its answers are the ones.
@@ -160,12 +160,12 @@ class ShardAnswers:
             new = self.unknown(keys)
             if not new:
                 return
-            asked = asked[:, new]
+            votes = votes[:, new]
             if self.form == "votes":
-                found = noisy_votes(asked, self.noise_multiplier * math.sqrt(2), self._generator)
+                answers = noisy_votes(votes, self.noise_multiplier * math.sqrt(2), self._generator)
             else:
-                found = noisy_mean(asked, self.noise_multiplier * math.sqrt(2) / len(asked), self._generator)
-            self._known |= {keys[i]: answer.float() for i, answer in zip(new, found, strict=True)}
+                answers = noisy_mean(votes, self.noise_multiplier * math.sqrt(2) / len(votes), self._generator)
+            self._known |= {keys[i]: answer.float() for i, answer in zip(new, answers, strict=True)}
             self._save()
 
     def entry(self, delta: float) -> LedgerEntry:

@@ -192,10 +192,10 @@ def _nearest(spent: Callable[[float], float], epsilon: float, enough: float) -> 
         return enough
     # Nearly a straight line in logarithms: a few steps of the secant.
     start = math.log(enough)
-    found = optimize.root_scalar(
+    solution = optimize.root_scalar(
         lambda log: math.log(spent(math.exp(log)) / target), x0=start, x1=start - 0.06, xtol=1e-3, method="secant"
     )
-    noise = math.exp(found.root)
+    noise = math.exp(solution.root)
     while spent(noise) > epsilon:
         noise *= 1.0005
     return noise

@@ -40,8 +40,8 @@ def has_weights(model: str | os.PathLike, digests: dict[str, str]) -> bool:
         return False
     if Path(model).is_dir():
         return weight_digests(model) == digests
-    found = {name: file_of(model, name) for name in digests}
-    return all(path is not None and _digest(Path(path)) == digests[name] for name, path in found.items())
+    paths = {name: file_of(model, name) for name in digests}
+    return all(path is not None and _digest(Path(path)) == digests[name] for name, path in paths.items())
 
 
 def file_of(model: str | os.PathLike, name: str) -> str | None:

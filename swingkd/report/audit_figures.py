@@ -95,9 +95,9 @@ def _extraction_table(report: ExtractionReport) -> Table:
                 of = str(part.continuation.texts)
                 table.add_row(f"continued, {n} samples", text, f"{100 * value:.1f}", "", of)
         if part.values:
-            found, known = len(part.values.found), part.values.training
-            said = f"values, {part.values.samples} samples"
-            table.add_row(said, text, f"{100 * found / known:.1f}" if known else "", "", str(known))
+            extracted, known = len(part.values.found), part.values.training
+            how = f"values, {part.values.samples} samples"
+            table.add_row(how, text, f"{100 * extracted / known:.1f}" if known else "", "", str(known))
         for name, guesses in (("in gaps", part.reconstruction), ("picked", part.inference)):
             if guesses:
                 by_chance = "" if guesses.chance is None else f"{100 * guesses.chance:.1f}"

@@ -90,8 +90,8 @@ class MetricsFile:
         Raises:
             ValueError: the setting is none, before anything is trained for it.
         """
-        asked = Row(model, setting, "any", 0.0)
-        return any(row.model == model and _of_model(row) == _of_model(asked) for row in self.rows)
+        wanted = Row(model, setting, "any", 0.0)
+        return any(row.model == model and _of_model(row) == _of_model(wanted) for row in self.rows)
 
     def add(self, rows: list[Row]) -> None:
         """Add rows; all of them or, if the process dies, none."""

@@ -137,36 +137,36 @@ def _eval_results(facts: ModelFacts) -> list[EvalResult]:
 
 def claims(facts: ModelFacts) -> list[str]:
     """Say what does not hold, or is not shown."""
-    said, ledger, audit = [], facts.ledger, facts.audit
+    lines, ledger, audit = [], facts.ledger, facts.audit
     for scope in (TRANSFER_SET, TEACHER_DATA):
         if not ledger.covers(scope) and f"{scope}: not covered" in " ".join(ledger.lines()):
-            said.append(f"No differential privacy guarantee covers the {scope}. Protected targets are a heuristic.")
+            lines.append(f"No differential privacy guarantee covers the {scope}. Protected targets are a heuristic.")
     if audit is None:
-        return [*said, "Nobody attacked this model: how much it gives away is not known (swingkd audit)."]
+        return [*lines, "Nobody attacked this model: how much it gives away is not known (swingkd audit)."]
     if audit.exposure:
         for level in (level for level in audit.exposure.levels if level):
             # Without controls there is nothing to compare with.
             excess = audit.exposure.excess(level) if 0 in audit.exposure.levels else None
             if excess is not None and excess.low > 0:
-                said.append(
+                lines.append(
                     f"It gives something away of secrets that stood {level} times in the text: {excess.value:.2f} "
                     f"bits of exposure over those that never did [{excess.low:.2f}, {excess.high:.2f}]."
                 )
     for kind, report in audit.membership.items():
         through = [r.attack for r in report.results if r.tpr_at_1_fpr.low > r.chance(0.01)]
         if through:
-            said.append(f"Membership of {kind} can be told, better than by chance: {', '.join(through)}.")
+            lines.append(f"Membership of {kind} can be told, better than by chance: {', '.join(through)}.")
         average = [f"{r.attack} {r.auc.value:.3f}" for r in report.results if r.auc.low > 0.5]
         if average and not through:
-            said.append(f"Members of {kind} stand out on average: AUC of {', '.join(average)}.")
+            lines.append(f"Members of {kind} stand out on average: AUC of {', '.join(average)}.")
     promised = ledger.epsilon()
     for kind, bounds in audit.epsilon.items():
         for attack, bound in bounds.items():
             # An audit of ten copies is one of a group of ten.
             copies = re.search(r"x(\d+)$", kind)
             if promised is not None and bound.epsilon > promised and (copies is None or copies[1] == "1"):
-                said.append(f"{attack} on {kind} proves epsilon {bound.epsilon:.2f}: more than is promised.")
-    return [*said, "Attacks are lower bounds: a better one may find more. What a tagger misses is not protected."]
+                lines.append(f"{attack} on {kind} proves epsilon {bound.epsilon:.2f}: more than is promised.")
+    return [*lines, "Attacks are lower bounds: a better one may find more. What a tagger misses is not protected."]
 
 
 def markdown(table: Table) -> str:

@@ -81,9 +81,9 @@ def epsilon_figures(ledger: PrivacyLedger) -> list[Figure]:
 def exposure_by_repetition(series: dict[str, dict[int, Interval]]) -> Figure:
     """Return the figure of exposure against the number of copies, a line a model."""
     rows = [
-        (name, str(level), f"{found.value:.2f}", f"{found.low:.2f} to {found.high:.2f}")
+        (name, str(level), f"{exposure.value:.2f}", f"{exposure.low:.2f} to {exposure.high:.2f}")
         for name, levels in series.items()
-        for level, found in sorted(levels.items())
+        for level, exposure in sorted(levels.items())
     ]
     svg = svg_of(lambda path: repetition_figure(series, path), "repetition")
     note = "In bits; 0 copies are the controls, which were never inserted: what chance gives."
@@ -100,8 +100,8 @@ def _roc(report: MembershipReport, kind: str) -> Callable[[Path], Any]:
 
 def _roc_row(report: MembershipReport, attack: str) -> tuple[str, ...]:
     false, true = roc_curve(*report.scores[attack])
-    found = [max((t for f, t in zip(false, true, strict=True) if f <= rate), default=0.0) for rate in _AT]
-    return (attack, f"{report[attack].auc.value:.3f}", *(f"{value:.3f}" for value in found))
+    rates = [max((t for f, t in zip(false, true, strict=True) if f <= rate), default=0.0) for rate in _AT]
+    return (attack, f"{report[attack].auc.value:.3f}", *(f"{value:.3f}" for value in rates))
 
 
 def _levels(summaries: list[Summary]) -> list[int]:

@@ -77,15 +77,15 @@ def repetition_figure(series: dict[str, dict[int, Interval]], path: Path) -> Pat
         path: of the figure; its ending names the format.
     """
     figure, axis = plt.subplots(figsize=(6.8, 4.2), layout="constrained")
-    levels = sorted({level for found in series.values() for level in found})
-    for i, (name, found) in enumerate(series.items()):
-        own = sorted(found)
+    levels = sorted({level for exposure in series.values() for level in exposure})
+    for i, (name, exposure) in enumerate(series.items()):
+        own = sorted(exposure)
         # Side by side, so that intervals can be told apart.
         places = [levels.index(level) + (i - (len(series) - 1) / 2) * 0.06 for level in own]
-        values = [found[level].value for level in own]
+        values = [exposure[level].value for level in own]
         error = [
-            [v - found[k].low for v, k in zip(values, own, strict=True)],
-            [found[k].high - v for v, k in zip(values, own, strict=True)],
+            [v - exposure[k].low for v, k in zip(values, own, strict=True)],
+            [exposure[k].high - v for v, k in zip(values, own, strict=True)],
         ]
         axis.errorbar(
             places,

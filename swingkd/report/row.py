@@ -72,9 +72,9 @@ def words_of(setting: str) -> dict[str, str]:
     """
     words: dict[str, str] = {}
     for word in setting.split():
-        name, found, value = word.partition("=")
-        if not found or not name or name in words:
-            why = "comes twice" if found and name in words else "is not name=value"
+        name, sign, value = word.partition("=")
+        if not sign or not name or name in words:
+            why = "comes twice" if sign and name in words else "is not name=value"
             raise ValueError(
                 f"setting={setting!r}: {word!r} {why}. A setting is words such as transfer=A seed=0, with blanks "
                 "between them and none inside; write _ or - there."

@@ -113,7 +113,7 @@ def summarise(metrics: dict[str, Any]) -> list[Summary]:
 
 
 def _promises(rows: list[Row]) -> dict[tuple[str, str], dict[str, Promise]]:
-    found: dict[tuple[str, str], dict[str, Promise]] = {}
+    promises: dict[tuple[str, str], dict[str, Promise]] = {}
     deltas = {(row.model, row.setting): row.value for row in rows if row.metric == "delta"}
     for row in rows:
         words = row.words
@@ -121,24 +121,24 @@ def _promises(rows: list[Row]) -> dict[tuple[str, str], dict[str, Promise]]:
             continue
         delta, neighbours = deltas[row.model, row.setting], words["neighbours"].replace("-", " ")
         promise = Promise(row.value, delta, words["unit"], neighbours, row.n or 0)
-        of = found.setdefault((row.model, row.bare(("seed", "scope", "unit", "neighbours"))), {})
+        of = promises.setdefault((row.model, row.bare(("seed", "scope", "unit", "neighbours"))), {})
         known = of.get(words["scope"])
         if known is None or known.epsilon < promise.epsilon:
             of[words["scope"]] = promise
-    return found
+    return promises
 
 
 def _proofs(rows: list[Row]) -> dict[tuple[str, str], dict[str, Proof]]:
-    found: dict[tuple[str, str], dict[str, Proof]] = {}
+    proofs: dict[tuple[str, str], dict[str, Proof]] = {}
     for row in rows:
         if row.metric != "epsilon_lower":
             continue
         proof = Proof(row.value, row.words["attack"])
-        of = found.setdefault((row.model, row.bare(("seed", "records", "attack"))), {})
+        of = proofs.setdefault((row.model, row.bare(("seed", "records", "attack"))), {})
         known = of.get(row.words["records"])
         if known is None or known.epsilon < proof.epsilon:
             of[row.words["records"]] = proof
-    return found
+    return proofs
 
 
 def baseline(summaries: list[Summary], of: Summary) -> Summary | None:

@@ -58,34 +58,34 @@ class RunTable:
 
     def mean(self, student: tuple[str, str], metric: str) -> float | None:
         """Return the mean over seeds; `None` where it was not measured."""
-        found = self.values(student, metric)
-        return float(np.mean(list(found.values()))) if found else None
+        values = self.values(student, metric)
+        return float(np.mean(list(values.values()))) if values else None
 
     def promised(self, student: tuple[str, str], scope: str = _TEACHER) -> str:
         """Say which epsilon holds for the teacher's data, or for synthetic labels, the largest over seeds."""
-        found = [row for row in self._rows[student] if row.metric == "epsilon" and row.words["scope"] == scope]
-        if not found:
+        promises = [row for row in self._rows[student] if row.metric == "epsilon" and row.words["scope"] == scope]
+        if not promises:
             return "no private teacher" if student[0] in _WITHOUT_TEACHER else "none"
-        worst = max(found, key=lambda row: row.value)
+        worst = max(promises, key=lambda row: row.value)
         delta = max(self.values(student, "delta", scope=scope).values())
         unit, neighbours = worst.words["unit"], worst.words["neighbours"].replace("-", " ")
         return said_guarantee(worst.value, delta, unit, neighbours, in_table=True)
 
     def attacks(self, student: tuple[str, str], metric: str) -> dict[str, float]:
         """Return the mean over seeds of each attack's number."""
-        found: dict[str, list[float]] = {}
+        numbers: dict[str, list[float]] = {}
         for row in self._rows.get(student, []):
             if row.metric == metric and "attack" in row.words:
-                found.setdefault(row.words["attack"], []).append(row.value)
-        return {attack: float(np.mean(values)) for attack, values in found.items()}
+                numbers.setdefault(row.words["attack"], []).append(row.value)
+        return {attack: float(np.mean(values)) for attack, values in numbers.items()}
 
     def clients(self, student: tuple[str, str]) -> dict[str, float]:
         """Return the mean over seeds of each client's accuracy."""
-        found: dict[str, list[float]] = {}
+        accuracies: dict[str, list[float]] = {}
         for row in self._rows.get(student, []):
             if row.metric == "client_accuracy":
-                found.setdefault(row.words["client"], []).append(row.value)
-        return {client: float(np.mean(values)) for client, values in found.items()}
+                accuracies.setdefault(row.words["client"], []).append(row.value)
+        return {client: float(np.mean(values)) for client, values in accuracies.items()}
 
     def difference(
         self, student: tuple[str, str], control: tuple[str, str], metric: str, **words: str
@@ -126,5 +126,5 @@ def percent(value: float | None, digits: int = 2) -> str:
 
 def spread(values: Iterable[float], digits: int = 2) -> str:
     """Return lowest and highest, where there are several."""
-    found = list(values)
-    return f" ({percent(min(found), digits)} to {percent(max(found), digits)})" if len(found) > 1 else ""
+    numbers = list(values)
+    return f" ({percent(min(numbers), digits)} to {percent(max(numbers), digits)})" if len(numbers) > 1 else ""

@@ -92,8 +92,8 @@ def label_spans(labels: np.ndarray) -> list[tuple[int, int, int]]:
 
 def private_spans(tags: CharTags, threshold: float) -> list[tuple[int, int, int]]:
     """List what is at least so likely private as (start, end, label), end exclusive; label 0 where it has none."""
-    found = np.where(tags.likelihood >= threshold, tags.labels + 1, 0)
-    return [(start, end, label - 1) for start, end, label in label_spans(found)]
+    private = np.where(tags.likelihood >= threshold, tags.labels + 1, 0)
+    return [(start, end, label - 1) for start, end, label in label_spans(private)]
 
 
 def tag_texts(tagger: Tagger, texts: list[str]) -> list[CharTags]:

@@ -61,10 +61,10 @@ class PresidioTagger(BaseTagger):
         tagged = []
         for text in texts:
             tags = empty_tags(text)
-            for found in self.analyzer.analyze(
+            for entity in self.analyzer.analyze(
                 text, self.language, entities=self.entities, score_threshold=self.score_threshold
             ):
-                if found.entity_type in self.labels:
-                    paint(tags, found.start, found.end, found.score, self.labels.index(found.entity_type))
+                if entity.entity_type in self.labels:
+                    paint(tags, entity.start, entity.end, entity.score, self.labels.index(entity.entity_type))
             tagged.append(tags)
         return tagged

@@ -1,8 +1,8 @@
 """Rarity: what a *public* language model finds surprising is more likely to be private.
 
 s = clip((u - q50) / (q99 - q50), 0, 1) with u = -log p_public(token | its past) and the quantiles taken on public
-text (METHODS: closest to the group's earlier work; our formula).  Never use the teacher here: a teacher that memorised
-a secret is not surprised by it.
+text (our formula; the idea is that of the same group's earlier work).  Never use the teacher here: a teacher that
+memorised a secret is not surprised by it.
 """
 
 from __future__ import annotations

@@ -17,10 +17,10 @@ from swingkd.data.columns import IGNORE
 def example_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """Return accuracy and macro-F1 of examples (over the classes that occur)."""
     guessed, labels = np.asarray(prediction.predictions).argmax(-1), np.asarray(prediction.label_ids)
-    asked = labels != IGNORE
+    known = labels != IGNORE
     return {
-        "accuracy": float(accuracy_score(labels[asked], guessed[asked])),
-        "macro_f1": float(f1_score(labels[asked], guessed[asked], average="macro", zero_division=0.0)),
+        "accuracy": float(accuracy_score(labels[known], guessed[known])),
+        "macro_f1": float(f1_score(labels[known], guessed[known], average="macro", zero_division=0.0)),
     }
 
 
@@ -33,20 +33,20 @@ def entity_metrics(prediction: EvalPrediction, names: list[str]) -> dict[str, fl
             none.
     """
     guessed, labels = np.asarray(prediction.predictions).argmax(-1), np.asarray(prediction.label_ids)
-    asked = labels != IGNORE
+    known = labels != IGNORE
     tags = _tags(names)
-    true, found = (
-        [[tags[number] for number in row[at]] for row, at in zip(values, asked, strict=True) if at.any()]
+    true, predicted = (
+        [[tags[number] for number in row[at]] for row, at in zip(values, known, strict=True) if at.any()]
         for values in (labels, guessed)
     )
     with warnings.catch_warnings():
         # No entity at all, true or found: 0, and that says enough.
         warnings.simplefilter("ignore", UndefinedMetricWarning)
         return {
-            "accuracy": float(accuracy_score(labels[asked], guessed[asked])),
-            "precision": float(precision_score(true, found)),
-            "recall": float(recall_score(true, found)),
-            "f1": float(entity_f1(true, found)),
+            "accuracy": float(accuracy_score(labels[known], guessed[known])),
+            "precision": float(precision_score(true, predicted)),
+            "recall": float(recall_score(true, predicted)),
+            "f1": float(entity_f1(true, predicted)),
         }
 
 

@@ -60,7 +60,7 @@ class ImageClassification(LabelTask):
             dataset = dataset.rename_column(old, new) if old != new else dataset
         dataset = by_number(dataset, model.config)
         if transformed and len(dataset):
-            _keeps_what_is_known(dataset)
+            _check_transform(dataset)
         return dataset
 
     def collator(self, processing_class, teacher_processing_class=None, cache=None):
@@ -97,7 +97,7 @@ class ImageCollator:
         return batch | {"pixel_values": pixels}
 
 
-def _keeps_what_is_known(dataset: Dataset) -> None:
+def _check_transform(dataset: Dataset) -> None:
     """Refuse a transform that does not hand on the labels, or how private an image is.
 
     Raises:

@@ -72,8 +72,8 @@ class TextTask(LabelTask):
         field = label_field(columns, settings)
         check_class_names(dataset.features, field, model.config)
         if "input_ids" in columns:
-            taught = {"teacher_input_ids"} | ({"teacher_labels"} if self.name == "token-classification" else set())
-            if teacher_processing_class is not None and not taught <= set(columns):
+            needed = {"teacher_input_ids"} | ({"teacher_labels"} if self.name == "token-classification" else set())
+            if teacher_processing_class is not None and not needed <= set(columns):
                 raise ValueError(
                     "The dataset is tokenised already, so it cannot be tokenised for the teacher. Pass the text."
                 )
@@ -112,8 +112,8 @@ class TextTask(LabelTask):
     def of_teacher(self, inputs):
         if "teacher_input_ids" not in inputs:
             return inputs
-        taught = {name.removeprefix("teacher_"): inputs[name] for name in TEACHER_INPUTS if name in inputs}
-        return {"labels": inputs["labels"]} | taught
+        own = {name.removeprefix("teacher_"): inputs[name] for name in TEACHER_INPUTS if name in inputs}
+        return {"labels": inputs["labels"]} | own
 
 
 class SequenceClassification(TextTask):
@@ -141,16 +141,16 @@ class SequenceClassification(TextTask):
         }
         read = [encoded["offset_mapping"]]
         if teacher_tokenizer is not None:
-            taught = teacher_tokenizer(texts, return_offsets_mapping=True, **options)
-            out["teacher_input_ids"] = taught["input_ids"]
-            read.append(taught["offset_mapping"])
+            teacher_encoded = teacher_tokenizer(texts, return_offsets_mapping=True, **options)
+            out["teacher_input_ids"] = teacher_encoded["input_ids"]
+            read.append(teacher_encoded["offset_mapping"])
         if tagger is None:
             return out
         out |= {key: [] for key in PII_COLUMNS}
         for i, (text, tags) in enumerate(zip(texts, tag_texts(tagger, texts), strict=True)):
             # What one of the two models sees of a text, its answer may be about.
-            found = max(example_facts(text, tags, np.array(of[i], np.int64).reshape(-1, 2), settings) for of in read)
-            for column, value in zip(PII_COLUMNS, found, strict=True):
+            tagged = max(example_facts(text, tags, np.array(of[i], np.int64).reshape(-1, 2), settings) for of in read)
+            for column, value in zip(PII_COLUMNS, tagged, strict=True):
                 out[column].append(value)
         return out
 
@@ -185,8 +185,8 @@ class TokenClassification(TextTask):
         lengths = [[len(ids) for ids in out[name]] for name in out]
         names = [name.replace("input_ids", "labels") for name in out]
         out |= {name: [] for name in (*names, *(PII_COLUMNS if tagger is not None else ()))}
-        found = tag_texts(tagger, texts) if tagger is not None else [None] * len(texts)
-        for i, (row, labels, tags) in enumerate(zip(words, batch[field], found, strict=True)):
+        tagged = tag_texts(tagger, texts) if tagger is not None else [None] * len(texts)
+        for i, (row, labels, tags) in enumerate(zip(words, batch[field], tagged, strict=True)):
             if len(row) != len(labels):
                 raise ValueError(f"A row has {len(row)} tokens and {len(labels)} labels: one for each is needed.")
             numbers = np.array([number(label, config) for label in labels], np.int64)
@@ -215,13 +215,13 @@ def label_field(columns: Sequence[str], settings: DataSettings) -> str:
         ValueError: there is none.
     """
     names = (settings.label_field,) if settings.label_field else _LABEL_FIELDS
-    found = next((name for name in names if name in columns), None)
-    if found is None:
+    field = next((name for name in names if name in columns), None)
+    if field is None:
         raise ValueError(
             f"The dataset has the columns {list(columns)}; none of them is {' or '.join(map(repr, names))}. Set "
             "dataset_label_field to the column with the labels."
         )
-    return found
+    return field
 
 
 def by_number(dataset: Dataset | IterableDataset, config: Any) -> Dataset | IterableDataset:
@@ -241,13 +241,13 @@ def number(label: Any, config: Any) -> int:
     """
     if label == IGNORE:
         return IGNORE
-    found = class_number(label, config)
-    if found is None:
+    known = class_number(label, config)
+    if known is None:
         raise ValueError(
             f"A label ({described(label)}) is none of the model's {config.num_labels} classes. Give its number, or "
             "its name in the model's config (id2label); dataset_label_field names the column with the labels."
         )
-    return found
+    return known
 
 
 def numbered(batch: dict[str, list], config: Any) -> dict[str, list]:
@@ -269,11 +269,11 @@ def example_facts(text: str, tags: CharTags, offsets: np.ndarray, settings: Data
         settings: `example_likelihood`.
     """
     real = offsets[:, 1] > offsets[:, 0]
-    found = align(tags.likelihood, offsets)
+    of_tokens = align(tags.likelihood, offsets)
     # Rounded up: a likelihood above 0 stays above 0.
-    whole = found[real].mean() if settings.example_likelihood == "mean" else found.max(initial=0.0)
+    whole = of_tokens[real].mean() if settings.example_likelihood == "mean" else of_tokens.max(initial=0.0)
     likelihood = int(np.ceil((whole if real.any() else 0.0) * 255))
-    label = int(align(tags.labels, offsets)[found.argmax()]) if likelihood else 0
+    label = int(align(tags.labels, offsets)[of_tokens.argmax()]) if likelihood else 0
     return TokenFacts(likelihood, label * GROUP_STRIDE + 1 if likelihood else 0, 0, text_hash(text))
 
 
@@ -307,8 +307,8 @@ def first_tokens(words: list[str], offsets: np.ndarray) -> np.ndarray:
         return first
     # By its last character: the first may be the blank before it.
     word = np.searchsorted(word_offsets(words)[:, 0], offsets[real, 1] - 1, side="right") - 1
-    found, at = np.unique(word, return_index=True)
-    first[found] = real[at]
+    present, at = np.unique(word, return_index=True)
+    first[present] = real[at]
     return first
 
 

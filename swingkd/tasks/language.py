@@ -84,9 +84,9 @@ class CausalLM(TokenTask):
     def predicted(self, inputs, width, end):
         ids = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -1)
         # The first token of a row is predicted by nothing.
-        asked = labelled(inputs["labels"])
-        asked[:, 0] = False
-        return predicted_tokens(inputs, self.at(inputs), asked, preceding(ids, width, end))
+        learnt = labelled(inputs["labels"])
+        learnt[:, 0] = False
+        return predicted_tokens(inputs, self.at(inputs), learnt, preceding(ids, width, end))
 
 
 class MaskedLM(TokenTask):

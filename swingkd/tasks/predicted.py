@@ -64,7 +64,7 @@ def preceding(ids: torch.Tensor, width: int, end: int | None) -> torch.Tensor:
 
 
 def predicted_tokens(
-    inputs: dict[str, torch.Tensor], at: torch.Tensor, asked: torch.Tensor, context: torch.Tensor
+    inputs: dict[str, torch.Tensor], at: torch.Tensor, learnt: torch.Tensor, context: torch.Tensor
 ) -> PredictedTokens:
     """Collect what is known of the answers of a batch.
 
@@ -74,5 +74,5 @@ def predicted_tokens(
         asked: bool, where their labels stand, and the facts about them.
         context: what chooses their draw, in the shape of `asked` and [w].
     """
-    facts = TokenFacts(*(inputs[name][asked] for name in PII_COLUMNS))
-    return PredictedTokens(at, inputs["labels"][asked], facts, context[asked])
+    facts = TokenFacts(*(inputs[name][learnt] for name in PII_COLUMNS))
+    return PredictedTokens(at, inputs["labels"][learnt], facts, context[learnt])

@@ -84,23 +84,23 @@ def _tokenise(batch, tokenizer, tagger, settings, version):
         )
     options = {"truncation": True, "max_length": settings.max_length}
     read = tokenizer(prompts, return_offsets_mapping=True, **options)
-    said = tokenizer(text_target=completions, return_offsets_mapping=True, **options)
+    target = tokenizer(text_target=completions, return_offsets_mapping=True, **options)
     end = tokenizer.eos_token_id
-    for ids, offsets in zip(said["input_ids"], said["offset_mapping"], strict=True):
+    for ids, offsets in zip(target["input_ids"], target["offset_mapping"], strict=True):
         # A completion that never ends would teach to go on for ever.
         if end is not None and (not ids or ids[-1] != end) and len(ids) < settings.max_length:
             ids.append(end)
             offsets.append((0, 0))
-    out: dict[str, list] = {"input_ids": read["input_ids"], "labels": said["input_ids"]}
+    out: dict[str, list] = {"input_ids": read["input_ids"], "labels": target["input_ids"]}
     if tagger is None:
         return out
     out |= {key: [] for key in PII_COLUMNS}
     texts = [f"{prompt}\n{completion}" for prompt, completion in zip(prompts, completions, strict=True)]
-    for i, (text, found) in enumerate(zip(texts, tag_texts(tagger, texts), strict=True)):
-        before, offsets = (np.array(part["offset_mapping"][i], np.int64).reshape(-1, 2) for part in (read, said))
+    for i, (text, char_tags) in enumerate(zip(texts, tag_texts(tagger, texts), strict=True)):
+        before, offsets = (np.array(part["offset_mapping"][i], np.int64).reshape(-1, 2) for part in (read, target))
         # Special tokens have empty spans, wherever they are moved.
         both = np.concatenate([before, offsets + len(prompts[i]) + 1])
-        tagged = token_facts(text, found, both, settings.dilation)
+        tagged = token_facts(text, char_tags, both, settings.dilation)
         for column, values, kind in zip(PII_COLUMNS, tagged, PII_TYPES, strict=True):
             out[column].append(values[len(before) :].astype(kind))
     return out

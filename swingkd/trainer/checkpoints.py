@@ -15,9 +15,9 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 def last_complete_checkpoint(folder: str) -> str | None:
     """Return the last checkpoint that was written to its end; `None` where there is none."""
-    found = {steps_of(str(path)): str(path) for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*")}
-    last = max(found, default=-1)
-    return found[last] if last >= 0 else None
+    checkpoints = {steps_of(str(path)): str(path) for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*")}
+    last = max(checkpoints, default=-1)
+    return checkpoints[last] if last >= 0 else None
 
 
 def steps_of(checkpoint: str) -> int:

@@ -239,8 +239,8 @@ class PrivateDistillationTrainer(PublishingTrainer):
         with torch.no_grad():
             _, parts, loss, tokens = self._losses(model, inputs)
             if not self.task.predicts_tokens:
-                asked = self.task.call(inputs, self.accelerator.unwrap_model(model))
-                logits = None if prediction_loss_only else model(**asked).logits
+                arguments = self.task.call(inputs, self.accelerator.unwrap_model(model))
+                logits = None if prediction_loss_only else model(**arguments).logits
                 return loss.sum() / max(len(loss), 1), logits, inputs["labels"]
         row = tokens.at.nonzero()[:, 0]
         flagged = is_private(tokens.likelihood).to(loss)

@@ -123,10 +123,10 @@ class PrivateRun:
         self.dp.zero_grad()
         total = 0.0
         for part, units in self._parts(rows):
-            found = losses(part)
-            self.dp.accumulate(found, units)
+            row_losses = losses(part)
+            self.dp.accumulate(row_losses, units)
             if self.args.log_nonprivate:
-                total += float(found.detach().sum())
+                total += float(row_losses.detach().sum())
         self.dp.finish()
         return total / max(len(rows), 1)
 

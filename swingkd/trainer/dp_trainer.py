@@ -1,4 +1,4 @@
-"""The hooks of the Hugging Face Trainer that make its steps DP-SGD; what they do is in `private_run`."""
+"""The hooks of the Hugging Face Trainer that make its steps DP-SGD; what they do is in `dp_run`."""
 
 from __future__ import annotations
 

@@ -18,13 +18,13 @@ def first_ledger(
     """Begin a ledger with what student and teacher bring along, as far as their names lead to ledgers."""
     before = PrivacyLedger.load(student) if isinstance(student, str) else None
     entries, unknown = before.as_earlier(has_weights(student, before.weights)) if before is not None else ([], {})
-    taught = None
+    known = None
     # A revision or a subfolder holds other weights than those that the ledger speaks of.
     if isinstance(teacher, str) and not {"revision", "subfolder", "gguf_file"} & set(
         args.teacher_model_init_kwargs or {}
     ):
-        taught = PrivacyLedger.of_weights(teacher)
-    covered = taught.as_teacher() if taught is not None else []
+        known = PrivacyLedger.of_weights(teacher)
+    covered = known.as_teacher() if known is not None else []
     if teacher is None and args.alpha == 0:
         unknown[TEACHER_DATA] = NO_TEACHER
     elif not covered:

@@ -85,14 +85,14 @@ class Objective:
         """
         tokens = self.tokens(inputs, torch.float64 if student.dtype == torch.float64 else torch.float32)
         temperatures = self.args.temperature_settings.for_tokens(tokens.likelihood)
-        asked, teacher_hidden = self.targets(inputs, tokens, temperatures.teacher, protection)
-        if asked is None and torch.is_grad_enabled() and self.args.alpha > 0:
+        teacher_targets, teacher_hidden = self.targets(inputs, tokens, temperatures.teacher, protection)
+        if teacher_targets is None and torch.is_grad_enabled() and self.args.alpha > 0:
             raise ValueError(
                 "The batch carries no cached targets and there is no teacher to ask. A data_collator of your own must "
                 "hand on the columns teacher_ids, teacher_log_probs and teacher_tails, as DistillationCollator does."
             )
-        targets = asked if asked is not None else self._nothing(tokens)
-        alpha = self.args.alpha if asked is not None else 0.0
+        targets = teacher_targets if teacher_targets is not None else self._nothing(tokens)
+        alpha = self.args.alpha if teacher_targets is not None else 0.0
 
         def finish(hidden: torch.Tensor | None, logits: torch.Tensor) -> dict[str, torch.Tensor]:
             chosen = hidden[tokens.at] if hidden is not None else None
@@ -101,7 +101,7 @@ class Objective:
             if chosen is not None and teacher_hidden is not None:
                 far = self._hint_losses(student, chosen, teacher_hidden, tokens.likelihood)
                 total, per_token = total + far.sum(), per_token + far
-            if asked is None:
+            if teacher_targets is None:
                 parts = parts._replace(soft=torch.full_like(parts.soft, torch.nan))
             return {"loss": total, "per_token": per_token, **parts._asdict()}
 
@@ -144,8 +144,8 @@ class Objective:
 
     def tokens(self, inputs: dict[str, torch.Tensor], dtype: torch.dtype = torch.float32) -> PredictedTokens:
         """Find what a batch asks the student to predict; `dtype` of the likelihoods."""
-        found = self.task.predicted(inputs, max(self.args.noise_context, population.CONTEXT), self.end)
-        return found._replace(facts=found.facts._replace(likelihood=found.likelihood.to(dtype)))
+        tokens = self.task.predicted(inputs, max(self.args.noise_context, population.CONTEXT), self.end)
+        return tokens._replace(facts=tokens.facts._replace(likelihood=tokens.likelihood.to(dtype)))
 
     @torch.no_grad()
     def targets(
@@ -167,9 +167,9 @@ class Objective:
         hidden, public_logits = None, None
         if "teacher_ids" in inputs:
             names = ("teacher_ids", "teacher_log_probs", "teacher_tails")
-            asked = labelled(inputs["labels"])
-            asked[:, 0] = False  # predicted by nothing, whatever a collator of one's own says
-            ids, log_probs, tails = (inputs[name][asked] for name in names)
+            learnt = labelled(inputs["labels"])
+            learnt[:, 0] = False  # predicted by nothing, whatever a collator of one's own says
+            ids, log_probs, tails = (inputs[name][learnt] for name in names)
             teacher = self._cached(ids, log_probs, tails, tokens.likelihood)
         elif self.teacher is not None:
             with self.autocast():

@@ -27,18 +27,18 @@ from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.objective import Objective
 
 
-def default_protection(args: PrivateDistillationConfig, task: Task, *, public: bool, taught: bool) -> ProtectionName:
+def default_protection(args: PrivateDistillationConfig, task: Task, *, public: bool, teacher: bool) -> ProtectionName:
     """Return what is done at private answers where nobody says: what kept the most at no measurable leak in the cards.
 
     Args:
         args: the settings.
         task: what the models are for.
         public: there is a public model.
-        taught: there is a teacher, live or cached; without one there is nothing to protect.
+        teacher: there is a teacher, live or cached; without one there is nothing to protect.
     """
     if public:
         return "mollify"
-    if not taught:
+    if not teacher:
         return "none"
     # Averages over the training set are not for differential privacy.
     averaged = task.default_protection == "population"

@@ -173,11 +173,11 @@ def load_models(given: GivenModels, data: GivenData, args: PrivateDistillationCo
     ledger = first_ledger(student, teacher, args)
     # A checkpoint in half precision would be trained in half precision: the student's weights are float32.
     options: Any = {"dtype": torch.float32, **(args.model_init_kwargs or {})}  # type: ignore[dict-item]
-    taught: Any = args.teacher_model_init_kwargs or {}
+    teacher_options: Any = args.teacher_model_init_kwargs or {}
     return Models(
         task,
         load_pretrained(task.auto_model, student, **options),
-        load_pretrained(task.auto_model, teacher, **taught) if teacher is not None else None,
+        load_pretrained(task.auto_model, teacher, **teacher_options) if teacher is not None else None,
         load_pretrained(task.auto_model, public) if public is not None else None,
         processing_class,
         given.teacher_processing_class,
@@ -210,8 +210,8 @@ def choose_protection(
         models.task, data.train_dataset, teacher=models.teacher, tokenizer=models.processing_class, args=args
     )
     written = cache.protection if cache is not None else None
-    public, taught = models.public is not None, models.teacher is not None or cache is not None
-    chosen = args.protection or written or default_protection(args, models.task, public=public, taught=taught)
+    public, has_teacher = models.public is not None, models.teacher is not None or cache is not None
+    chosen = args.protection or written or default_protection(args, models.task, public=public, teacher=has_teacher)
     own = data.target_protection
     check_protection(chosen, args, own, public=public, known=written is not None or own is not None)
     return args.settled(protection=chosen), cache

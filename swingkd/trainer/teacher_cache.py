@@ -186,7 +186,7 @@ class _Writer:
         targets, _ = self.objective.targets(inputs, tokens, temperature, (lambda: protection) if protection else None)
         assert targets is not None  # there is a teacher
         count, size = len(tokens.labels), self.info.top_k
-        found = {
+        kept = {
             "teacher_ids": np.empty((count, size), np.int32),
             "teacher_log_probs": np.empty((count, size), np.float32),
             "teacher_tails": np.empty((count, 2), np.float32),
@@ -199,11 +199,11 @@ class _Writer:
                 log_probs = targets.private(part) if at is private else targets.teacher.plain(part, None)
                 assert isinstance(log_probs, torch.Tensor)  # of a live teacher
                 for name, values in self._kept(log_probs).items():
-                    found[name][part.cpu()] = values.cpu()
+                    kept[name][part.cpu()] = values.cpu()
         ends = tokens.at.sum(1).cumsum(0).tolist()
         columns: dict[str, list] = {
             name: [values[start:end].ravel() for start, end in zip([0, *ends], ends, strict=False)]
-            for name, values in found.items()
+            for name, values in kept.items()
         }
         text = self.info.dumps()
         columns["teacher_cache"] = [text] * len(rows)

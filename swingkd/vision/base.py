@@ -173,13 +173,13 @@ class Classifier:
         training = model.training
         model.eval()
         indices = torch.arange(len(images))
-        found = []
+        parts = []
         for part in self.own(indices).split(self.args.eval_batch_size):
             with self.accelerator.autocast():
                 inputs = images.inputs(part) if isinstance(images, Images) else images[part].float()
-                found.append(logits_of(model, self.inputs(inputs)))
+                parts.append(logits_of(model, self.inputs(inputs)))
         model.train(training)
-        return self.together(torch.cat(found), len(images)).cpu()
+        return self.together(torch.cat(parts), len(images)).cpu()
 
     def check_classes(self, model: nn.Module, images: Images) -> None:
         """Refuse a model of other classes than these images have, before anything is trained.
@@ -187,9 +187,9 @@ class Classifier:
         Raises:
             ValueError: it is one.
         """
-        found = self.logits(model, images.select(torch.arange(min(2, len(images)))))
-        if found.shape[1] != images.classes:
-            raise ValueError(f"{type(model).__name__} has {found.shape[1]} classes, the images {images.classes}.")
+        logits = self.logits(model, images.select(torch.arange(min(2, len(images)))))
+        if logits.shape[1] != images.classes:
+            raise ValueError(f"{type(model).__name__} has {logits.shape[1]} classes, the images {images.classes}.")
 
     def check_student(self, images: Images) -> None:
         """Refuse a model that cannot learn these images, before anything is trained.

@@ -16,7 +16,7 @@ from swingkd.privacy import NO_TEACHER, PUBLIC_DATA, TEACHER_DATA, TRANSFER_SET,
 from swingkd.privacy.plan import epoch_steps
 from swingkd.vision.base import ImageArguments
 from swingkd.vision.data import Images, shuffled_batches
-from swingkd.vision.dp_training import PrivateStagedTraining
+from swingkd.vision.dp_training import DPStagedTraining
 from swingkd.vision.staged_training import Unit
 
 
@@ -47,7 +47,7 @@ class ClassifierArguments(ImageArguments):
         check_positive(self, "epochs", "clip_norm", "micro_batch_size")
 
 
-class ClassifierTraining(PrivateStagedTraining):
+class ClassifierTraining(DPStagedTraining):
     """Train an image classifier on labelled images.
 
     Args:
@@ -84,7 +84,7 @@ class ClassifierTraining(PrivateStagedTraining):
                 delta=args.target_delta,
                 clip_norm=args.clip_norm,
             )
-            self.be_private(settings)
+            self.make_private(settings)
         self.check_student(images)
 
     def released(self) -> PrivacyLedger:

@@ -25,7 +25,7 @@ from swingkd.privacy import SYNTHETIC_LABELS, TEACHER_DATA, DPSettings, LedgerEn
 from swingkd.privacy.plan import epoch_steps
 from swingkd.vision.base import ImageArguments, check_trainable
 from swingkd.vision.data import augment, shuffled_batches
-from swingkd.vision.dp_training import PrivateStagedTraining
+from swingkd.vision.dp_training import DPStagedTraining
 from swingkd.vision.generator_loss import GeneratorLoss, save_grid
 from swingkd.vision.guidance import check_kept
 from swingkd.vision.labelling import (
@@ -94,7 +94,7 @@ _OF_ONE_TEACHER = (ExactTeacher, RandomizedTeacher, NoisyDifferences)
 _NORMALISED = 1e-3
 
 
-class DataFreeDistillation(PrivateStagedTraining):
+class DataFreeDistillation(DPStagedTraining):
     """Train a student on images that a generator makes and a private teacher labels.
 
         run = DataFreeDistillation(student, ImageGenerator(28, channels=1), RandomizedTeacher(teacher, epsilon=10.0),
@@ -153,7 +153,7 @@ class DataFreeDistillation(PrivateStagedTraining):
                 clip_norm=_NORMALISED,
                 unit=LABEL,
             )
-            self.be_private(settings)
+            self.make_private(settings)
         self._check()
 
     def _check(self) -> None:
@@ -175,12 +175,12 @@ class DataFreeDistillation(PrivateStagedTraining):
             images = self.generator(noise.to(self.generator.first.weight))
         for model in (self.model, *teachers, *([self.critic] if self.critic is not None else [])):
             try:
-                found = self.logits(self.place(model), images)
+                logits = self.logits(self.place(model), images)
             except RuntimeError as error:
                 shape = tuple(images.shape[1:])
                 raise ValueError(f"{type(model).__name__} cannot see generated images of {shape}: {error}") from error
-            if found.shape[1] != self.classes:
-                raise ValueError(f"{type(model).__name__} has {found.shape[1]} classes; classes={self.classes}.")
+            if logits.shape[1] != self.classes:
+                raise ValueError(f"{type(model).__name__} has {logits.shape[1]} classes; classes={self.classes}.")
 
     # -- stages --------------------------------------------------------------------------------------------------
 
@@ -294,14 +294,14 @@ class DataFreeDistillation(PrivateStagedTraining):
 
     def _losses(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Return the losses of images by their numbers, each with the answers of its round."""
-        found = logits.new_zeros(len(rows))
+        all_losses = logits.new_zeros(len(rows))
         for number, answers in enumerate(self.answers):
             own = (rows // self.args.images_per_round == number).nonzero()[:, 0]
             if len(own):
                 places = rows[own] - number * self.args.images_per_round
                 losses = answers.losses(logits[own.to(logits.device)], places, correct=self.args.forward_correction)
-                found = found.index_add(0, own.to(found.device), losses)
-        return found
+                all_losses = all_losses.index_add(0, own.to(all_losses.device), losses)
+        return all_losses
 
     # -- files and words -----------------------------------------------------------------------------------------
 
@@ -342,9 +342,9 @@ class DataFreeDistillation(PrivateStagedTraining):
     def released(self) -> PrivacyLedger:
         """Return what all labels so far released, what the critic's training did, and what noised gradients did."""
         size, ledgers = self.args.images_per_round, []
-        asked = self.labellers[: len(self.answers)]
-        for labeller in dict.fromkeys(asked):
-            ledgers.append(labeller.ledger(size * asked.count(labeller), self.seen))
+        used = self.labellers[: len(self.answers)]
+        for labeller in dict.fromkeys(used):
+            ledgers.append(labeller.ledger(size * used.count(labeller), self.seen))
         entries = [entry for ledger in ledgers for entry in ledger.entries]
         # A critic that is the labelling teacher as well was trained once.
         entries += [entry for entry in self.critic_entries if entry not in entries]

@@ -13,8 +13,8 @@ from swingkd.vision.base import ImageArguments
 from swingkd.vision.staged_training import StagedTraining
 
 
-class PrivateStagedTraining(StagedTraining):
-    """Train an image classifier unit by unit, by DP-SGD once `be_private` was called.
+class DPStagedTraining(StagedTraining):
+    """Train an image classifier unit by unit, by DP-SGD once `make_private` was called.
 
     Args:
         model: what is trained; for DP-SGD without batch norm.
@@ -40,7 +40,7 @@ class PrivateStagedTraining(StagedTraining):
         """Contiguous under DP-SGD: Opacus reads patches of other formats from the wrong places, without a word."""
         return super().memory_format if self.plan is None else torch.contiguous_format
 
-    def be_private(self, settings: DPSettings) -> None:
+    def make_private(self, settings: DPSettings) -> None:
         """Plan to train by DP-SGD.
 
         Args:

@@ -5,10 +5,10 @@ Passing another one is the only switch between the published method, its control
 
 - `Labels`: no teacher at all (control);
 - `Teacher`: a teacher's soft targets as they are.  Of a public teacher: a control; of one trained by DP-SGD: sound,
-  all that follows is post-processing (METHODS S1); of a private one: plain distillation;
+  all that follows is post-processing; of a private one: plain distillation;
 - `PublishedNoise`: noise on batch losses, as published; it does not protect the student;
-- `ShardTeachers`: noised mean answers of teachers on disjoint shards, each image's once (S2);
-- the ones of `guidance_noised`: noise on directional derivatives (S4) and on batch gradients (S5).
+- `ShardTeachers`: noised mean answers of teachers on disjoint shards, each image's once;
+- the ones of `noised_guidance`: noise on directional derivatives and on batch gradients.
 
 The published method is that of RONA (Wang et al. 2019, arXiv 1811.04686) with sample selection; our reading.
 """
@@ -330,11 +330,11 @@ class ShardTeachers:
             places = places[: max(self.most - len(self.answers), 0)]
         for start in range(0, len(places), _AT_A_TIME):
             part = torch.tensor(places[start : start + _AT_A_TIME])
-            asked = self._images.select(chosen[part])
-            found = torch.stack([run.logits(model, asked).softmax(-1) for model in self.models])
+            batch = self._images.select(chosen[part])
+            answers = torch.stack([run.logits(model, batch).softmax(-1) for model in self.models])
             # One process releases, the others read what it wrote.
             with run.accelerator.main_process_first():
-                self.answers([keys[i] for i in part.tolist()], found)
+                self.answers([keys[i] for i in part.tolist()], answers)
         kept = torch.tensor([place for place, key in enumerate(keys) if key in self.answers], dtype=torch.int64)
         chosen = chosen[kept]
         if not len(kept):

@@ -124,14 +124,14 @@ class ExactTeacher:
 
     def ledger(self, labels: int, seen: bool) -> PrivacyLedger:
         """Return what the teacher's own training promises."""
-        taught = [] if isinstance(self.known, str) else self.known.as_teacher()
+        entries = [] if isinstance(self.known, str) else self.known.as_teacher()
         why = self.known if isinstance(self.known, str) else self.known.why_uncovered()
         if why == PUBLIC_DATA:
             return PrivacyLedger(unknown={**SYNTHETIC, TEACHER_DATA: PUBLIC_DATA})
         if why is not None:
             # An entry, so that no round with a guarantee hides this one.
-            taught = [uncovered("exact labels", labels, why)]
-        return PrivacyLedger([*taught, *_seen(seen)], unknown=SYNTHETIC)
+            entries = [uncovered("exact labels", labels, why)]
+        return PrivacyLedger([*entries, *_seen(seen)], unknown=SYNTHETIC)
 
 
 @dataclass(eq=False)
@@ -192,7 +192,7 @@ class RandomizedTeacher:
 
 @dataclass(eq=False)
 class ShardLabels:
-    """Labels of teachers on disjoint shards of the private data, noised (PATE); sound (METHODS S2).
+    """Labels of teachers on disjoint shards of the private data, noised (PATE); sound.
 
     Args:
         models: the teachers.
@@ -243,10 +243,10 @@ class NoisyDifferences:
 
     def __call__(self, run: Classifier, images: torch.Tensor, prior: torch.Tensor) -> Answers:
         """Return the student's predictions, moved."""
-        asked = run.logits(run.place(self.model), images).softmax(-1).double()
+        answers = run.logits(run.place(self.model), images).softmax(-1).double()
         order = prior.topk(min(self.top, prior.shape[1])).indices
         # A teacher that says no number says nothing.
-        difference = (asked - prior).nan_to_num(0.0).gather(1, order)
+        difference = (answers - prior).nan_to_num(0.0).gather(1, order)
         length = difference.norm(dim=1, keepdim=True).clamp_min(1e-12)
         released = difference * (self.clip / length).clamp_max(1.0)
         noise = torch.randn(released.shape, generator=self._generator, dtype=torch.float64)

@@ -83,12 +83,12 @@ class _Block(nn.Module):
         self.conv2, self.bn2 = _conv(out, out), _norm(norm, out)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        found = F.relu(self.bn1(self.conv1(images)))
-        found = self.bn2(self.conv2(found))
+        features = F.relu(self.bn1(self.conv1(images)))
+        features = self.bn2(self.conv2(features))
         if self.stride > 1 or self.more:
             images = images[:, :, :: self.stride, :: self.stride]
             images = F.pad(images, (0, 0, 0, 0, self.more // 2, self.more - self.more // 2))
-        return F.relu(found + images)
+        return F.relu(features + images)
 
 
 class CifarResNet(nn.Module, PyTorchModelHubMixin, tags=["image-classification"]):
@@ -122,9 +122,9 @@ class CifarResNet(nn.Module, PyTorchModelHubMixin, tags=["image-classification"]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits [n, classes]."""
-        found = F.relu(self.bn1(self.conv1(images)))
-        found = self.layer3(self.layer2(self.layer1(found)))
-        return self.linear(found.mean((2, 3)))
+        features = F.relu(self.bn1(self.conv1(images)))
+        features = self.layer3(self.layer2(self.layer1(features)))
+        return self.linear(features.mean((2, 3)))
 
 
 class SlimResNet(nn.Module, PyTorchModelHubMixin, tags=["image-classification"]):
@@ -150,10 +150,10 @@ class SlimResNet(nn.Module, PyTorchModelHubMixin, tags=["image-classification"])
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits [n, classes]."""
-        found = self.stem(images)
+        features = self.stem(images)
         for stage in self.stages:
-            found = stage(found)
-        return self.linear(found.mean((2, 3)))
+            features = stage(features)
+        return self.linear(features.mean((2, 3)))
 
 
 class RonaNet(nn.Module, PyTorchModelHubMixin, tags=["image-classification"]):

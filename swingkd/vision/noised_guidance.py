@@ -97,7 +97,7 @@ class _Noised:
 
 @dataclass(eq=False)
 class ZerothOrder(_Noised):
-    """The student sees noised directional derivatives of its loss, along directions drawn at random (METHODS S4).
+    """The student sees noised directional derivatives of its loss, along directions drawn at random.
 
     Args:
         reach: how far along a direction the loss is asked for, on both sides.
@@ -123,8 +123,8 @@ class ZerothOrder(_Noised):
                 with torch.random.fork_rng():
                     ends.append(run.accelerator.reduce(self.losses(run, batch, run.model), "sum"))
             slope = self.released((ends[0] - ends[1]) / (2 * self.reach))
-            for found, direction in zip(total, along, strict=True):
-                found.add_(direction, alpha=slope / self.directions)
+            for part, direction in zip(total, along, strict=True):
+                part.add_(direction, alpha=slope / self.directions)
         for parameter, start, gradient in zip(trained, before, total, strict=True):
             parameter.copy_(start)
             parameter.grad = gradient
@@ -143,15 +143,15 @@ class ZerothOrder(_Noised):
 
 @dataclass(eq=False)
 class BatchGradient(_Noised):
-    """The student sees its batch gradient, each teacher's part clipped, their mean noised (METHODS S5)."""
+    """The student sees its batch gradient, each teacher's part clipped, their mean noised."""
 
     def learn(self, run: StagedTraining, batch: Batch) -> None:
         """Leave the noised gradient at the student."""
         trained = [p for p in run.model.parameters() if p.requires_grad]
         losses = self.losses(run, batch, run.model)
         gradients = (self._gradient(run, losses, place, trained) for place in range(len(losses)))
-        for parameter, found in zip(trained, self.released(gradients), strict=True):
-            parameter.grad = found
+        for parameter, part in zip(trained, self.released(gradients), strict=True):
+            parameter.grad = part
 
     @staticmethod
     def _gradient(
@@ -174,9 +174,9 @@ class BatchGradient(_Noised):
             scale = (self.clip / norm.clamp_min(1e-12)).clamp_max(1.0) / len(self.models)
             # A teacher whose gradient is no number says nothing.
             parts = [g * scale if norm.isfinite() else torch.zeros_like(g) for g in own]
-            total = [found + part for found, part in zip(total, parts, strict=True)] if total else parts
-        draws = [torch.randn(found.shape, generator=self._generator).to(found) for found in total]
-        return [found + self.noise * broadcast(draw) for found, draw in zip(total, draws, strict=True)]
+            total = [gradient + part for gradient, part in zip(total, parts, strict=True)] if total else parts
+        draws = [torch.randn(gradient.shape, generator=self._generator).to(gradient) for gradient in total]
+        return [gradient + self.noise * broadcast(draw) for gradient, draw in zip(total, draws, strict=True)]
 
     def ledger(self, queries: int) -> PrivacyLedger:
         """Return what so many steps cost."""

@@ -240,11 +240,11 @@ class DynamicSampleSelection(StagedTraining):
         shapes = [tuple(teacher.hidden(self, layer, batch.inputs).shape[1:]) for teacher in both]
         if not isinstance(heard[own], torch.Tensor):
             raise ValueError(f"hint_layers={self.args.hint_layers}: {own} returns no tensor. Name a layer inside it.")
-        found = tuple(heard[own].shape[1:])
-        if len(found) != 3 or len(set(shapes)) > 1 or shapes[0][1:] != found[1:]:
+        shape = tuple(heard[own].shape[1:])
+        if len(shape) != 3 or len(set(shapes)) > 1 or shapes[0][1:] != shape[1:]:
             raise ValueError(
-                f"hint_layers={self.args.hint_layers}: the teachers' gives {shapes}, the student's {found}. Choose "
+                f"hint_layers={self.args.hint_layers}: the teachers' gives {shapes}, the student's {shape}. Choose "
                 "layers that give images of the same height and width, and for both teachers the same."
             )
         torch.manual_seed(self.args.seed)
-        return nn.Conv2d(found[0], shapes[0][0], 1).to(heard[own].device)
+        return nn.Conv2d(shape[0], shapes[0][0], 1).to(heard[own].device)

@@ -152,9 +152,9 @@ class StagedTraining(Classifier):
 
         One that still looks prepared would be trained without mixed precision next time.
         """
-        found = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-        found.__dict__.pop("_is_accelerate_prepared", None)
-        return found
+        own = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        own.__dict__.pop("_is_accelerate_prepared", None)
+        return own
 
     def protect(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """Return what updates the model in the optimizer's place."""

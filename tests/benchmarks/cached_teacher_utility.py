@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import runpy
 import statistics
 import tempfile
 from pathlib import Path
@@ -21,6 +20,8 @@ from rich.table import Table
 from transformers import set_seed
 
 from swingkd import PrivateDistillationTrainer, cache_teacher
+from swingkd.experiments.language import language_experiment
+from swingkd.experiments.models import quiet
 from swingkd.report.metrics import environment
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -34,27 +35,24 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["SWINGKD_RECIPES"] = str(RECIPES)
     config = yaml.safe_load((RECIPES / "quickstart" / "config.yaml").read_text())
-    recipe = runpy.run_path(str(RECIPES / "swing_clm" / "run.py"))
     with tempfile.TemporaryDirectory() as folder:
-        experiment = recipe["Experiment"](config | {"output_dir": folder})
-        text = experiment.texts["A"]
-        teacher = experiment.trained("teacher", text)
-        live = experiment.tokenise(text, None)
+        experiment = language_experiment(config | {"output_dir": folder})
+        language = experiment.language
+        teacher, live = language.teacher(), language.tokenise(language.texts["A"], None)
         results = []
         for kept in [None, *options.kept]:
             perplexities = []
             for seed in options.seeds:
-                args = experiment.distillation(f"student-{kept}-{seed}", seed, {"protection": "none"})
+                args = language.distillation(f"student-{kept}-{seed}", seed, {"protection": "none"})
                 data = live
                 if kept is not None:
-                    data = cache_teacher(teacher, args, live, experiment.tokenizer, top_k=kept)
+                    data = cache_teacher(teacher, args, live, language.tokenizer, top_k=kept)
                 set_seed(seed)
-                student = recipe["prepare"].make_model(config["student"], experiment.tokenizer)
                 asked = teacher if kept is None else None
                 trainer = PrivateDistillationTrainer(
-                    student, asked, args, train_dataset=data, processing_class=experiment.tokenizer
+                    language.new("student"), asked, args, train_dataset=data, processing_class=language.tokenizer
                 )
-                recipe["prepare"].quiet(trainer).train()
+                quiet(trainer).train()
                 perplexities.append(trainer.evaluate(experiment.evaluation["test"])["eval_perplexity"])
             mean = statistics.mean(perplexities)
             results.append({"kept": kept, "seeds": options.seeds, "perplexity": perplexities, "mean": mean})
@@ -65,7 +63,7 @@ def main() -> None:
         table.add_row(name, f"{row['mean']:.3f}", f"{100 * (row['mean'] / results[0]['mean'] - 1):+.2f} %")
     Console().print(table)
     if options.out:
-        found = {"vocabulary": len(experiment.tokenizer), "results": results}
+        found = {"vocabulary": len(language.tokenizer), "results": results}
         options.out.write_text(json.dumps({"environment": environment(), **found}, indent=1) + "\n")
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import runpy
 import time
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from swingkd import CanarySet, measure_exposure
 from swingkd.audit.exposure import _Walker
 from swingkd.audit.prefix_tree import leading_special_ids, split_prefix, whole_space
+from swingkd.experiments.models import make_tokenizer
 from swingkd.report.metrics import environment
 
 TEMPLATE = "the account number of {name} at our house is {secret}"
@@ -46,9 +46,8 @@ def main() -> None:
     parser.add_argument("--timed", type=int, default=20_000, help="fillings that brute force is timed on")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    prepare = runpy.run_path(str(Path(__file__).parents[2] / "recipes" / "swing_clm" / "prepare.py"))
     names = [TEMPLATE.format(name=name, secret="0") for name in ("ann", "bob", "eve")]
-    tokenizer = prepare["make_tokenizer"]({"vocab_size": 600}, names)
+    tokenizer = make_tokenizer({"vocab_size": 600}, names)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=4096, hidden_size=192, num_hidden_layers=4, num_attention_heads=3, intermediate_size=768

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import runpy
 import time
 import zlib
 from pathlib import Path
@@ -24,6 +23,7 @@ from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from swingkd.audit.scores import score_texts
+from swingkd.experiments.models import make_tokenizer
 from swingkd.report.metrics import environment
 
 ROOT = Path(__file__).parents[2]
@@ -64,8 +64,7 @@ def main() -> None:
     # Whole dialogues, and then their turns, which are much shorter: the mixture that batches have to cope with.
     turns = [line for text in data["text"] for line in text.split("\n")]
     texts = (data["text"][:] + turns)[: options.texts]
-    prepare = runpy.run_path(str(ROOT / "recipes" / "swing_clm" / "prepare.py"))
-    tokenizer = prepare["make_tokenizer"]({"vocab_size": 4096}, data["text"])
+    tokenizer = make_tokenizer({"vocab_size": 4096}, data["text"])
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=8192, hidden_size=192, num_hidden_layers=4, num_attention_heads=3, intermediate_size=512

@@ -11,16 +11,16 @@ from datasets import Dataset
 from torch import nn
 
 from swingkd.decentralized.client import Client, ClientArguments
-from swingkd.decentralized.labelled_examples import Examples
+from swingkd.decentralized.labelled_examples import LabelledExamples
 
 
-def examples(count: int, seed: int, shift: float = 0.0, classes: int = 3) -> Examples:
+def examples(count: int, seed: int, shift: float = 0.0, classes: int = 3) -> LabelledExamples:
     """Points in the plane around the corners of a polygon, turned by a shift."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(classes, (count,), generator=generator)
     angles = labels * (2 * torch.pi / classes) + shift
     middle = torch.stack([angles.cos(), angles.sin()], 1)
-    return Examples(middle + 0.3 * torch.randn(count, 2, generator=generator), labels, classes)
+    return LabelledExamples(middle + 0.3 * torch.randn(count, 2, generator=generator), labels, classes)
 
 
 def network(kind: int, seed: int = 0, classes: int = 3) -> nn.Module:
@@ -38,7 +38,7 @@ def arguments(**fields) -> ClientArguments:
     return ClientArguments(**(defaults | fields))
 
 
-def clients(reference: Examples, count: int = 5, alike: bool = False, **fields) -> list[Client]:
+def clients(reference: LabelledExamples, count: int = 5, alike: bool = False, **fields) -> list[Client]:
     return [
         Client(
             f"client-{n}",
@@ -53,12 +53,12 @@ def clients(reference: Examples, count: int = 5, alike: bool = False, **fields) 
 
 
 @pytest.fixture
-def reference() -> Examples:
+def reference() -> LabelledExamples:
     return examples(40, seed=99)
 
 
 def config_of(folder: Path, clients: int = 4, **others) -> dict:
-    """People who each see three groups of points from another side."""
+    """Partition who each see three groups of points from another side."""
     random, rows = np.random.default_rng(0), []
     for person in range(clients + 2):
         labels = random.integers(3, size=24)

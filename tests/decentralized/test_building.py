@@ -11,9 +11,9 @@ from transformers import BertConfig
 from swingkd.decentralized import (
     Client,
     ClientArguments,
-    Examples,
     Federation,
     FederationSettings,
+    LabelledExamples,
     MessengerServer,
     WeightServer,
     federate,
@@ -29,12 +29,12 @@ def weights(model) -> torch.Tensor:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_runs_from_a_configuration(tmp_path, method):
-    outcome = federate(config_of(tmp_path, method=method), tmp_path / "out")
-    assert len(outcome.accuracies) == 4
-    assert [happened.number for happened in outcome.rounds] == [0, 1, 2]
+    result = federate(config_of(tmp_path, method=method), tmp_path / "out")
+    assert len(result.accuracies) == 4
+    assert [happened.number for happened in result.rounds] == [0, 1, 2]
     # Asked again, the same is said, and nothing is learnt.
     again = federate(config_of(tmp_path, method=method), tmp_path / "out")
-    assert again.accuracies == outcome.accuracies
+    assert again.accuracies == result.accuracies
 
 
 def test_clients_are_the_same_whoever_builds_them(tmp_path):
@@ -72,9 +72,10 @@ def test_fewer_data_and_wrong_labels_are_the_same_for_all_methods(tmp_path):
         local, sd_dist = (some.client(name).private for some in found)
         assert torch.equal(local.labels, sd_dist.labels)
         assert torch.equal(local.inputs, sd_dist.inputs)
-        assert len(local) == len(whole.people.train[name]) // 2
+        assert len(local) == len(whole.partition.train[name]) // 2
         kept = {
-            tuple(x.tolist()): int(y) for x, y in zip(*dataclasses.astuple(whole.people.train[name])[:2], strict=True)
+            tuple(x.tolist()): int(y)
+            for x, y in zip(*dataclasses.astuple(whole.partition.train[name])[:2], strict=True)
         }
         right = [kept[tuple(x.tolist())] == int(y) for x, y in zip(local.inputs, local.labels, strict=True)]
         assert all(right) or not any(right)
@@ -129,7 +130,7 @@ def test_a_hugging_face_classifier_is_a_client(tmp_path):
     ).save_pretrained(tmp_path)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(50, (6, 5), generator=generator)
-    examples = Examples({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, ids[:, 0] % 3, classes=3)
+    examples = LabelledExamples({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, ids[:, 0] % 3, classes=3)
     one, two = (make_network({"name": str(tmp_path), "num_hidden_layers": 2}, examples, 5) for _ in range(2))
     assert torch.equal(weights(one), weights(two))
     assert len(one.bert.encoder.layer) == 2
@@ -149,7 +150,7 @@ def test_a_hugging_face_classifier_is_a_client(tmp_path):
 )
 def test_networks_return_logits_and_say_whether_dp_sgd_can_train_them(model, inputs, private):
     assert model(inputs).shape == (3, 5)
-    own = Examples(inputs, torch.arange(3), classes=5)
+    own = LabelledExamples(inputs, torch.arange(3), classes=5)
     args = ClientArguments(rounds=1, steps_per_round=2, batch_size=2, target_epsilon=8.0, target_delta=1e-3)
     if private:
         client = Client("a", model, own, own, args, test=own)

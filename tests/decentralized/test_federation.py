@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from swingkd.decentralized.aggregation import DSFL, Cronus, FedMD, RandomNeighbours, SDDist
 from swingkd.decentralized.client import Client
 from swingkd.decentralized.distillation import DecentralizedDistillation
-from swingkd.decentralized.labelled_examples import Examples, ask
-from swingkd.decentralized.message import Parcel
+from swingkd.decentralized.labelled_examples import LabelledExamples, logits_on
+from swingkd.decentralized.message import Message
 from swingkd.decentralized.messengers import MessengerRepository
-from swingkd.decentralized.result import Outcome
+from swingkd.decentralized.result import FederationResult
 from swingkd.decentralized.server import MessengerServer, WeightServer
 from swingkd.report.table import RunTable
 from tests.decentralized.conftest import arguments, clients, examples, network
@@ -36,7 +36,7 @@ def test_every_rule_runs_and_the_same_seed_is_the_same_run(reference, rule):
     runs = [federation(reference, rule) for _ in range(2)]
     for run in runs:
         run.run()
-    assert runs[0].outcome().accuracies == runs[1].outcome().accuracies
+    assert runs[0].result().accuracies == runs[1].result().accuracies
     for name, client in runs[0].clients.items():
         assert torch.equal(weights(client), weights(runs[1].clients[name]))
     other = federation(reference, rule, seed=1)
@@ -70,7 +70,7 @@ def test_a_client_follows_the_loss_that_is_written_down(reference):
 
 
 def test_reference_examples_leave_no_trace_in_batch_norms(reference):
-    far = Examples(reference.inputs + 100, reference.labels, 3)
+    far = LabelledExamples(reference.inputs + 100, reference.labels, 3)
     runs = []
     for shared in (reference, far):
         client = Client("a", network(2), examples(20, seed=1), shared, arguments(learning_rate=1e-9))
@@ -101,28 +101,28 @@ def test_who_comes_late_or_goes_away(reference):
     assert teachers[3][2] == ["client-0", "client-1", "client-2", "client-3"], "before it teaches"
     assert "client-4" in teachers[4][2]
     assert run.server.repository.rounds() == {"client-0": 1, **{f"client-{n}": 4 for n in range(1, 5)}}
-    assert len(run.outcome().accuracies) == 5
+    assert len(run.result().accuracies) == 5
 
 
 class Poisoner(Client):
     """Is sure of one class, whatever it is shown."""
 
-    def say(self):
+    def messenger(self):
         return torch.eye(3)[torch.zeros(40, dtype=torch.int64)].half()
 
 
 class Broken(Client):
     """Answers what is no answer."""
 
-    def answer(self, parcel):
-        answer = super().answer(parcel)
-        kind = int(parcel.words["round"]) % 3
+    def answer(self, message):
+        answer = super().answer(message)
+        kind = int(message.words["round"]) % 3
         wrong = {
             0: {"messenger": torch.full((40, 3), torch.nan)},
             1: {"messenger": torch.full((40, 5), 0.2)},
             2: dict(answer.tensors),
         }[kind]
-        return Parcel(wrong, answer.words | ({"reference": "other"} if kind == 2 else {}))
+        return Message(wrong, answer.words | ({"reference": "other"} if kind == 2 else {}))
 
 
 def test_broken_and_poisoning_clients_are_survived_and_named(reference, caplog):
@@ -141,7 +141,7 @@ def test_broken_and_poisoning_clients_are_survived_and_named(reference, caplog):
     assert "the answer of broken is refused" in caplog.text
     clean = federation(reference, SDDist(0.7, 3), rounds=6, members=clients(reference, 6))
     clean.run()
-    found, expected = run.outcome().accuracies, clean.outcome().accuracies
+    found, expected = run.result().accuracies, clean.result().accuracies
     mean = sum(found[name] for name in expected) / 6
     assert mean > sum(expected.values()) / 6 - 0.05
 
@@ -163,14 +163,14 @@ def test_weights_are_averaged_as_written(reference, steps):
     )
     assert same == (steps == 0)
     if steps:
-        target = torch.stack([ask(model, reference) for model in models]).mean(0).softmax(-1)
+        target = torch.stack([logits_on(model, reference) for model in models]).mean(0).softmax(-1)
         before, after = (
-            float(F.kl_div(ask(model, reference).log_softmax(-1), target, reduction="batchmean"))
+            float(F.kl_div(logits_on(model, reference).log_softmax(-1), target, reduction="batchmean"))
             for model in (mean, server.model)
         )
         assert after < before
     # Everybody goes home with the average.
-    run.outcome()
+    run.result()
     assert all(torch.equal(weights(client), weights(members[0])) for client in members)
     assert run.history.rounds[0].received == 3 * run.history.rounds[0].sent // 3 > 0
 
@@ -201,7 +201,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(reference, tmp_path, stop, kind):
     make(tmp_path / "parts", stop).run()
     again = make(tmp_path / "parts", 4)
     again.run(resume_from_checkpoint=True)
-    assert again.outcome().accuracies == whole.outcome().accuracies
+    assert again.result().accuracies == whole.result().accuracies
     for name, client in whole.clients.items():
         assert torch.equal(weights(client), weights(again.clients[name]))
     assert [h.present for h in again.history.rounds] == [h.present for h in whole.history.rounds]
@@ -232,7 +232,7 @@ def test_a_run_killed_within_a_round_goes_on_to_the_same_end(reference, tmp_path
     assert len(killed.history.rounds) == 1 + (after == 5)
     again = make(tmp_path / "killed")
     again.run(resume_from_checkpoint=True)
-    assert again.outcome().accuracies == whole.outcome().accuracies
+    assert again.result().accuracies == whole.result().accuracies
     for name, client in whole.clients.items():
         assert torch.equal(weights(client), weights(again.clients[name]))
 
@@ -274,8 +274,8 @@ def test_swing_softens_what_is_said_of_private_references_and_learns_private_exa
     tagged = replace(reference, likelihood=likelihood)
     own = replace(examples(20, 0), likelihood=torch.linspace(0, 1, 20))
     client = Client("a", network(1), own, tagged, arguments(max_temperature=10.0))
-    logits = ask(client.model, reference).double()
-    for row, said in enumerate(client.say().double()):
+    logits = logits_on(client.model, reference).double()
+    for row, said in enumerate(client.messenger().double()):
         temperature = 1 + 9 * float(likelihood[row])
         assert torch.allclose(said, (logits[row] / temperature).softmax(-1), atol=1e-3)
     rows = torch.arange(20)
@@ -287,7 +287,7 @@ def test_swing_softens_what_is_said_of_private_references_and_learns_private_exa
     assert torch.allclose(client.own_losses(rows).double(), torch.tensor(naive, dtype=torch.float64), atol=1e-6)
     # Without it, likelihoods change nothing.
     plain = Client("a", client.model, own, tagged, arguments())
-    assert torch.allclose(plain.say().double(), logits.softmax(-1), atol=1e-3)
+    assert torch.allclose(plain.messenger().double(), logits.softmax(-1), atol=1e-3)
     assert torch.allclose(plain.own_losses(rows)[-1], F.cross_entropy(plain.model(own.inputs)[-1:], own.labels[-1:]))
 
 
@@ -318,7 +318,7 @@ def test_noise_is_planned_for_all_rounds_and_not_for_more(reference):
     run = DecentralizedDistillation(members, MessengerServer(SDDist(), reference), rounds=2)
     run.run()
     with pytest.raises(ValueError, match="noise for 2 rounds, and they are over"):
-        members[0].answer(Parcel({}, {"run": run.history.run, "round": 2, "wants": "messenger"}))
+        members[0].answer(Message({}, {"run": run.history.run, "round": 2, "wants": "messenger"}))
     assert members[0].private_steps == 10
     assert members[0].ledger.epsilon() <= 8
 
@@ -327,20 +327,20 @@ def test_what_a_client_does_not_give_it_refuses(reference):
     client = clients(reference, 1, share_weights=False)[0]
     ask_for = {"run": "a", "round": 0, "wants": "messenger"}
     stolen = {f"weight.{name}": t for name, t in client.model.state_dict().items()}
-    for parcel, says in (
-        (Parcel({}, ask_for | {"wants": "weights"}), "keeps its weights"),
-        (Parcel(stolen, ask_for), "keeps its weights"),
-        (Parcel({"target": torch.full((40, 3), torch.nan)}, ask_for), "the target is not finite"),
-        (Parcel({"target": torch.ones(7, 3)}, ask_for), r"a target of shape \(7, 3\)"),
+    for message, says in (
+        (Message({}, ask_for | {"wants": "weights"}), "keeps its weights"),
+        (Message(stolen, ask_for), "keeps its weights"),
+        (Message({"target": torch.full((40, 3), torch.nan)}, ask_for), "the target is not finite"),
+        (Message({"target": torch.ones(7, 3)}, ask_for), r"a target of shape \(7, 3\)"),
     ):
         with pytest.raises(ValueError, match=says):
-            client.answer(parcel)
-    client.answer(Parcel({}, ask_for))
+            client.answer(message)
+    client.answer(Message({}, ask_for))
     with pytest.raises(ValueError, match="takes part in another run"):
-        client.answer(Parcel({}, ask_for | {"run": "b", "round": 1}))
+        client.answer(Message({}, ask_for | {"run": "b", "round": 1}))
     sharing = clients(reference, 1)[0]
     with pytest.raises(ValueError, match="weights that are not finite"):
-        sharing.answer(Parcel({name: t * torch.nan for name, t in stolen.items()}, ask_for | {"wants": "weights"}))
+        sharing.answer(Message({name: t * torch.nan for name, t in stolen.items()}, ask_for | {"wants": "weights"}))
     with pytest.raises(ValueError, match="needs test examples"):
         Client("a", network(1), examples(9, 0), reference, arguments(target_epsilon=8.0))
 
@@ -355,9 +355,9 @@ def test_what_a_client_does_not_give_it_refuses(reference):
 )
 def test_an_answer_with_wrong_words_is_refused_and_the_run_goes_on(reference, words, says):
     class Babbler(Client):
-        def answer(self, parcel):
-            answer = super().answer(parcel)
-            return Parcel(answer.tensors, {k: v for k, v in (answer.words | words).items() if v is not None})
+        def answer(self, message):
+            answer = super().answer(message)
+            return Message(answer.tensors, {k: v for k, v in (answer.words | words).items() if v is not None})
 
     members = clients(reference, 3)
     members[1].__class__ = Babbler
@@ -377,12 +377,12 @@ def test_an_answer_with_wrong_words_is_refused_and_the_run_goes_on(reference, wo
     ],
 )
 def test_a_last_answer_that_is_none_is_left_out(reference, caplog, words, says):
-    good = clients(reference, 1)[0].answer(Parcel({}, {"run": "a", "round": 1, "wants": "accuracy"}))
-    found = Outcome.of({"good": good, "bad": good.with_words(**words)}, [])
+    good = clients(reference, 1)[0].answer(Message({}, {"run": "a", "round": 1, "wants": "accuracy"}))
+    found = FederationResult.of({"good": good, "bad": good.with_words(**words)}, [])
     assert list(found.accuracies) == list(found.ledgers) == ["good"]
     assert says in caplog.text
     with pytest.raises(RuntimeError, match="No client told its accuracy"):
-        Outcome.of({}, []).rows("a", "b")
+        FederationResult.of({}, []).rows("a", "b")
 
 
 def test_least_is_promised_by_who_promises_nothing(reference):
@@ -390,7 +390,7 @@ def test_least_is_promised_by_who_promises_nothing(reference):
         "p", network(1), examples(20, 0), reference, arguments(target_epsilon=8.0, batch_size=4), test=examples(9, 1)
     )
     plain = clients(reference, 1)[0]
-    found = Outcome({"p": 1.0, "q": 1.0}, {"p": private.ledger, "q": plain.ledger})
+    found = FederationResult({"p": 1.0, "q": 1.0}, {"p": private.ledger, "q": plain.ledger})
     assert found.weakest is plain.ledger or found.weakest.epsilon() is None
     assert "how many examples there are" in str(private.ledger.to_dict())
 
@@ -404,7 +404,7 @@ def test_a_client_may_be_called_anything(reference, tmp_path):
     assert sorted(p.relative_to(tmp_path).parts[0] for p in tmp_path.rglob("client.safetensors")) == ["clients"] * 4
     found = MessengerRepository.load(tmp_path / "server-2.safetensors")
     assert set(found.rounds()) == {client.name for client in members}
-    table = RunTable(run.outcome().rows("fedmd", "table=main seed=0"))
+    table = RunTable(run.result().rows("fedmd", "table=main seed=0"))
     assert len(table.clients(("fedmd", "table=main"))) == 4
 
 

@@ -17,7 +17,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from swingkd.decentralized import DecentralizedDistillation, Federation, FederationSettings, Outcome, Parcel, federate
+from swingkd.decentralized import (
+    DecentralizedDistillation,
+    Federation,
+    FederationResult,
+    FederationSettings,
+    Message,
+    federate,
+)
 from swingkd.decentralized.flower_run import QUIET, write_app
 from swingkd.decentralized.messengers import MessengerRepository
 from tests.decentralized.conftest import config_of
@@ -26,13 +33,13 @@ pytest.importorskip("flwr", reason='needs Flower: pip install "swingkd[federated
 
 
 def test_a_parcel_goes_over_the_wire_as_it_is():
-    from swingkd.decentralized.flower_app import parcel_of, record_of
+    from swingkd.decentralized.flower_app import message_of, record_of
 
-    sent = Parcel(
+    sent = Message(
         {"target": torch.rand(3, 2).half(), "weight.a.b": torch.rand(2), "weight.n": torch.tensor(3)},
         {"round": 2, "wants": "messenger", "seconds": 0.5},
     )
-    found = parcel_of(record_of(sent))
+    found = message_of(record_of(sent))
     assert found.words == sent.words
     assert found.bytes == sent.bytes
     for name, tensor in sent.tensors.items():
@@ -107,9 +114,9 @@ def served(tmp_path, monkeypatch):
         FederationSettings.of(config_of(tmp_path, **others)).write(config)
         run = {"config": str(config), "output-dir": str(tmp_path / "out"), "min-nodes": 2, "round-timeout": 1.0}
 
-        def serve(nodes: Nodes) -> Outcome:
+        def serve(nodes: Nodes) -> FederationResult:
             server_app(nodes, Context(1, 0, {}, RecordDict(), run))
-            return Outcome.load(tmp_path / "out" / "outcome.json")
+            return FederationResult.load(tmp_path / "out" / "result.json")
 
         return serve, run
 
@@ -138,8 +145,8 @@ def test_nodes_that_go_come_or_are_late_lose_nothing(tmp_path, served):
             nodes.node_configs[9] = {"partition-id": 5}
 
     nodes.on_training = happen
-    outcome = serve(nodes)
-    first, second, third = outcome.rounds
+    result = serve(nodes)
+    first, second, third = result.rounds
     assert len(first.present) == 5
     assert first.refused == {}
     assert set(second.refused.values()) == {"no answer came"}
@@ -148,7 +155,7 @@ def test_nodes_that_go_come_or_are_late_lose_nothing(tmp_path, served):
     assert set(third.present) - set(first.present)
     known = MessengerRepository.load(tmp_path / "out" / "server-3.safetensors")
     assert len(known) == 6
-    assert len(outcome.accuracies) == 4
+    assert len(result.accuracies) == 4
 
 
 def test_a_client_that_crashed_comes_back_and_goes_on(tmp_path, served):
@@ -163,11 +170,11 @@ def test_a_client_that_crashed_comes_back_and_goes_on(tmp_path, served):
             nodes.node_configs[50] = {"partition-id": 0}
 
     nodes.on_training = happen
-    outcome = serve(nodes)
-    (name,) = set(outcome.rounds[0].present) - set(outcome.rounds[2].present)
-    assert outcome.rounds[1].refused == {name: "no answer came"}
-    assert [name in happened.present for happened in outcome.rounds] == [True, True, False, True]
-    assert len(outcome.accuracies) == 4
+    result = serve(nodes)
+    (name,) = set(result.rounds[0].present) - set(result.rounds[2].present)
+    assert result.rounds[1].refused == {name: "no answer came"}
+    assert [name in happened.present for happened in result.rounds] == [True, True, False, True]
+    assert len(result.accuracies) == 4
     # What it learnt in the first round is not lost: it is the same as in one process with the same absences.
     own = Federation(FederationSettings.of(config_of(tmp_path, client=fields)))
     here = DecentralizedDistillation(
@@ -177,7 +184,7 @@ def test_a_client_that_crashed_comes_back_and_goes_on(tmp_path, served):
         present=lambda number: [n for n in own.names if n != name or number in (0, 3)],
     )
     here.run()
-    assert here.outcome().accuracies == outcome.accuracies
+    assert here.result().accuracies == result.accuracies
 
 
 def test_a_round_that_nobody_answers_is_tried_again_and_learnt_once(tmp_path, served, caplog):
@@ -190,12 +197,12 @@ def test_a_round_that_nobody_answers_is_tried_again_and_learnt_once(tmp_path, se
             nodes.late = set()
 
     nodes.on_training = happen
-    outcome = serve(nodes)
+    result = serve(nodes)
     assert caplog.text.count("nobody answered") == 2
-    assert [r.number for r in outcome.rounds] == [0, 1]
+    assert [r.number for r in result.rounds] == [0, 1]
     fields = {"rounds": 2, "steps_per_round": 5, "batch_size": 8, "learning_rate": 0.01}
     here = federate(config_of(tmp_path, client=fields), tmp_path / "here")
-    assert outcome.accuracies == here.accuracies
+    assert result.accuracies == here.accuracies
 
 
 def test_a_server_that_was_stopped_goes_on(tmp_path, served):
@@ -237,9 +244,9 @@ def test_a_node_of_its_own_says_who_it_is(tmp_path, served):
             "config": str(tmp_path / f"{name}.json"),
             "output-dir": str(tmp_path / f"of-{name}"),
         }
-    outcome = serve(Nodes(run, nodes))
-    assert set(outcome.accuracies) == {"p0", "p5"}
-    assert all(r.refused == {} for r in outcome.rounds)
+    result = serve(Nodes(run, nodes))
+    assert set(result.accuracies) == {"p0", "p5"}
+    assert all(r.refused == {} for r in result.rounds)
     # What a client knows stays with it.
     assert not (tmp_path / "out" / "clients").exists()
     assert set(clients_of(tmp_path / "of-p5")) == {"p5"}
@@ -268,12 +275,12 @@ def test_clients_that_cannot_be_built_end_the_run_with_their_reason(tmp_path, se
     with pytest.raises(RuntimeError, match="Every client failed"):
         serve(nodes)
     assert caplog.text.count("could not answer") == 4
-    # And what is no parcel is left out.
+    # And what is no message is left out.
     nodes.send_and_receive = lambda messages, timeout=None: [Message(RecordDict(), reply_to=m) for m in messages]
     monkeypatch.setattr("swingkd.decentralized.flower_app.time.sleep", lambda seconds: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         serve(nodes)
-    assert "it is no parcel" in caplog.text
+    assert "it is no message" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -459,4 +466,4 @@ def test_a_network_survives_killed_nodes_a_newcomer_and_a_restart(tmp_path):
     # Nothing of those who were killed is lost: their last messengers still teach.
     assert len(known) == 7
     assert {name for name, number in known.rounds().items() if number < 5} == gone
-    assert len(Outcome.load(out / "outcome.json").accuracies) == 5
+    assert len(FederationResult.load(out / "result.json").accuracies) == 5

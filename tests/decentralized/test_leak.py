@@ -65,7 +65,7 @@ def federation_of(reference, **fields):
     ]
     run = DecentralizedDistillation(members, MessengerServer(SDDist(), reference), rounds=3)
     run.run()
-    return attack_messengers(planted, [client.say() for client in members]), members
+    return attack_messengers(planted, [client.messenger() for client in members]), members
 
 
 def test_what_was_learnt_by_heart_is_found_and_dp_hides_it(reference):

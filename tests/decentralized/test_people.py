@@ -7,7 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from swingkd.decentralized import PeopleSettings, load_people
+from swingkd.decentralized import PartitionSettings, load_partition
 from swingkd.decentralized.partition import ALPHABET, mislabelled, scarce
 
 
@@ -36,13 +36,13 @@ def table(folder, people: int = 6, rows: int = 20) -> dict:
     return {"data": {"path": "parquet", "data_files": str(path), "split": "train"}, "client": "who"}
 
 
-def settings(folder, **fields) -> PeopleSettings:
+def settings(folder, **fields) -> PartitionSettings:
     defaults = {"label": "label", "inputs": ("a", "b"), "reference_clients": 2, "reference_examples": 30}
-    return PeopleSettings(**(table(folder) | defaults | fields))
+    return PartitionSettings(**(table(folder) | defaults | fields))
 
 
 def test_everybody_is_a_client_or_gives_reference_examples(tmp_path):
-    people = load_people(settings(tmp_path))
+    people = load_partition(settings(tmp_path))
     assert len(people.train) == len(people.test) == 4
     assert len(people.reference) == 30
     for name, own in people.train.items():
@@ -55,20 +55,20 @@ def test_everybody_is_a_client_or_gives_reference_examples(tmp_path):
 
 
 def test_the_scale_is_that_of_the_reference_people(tmp_path):
-    people = load_people(settings(tmp_path, reference_examples=40))
+    people = load_partition(settings(tmp_path, reference_examples=40))
     assert torch.allclose(people.reference.inputs.mean(0), torch.zeros(2), atol=1e-5)
     assert torch.allclose(people.reference.inputs.std(0, correction=0), torch.ones(2), atol=1e-5)
 
 
 def test_signals_are_channels_by_time(tmp_path):
-    people = load_people(settings(tmp_path, inputs=("s", "t"), reference_examples=40))
+    people = load_partition(settings(tmp_path, inputs=("s", "t"), reference_examples=40))
     assert people.reference.inputs.shape == (40, 2, 7)
     assert torch.allclose(people.reference.inputs.mean((0, 2)), torch.zeros(2), atol=1e-5)
 
 
 def test_recordings_stay_together_and_validation_never_sees_the_test(tmp_path):
-    tested = load_people(settings(tmp_path, together="recording", inputs=("score",)))
-    tuned = load_people(settings(tmp_path, together="recording", inputs=("score",), validate=True))
+    tested = load_partition(settings(tmp_path, together="recording", inputs=("score",)))
+    tuned = load_partition(settings(tmp_path, together="recording", inputs=("score",), validate=True))
     for name, own in tested.test.items():
         # Five recordings of four rows: the first and the last are tested.
         assert len(own) == 8
@@ -80,26 +80,26 @@ def test_recordings_stay_together_and_validation_never_sees_the_test(tmp_path):
 
 
 def test_labels_are_cut_and_unsure_rows_left_out(tmp_path):
-    people = load_people(settings(tmp_path, label="score", label_cuts=(5.0, 15.0), at_least={"sure": 0.5}))
+    people = load_partition(settings(tmp_path, label="score", label_cuts=(5.0, 15.0), at_least={"sure": 0.5}))
     assert people.reference.classes == 3
     assert sum(len(part[name]) for part in (people.train, people.test) for name in part) == 4 * 12
 
 
 def test_reference_people_by_name_and_a_node_with_its_own_rows_alone(tmp_path):
-    everybody = load_people(settings(tmp_path, reference_clients=("1", "3"), classes=4))
+    everybody = load_partition(settings(tmp_path, reference_clients=("1", "3"), classes=4))
     assert set(everybody.train) == {"0", "2", "4", "5"}
     path = tmp_path / "own.parquet"
     rows = Dataset.from_parquet(str(tmp_path / "table.parquet"))
     rows.filter(lambda row: row["who"] in (1, 3, 5)).to_parquet(path)
     node = {"path": "parquet", "data_files": str(path), "split": "train"}
-    alone = load_people(settings(tmp_path, data=node, reference_clients=("1", "3"), classes=4))
+    alone = load_partition(settings(tmp_path, data=node, reference_clients=("1", "3"), classes=4))
     assert alone.reference.fingerprint() == everybody.reference.fingerprint()
     assert list(alone.train) == ["5"]
     assert torch.equal(alone.train["5"].inputs, everybody.train["5"].inputs)
 
 
 def test_an_example_of_text_is_some_characters_and_the_next(tmp_path):
-    people = load_people(settings(tmp_path, label=None, inputs=(), text="text", context=10, stride=3, tag=True))
+    people = load_partition(settings(tmp_path, label=None, inputs=(), text="text", context=10, stride=3, tag=True))
     own = people.train[min(people.train)]
     ids, labels = own.inputs["input_ids"], own.labels
     assert ids.shape[1] == 10
@@ -136,11 +136,11 @@ def test_an_example_of_text_is_some_characters_and_the_next(tmp_path):
 )
 def test_what_cannot_be_dealt_out_is_refused(tmp_path, fields, says):
     with pytest.raises(ValueError, match=says):
-        load_people(settings(tmp_path, **fields))
+        load_partition(settings(tmp_path, **fields))
 
 
 def test_a_share_is_kept_and_labels_are_changed_by_seed(tmp_path):
-    own = next(iter(load_people(settings(tmp_path)).train.values()))
+    own = next(iter(load_partition(settings(tmp_path)).train.values()))
     assert len(scarce(own, 0.2, 0)) == 3
     assert len(scarce(own, 0.001, 0)) == 1
     assert torch.equal(scarce(own, 0.2, 0).inputs, scarce(own, 0.2, 0).inputs)

@@ -48,7 +48,7 @@ def test_runs_with_different_noise_are_composed_as_opacus_does(accountant, their
 
 
 def test_full_releases_have_the_closed_form():
-    """METHODS: 1,600 scalar releases of noise 10 have mu = 4, epsilon 24.4 at delta 1e-5; 1,064: 18.6; 960: 17.4."""
+    """1,600 scalar releases of noise 10 have mu = 4, epsilon 24.4 at delta 1e-5; 1,064: 18.6; 960: 17.4."""
     for releases, epsilon in ((1600, 24.4), (1064, 18.6), (960, 17.4)):
         assert entry(noise_multiplier=10.0, releases=releases).epsilon == pytest.approx(epsilon, abs=0.06)
     two = [entry(noise_multiplier=10.0, releases=600), entry(noise_multiplier=5.0, releases=250)]

@@ -64,7 +64,7 @@ def test_the_nearest_distribution(row):
 
 
 def test_the_number_of_the_methods():
-    """METHODS section 3: k = 100, Q = 500, epsilon 8 at 1e-5: standard deviation 0.19 per class; k = 1: 19."""
+    """k = 100, Q = 500, epsilon 8 at 1e-5: standard deviation 0.19 per class; k = 1: 19."""
     plan = PrivacyPlan.solve(epsilon=8.0, sampling_rate=1.0, steps=500, delta=1e-5)
     assert plan.noise_multiplier * math.sqrt(2) / 100 == pytest.approx(0.19, abs=0.005)
     assert plan.noise_multiplier * math.sqrt(2) == pytest.approx(19, abs=0.5)

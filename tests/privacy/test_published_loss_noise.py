@@ -1,4 +1,4 @@
-"""A fact about the published batch-loss noise (METHODS section 3): noise on a scalar loss has no gradient."""
+"""A fact about the published batch-loss noise: noise on a scalar loss has no gradient."""
 
 import torch
 import torch.nn.functional as F

@@ -7,7 +7,7 @@ from dataclasses import replace
 import matplotlib.image
 import pytest
 
-from swingkd.decentralized import Outcome
+from swingkd.decentralized import FederationResult
 from swingkd.decentralized.rounds import Round
 from swingkd.privacy import PrivacyLedger
 from swingkd.report import MetricsFile, Row, write_card
@@ -16,10 +16,10 @@ from swingkd.report.runs.write import kind_of
 from swingkd.report.table import RunTable
 
 
-def outcome(*accuracies: float) -> Outcome:
+def result(*accuracies: float) -> FederationResult:
     rounds = [Round(0, ["a", "b"], sent=1_000_000, received=500_000, seconds=2.0)] * 2
     found = dict(zip("ab", accuracies, strict=True))
-    return Outcome(
+    return FederationResult(
         found, {name: PrivacyLedger(unknown={"teacher's training data": "others"}) for name in found}, rounds
     )
 
@@ -30,9 +30,9 @@ def rows():
     for seed, change in enumerate((0.0, 0.01, 0.02)):
         for model, value in (("local", 0.8), ("local_and_reference", 0.9), ("fedmd", 0.87), ("sd_dist", 0.88)):
             shift = change if model == "sd_dist" else 0.0
-            made += outcome(value - shift, value + 0.04 + shift).rows(model, f"table=main seed={seed}")
+            made += result(value - shift, value + 0.04 + shift).rows(model, f"table=main seed={seed}")
             lost = 0.1 if model == "local" else 0.05
-            made += outcome(value - lost, value + 0.04 - lost).rows(model, f"table=scarce data=0.1 seed={seed}")
+            made += result(value - lost, value + 0.04 - lost).rows(model, f"table=scarce data=0.1 seed={seed}")
     return made
 
 
@@ -80,7 +80,7 @@ def test_a_small_loss_is_a_loss_and_small(rows):
 
 def test_a_drop_is_of_the_seeds_that_both_have(rows):
     # Two seeds more of the whole data, far better.
-    more = rows + outcome(1.0, 1.0).rows("local", "table=main seed=3")
+    more = rows + result(1.0, 1.0).rows("local", "table=main seed=3")
     ((_, fallen),) = drops(RunTable(more))
     assert fallen["local"] == pytest.approx(0.1)
 
@@ -108,7 +108,7 @@ def test_the_card_has_every_method_and_a_picture(tmp_path, rows):
 
 
 def test_one_method_alone_has_a_card_without_a_picture(tmp_path):
-    MetricsFile(tmp_path / "metrics.json", "people", {}).add(outcome(0.5, 0.7).rows("sd_dist", "table=main seed=0"))
+    MetricsFile(tmp_path / "metrics.json", "people", {}).add(result(0.5, 0.7).rows("sd_dist", "table=main seed=0"))
     text = write_card(tmp_path / "metrics.json", tmp_path / "card").read_text()
     assert "| sd_dist | 1 | 60.00 |" in text
     assert "clients.png" not in text
@@ -116,8 +116,8 @@ def test_one_method_alone_has_a_card_without_a_picture(tmp_path):
 
 
 def test_an_outcome_is_read_back_as_it_was(tmp_path):
-    outcome(0.5, 0.7).save(tmp_path / "outcome.json")
-    found = Outcome.load(tmp_path / "outcome.json")
+    result(0.5, 0.7).save(tmp_path / "result.json")
+    found = FederationResult.load(tmp_path / "result.json")
     assert found.accuracies == {"a": 0.5, "b": 0.7}
-    assert found.rounds == outcome(0.5, 0.7).rounds
-    assert str(found.ledgers["a"]) == str(outcome(0.5, 0.7).ledgers["a"])
+    assert found.rounds == result(0.5, 0.7).rounds
+    assert str(found.ledgers["a"]) == str(result(0.5, 0.7).ledgers["a"])

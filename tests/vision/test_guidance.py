@@ -169,7 +169,7 @@ def test_another_shard_teacher_moves_a_mean_by_at_most_the_sensitivity(count, se
 
 
 def test_the_noise_of_shard_teachers_is_in_units_of_that_sensitivity():
-    # METHODS: k = 100, Q = 500 and epsilon 8 need 0.19 for each class; k = 1 would need 19.
+    # By hand: k = 100, Q = 500 and epsilon 8 need 0.19 for each class; k = 1 would need 19.
     mu = gaussian.gdp_mu(8.0, 1e-5)
     noise_multiplier = math.sqrt(500) / mu
     assert noise_multiplier * math.sqrt(2) / 100 == pytest.approx(0.19, abs=0.005)

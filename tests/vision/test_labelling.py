@@ -101,7 +101,7 @@ def test_answers_are_among_the_candidates_and_random(run):
 
 
 def test_labels_add_up_to_what_the_closed_form_says():
-    # METHODS: epsilon 1, ten candidates, 1,000 labels: 227 at delta 1e-5.
+    # By hand: epsilon 1, ten candidates, 1,000 labels: 227 at delta 1e-5.
     assert composed_epsilon(1000, 1.0, 1e-5, candidates=10) == pytest.approx(227, abs=1)
     assert composed_epsilon(1000, 1.0, 1e-5) >= composed_epsilon(1000, 1.0, 1e-5, candidates=10)
     assert composed_epsilon(1, 1.0, 1e-5) == 1.0

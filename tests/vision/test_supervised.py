@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from swingkd.privacy import DPSGD, TRANSFER_SET, LedgerEntry, PrivacyLedger
 from swingkd.vision import ClassifierArguments, ClassifierTraining
-from swingkd.vision.dp_training import PrivateStagedTraining
+from swingkd.vision.dp_training import DPStagedTraining
 from tests.vision.conftest import small
 from tests.vision.test_guidance import weights
 
@@ -205,7 +205,7 @@ def test_gradients_of_single_images_add_up_whatever_the_memory_format(public, tm
 def test_gradients_that_do_not_add_up_are_refused_before_the_first_step(public, tmp_path):
     run = make(tmp_path, public, target_epsilon=8.0, target_delta=1e-5, channels_last=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PrivateStagedTraining, "memory_format", torch.channels_last)
+        patch.setattr(DPStagedTraining, "memory_format", torch.channels_last)
         run.place(run.model)
         with pytest.raises(ValueError, match="do not add up to its gradient"):
             run.train()

@@ -47,8 +47,8 @@ class MembershipInference(evaluate.Metric):
         if not np.isin(inside, (0, 1)).all():
             raise ValueError(f"references must be 1 (in) or 0 (out); found {sorted(set(inside.tolist()))[:5]}.")
         result = evaluate_attack("given", scores[inside == 1], scores[inside == 0], resamples=resamples, seed=seed)
-        found = {}
+        numbers = {}
         for name in ("auc", "balanced_accuracy", "tpr_at_1_fpr", "tpr_at_01_fpr"):
             interval = getattr(result, name)
-            found |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-        return found
+            numbers |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        return numbers

@@ -31,16 +31,16 @@ class PiiCharacterRecall(evaluate.Metric):
         )
 
     def _compute(self, predictions, references):
-        both = found = private = 0
+        both = flagged = private = 0
         for spans, truth in zip(predictions, references, strict=True):
             length = max((end for _, end in [*spans, *truth]), default=0)
             guessed, true = _marked(spans, length), _marked(truth, length)
             both += int((guessed & true).sum())
-            found += int(guessed.sum())
+            flagged += int(guessed.sum())
             private += int(true.sum())
         if not private:
             raise ValueError("No character is private in any reference, so there is no recall. Give annotated texts.")
-        recall, precision = both / private, both / found if found else 0.0
+        recall, precision = both / private, both / flagged if flagged else 0.0
         f1 = 2 * recall * precision / (recall + precision) if both else 0.0
         return {"recall": recall, "precision": precision, "f1": f1, "characters": private}
 

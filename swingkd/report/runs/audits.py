@@ -46,13 +46,13 @@ class AuditTable:
 
     def cell(self, model: str, setting: str, metric: str, form: str = "{:.2f}", interval: bool = True) -> str:
         """Return a number for a table, with its interval."""
-        found = self.row(model, setting, metric)
-        if found is None:
+        row = self.row(model, setting, metric)
+        if row is None:
             return ""
-        value = form.format(found.value)
-        if not interval or found.low is None:
+        value = form.format(row.value)
+        if not interval or row.low is None:
             return value
-        low, high = map(form.format, found.interval)
+        low, high = map(form.format, row.interval)
         return f"{value} [{low}, {high}]"
 
 
@@ -100,7 +100,7 @@ class AuditCard(RunCard):
 
 def findings(table: AuditTable) -> list[str]:
     """Say which attacks get through to which model, and why."""
-    said = []
+    lines = []
     for model in table.models:
         for kind in table.kinds:
             through = []
@@ -114,10 +114,10 @@ def findings(table: AuditTable) -> list[str]:
                     through.append(attack)
             name = _KINDS.get(kind, kind)
             if through:
-                said.append(f"`{model}`, {name}: {', '.join(through)} get through; {_WHY.get(model, 'unexplained.')}")
+                lines.append(f"`{model}`, {name}: {', '.join(through)} get through; {_WHY.get(model, 'unexplained.')}")
             else:
-                said.append(f"`{model}`, {name}: no attack is above chance at 1 % false alarms.")
-    return said
+                lines.append(f"`{model}`, {name}: no attack is above chance at 1 % false alarms.")
+    return lines
 
 
 def _figure(table: AuditTable, run: str, path: Path) -> None:
@@ -134,14 +134,14 @@ def _figure(table: AuditTable, run: str, path: Path) -> None:
         axis.axvline(0.5, color="0.6", linestyle=":")
         for m, model in enumerate(table.models):
             for a, attack in enumerate(table.attacks):
-                found = table.row(model, f"records={kind} attack={attack}", "auc")
-                if found is None:
+                area = table.row(model, f"records={kind} attack={attack}", "auc")
+                if area is None:
                     continue
                 height = a + (m - (len(table.models) - 1) / 2) * 0.12
                 colour, marker = COLOURS[m % len(COLOURS)], MARKERS[m % len(MARKERS)]
-                axis.plot([found.low, found.high], [height, height], color=colour, linewidth=1.6)
+                axis.plot([area.low, area.high], [height, height], color=colour, linewidth=1.6)
                 axis.plot(
-                    found.value,
+                    area.value,
                     height,
                     marker=marker,
                     color=colour,

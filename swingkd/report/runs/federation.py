@@ -84,8 +84,8 @@ def federation_table(accuracies: dict[str, float]) -> Table:
 
 def megabytes(table: RunTable, student: Student) -> str:
     """Return what went to and from all clients, for a table."""
-    found = [table.mean(student, way) for way in ("sent", "received")]
-    return "" if None in found else " / ".join(f"{value / 1e6:.1f}" for value in found if value is not None)
+    traffic = [table.mean(student, way) for way in ("sent", "received")]
+    return "" if None in traffic else " / ".join(f"{value / 1e6:.1f}" for value in traffic if value is not None)
 
 
 def gains(table: RunTable, student: Student) -> list[float]:
@@ -96,14 +96,14 @@ def gains(table: RunTable, student: Student) -> list[float]:
 
 def changed(table: RunTable, student: Student) -> str:
     """Return how many clients gain and how many lose, for a table."""
-    found = gains(table, student) if student[0] != "local" else []
-    return f"{sum(gain > 0 for gain in found)} / {sum(gain < 0 for gain in found)}" if found else ""
+    differences = gains(table, student) if student[0] != "local" else []
+    return f"{sum(gain > 0 for gain in differences)} / {sum(gain < 0 for gain in differences)}" if differences else ""
 
 
 def findings(table: RunTable) -> list[str]:
     """Say of each comparison that was asked for how it ended."""
-    said = []
-    found = {model: (model, where) for model, where in table.students("main")}
+    lines = []
+    students = {model: (model, where) for model, where in table.students("main")}
     for model, other, lost, shown in (
         ("sd_dist", "fedmd", "the selection is worse than the plain mean", "to be as good, within half a point"),
         ("sd_dist", "local", "learning from each other did harm", "to help"),
@@ -114,18 +114,18 @@ def findings(table: RunTable) -> list[str]:
             "to be better",
         ),
     ):
-        if model not in found or other not in found:
+        if model not in students or other not in students:
             continue
-        gap = table.difference(found[model], found[other], "accuracy")
+        gap = table.difference(students[model], students[other], "accuracy")
         if gap is None:
             continue
         bar, line = _MARGIN if other == "fedmd" else 0.0, f"`{model}` minus `{other}`: {gap}"
         held = gap.low is not None and gap.low >= bar
         if gap.high is not None and gap.high < 0:
-            said.append(f"{line}; {lost}{', by less than half a point' if held else ''}.")
+            lines.append(f"{line}; {lost}{', by less than half a point' if held else ''}.")
         else:
-            said.append(f"{line}." if held else f"{line}; not shown {shown}.")
-    return said
+            lines.append(f"{line}." if held else f"{line}; not shown {shown}.")
+    return lines
 
 
 def drops(table: RunTable) -> list[tuple[str, dict[str, float]]]:
@@ -150,11 +150,11 @@ def _figure(table: RunTable, run: str, path: Path) -> None:
     shown = [s for s in students if s[0] not in ("local", "majority_class")]
     figure, axis = plt.subplots(figsize=(7.5, 1.2 + 0.42 * max(len(shown), 1)), layout="constrained")
     for place, student in enumerate(shown):
-        found = [100 * gain for gain in gains(table, student)]
-        spots = place + 0.24 * (np.arange(len(found)) % 5 - 2) / 2
-        axis.plot(found, spots, "o", alpha=0.55, markersize=4, color=COLOURS[place % len(COLOURS)])
-        if found:
-            axis.plot([float(np.mean(found))] * 2, [place - 0.35, place + 0.35], color="black", linewidth=1.5)
+        points = [100 * gain for gain in gains(table, student)]
+        spots = place + 0.24 * (np.arange(len(points)) % 5 - 2) / 2
+        axis.plot(points, spots, "o", alpha=0.55, markersize=4, color=COLOURS[place % len(COLOURS)])
+        if points:
+            axis.plot([float(np.mean(points))] * 2, [place - 0.35, place + 0.35], color="black", linewidth=1.5)
     axis.axvline(0, color="grey", linewidth=0.8)
     label = "points gained over learning alone; one mark a client, the bar is their mean"
     if max(map(abs, axis.get_xlim())) > _WIDE:

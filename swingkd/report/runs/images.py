@@ -67,7 +67,7 @@ class ImageCard(RunCard):
 
 def findings(table: RunTable) -> list[str]:
     """Say of each teaching whether it beat the same steps on public labels."""
-    said = []
+    lines = []
     for setting in table.shares("headline"):
         control = ("self_learning", setting)
         for model, where in table.students("headline"):
@@ -76,7 +76,7 @@ def findings(table: RunTable) -> list[str]:
                 continue
             steps, own = table.mean(control, "queries"), table.mean((model, where), "queries")
             if steps != own:
-                said.append(
+                lines.append(
                     f"`{model}` ({words(setting)}) took {own:.0f} steps, `self_learning` {steps:.0f}: not compared."
                 )
                 continue
@@ -85,8 +85,8 @@ def findings(table: RunTable) -> list[str]:
                 verdict = "the teacher's answers did not help: the public labels alone do as well"
             elif gap.low is None or gap.low <= 0:
                 verdict = "not shown to be above zero"
-            said.append(f"`{model}` minus `self_learning` ({words(setting)}): {gap}; {verdict}.")
-    return said
+            lines.append(f"`{model}` minus `self_learning` ({words(setting)}): {gap}; {verdict}.")
+    return lines
 
 
 def helped(table: RunTable) -> bool | None:

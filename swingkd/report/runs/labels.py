@@ -51,7 +51,7 @@ class LabelTable(RunTable):
         """Return a number of each seed on the test split."""
         return self.values((student[0], f"{student[1]} split=test"), metric or self.score)
 
-    def found(self, student: Student, kind: str, metric: str) -> dict[str, float]:
+    def rates(self, student: Student, kind: str, metric: str) -> dict[str, float]:
         """Return a number of each attack on one kind of record, the mean over seeds."""
         numbers: dict[str, list[float]] = {}
         for row in self._about(student, kind, metric):
@@ -60,13 +60,13 @@ class LabelTable(RunTable):
 
     def _about(self, student: Student, kind: str, metric: str) -> Iterator[Row]:
         for row in self.rows:
-            asked = row.metric == metric and row.words.get("records") == kind
-            if asked and (row.model, row.bare(_OF_A_NUMBER)) == student:
+            fits = row.metric == metric and row.words.get("records") == kind
+            if fits and (row.model, row.bare(_OF_A_NUMBER)) == student:
                 yield row
 
     def strongest(self, kind: str) -> str:
         """Return the attack that finds most of plain distillation's records."""
-        rates = self.found(self.plain, kind, "tpr_at_1_fpr")
+        rates = self.rates(self.plain, kind, "tpr_at_1_fpr")
         return max(rates, key=lambda attack: rates[attack])
 
     @property
@@ -76,18 +76,18 @@ class LabelTable(RunTable):
         Raises:
             ValueError: it was not measured.
         """
-        found = [student for student in self.main if student[0] == "kd"]
-        if not found:
+        measured = [student for student in self.main if student[0] == "kd"]
+        if not measured:
             raise ValueError(
                 "The run has no rows of `kd`, plain distillation, to compare the others with. Measure it first."
             )
-        return found[0]
+        return measured[0]
 
     def excess(self, student: Student, kind: str) -> float:
         """Return how many records are found beyond chance, by the attack that is strongest against `kd`."""
         attack = self.strongest(kind)
-        chance = self.found(self.plain, kind, "tpr_at_1_fpr_chance")[attack]
-        return self.found(student, kind, "tpr_at_1_fpr")[attack] - chance
+        chance = self.rates(self.plain, kind, "tpr_at_1_fpr_chance")[attack]
+        return self.rates(student, kind, "tpr_at_1_fpr")[attack] - chance
 
     def cut(self, student: Student, kind: str) -> float | None:
         """Return which share of plain distillation's excess is gone; `None` where that is below 5 %."""
@@ -98,14 +98,14 @@ class LabelTable(RunTable):
 
     def areas(self, student: Student, kind: str) -> dict[str, Interval]:
         """Return the AUC of each attack, with an interval over seeds."""
-        found: dict[str, list[Row]] = {}
+        rows_by_attack: dict[str, list[Row]] = {}
         for row in self._about(student, kind, "auc"):
-            found.setdefault(row.words["attack"], []).append(row)
-        return {attack: _mean_area(rows) for attack, rows in found.items()}
+            rows_by_attack.setdefault(row.words["attack"], []).append(row)
+        return {attack: _mean_area(rows) for attack, rows in rows_by_attack.items()}
 
     def worst(self, student: Student, kind: str) -> tuple[str, float]:
         """Return the attack that finds most of a student's own records, and how many."""
-        rates = self.found(student, kind, "tpr_at_1_fpr")
+        rates = self.rates(student, kind, "tpr_at_1_fpr")
         attack = max(rates, key=lambda name: rates[name])
         return attack, rates[attack]
 
@@ -139,7 +139,7 @@ class LabelCard(RunCard):
             (
                 name(student),
                 percent(float(np.mean(list(table.worth(student).values())))),
-                *(f"{table.found(student, kind, 'tpr_at_1_fpr')[table.strongest(kind)]:.3f}" for kind in table.kinds),
+                *(f"{table.rates(student, kind, 'tpr_at_1_fpr')[table.strongest(kind)]:.3f}" for kind in table.kinds),
             )
             for student in table.main
         ]
@@ -169,14 +169,14 @@ class LabelCard(RunCard):
 
 def promises(table: LabelTable) -> list[str]:
     """Say of each student what its ledger promises about which data set; without one, that nothing is."""
-    said = []
+    lines = []
     for word, scope in SCOPES.items():
         covered = [student for student in table.main if table.values(student, "epsilon", scope=word)]
         about = scope.capitalize()
-        said += [f"{about}, `{name(student)}`: epsilon {table.promised(student, word)}." for student in covered]
+        lines += [f"{about}, `{name(student)}`: epsilon {table.promised(student, word)}." for student in covered]
         who = f"{about}{' of all others' if covered else ''}"
-        said.append(f"{who}: no differential privacy guarantee. Protections are heuristics, judged by audits.")
-    return said
+        lines.append(f"{who}: no differential privacy guarantee. Protections are heuristics, judged by audits.")
+    return lines
 
 
 def name(student: Student) -> str:
@@ -187,52 +187,52 @@ def name(student: Student) -> str:
 
 def findings(table: LabelTable) -> list[str]:
     """Say where a student still gives records away, and where it is worth less than plain distillation."""
-    said = []
+    lines = []
     for kind in table.kinds:
         attack = table.strongest(kind)
         if table.excess(table.plain, kind) < _LEAST:
-            plain = table.found(table.plain, kind, "tpr_at_1_fpr")[attack]
-            said.append(
+            plain = table.rates(table.plain, kind, "tpr_at_1_fpr")[attack]
+            lines.append(
                 f"At 1 % false alarms `kd` gives too few {kind} records away ({percent(plain, 1)} %) to compare with."
             )
         for student in table.main:
             cut = table.cut(student, kind)
             if student[0] not in ("kd", "teacher") and cut is not None and cut < 0.8:
                 gap = table.difference(student, table.plain, "tpr_at_1_fpr", records=kind, attack=attack)
-                said.append(
+                lines.append(
                     f"`{name(student)}` still gives {kind} records away: {percent(max(1 - cut, 0.0), 0)} % of what "
                     f"plain distillation does, beyond chance ({attack} attack; {gap} against `kd`)."
                 )
         for student in table.main:
             if student[0] not in ("kd", "teacher"):
-                said += _told_apart(table, student, kind)
+                lines += _told_apart(table, student, kind)
     for student in table.main:
         one, other = ((who[0], f"{who[1]} split=test") for who in (student, table.plain))
         gap = table.difference(one, other, table.score)
         if student[0] not in ("kd", "teacher") and gap is not None and gap.mean < -0.01:
             lost = gap.high is not None and gap.high < 0
             verdict = "is worth less than plain distillation" if lost else "is not shown to be worth as much"
-            said.append(f"`{name(student)}` {verdict}: {gap}.")
-    return said
+            lines.append(f"`{name(student)}` {verdict}: {gap}.")
+    return lines
 
 
 def _told_apart(table: LabelTable, student: Student, kind: str) -> list[str]:
     """Say by which attack the records that were in differ, on average, from those that were not."""
-    areas, said = table.areas(student, kind), []
+    areas, lines = table.areas(student, kind), []
     attack, area = max(areas.items(), key=lambda pair: pair[1].low)
     if area.low > 0.5:
-        said.append(f"`{name(student)}`: on average {attack} tells {kind} records apart, AUC {_area(area)}.")
+        lines.append(f"`{name(student)}`: on average {attack} tells {kind} records apart, AUC {_area(area)}.")
     plain = table.areas(table.plain, kind)
     # What plain distillation does as well is not the protection's doing.
     own = {attack: area for attack, area in areas.items() if area.high < min(0.5, plain[attack].value)}
     if own:
         attack, area = min(own.items(), key=lambda pair: pair[1].value)
         turned = Interval(1 - area.value, 1 - area.high, 1 - area.low, area.n)
-        said.append(
+        lines.append(
             f"`{name(student)}` answers {kind} records in a way of its own: turned round, {attack} tells them apart, "
             f"AUC {_area(turned)}."
         )
-    return said
+    return lines
 
 
 def _mean_area(rows: list[Row]) -> Interval:
@@ -259,7 +259,7 @@ def _figure(table: LabelTable, run: str, path: Path) -> None:
         for i, model in enumerate(dict.fromkeys(model for model, _ in table.main)):
             students = [student for student in table.main if student[0] == model]
             scores = [100 * float(np.mean(list(table.worth(student).values()))) for student in students]
-            rates = [100 * table.found(student, kind, "tpr_at_1_fpr")[attack] for student in students]
+            rates = [100 * table.rates(student, kind, "tpr_at_1_fpr")[attack] for student in students]
             # Several settings of one model are a curve, with the value at each point.
             what, _, _ = words(students[-1][1]).partition(" ")
             label = f"{model}, by {what}" if what else model
@@ -267,7 +267,7 @@ def _figure(table: LabelTable, run: str, path: Path) -> None:
             for student, rate, score in zip(students, rates, scores, strict=True):
                 _, _, value = words(student[1]).partition(" ")
                 axis.annotate(value, (rate, score), xytext=(5, 4), textcoords="offset points", fontsize=7)
-        chance = 100 * table.found(table.plain, kind, "tpr_at_1_fpr_chance")[attack]
+        chance = 100 * table.rates(table.plain, kind, "tpr_at_1_fpr_chance")[attack]
         axis.axvline(chance, color="0.6", linestyle=":")
         axis.set(title=f"{kind} records, {attack} attack", xlabel="found at 1 % false alarms, % (lower is better)")
         axis.grid(alpha=0.25)

@@ -74,32 +74,32 @@ def _change(summary: Summary, kd: Summary | None) -> float | None:
 
 def promises(summaries: list[Summary]) -> list[str]:
     """Say of each model what is promised about which data set; first of those with a guarantee."""
-    said = []
+    lines = []
     for summary in summaries:
         about = [f"{scope}: {_promise(summary, word)}" for word, scope in SCOPES.items()]
         if summary.promised:
-            said.append(
+            lines.append(
                 f"`{summary.name}`: {'; '.join(about if summary.model not in _TAUGHT_BY_NOBODY else about[:1])}."
             )
-    others = " of all others" if said else ""
-    said.append(
+    others = " of all others" if lines else ""
+    lines.append(
         f"Transfer set{others}: no differential privacy guarantee. The protections below are heuristics that are "
         "judged by audits; any epsilon of their noise would be nominal, and none is printed."
     )
     if not any(summary.promised for summary in summaries if summary.model == "teacher"):
-        said.append(
+        lines.append(
             "Teacher's training data: not covered. The teacher was trained without differential privacy; what it "
             "learnt of records of the transfer set is not covered either."
         )
-    return said
+    return lines
 
 
 def _promise(summary: Summary, word: str) -> str:
     if word not in summary.promised:
         return "not covered"
     promise = summary.promised[word]
-    said = said_guarantee(promise.epsilon, promise.delta, promise.unit, promise.neighbours)
-    return f"{said}, after {promise.releases:,} noised releases{_condition(summary, word)}"
+    guarantee = said_guarantee(promise.epsilon, promise.delta, promise.unit, promise.neighbours)
+    return f"{guarantee}, after {promise.releases:,} noised releases{_condition(summary, word)}"
 
 
 def _condition(summary: Summary, word: str) -> str:
@@ -119,17 +119,17 @@ def promised(summary: Summary) -> str:
 
 def findings(summaries: list[Summary]) -> list[str]:
     """Say in words where a protection does not beat the plain rivals, and where something still leaks."""
-    said = []
+    lines = []
     rivals = {summary.model for summary in summaries} & set(_RIVALS)
     missing = [f"`{rival}`" for rival in _RIVALS if rival not in rivals]
     if missing:
-        said.append(f"{' and '.join(missing)} did not run here: whether a protection beats them is not shown.")
-    said += _broken(summaries)
+        lines.append(f"{' and '.join(missing)} did not run here: whether a protection beats them is not shown.")
+    lines += _broken(summaries)
     for summary in summaries:
         for level, excess in summary.excess.items():
             if summary.promised and excess.low > 0:
                 unit = next(iter(summary.promised.values())).unit
-                said.append(
+                lines.append(
                     f"`{summary.name}` promises something of each {unit}, not of "
                     f"{level} copies: of secrets repeated {level} times it gives away {excess.value:.2f} bits over "
                     f"the controls [{excess.low:.2f}, {excess.high:.2f}]."
@@ -138,41 +138,41 @@ def findings(summaries: list[Summary]) -> list[str]:
             continue
         for rival in summaries:
             if rival.model in _RIVALS and rival.setting == summary.setting and _beats(rival, summary):
-                said.append(
+                lines.append(
                     f"`{summary.name}` does not beat `{rival.name}`, which leaks no more at a perplexity that is no "
                     "higher."
                 )
             if rival.model == _PUBLIC and rival.perplexity["perplexity"] <= summary.perplexity["perplexity"]:
-                said.append(
+                lines.append(
                     f"`{summary.name}` does not beat `{rival.name}`, which never saw private text: nothing that the "
                     "private teacher knows beyond public text helps on this split."
                 )
         for level, excess in summary.excess.items():
             if excess.low > 0:
-                said.append(
+                lines.append(
                     f"`{summary.name}` still gives something away of secrets repeated {level} times: "
                     f"{excess.value:.2f} bits over the controls [{excess.low:.2f}, {excess.high:.2f}]."
                 )
-    return said
+    return lines
 
 
 def _broken(summaries: list[Summary]) -> list[str]:
     """Compare what attacks proved with what was promised, and say whether the attacks are worth anything."""
-    said, audited = [], [summary for summary in summaries if summary.proved]
+    lines, audited = [], [summary for summary in summaries if summary.proved]
     for summary in audited:
         for kind, proof in summary.proved.items():
             if summary.total is not None and proof.epsilon > summary.total:
-                said.append(
+                lines.append(
                     f"`{summary.name}` breaks its promise: {proof.attack} on {kind.replace('_', ' ')} proves epsilon "
                     f"{proof.epsilon:.2f}."
                 )
     strongest = max((p.epsilon for s in audited if not s.promised for p in s.proved.values()), default=0.0)
     if audited and strongest < 1:
-        said.append(
+        lines.append(
             f"No attack proves more than epsilon {strongest:.2f} against a model without differential privacy: that "
             "little is proved against the others says nothing."
         )
-    return said
+    return lines
 
 
 def _beats(rival: Summary, summary: Summary) -> bool:

@@ -34,8 +34,8 @@ class TaggerCard(RunCard):
         def share(tagger: tuple[str, str], metric: str) -> str:
             return f"{100 * (self.table.mean(tagger, metric) or 0):.1f}"
 
-        found = self.table.students("taggers")
-        rows = [(each[0], _data(each[1]), share(each, "recall"), share(each, "precision")) for each in found]
+        pairs = self.table.students("taggers")
+        rows = [(each[0], _data(each[1]), share(each, "recall"), share(each, "precision")) for each in pairs]
         headings = ("tagger", "data", "recall", "precision")
         title = "Private characters: recall and precision, in percent"
         return Figure(title, headings=headings, rows=rows, note="At a likelihood of 1/2.")
@@ -47,13 +47,13 @@ class TaggerCard(RunCard):
         return _LIMITS
 
     def context(self, folder: Path) -> dict[str, Any]:
-        found = self.table.students("taggers")
+        pairs = self.table.students("taggers")
         return {
             "t": self.table,
-            "found": found,
+            "found": pairs,
             "data": _data,
-            "names": list(dict.fromkeys(name for name, _ in found)),
-            "sets": list(dict.fromkeys(where for _, where in found)),
+            "names": list(dict.fromkeys(name for name, _ in pairs)),
+            "sets": list(dict.fromkeys(where for _, where in pairs)),
             "calibration": self.table.students("calibration"),
             "limits": _LIMITS,
         }
@@ -65,8 +65,8 @@ def _data(setting: str) -> str:
 
 def _figure(table: RunTable, run: str, path: Path) -> None:
     """Draw recall against precision, one panel a data set."""
-    found = table.students("taggers")
-    sets, names = (list(dict.fromkeys(part)) for part in zip(*[(where, name) for name, where in found], strict=True))
+    pairs = table.students("taggers")
+    sets, names = (list(dict.fromkeys(part)) for part in zip(*[(where, name) for name, where in pairs], strict=True))
     size = (1.8 + 3.6 * len(sets), 4.0)
     figure, axes = plt.subplots(1, len(sets), figsize=size, squeeze=False, sharey=True, layout="constrained")
     for axis, where in zip(axes[0], sets, strict=True):

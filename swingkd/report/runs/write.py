@@ -67,7 +67,7 @@ def kind_of(content: dict[str, Any]) -> Kind:
         "images": _any(rows, "table", "teachers"),
         "labels": any(row.metric in ("macro_f1", "f1") for row in rows),
     }
-    return next((kind for kind, found in signs.items() if found), "language")
+    return next((kind for kind, present in signs.items() if present), "language")
 
 
 def _any(rows: list[Row], name: str, value: str) -> bool:
