@@ -26,6 +26,7 @@ style: $(VENV)/.dev  ## let the tools fix what they can
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.dev  ## the pages as a site: site/index.html
+	$(BIN)/python docs/settings.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:

@@ -14,19 +14,15 @@ import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset
 from hypothesis import settings
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from swingkd import PrivateDistillationConfig
-from swingkd.targets import PrivatePositions, TokenFacts
+from tests.harness import TEXTS, tiny_model, train_tokenizer
 
 torch.set_num_threads(1)
 # Timings never decide a test.
 settings.register_profile("swingkd", deadline=None)
 settings.load_profile("swingkd")
-
-NAMES = ["ann", "bob", "eve", "joe", "kim", "lea", "max", "pia", "ron", "sue"]
-TEXTS = [f"hello {name}, my pin is {i * 7919 % 9000 + 1000}. thank you {name}." for i, name in enumerate(NAMES * 6)]
 
 
 @pytest.fixture
@@ -46,41 +42,9 @@ def data_dir() -> Path:
     return folder
 
 
-def train_tokenizer(texts, vocab_size=400, single_digits=True) -> PreTrainedTokenizerFast:
-    bpe = Tokenizer(models.BPE())
-    steps = [pre_tokenizers.Digits(individual_digits=True)] if single_digits else []
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([*steps, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    bpe.decoder = decoders.ByteLevel()
-    special = ["<s>", "</s>", "<pad>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    bpe.train_from_iterator(texts, trainer)
-    bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
-
-
-def private_positions(n: int, **fields) -> PrivatePositions:
-    """Facts about n surely private positions; anything may be replaced."""
-    zeros = torch.zeros(n, dtype=torch.int64)
-    facts = TokenFacts(torch.ones(n), zeros, zeros, zeros)
-    facts = TokenFacts(*(fields.pop(name, value) for name, value in facts._asdict().items()))
-    defaults = {"temperature": torch.ones(n), "context": torch.zeros(n, 2, dtype=torch.int64)}
-    return PrivatePositions(facts, **(defaults | fields))
-
-
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     return train_tokenizer(TEXTS)
-
-
-def tiny_model(vocabulary: int, hidden: int = 16, seed: int = 0, **options) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 2 * hidden}
-    sizes |= {"max_position_embeddings": 256} | options
-    config = LlamaConfig(vocab_size=vocabulary, hidden_size=hidden, **sizes)
-    return LlamaForCausalLM(config)
 
 
 @pytest.fixture

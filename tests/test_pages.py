@@ -1,6 +1,7 @@
 """The pages: no link is dead, every command of every README is one that the tools take, every code block is run."""
 
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import typer
 import yaml
 
+from swingkd import PrivateDistillationConfig
 from swingkd.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -107,3 +109,11 @@ def test_a_cards_folder_is_small_and_holds_no_weights():
         files = list(folder.iterdir())
         assert sum(file.stat().st_size for file in files) < 10**6, folder.name
         assert {file.suffix for file in files} <= {".md", ".json", ".png", ".html"}, folder.name
+
+
+def test_the_settings_are_those_of_the_fields():
+    """docs/settings.md is made by docs/settings.py, from the help texts, and is never typed."""
+    made = runpy.run_path(str(ROOT / "docs" / "settings.py"))["page"]()
+    assert (ROOT / "docs" / "settings.md").read_text() == made
+    for name in PrivateDistillationConfig.GROUPS:
+        assert f"| `{name}` |" in made

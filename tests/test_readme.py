@@ -14,9 +14,7 @@ from swingkd.cli import app
 from swingkd.report import MetricsFile, summarise
 from swingkd.report.runs.labels import LabelTable
 from swingkd.report.table import RunTable
-from tests.conftest import tiny_model
-from tests.tasks.conftest import bert
-from tests.vision.conftest import coloured
+from tests.harness import bert, coloured, tiny_model
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

@@ -50,7 +50,7 @@ class PrivateDistillationConfig(TrainingArguments):
         "alpha": "the distillation loss",
         "protection": "the protection of private tokens",
         "target_epsilon": "differential privacy (set `target_epsilon` or `noise_multiplier` to turn it on)",
-        "include_num_input_tokens_seen": "the models and the data",
+        "task": "the models and the data",
     }
 
     alpha: float = _setting(0.5, "Weight of the soft loss in [0, 1]; the rest is hard labels.")

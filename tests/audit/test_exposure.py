@@ -10,7 +10,7 @@ from scipy import stats
 from swingkd import CanarySet, measure_exposure
 from swingkd.audit.exposure import modelled_exposure, sampled_exposure
 from swingkd.audit.prefix_tree import PrefixTree, whole_space
-from tests.conftest import tiny_model, train_tokenizer
+from tests.harness import tiny_model, train_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from swingkd.audit.continuation import extract_continuations, needed_queries
 from swingkd.audit.generation import first_tokens, sample_texts
 from swingkd.audit.pii import askable_values, extract_values, infer_values, private_values, reconstruct_values
 from swingkd.audit.records import text_records
-from tests.audit.test_audit_membership import train
-from tests.conftest import NAMES, tiny_model
+from tests.audit.test_membership_attacks import train
+from tests.harness import NAMES, tiny_model
 
 SECRETS = [f"my pin is {(i + 1) * 7919 % 9000 + 1000}, says {name}." for i, name in enumerate(NAMES)]
 UNSEEN = [f"my pin is {(i + 1) * 3571 % 9000 + 1000}, says {name}." for i, name in enumerate(NAMES)]

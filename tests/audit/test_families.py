@@ -21,7 +21,7 @@ from transformers import (
 
 from swingkd import audit_extraction, audit_membership
 from swingkd.audit.loading import load_model
-from tests.conftest import TEXTS
+from tests.harness import TEXTS
 
 MEMBERS, OTHERS = TEXTS[:10], [text.replace("hello", "hi") for text in TEXTS[10:20]]
 

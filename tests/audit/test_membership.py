@@ -11,7 +11,7 @@ from scipy import stats
 from swingkd.audit.attacks import lira_scores, ratio_scores, rmia_scores
 from swingkd.audit.membership import chance_rate, evaluate_attack, roc_curve
 from swingkd.audit.scores import score_texts
-from tests.conftest import TEXTS, tiny_model
+from tests.harness import TEXTS, tiny_model
 
 
 @pytest.fixture

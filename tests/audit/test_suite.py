@@ -6,8 +6,8 @@ from transformers import LlamaConfig, LlamaForSequenceClassification, Trainer, T
 
 from swingkd import CanarySet, PrivacyAuditCallback, PrivateDistillationTrainer, RuleTagger, audit_model
 from swingkd.audit.suite import audit_canary_membership
-from tests.audit.test_audit_membership import train
-from tests.conftest import TEXTS, tiny_model
+from tests.audit.test_membership_attacks import train
+from tests.harness import TEXTS, tiny_model
 
 
 @pytest.fixture(scope="module")

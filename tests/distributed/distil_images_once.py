@@ -30,7 +30,7 @@ from swingkd.vision import (
     data_free,
 )
 from tests.distributed.leaving import leave_together
-from tests.vision.conftest import coloured, small
+from tests.harness import coloured, small
 
 
 def replayable(device="cpu"):

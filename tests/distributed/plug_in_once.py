@@ -9,8 +9,8 @@ from datasets import Dataset
 from safetensors.torch import save_file
 from transformers import TrainingArguments
 
-from tests.conftest import TEXTS, tiny_model, train_tokenizer
 from tests.distributed.leaving import leave_together
+from tests.harness import TEXTS, tiny_model, train_tokenizer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "plug_in.md").read_text()
 

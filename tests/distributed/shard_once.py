@@ -14,8 +14,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer, RuleTagger
-from tests.conftest import TEXTS, tiny_model, train_tokenizer
 from tests.distributed.leaving import leave_together
+from tests.harness import TEXTS, tiny_model, train_tokenizer
 
 
 def main(folder: str, parts: str) -> None:

@@ -7,6 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.harness import assert_same
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -91,9 +93,3 @@ def test_sharded_weights_give_the_same_gradients(tmp_path):
     one = launch(tmp_path / "one", torchrun(1), "shard_once.py", "layers")
     for parts in ("layers", "head", "reshard"):
         assert_same(one, launch(tmp_path / parts, torchrun(2), "shard_once.py", parts))
-
-
-def assert_same(one, two):
-    assert one.keys() == two.keys()
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-6, atol=1e-9)

@@ -7,8 +7,8 @@ from datasets import Dataset
 from safetensors.torch import save_file
 
 from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer, RuleTagger
-from tests.conftest import TEXTS, tiny_model, train_tokenizer
 from tests.distributed.leaving import leave_together
+from tests.harness import TEXTS, tiny_model, train_tokenizer
 
 
 def main(folder: str, batch_size: int, protection: str) -> None:

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 import swingkd.privacy.dp_sgd
 import swingkd.privacy.sampling
 from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer
-from tests.conftest import TEXTS, tiny_model, train_tokenizer
 from tests.distributed.leaving import leave_together
+from tests.harness import TEXTS, tiny_model, train_tokenizer
 
 
 def replayable(device="cpu"):

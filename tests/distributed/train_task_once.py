@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import save_file
 
 from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer
-from tests.conftest import TEXTS, train_tokenizer
 from tests.distributed.leaving import leave_together
+from tests.harness import TEXTS, train_tokenizer
 from tests.tasks.conftest import TAGGER, make_setup
 
 

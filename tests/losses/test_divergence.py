@@ -21,7 +21,7 @@ from swingkd.targets import (
     TopTokens,
 )
 from swingkd.targets.population import kinds
-from tests.conftest import private_positions
+from tests.harness import private_positions
 
 V, D = 37, 5
 PROTECTIONS = {

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from swingkd.losses import divergence, hint_losses, token_losses
 from swingkd.targets import Drop, LiveTeacher, ProtectedTargets, Soften, TemperatureSettings
-from tests.conftest import private_positions
+from tests.harness import private_positions
 
 
 def distributions(rows=6, size=11, seed=0):

@@ -11,8 +11,8 @@ from datasets import ClassLabel, Dataset, Features, Image
 from swingkd import vision
 from swingkd.vision import ClassifierArguments, DataFreeArguments, SampleSelectionArguments
 from swingkd.vision import data_free as data_free_module
+from tests.harness import coloured
 from tests.recipes.conftest import RECIPES, script
-from tests.vision.conftest import coloured
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from swingkd.trainer.check_models import check_adapter
-from tests.conftest import TEXTS, tiny_model
+from tests.harness import TEXTS, tiny_model
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 # As published; billions of weights, of the teacher and of the student.

@@ -16,7 +16,7 @@ from swingkd.report.page import Page, shown_spans, write_page
 from swingkd.report.page_contents import model_page
 from swingkd.report.plots import epsilon_curves, repetition_figure
 from swingkd.targets import TemperatureSettings
-from tests.report.test_report import metrics, report  # noqa: F401
+from tests.report.runs.test_language import metrics, report  # noqa: F401
 
 SECRET = "4711"
 TEXTS = [f"hello ann, my pin is {SECRET}. thank you", "call me at ann@example.org <b>now</b>"]
@@ -112,7 +112,7 @@ def test_epsilon_rises_to_what_was_promised():
     assert epsilon_curves(PrivacyLedger()) == {}
 
 
-def test_runs_and_audits_have_one(metrics, audit, tmp_path):  # noqa: F811
+def test_runs_and_audits_have_one(metrics, audit, tmp_path):
     assert (write_card(metrics.path, tmp_path / "card").parent / "report.html").exists()
     assert tmp_path / "audit" / "report.html" in write_audit(audit, tmp_path / "audit", title="a model")
 

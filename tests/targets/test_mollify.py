@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from swingkd.targets import MollifiedTarget
 from swingkd.targets.mollify import renyi_divergence
-from tests.conftest import private_positions
+from tests.harness import private_positions
 
 
 def where(likelihood, public):

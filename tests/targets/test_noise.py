@@ -9,7 +9,7 @@ from scipy import stats
 
 from swingkd.targets import NoisedTarget, NoiseKey
 from swingkd.targets.noise import replayed_uniform, standard_noise
-from tests.conftest import private_positions
+from tests.harness import private_positions
 
 KEY = NoiseKey(123456789, -987654321)
 

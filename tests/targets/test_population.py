@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from swingkd.targets import PopulationBuilder, PopulationTable, PopulationTarget
 from swingkd.targets.population import COPY, GROUP_STRIDE
-from tests.conftest import private_positions
+from tests.harness import private_positions
 
 PIN1, PIN2, RARE = GROUP_STRIDE + 1, GROUP_STRIDE + 2, 2 * GROUP_STRIDE + 1
 

@@ -13,11 +13,9 @@ from PIL import Image as Picture
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
-    BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
     BertForTokenClassification,
-    DistilBertConfig,
     DistilBertForMaskedLM,
     DistilBertForSequenceClassification,
     DistilBertForTokenClassification,
@@ -33,7 +31,7 @@ from transformers import (
 )
 
 from swingkd import PrivateDistillationTrainer, RuleTagger
-from tests.conftest import NAMES, TEXTS, tiny_model, train_tokenizer
+from tests.harness import NAMES, TEXTS, bert, distilbert, names, tiny_model
 
 TAGGER = RuleTagger()
 CLASSES = ("calm", "angry", "sad")
@@ -49,28 +47,10 @@ class Setup(NamedTuple):
     data: Dataset
 
 
-def bert(kind, vocabulary: int, **options):
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    return kind(BertConfig(vocab_size=vocabulary, pad_token_id=2, max_position_embeddings=256, **sizes, **options))
-
-
-def distilbert(kind, vocabulary: int, **options):
-    sizes = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32, "max_position_embeddings": 256}
-    return kind(DistilBertConfig(vocab_size=vocabulary, pad_token_id=2, **sizes, **options))
-
-
-def names(labels) -> dict:
-    return {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
-
-
 def masked_tokenizer(tokenizer):
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.add_special_tokens({"mask_token": "<mask>"})
     return tokenizer
-
-
-def other_tokenizer():
-    return train_tokenizer([text.upper() for text in TEXTS], vocab_size=300)
 
 
 def example_rows() -> Dataset:

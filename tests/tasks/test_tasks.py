@@ -21,15 +21,10 @@ from swingkd.data import DataSettings
 from swingkd.data.columns import IGNORE
 from swingkd.tasks import TASKS, SequenceClassification, TokenClassification, task_of
 from swingkd.tasks.labels import first_tokens, word_offsets
-from tests.tasks.conftest import CLASSES, WORDS, bert, distilbert, example_rows, make_setup, names, other_tokenizer
+from tests.harness import batch_of, bert, distilbert, names, other_tokenizer
+from tests.tasks.conftest import CLASSES, WORDS, example_rows, make_setup
 
 NAMES = [task.name for task in TASKS]
-
-
-def batch_of(trainer, rows=6):
-    torch.manual_seed(0)
-    first, last = range(rows), range(len(trainer.train_dataset) - rows, len(trainer.train_dataset))
-    return trainer.data_collator([trainer.train_dataset[i] for i in (*first, *last)])
 
 
 def answers(task, model, batch):

@@ -17,7 +17,7 @@ from swingkd import PrivateDistillationTrainer, RuleTagger, cache_teacher
 from swingkd.targets import Drop
 from swingkd.trainer import dp_trainer, publishing, setup
 from swingkd.trainer.protections import PROTECTIONS
-from tests.conftest import tiny_model
+from tests.harness import tiny_model
 
 
 @pytest.fixture

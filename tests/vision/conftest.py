@@ -3,24 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
-from swingkd.vision import Images, SlimResNet
-
-
-def coloured(count: int, seed: int) -> Images:
-    """Return noisy squares whose class is the channel that is brightest."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count) % 3
-    pixels = torch.randint(0, 120, (count, 3, 8, 8), generator=generator)
-    pixels[torch.arange(count), labels] += 60
-    return Images(pixels.to(torch.uint8), labels, 3, crop=1, flip=True)
-
-
-def small(seed: int = 0, norm: str = "batch", classes: int = 3) -> SlimResNet:
-    """Return a network of a few hundred weights."""
-    torch.manual_seed(seed)
-    return SlimResNet((4, 8), classes=classes, norm=norm)
+from swingkd.vision import Images
+from tests.harness import coloured
 
 
 @pytest.fixture(autouse=True)

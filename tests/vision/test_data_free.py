@@ -19,8 +19,7 @@ from swingkd.vision import (
     SlimResNet,
 )
 from swingkd.vision import data_free as data_free_module
-from tests.vision.conftest import small
-from tests.vision.test_guidance import weights
+from tests.harness import flat, small
 
 
 @pytest.fixture(autouse=True)
@@ -240,7 +239,7 @@ def test_a_run_that_was_killed_goes_on_and_labels_nothing_twice(units, tmp_path)
         broken.train()
     again = build(tmp_path / "broken", student=small(9))
     again.train(resume_from_checkpoint=True)
-    assert torch.equal(weights(again.model), weights(whole.model))
+    assert torch.equal(flat(again.model), flat(whole.model))
     assert again.ledger.to_dict() == whole.ledger.to_dict()
 
 
@@ -317,7 +316,7 @@ def test_a_gradient_is_normalised(tmp_path):
 
 def test_it_distils(public, unseen, tmp_path, monkeypatch):
     monkeypatch.setattr(data_free_module, "_UPDATES", 60)
-    from tests.vision.test_supervised import make as train_classifier
+    from tests.vision.test_classifier_training import make as train_classifier
 
     taught = train_classifier(tmp_path / "teacher", public, epochs=12, learning_rate=1e-2)
     taught.train()

@@ -31,7 +31,7 @@ from swingkd.vision import (
     ZerothOrder,
 )
 from swingkd.vision.guidance import hint_losses, nominal_epsilon, soft_cross_entropy
-from tests.vision.conftest import coloured, small
+from tests.harness import coloured, flat, small
 
 
 def arguments(folder, **fields) -> SampleSelectionArguments:
@@ -52,10 +52,6 @@ def arguments(folder, **fields) -> SampleSelectionArguments:
 
 def run(guidance, folder, public, student=None, **fields) -> DynamicSampleSelection:
     return DynamicSampleSelection(student or small(), guidance, public, args=arguments(folder, **fields))
-
-
-def weights(model) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 def published(noise_multiplier: float) -> PublishedNoise:
@@ -85,12 +81,12 @@ def test_published_noise_leaves_the_very_weights_of_no_noise(public, tmp_path):
     for noise in (0.0, 10.0):
         trained = run(published(noise), tmp_path, public)
         trained.train()
-        students.append(weights(trained.model))
+        students.append(flat(trained.model))
     assert torch.equal(*students)
     # And the student did learn from the teacher: labels alone give another one.
     other = run(Labels(), tmp_path, public)
     other.train()
-    assert not torch.equal(students[0], weights(other.model))
+    assert not torch.equal(students[0], flat(other.model))
 
 
 def test_published_losses_are_bounded_by_the_public_teachers_mean(public, tmp_path):
@@ -280,11 +276,11 @@ def test_a_noised_slope_is_the_gradient_along_the_direction_and_leaves_the_weigh
     trained.prepare(1)
     guidance.take(trained, torch.arange(96))
     batch = trained.batch(public, torch.arange(16), None)
-    before = weights(trained.model).clone()
+    before = flat(trained.model).clone()
     torch.manual_seed(5)
     guidance.learn(trained, batch)
     step = torch.cat([p.grad.flatten() for p in trained.model.parameters()])
-    assert torch.equal(before, weights(trained.model))
+    assert torch.equal(before, flat(trained.model))
     torch.manual_seed(5)
     along = torch.cat([torch.randn_like(p).flatten() for p in trained.model.parameters()])
     trained.model.zero_grad()

@@ -24,7 +24,7 @@ from swingkd.privacy import (
 from swingkd.vision import ExactTeacher, NoisyDifferences, RandomizedTeacher, ShardLabels
 from swingkd.vision.base import Classifier, ImageArguments
 from swingkd.vision.labelling import Answers, answer_probabilities, composed_epsilon, one_hot
-from tests.vision.conftest import small
+from tests.harness import small
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from swingkd.vision import (
     sample_scores,
 )
 from swingkd.vision import base as classifier_module
-from tests.vision.conftest import coloured, small
-from tests.vision.test_guidance import arguments, published, run, weights
+from tests.harness import coloured, flat, small
+from tests.vision.test_guidance import arguments, published, run
 
 
 def test_the_stages_come_in_the_papers_order(public, tmp_path):
@@ -141,7 +141,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(units, public, tmp_pa
         published(10.0), tmp_path / "broken", public, student=small(9), checkpoint_every=1, lr_scheduler="cosine"
     )
     again.train(resume_from_checkpoint=True)
-    assert torch.equal(weights(again.model), weights(whole.model))
+    assert torch.equal(flat(again.model), flat(whole.model))
     assert again.queries == whole.queries
     assert again.ledger.to_dict() == whole.ledger.to_dict()
 
@@ -177,7 +177,7 @@ def test_without_resuming_a_run_begins_afresh(public, tmp_path):
     first.train()
     second = run(Labels(), tmp_path, public, checkpoint_every=1)
     second.train()
-    assert torch.equal(weights(first.model), weights(second.model))
+    assert torch.equal(flat(first.model), flat(second.model))
 
 
 def test_a_checkpoint_of_other_noise_is_refused(public, tmp_path):
@@ -206,7 +206,7 @@ def test_the_same_object_goes_on_after_an_exception_but_never_begins_twice(publi
     with pytest.raises(ValueError, match="This run has begun"):
         broken.train()
     broken.train(resume_from_checkpoint=True)
-    assert torch.equal(weights(broken.model), weights(whole.model))
+    assert torch.equal(flat(broken.model), flat(whole.model))
 
 
 def test_a_crash_between_two_renames_does_no_harm(public, tmp_path):
@@ -278,7 +278,7 @@ def test_a_process_that_is_killed_leaves_a_checkpoint_that_can_be_read(tmp_path)
     again.train(resume_from_checkpoint=True)
     whole = run(published(10.0), tmp_path / "whole", coloured(96, seed=0))
     whole.train()
-    assert torch.equal(weights(again.model), weights(whole.model))
+    assert torch.equal(flat(again.model), flat(whole.model))
     assert again.queries == whole.queries == 5
 
 

@@ -10,7 +10,7 @@ import pytest
 from swingkd.report import MetricsFile, Row, write_card
 from swingkd.report.metrics import Kind
 from swingkd.report.runs.write import RUNS, kind_of
-from tests.report.test_image_card import example_rows
+from tests.report.runs.test_images import example_rows
 
 CARDS = Path(__file__).parents[3] / "model_cards"
 KINDS = {

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from swingkd import PrivateDistillationTrainer, RuleTagger
-from tests.conftest import TEXTS, tiny_model, train_tokenizer
+from tests.harness import TEXTS, assert_same, batch_of, tiny_model, train_tokenizer, weights
 
 
 @pytest.fixture
@@ -30,20 +30,6 @@ def make(student, teacher, tokenizer, texts, config):
         )
 
     return make
-
-
-def weights(model):
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
-def assert_same(one, two, **tolerance):
-    assert one.keys() == two.keys()
-    for name in one:
-        torch.testing.assert_close(one[name], two[name], **(tolerance or {"rtol": 0, "atol": 0}))
-
-
-def batch_of(trainer, rows=4):
-    return trainer.data_collator([trainer.train_dataset[i] for i in range(rows)])
 
 
 @pytest.mark.parametrize("fused", [False, True])

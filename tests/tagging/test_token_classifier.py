@@ -5,7 +5,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertFo
 
 from swingkd import EnsembleTagger, PresidioTagger, RarityTagger, RuleTagger, TokenClassificationTagger
 from swingkd.tagging.windows import check_fast_tokenizer
-from tests.conftest import tiny_model
+from tests.harness import tiny_model
 
 
 @pytest.fixture

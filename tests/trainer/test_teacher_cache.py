@@ -11,7 +11,7 @@ from swingkd.data import DataSettings, DistillationCollator, prepare_dataset
 from swingkd.data.teacher_columns import TEACHER_COLUMNS, CacheInfo
 from swingkd.targets import NoiseKey
 from swingkd.trainer import teacher_cache
-from tests.conftest import TEXTS, tiny_model
+from tests.harness import TEXTS, tiny_model
 
 
 @pytest.fixture
@@ -355,7 +355,7 @@ def test_a_collator_that_loses_the_targets_is_noticed(cache, student, tokenizer,
 
 
 def test_another_tokenizer_is_refused(cache, student, config):
-    from tests.conftest import train_tokenizer
+    from tests.harness import train_tokenizer
 
     with pytest.raises(ValueError, match="another tokenizer"):
         PrivateDistillationTrainer(

@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer
-from tests.conftest import TEXTS, tiny_model, train_tokenizer
+from tests.harness import TEXTS, tiny_model, train_tokenizer
 
 
 class Progress(TrainerCallback):

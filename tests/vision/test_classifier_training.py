@@ -9,8 +9,7 @@ from torch.nn import functional as F
 from swingkd.privacy import DPSGD, TRANSFER_SET, LedgerEntry, PrivacyLedger
 from swingkd.vision import ClassifierArguments, ClassifierTraining
 from swingkd.vision.dp_training import DPStagedTraining
-from tests.vision.conftest import small
-from tests.vision.test_guidance import weights
+from tests.harness import flat, small
 
 
 def make(folder, images, student=None, **fields) -> ClassifierTraining:
@@ -40,7 +39,7 @@ def test_the_first_step_is_that_of_a_plain_loop(public, tmp_path):
     optimizer = torch.optim.AdamW(groups, lr=1e-3)
     F.cross_entropy(model(images.inputs(torch.arange(96))), images.labels).backward()
     optimizer.step()
-    torch.testing.assert_close(weights(trained.model), weights(model), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(flat(trained.model), flat(model), atol=1e-5, rtol=1e-4)
 
 
 def test_dp_sgd_keeps_to_its_epsilon_and_counts_each_step(public, tmp_path):
@@ -83,7 +82,7 @@ def test_two_private_runs_of_one_seed_are_not_alike(public, tmp_path):
     first, second = (make(tmp_path / name, public, target_epsilon=8.0, batch_size=96) for name in "ab")
     first.train()
     second.train()
-    assert not torch.equal(weights(first.model), weights(second.model))
+    assert not torch.equal(flat(first.model), flat(second.model))
 
 
 def test_batch_norm_is_refused(public, tmp_path):
@@ -185,7 +184,7 @@ def test_a_trained_model_is_trained_again_in_the_same_precision(public, tmp_path
     for name, model in (("again", first.model), ("fresh", fresh)):
         run = make(tmp_path / name, public, student=model, **settings)
         run.train()
-        ends.append(weights(run.model))
+        ends.append(flat(run.model))
     assert torch.equal(*ends)
     assert not vars(first.model).keys() - vars(small()).keys() - {"forward"}
 

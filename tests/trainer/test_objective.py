@@ -21,7 +21,7 @@ from transformers import (
 
 from swingkd import PrivateDistillationTrainer, RuleTagger
 from swingkd.models.head import Head, check_readable
-from tests.conftest import tiny_model
+from tests.harness import tiny_model
 
 SIZES = {
     "hidden_size": 16,

@@ -19,9 +19,9 @@ from peft import LoraConfig
 from swingkd import CanarySet, PrivateDistillationTrainer, RuleTagger, audit_model
 from swingkd.models.loading import is_hub_id, public_name
 from swingkd.trainer.publishing import public_content, public_files, public_settings
-from tests.conftest import TEXTS
-from tests.fake_hub import fake_hub
-from tests.push_once import SEED
+from tests.harness import TEXTS
+from tests.trainer.fake_hub import fake_hub
+from tests.trainer.push_once import SEED
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,8 @@ def pushed(tmp_path_factory):
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
         done = subprocess.run(
-            [sys.executable, "-m", "tests.push_once", str(folder / "out")],
-            cwd=Path(__file__).parents[1],
+            [sys.executable, "-m", "tests.trainer.push_once", str(folder / "out")],
+            cwd=Path(__file__).parents[2],
             env=environment,
             capture_output=True,
             text=True,

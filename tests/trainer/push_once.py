@@ -1,6 +1,6 @@
 """Distil a student with canaries in the data and send it to the Hub that HF_ENDPOINT names; then load it from there.
 
-Usage: python -m tests.push_once OUTPUT_DIR
+Usage: python -m tests.trainer.push_once OUTPUT_DIR
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from swingkd import CanarySet, PrivateDistillationConfig, PrivateDistillationTrainer, RuleTagger, audit_model
 from swingkd.report import shown_tokens
-from tests.conftest import TEXTS, tiny_model, train_tokenizer
+from tests.harness import TEXTS, tiny_model, train_tokenizer
 
 SEED = 918273
 

@@ -16,7 +16,7 @@ from transformers import (
 
 from swingkd import audit_membership, shadow_models
 from swingkd.audit.shadows import shadow_halves
-from tests.conftest import tiny_model
+from tests.harness import tiny_model
 
 WORDS = "hello pin thank you my is ann bob eve joe kim lea max pia ron sue".split()
 

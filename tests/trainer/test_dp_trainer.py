@@ -28,9 +28,9 @@ from swingkd.privacy import (
     PrivacyPlan,
     secret_generator,
 )
-from tests.conftest import TEXTS, tiny_model
+from tests.harness import TEXTS, tiny_model
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
 
 
@@ -379,7 +379,7 @@ def test_a_budget_stops_a_run_before_it_is_overspent(make, tmp_path):
 
 
 def test_killed_at_random_it_resumes_and_counts_each_step_once(tmp_path):
-    script = ROOT / "tests" / "train_privately.py"
+    script = ROOT / "tests" / "trainer" / "train_privately.py"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     rng = np.random.default_rng()
     command = [sys.executable, "-W", "ignore", str(script), str(tmp_path), "24"]

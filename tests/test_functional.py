@@ -9,22 +9,16 @@ from datasets import Dataset
 
 from swingkd import distillation_loss, teacher_logits
 from swingkd.targets import MollifiedTarget, NoisedTarget, NoiseKey, Soften, TemperatureSettings
-from tests.conftest import TEXTS, tiny_model
-from tests.tasks.conftest import (
-    WORDS,
-    bert,
-    build,  # noqa: F401
-    names,
-    other_tokenizer,
-)
-from tests.tasks.test_tasks import NAMES, batch_of
+from tests.harness import TEXTS, batch_of, bert, names, other_tokenizer, tiny_model
+from tests.tasks.conftest import WORDS, build  # noqa: F401
+from tests.tasks.test_tasks import NAMES
 
 PAGE = (Path(__file__).parents[1] / "docs" / "plug_in.md").read_text()
 
 
 @pytest.mark.parametrize("task", NAMES)
 @pytest.mark.parametrize("protection", ["noise", "drop"])
-def test_it_is_the_trainers_loss(build, task, protection):  # noqa: F811
+def test_it_is_the_trainers_loss(build, task, protection):
     trainer = build(task, protection=protection, alpha=0.3, beta=0.5, fused_loss=False)
     trainer.model.eval()
     batch = batch_of(trainer)
@@ -44,7 +38,7 @@ def test_it_is_the_trainers_loss(build, task, protection):  # noqa: F811
     torch.testing.assert_close(found, expected)
 
 
-def test_mollified_targets_need_public_logits(build):  # noqa: F811
+def test_mollified_targets_need_public_logits(build):
     trainer = build("text-generation", protection="noise")
     batch = batch_of(trainer)
     taught = teacher_logits(trainer.teacher_model, batch)
@@ -53,7 +47,7 @@ def test_mollified_targets_need_public_logits(build):  # noqa: F811
     assert loss > 0
 
 
-def test_a_teacher_with_a_tokenizer_of_its_own(build, tokenizer):  # noqa: F811
+def test_a_teacher_with_a_tokenizer_of_its_own(build, tokenizer):
     own = other_tokenizer()
     kind = type(build("token-classification").teacher_model)
     teacher = bert(kind, len(own), num_labels=5, **names(WORDS))
@@ -77,7 +71,7 @@ def test_a_teacher_with_a_tokenizer_of_its_own(build, tokenizer):  # noqa: F811
         distillation_loss(logits, logits, batch, protection=trainer.protection, task=task)
 
 
-def test_what_is_private_needs_a_protection(build):  # noqa: F811
+def test_what_is_private_needs_a_protection(build):
     trainer = build("text-generation", protection="noise")
     batch = batch_of(trainer)
     logits = teacher_logits(trainer.teacher_model, batch)

@@ -11,7 +11,7 @@ from torch import nn
 
 from swingkd.vision import GeneratorLoss
 from swingkd.vision.generator_loss import activation_loss, batch_entropy_loss, one_hot_loss, save_grid, statistics_loss
-from tests.vision.conftest import small
+from tests.harness import small
 
 
 def probabilities(logits):
