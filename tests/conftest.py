@@ -87,3 +87,11 @@ def config(tmp_path):
         return PrivateDistillationConfig(**(defaults | fields))
 
     return make
+
+
+@pytest.fixture
+def build(tokenizer, config):
+    """A function that makes the trainer of a task."""
+    from tests.tasks.setups import trainer_of
+
+    return lambda task, **fields: trainer_of(task, tokenizer, config, **fields)

@@ -10,7 +10,7 @@ from datasets import Dataset
 from swingkd import distillation_loss, teacher_logits
 from swingkd.targets import MollifiedTarget, NoisedTarget, NoiseKey, Soften, TemperatureSettings
 from tests.harness import TEXTS, batch_of, bert, names, other_tokenizer, tiny_model
-from tests.tasks.conftest import WORDS, build  # noqa: F401
+from tests.tasks.setups import WORDS
 from tests.tasks.test_tasks import NAMES
 
 PAGE = (Path(__file__).parents[1] / "docs" / "plug_in.md").read_text()

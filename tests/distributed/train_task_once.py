@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer
 from tests.distributed.leaving import leave_together
 from tests.harness import TEXTS, train_tokenizer
-from tests.tasks.conftest import TAGGER, make_setup
+from tests.tasks.setups import TAGGER, make_setup
 
 
 def main(folder: str, batch_size: int, task: str) -> None:

@@ -16,7 +16,7 @@ from swingkd.report.page import Page, shown_spans, write_page
 from swingkd.report.page_contents import model_page
 from swingkd.report.plots import epsilon_curves, repetition_figure
 from swingkd.targets import TemperatureSettings
-from tests.report.runs.test_language import metrics, report  # noqa: F401
+from tests.report.conftest import report
 
 SECRET = "4711"
 TEXTS = [f"hello ann, my pin is {SECRET}. thank you", "call me at ann@example.org <b>now</b>"]

@@ -22,7 +22,7 @@ from swingkd.data.columns import IGNORE
 from swingkd.tasks import TASKS, SequenceClassification, TokenClassification, task_of
 from swingkd.tasks.labels import first_tokens, word_offsets
 from tests.harness import batch_of, bert, distilbert, names, other_tokenizer
-from tests.tasks.conftest import CLASSES, WORDS, example_rows, make_setup
+from tests.tasks.setups import CLASSES, WORDS, example_rows, make_setup
 
 NAMES = [task.name for task in TASKS]
 

@@ -261,7 +261,7 @@ def test_a_process_that_is_killed_leaves_a_checkpoint_that_can_be_read(tmp_path)
     script = (
         "import os, sys\n"
         "from tests.vision.test_guidance import run, published\n"
-        "from tests.vision.conftest import coloured, small\n"
+        "from tests.harness import coloured, small\n"
         "trained = run(published(10.0), sys.argv[1], coloured(96, seed=0), checkpoint_every=1)\n"
         "real = trained._distil\n"
         "def die(*given):\n"

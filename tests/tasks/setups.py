@@ -6,7 +6,6 @@ import copy
 from typing import Any, NamedTuple
 
 import numpy as np
-import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as Picture
@@ -118,44 +117,39 @@ def make_setup(task: str, tokenizer) -> Setup:
     return Setup(teacher, student, ViTImageProcessor(size={"height": 8, "width": 8}), image_rows())
 
 
-@pytest.fixture
-def build(tokenizer, config):
-    """A function that makes the trainer of a task."""
-
-    def build(task: str, *, tagger=TAGGER, **fields) -> PrivateDistillationTrainer:
-        made = make_setup(task, tokenizer)
-        for model in (made.teacher, made.student):
-            # Confident, as a trained model is; and without dropout, so that losses can be compared.
-            head = model.get_output_embeddings() or next(
-                getattr(model, name) for name in ("classifier", "score") if hasattr(model, name)
-            )
-            with torch.no_grad():
-                (head[-1] if isinstance(head, torch.nn.Sequential) else head).weight.mul_(20)
-            model.eval()
-        extra = {
-            name: fields.pop(name)
-            for name in (
-                "data",
-                "student",
-                "teacher",
-                "eval_dataset",
-                "public_model",
-                "compute_metrics",
-                "teacher_processing_class",
-                "peft_config",
-                "processing_class",
-            )
-            if name in fields
-        }
-        made = made._replace(**{name: extra.pop(name) for name in made._fields if name in extra})
-        return PrivateDistillationTrainer(
-            made.student,
-            made.teacher,
-            config(**fields),
-            train_dataset=made.data,
-            processing_class=made.processing_class,
-            tagger=None if task == "image-classification" else tagger,
-            **extra,
+def trainer_of(task: str, tokenizer, config, *, tagger=TAGGER, **fields) -> PrivateDistillationTrainer:
+    """Return the trainer of a task; `config` makes its settings."""
+    made = make_setup(task, tokenizer)
+    for model in (made.teacher, made.student):
+        # Confident, as a trained model is; and without dropout, so that losses can be compared.
+        head = model.get_output_embeddings() or next(
+            getattr(model, name) for name in ("classifier", "score") if hasattr(model, name)
         )
-
-    return build
+        with torch.no_grad():
+            (head[-1] if isinstance(head, torch.nn.Sequential) else head).weight.mul_(20)
+        model.eval()
+    extra = {
+        name: fields.pop(name)
+        for name in (
+            "data",
+            "student",
+            "teacher",
+            "eval_dataset",
+            "public_model",
+            "compute_metrics",
+            "teacher_processing_class",
+            "peft_config",
+            "processing_class",
+        )
+        if name in fields
+    }
+    made = made._replace(**{name: extra.pop(name) for name in made._fields if name in extra})
+    return PrivateDistillationTrainer(
+        made.student,
+        made.teacher,
+        config(**fields),
+        train_dataset=made.data,
+        processing_class=made.processing_class,
+        tagger=None if task == "image-classification" else tagger,
+        **extra,
+    )
