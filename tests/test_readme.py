@@ -45,7 +45,7 @@ def test_python_blocks(tmp_path, monkeypatch, tokenizer):
     assert namespace["trainer"].ledger.epsilon() <= 8
     assert namespace["selection"].ledger.epsilon("teacher's training data") <= 8
     assert (tmp_path / "out" / "images" / "model" / "privacy_ledger.json").exists()
-    assert len(namespace["outcome"].accuracies) == 4
+    assert len(namespace["result"].accuracies) == 4
     assert len(namespace["with_canaries"]) == len(texts) + 55
 
     for name, who in (("other", "bob"), ("held_out", "cid")):
@@ -106,7 +106,7 @@ def test_the_python_block_of_the_federation_page(tmp_path, monkeypatch):
     (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     namespace: dict = {}
     exec(compile(block, "federation.md", "exec"), namespace)
-    assert min(namespace["run"].outcome().accuracies.values()) > 0.5
+    assert min(namespace["run"].result().accuracies.values()) > 0.5
 
 
 def test_the_tag_command():

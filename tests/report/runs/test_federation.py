@@ -115,7 +115,7 @@ def test_one_method_alone_has_a_card_without_a_picture(tmp_path):
     assert not (tmp_path / "card" / "clients.png").exists()
 
 
-def test_an_outcome_is_read_back_as_it_was(tmp_path):
+def test_a_result_is_read_back_as_it_was(tmp_path):
     result(0.5, 0.7).save(tmp_path / "result.json")
     found = FederationResult.load(tmp_path / "result.json")
     assert found.accuracies == {"a": 0.5, "b": 0.7}
