@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from swingkd.models.architectures import architecture
-from swingkd.tasks.base import Task
+from swingkd.tasks.base import Reading, Task
 from swingkd.tasks.images import ImageClassification
 from swingkd.tasks.labels import SequenceClassification, TokenClassification
 from swingkd.tasks.language import CausalLM, MaskedLM
@@ -66,6 +66,7 @@ __all__ = [
     "ImageClassification",
     "MaskedLM",
     "PredictedTokens",
+    "Reading",
     "Seq2SeqLM",
     "SequenceClassification",
     "Task",

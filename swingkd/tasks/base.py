@@ -4,18 +4,56 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset, IterableDataset
 from transformers import EvalPrediction, PreTrainedModel
 
-from swingkd.data import DataSettings
+from swingkd.data import DataSettings, column_names
 from swingkd.data.columns import IGNORE
 from swingkd.data.teacher_columns import CacheInfo
 from swingkd.tagging import Tagger
 from swingkd.targets import ProtectionName
 from swingkd.tasks.predicted import PredictedTokens
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How rows of a user become rows of a task.
+
+    Args:
+        processing_class: tokenizer or image processor of the student.
+        tagger: what rates the text; `None`: nothing is private.
+        settings: see `DataSettings`.
+        model: the student, whose configuration names the classes.
+        teacher_processing_class: the teacher's tokenizer, where it is another one.
+        num_proc: processes for map-style data.
+    """
+
+    processing_class: Any
+    tagger: Tagger | None
+    settings: DataSettings
+    model: PreTrainedModel
+    teacher_processing_class: Any = None
+    num_proc: int | None = None
+
+    def mapping(self, dataset: Dataset | IterableDataset, description: str, keep: tuple[str, ...]) -> dict[str, Any]:
+        """Return the arguments of `dataset.map` for a batch of texts.
+
+        Args:
+            dataset: map-style or streaming.
+            description: shown beside the progress bar.
+            keep: columns to keep.
+        """
+        options: dict[str, Any] = {
+            "batched": True,
+            "remove_columns": [name for name in column_names(dataset) if name not in keep],
+        }
+        if isinstance(dataset, Dataset):
+            options |= {"num_proc": self.num_proc, "desc": f"Tagging and tokenising ({description})"}
+        return options
 
 
 class Task(ABC):
@@ -42,13 +80,8 @@ class Task(ABC):
     def prepare(
         self,
         dataset: Dataset | IterableDataset,
-        processing_class: Any,
-        tagger: Tagger | None,
-        settings: DataSettings,
+        reading: Reading,
         *,
-        model: PreTrainedModel,
-        teacher_processing_class: Any = None,
-        num_proc: int | None = None,
         description: str = "train",
         keep: tuple[str, ...] = (),
     ) -> Dataset | IterableDataset:
@@ -56,12 +89,7 @@ class Task(ABC):
 
         Args:
             dataset: rows as a user has them.
-            processing_class: tokenizer or image processor of the student.
-            tagger: what rates the text; `None`: nothing is private.
-            settings: see `DataSettings`.
-            model: the student, whose configuration names the classes.
-            teacher_processing_class: the teacher's tokenizer, where it is another one.
-            num_proc: processes for map-style data.
+            reading: how they are read.
             description: shown beside the progress bar.
             keep: other columns to keep.
         """

@@ -28,20 +28,8 @@ class ImageClassification(LabelTask):
     endings = ("ForImageClassification",)
     columns = ("pixel_values", "image")
 
-    def prepare(
-        self,
-        dataset,
-        processing_class,
-        tagger,
-        settings,
-        *,
-        model,
-        teacher_processing_class=None,
-        num_proc=None,
-        description="train",
-        keep=(),
-    ):
-        if tagger is not None:
+    def prepare(self, dataset, reading, *, description="train", keep=()):
+        if reading.tagger is not None:
             raise ValueError(
                 "A tagger reads text, and these rows are images. Say in a column pii_likelihood (uint8, 0 to 255) how "
                 "private each image is, and pass tagger=None."
@@ -49,8 +37,9 @@ class ImageClassification(LabelTask):
         transformed = has_transform(dataset)
         dataset = dataset if transformed else dataset.with_format(None)
         columns = column_names(dataset)
-        field = label_field(columns, settings)
-        check_class_names(dataset.features, field, model.config)
+        field = label_field(columns, reading.settings)
+        config = reading.model.config
+        check_class_names(dataset.features, field, config)
         features = dataset.features or {}
         image = next((name for name in columns if isinstance(features.get(name), Image)), None)
         if image is None and "pixel_values" not in columns:
@@ -58,7 +47,7 @@ class ImageClassification(LabelTask):
         names = {field: "labels"} | ({image: "image"} if image is not None else {})
         for old, new in names.items():
             dataset = dataset.rename_column(old, new) if old != new else dataset
-        dataset = by_number(dataset, model.config)
+        dataset = by_number(dataset, config)
         if transformed and len(dataset):
             _check_transform(dataset)
         return dataset

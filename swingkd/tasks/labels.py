@@ -54,48 +54,34 @@ class TextTask(LabelTask):
     auto_processor = AutoTokenizer
     columns = ("input_ids", "attention_mask", "token_type_ids", *TEACHER_INPUTS)
 
-    def prepare(
-        self,
-        dataset,
-        processing_class,
-        tagger,
-        settings,
-        *,
-        model,
-        teacher_processing_class=None,
-        num_proc=None,
-        description="train",
-        keep=(),
-    ):
+    def prepare(self, dataset, reading, *, description="train", keep=()):
         dataset = unformatted(dataset)
         columns = column_names(dataset)
-        field = label_field(columns, settings)
-        check_class_names(dataset.features, field, model.config)
+        field = label_field(columns, reading.settings)
+        config, other = reading.model.config, reading.teacher_processing_class
+        check_class_names(dataset.features, field, config)
         if "input_ids" in columns:
             needed = {"teacher_input_ids"} | ({"teacher_labels"} if self.name == "token-classification" else set())
-            if teacher_processing_class is not None and not needed <= set(columns):
+            if other is not None and not needed <= set(columns):
                 raise ValueError(
                     "The dataset is tokenised already, so it cannot be tokenised for the teacher. Pass the text."
                 )
-            dataset = ready(dataset, tagger)
+            dataset = ready(dataset, reading.tagger)
             dataset = dataset if field == "labels" else dataset.rename_column(field, "labels")
-            return by_number(dataset, model.config)
-        for tokenizer in (processing_class, teacher_processing_class):
+            return by_number(dataset, config)
+        for tokenizer in (reading.processing_class, other):
             if tokenizer is not None:
                 check_fast_tokenizer(tokenizer)
-        options: dict[str, Any] = {"batched": True, "remove_columns": [c for c in columns if c not in keep]}
-        if isinstance(dataset, Dataset):
-            options |= {"num_proc": num_proc, "desc": f"Tagging and tokenising ({description})"}
         known = {
-            "tokenizer": processing_class,
-            "teacher_tokenizer": teacher_processing_class,
-            "tagger": tagger,
-            "settings": settings,
-            "config": model.config,
+            "tokenizer": reading.processing_class,
+            "teacher_tokenizer": other,
+            "tagger": reading.tagger,
+            "settings": reading.settings,
+            "config": config,
             "field": field,
             "version": VERSION,
         }
-        return dataset.map(self.tokenise, fn_kwargs=known, **options)
+        return dataset.map(self.tokenise, fn_kwargs=known, **reading.mapping(dataset, description, keep))
 
     @staticmethod
     def tokenise(batch, tokenizer, teacher_tokenizer, tagger, settings, config, field, version):

@@ -32,21 +32,15 @@ class TokenTask(Task):
 
     auto_processor = AutoTokenizer
 
-    def prepare(
-        self,
-        dataset,
-        processing_class,
-        tagger,
-        settings,
-        *,
-        model,
-        teacher_processing_class=None,
-        num_proc=None,
-        description="train",
-        keep=(),
-    ):
+    def prepare(self, dataset, reading, *, description="train", keep=()):
         return prepare_dataset(
-            dataset, processing_class, tagger, settings, num_proc=num_proc, description=description, keep=keep
+            dataset,
+            reading.processing_class,
+            reading.tagger,
+            reading.settings,
+            num_proc=reading.num_proc,
+            description=description,
+            keep=keep,
         )
 
     def call(self, inputs, model):

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 from transformers import AutoModelForSeq2SeqLM
 
 from swingkd.data import PII_COLUMNS, PII_TYPES, VERSION, column_names, pad_rows, ready, token_facts, unformatted
@@ -30,34 +29,24 @@ class Seq2SeqLM(TokenTask):
     auto_model = AutoModelForSeq2SeqLM
     endings = ("ForConditionalGeneration",)
 
-    def prepare(
-        self,
-        dataset,
-        processing_class,
-        tagger,
-        settings,
-        *,
-        model,
-        teacher_processing_class=None,
-        num_proc=None,
-        description="train",
-        keep=(),
-    ):
+    def prepare(self, dataset, reading, *, description="train", keep=()):
         dataset = unformatted(dataset)
         columns = column_names(dataset)
         if {"input_ids", "labels"} <= set(columns):
-            return ready(dataset, tagger)
+            return ready(dataset, reading.tagger)
         if not {"prompt", "completion"} <= set(columns):
             raise ValueError(
                 f"The dataset has the columns {columns}; a sequence-to-sequence model needs 'prompt' and "
                 "'completion', or 'input_ids' and 'labels'."
             )
-        check_fast_tokenizer(processing_class)
-        options: dict[str, Any] = {"batched": True, "remove_columns": [c for c in columns if c not in keep]}
-        if isinstance(dataset, Dataset):
-            options |= {"num_proc": num_proc, "desc": f"Tagging and tokenising ({description})"}
-        known = {"tokenizer": processing_class, "tagger": tagger, "settings": settings, "version": VERSION}
-        return dataset.map(_tokenise, fn_kwargs=known, **options)
+        check_fast_tokenizer(reading.processing_class)
+        known = {
+            "tokenizer": reading.processing_class,
+            "tagger": reading.tagger,
+            "settings": reading.settings,
+            "version": VERSION,
+        }
+        return dataset.map(_tokenise, fn_kwargs=known, **reading.mapping(dataset, description, keep))
 
     def collator(self, processing_class, teacher_processing_class=None, cache: CacheInfo | None = None):
         return PairCollator(processing_class.pad_token_id)

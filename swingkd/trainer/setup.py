@@ -23,7 +23,7 @@ from swingkd.models.loading import is_hub_id, load_pretrained, looked_up, name_o
 from swingkd.privacy import PrivacyLedger
 from swingkd.tagging import Tagger
 from swingkd.targets import Protection
-from swingkd.tasks import Task, task_of
+from swingkd.tasks import Reading, Task, task_of
 from swingkd.trainer.adapters import adapter_of_task
 from swingkd.trainer.check_cache import check_cached_teacher, check_same_cache
 from swingkd.trainer.check_data import check_dp_rows, check_rows, check_something_private, check_something_to_learn
@@ -248,15 +248,15 @@ def add_adapter(adapter: PeftConfig | None, args: PrivateDistillationConfig, mod
 def prepare_rows(data: GivenData, args: PrivateDistillationConfig, models: Models, cache: CacheInfo | None) -> Setup:
     """Tokenise and tag the rows, and check that there is something to learn, and to protect."""
     task, train, evaluation = models.task, data.train_dataset, data.eval_dataset
-    prepare = partial(
-        task.prepare,
-        processing_class=models.processing_class,
-        tagger=data.tagger,
-        settings=args.data_settings,
-        model=models.student,
-        teacher_processing_class=models.teacher_processing_class,
-        num_proc=args.dataset_num_proc,
+    reading = Reading(
+        models.processing_class,
+        data.tagger,
+        args.data_settings,
+        models.student,
+        models.teacher_processing_class,
+        args.dataset_num_proc,
     )
+    prepare = partial(task.prepare, reading=reading)
     with args.main_process_first(desc="tokenising", local=True):
         if train is not None:
             train = prepare(train, description="train", keep=(args.privacy_unit,))

@@ -19,7 +19,7 @@ from transformers import (
 from swingkd import PrivateDistillationTrainer, RuleTagger
 from swingkd.data import DataSettings
 from swingkd.data.columns import IGNORE
-from swingkd.tasks import TASKS, SequenceClassification, TokenClassification, task_of
+from swingkd.tasks import TASKS, Reading, SequenceClassification, TokenClassification, task_of
 from swingkd.tasks.labels import first_tokens, word_offsets
 from tests.harness import batch_of, bert, distilbert, names, other_tokenizer
 from tests.tasks.setups import CLASSES, WORDS, example_rows, make_setup
@@ -312,9 +312,8 @@ def prepared(tokenizer, rows, task=None, model=None, **settings):
     model = model or bert(
         type(make_setup("text-classification", tokenizer).teacher), len(tokenizer), num_labels=3, **names(CLASSES)
     )
-    return (task or SequenceClassification()).prepare(
-        rows, tokenizer, RuleTagger(), DataSettings(**settings), model=model
-    )
+    reading = Reading(tokenizer, RuleTagger(), DataSettings(**settings), model)
+    return (task or SequenceClassification()).prepare(rows, reading)
 
 
 def test_an_example_is_as_private_as_its_most_private_token(tokenizer):
@@ -375,11 +374,7 @@ def test_what_the_teacher_alone_sees_is_private_too(build, tokenizer):
     longer.truncation_side = "left"  # the teacher reads the end, the student the beginning
     rows = SequenceClassification().prepare(
         Dataset.from_dict({"text": texts, "label": [0, 1, 2, 0]}),
-        tokenizer,
-        RuleTagger(),
-        settings,
-        model=model,
-        teacher_processing_class=longer,
+        Reading(tokenizer, RuleTagger(), settings, model, teacher_processing_class=longer),
     )
     assert [value > 0 for value in rows["pii_likelihood"]] == [True, True, False, False]
 
