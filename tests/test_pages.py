@@ -117,3 +117,13 @@ def test_the_settings_are_those_of_the_fields():
     assert (ROOT / "docs" / "settings.md").read_text() == made
     for name in PrivateDistillationConfig.GROUPS:
         assert f"| `{name}` |" in made
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_no_example_evaluates_or_attacks_with_rows_that_were_trained_on(page):
+    """What is evaluated is not what is trained on, and who was in is not who was out."""
+    text = page.read_text()
+    for trained, evaluated in re.findall(r"train_dataset=(.+?),\s+eval_dataset=(.+?),\n", text):
+        assert trained.split(".")[0] != evaluated.split(".")[0], evaluated
+    for inside, outside in re.findall(r"members[= ](\S+),? (?:--)?nonmembers[= ](\S+)", text):
+        assert inside.rstrip(",)") != outside.rstrip(",)"), outside

@@ -30,6 +30,8 @@ def test_python_blocks(tmp_path, monkeypatch, tokenizer):
         tokenizer.save_pretrained(name)
     texts = Dataset.from_dict({"text": [f"hello ann, my pin is {1000 + 7 * i}. thank you." for i in range(200)]})
     texts.to_json("private.jsonl")
+    others = [f"hello cid, my pin is {3000 + 7 * i}. bye." for i in range(50)]
+    Dataset.from_dict({"text": others}).to_json("held_out.jsonl")
     made = coloured(120, seed=0)
     pixels = [image.permute(1, 2, 0).numpy() for image in made.pixels]
     features = Features({"image": Image(), "label": ClassLabel(names=list("abc"))})
@@ -48,9 +50,10 @@ def test_python_blocks(tmp_path, monkeypatch, tokenizer):
     assert len(namespace["result"].accuracies) == 4
     assert len(namespace["with_canaries"]) == len(texts) + 55
 
-    for name, who in (("other", "bob"), ("held_out", "cid")):
-        others = [f"hello {who}, my pin is {3000 + 7 * i}. bye." for i in range(50)]
-        Dataset.from_dict({"text": others}).to_json(f"{name}.jsonl")
+    # No example calls rows that were trained on unseen.
+    trained, unseen = namespace["private"]["text"], namespace["held_out"]["text"]
+    assert not set(trained) & set(unseen)
+    assert len(namespace["trainer"].train_dataset) == len(trained)
     tokenizer.save_pretrained("out/student")
     commands = [line for block in blocks("bash") for line in block.replace("\\\n", " ").splitlines()]
     said = {}
