@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from swingkd.data.columns import IGNORE, PADDING
+from swingkd.data.columns import IGNORE, PADDING, likelihoods
 from swingkd.data.teacher_columns import CacheInfo, read_teacher
 
 
@@ -59,5 +59,5 @@ class DistillationCollator:
             batch["labels"][:, 0] = IGNORE
         if "teacher_row" in rows[0]:
             batch |= read_teacher(rows, batch["input_ids"].size(1), self.cache)
-        batch["pii_likelihood"] = batch["pii_likelihood"].to(torch.float32) / 255
+        batch["pii_likelihood"] = likelihoods(batch["pii_likelihood"])
         return batch

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
+
 from swingkd.targets.facts import FACT_TYPES, TokenFacts
 
 #: One column a fact about a token, and its type.
@@ -16,3 +19,15 @@ VERSION = 4
 # The label of a token that is not predicted.
 IGNORE = -100
 PADDING = {"input_ids": 0, "labels": IGNORE, "attention_mask": 0, **dict.fromkeys(PII_COLUMNS, 0)}
+# A likelihood of 1, in a column.
+_SURE = 255
+
+
+def stored(likelihood: np.ndarray | float) -> np.ndarray:
+    """Return likelihoods as a column keeps them, 0 to 255; rounded up: one above 0 stays above 0."""
+    return np.ceil(np.asarray(likelihood) * _SURE).astype(np.int64)
+
+
+def likelihoods(column: torch.Tensor) -> torch.Tensor:
+    """Return what a column keeps as float32 in [0, 1]."""
+    return column.to(torch.float32) / _SURE

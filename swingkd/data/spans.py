@@ -8,6 +8,7 @@ from itertools import groupby
 
 import numpy as np
 
+from swingkd.data.columns import stored
 from swingkd.tagging import CharTags, align, dilate, label_spans
 from swingkd.targets import TokenFacts
 from swingkd.targets.population import COPY, GROUP_STRIDE, LAST_PLACE, PLACE_AFTER, PLACE_BEFORE
@@ -25,8 +26,7 @@ def token_facts(text: str, tags: CharTags, offsets: np.ndarray, dilation: int) -
     Returns:
         What is known of each token, all [tokens] int64; the likelihood from 0 to 255.
     """
-    # Rounded up: a likelihood above 0 stays above 0.
-    likelihood = np.ceil(dilate(align(tags.likelihood, offsets), dilation) * 255).astype(np.int64)
+    likelihood = stored(dilate(align(tags.likelihood, offsets), dilation))
     group, shape, span = (np.zeros(len(offsets), np.int64) for _ in range(3))
     spans = label_spans(tags.labels)
     runs = np.zeros(len(text), np.int64)

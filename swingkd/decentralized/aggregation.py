@@ -11,6 +11,8 @@ from typing import Protocol
 
 import torch
 
+from swingkd.guards import check_positive
+
 # Below the smallest number of half precision, whose logarithm is wanted.
 _SMALLEST = 1e-8
 
@@ -111,8 +113,7 @@ class SDDist:
             raise ValueError(f"quality_share={self.quality_share} must lie in (0, 1].")
         if self.neighbours is not None and self.neighbours < 1:
             raise ValueError(f"neighbours={self.neighbours}: at least one is needed, or None for all candidates.")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature={self.temperature} must be positive.")
+        check_positive(self, "temperature")
 
     def targets(
         self, known: torch.Tensor, labels: torch.Tensor, asking: torch.Tensor, teaching: torch.Tensor, seed: int
@@ -186,8 +187,7 @@ class DSFL(FedMD):
     temperature: float = 0.1
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"temperature={self.temperature} must be positive.")
+        check_positive(self, "temperature")
 
     def consensus(self, messengers: torch.Tensor) -> torch.Tensor:
         """Return the sharpened mean of messengers [T, R, C]."""

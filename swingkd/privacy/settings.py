@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from swingkd.guards import check_positive
 from swingkd.privacy.accounting import Accountant
 from swingkd.privacy.ledger import LedgerEntry, PrivacyLedger
 from swingkd.privacy.plan import PrivacyPlan, epoch_steps, run_delta
@@ -48,8 +49,7 @@ class DPSettings:
             raise ValueError(f"batch={self.batch} must lie between 1 and the number of units ({self.units}).")
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("Give either epochs or steps: one follows from the other.")
-        if self.epochs is not None and not self.epochs > 0:
-            raise ValueError(f"epochs={self.epochs} must be positive.")
+        check_positive(self, "epochs")
         if self.epsilon is None and self.noise_multiplier is None:
             raise ValueError("Give epsilon or noise_multiplier: without one of them there is no guarantee.")
 

@@ -11,7 +11,7 @@ from datasets import Dataset, Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from swingkd.data import PII_COLUMNS, column_names, has_transform
-from swingkd.data.columns import IGNORE
+from swingkd.data.columns import IGNORE, likelihoods
 from swingkd.models.class_labels import check_class_names
 from swingkd.targets import ProtectionName
 from swingkd.tasks.classification_metrics import example_metrics
@@ -82,7 +82,7 @@ class ImageCollator:
         batch = {name: torch.tensor([row.get(name, own[name]) for row in rows]) for name in own}
         batch["pii_span"] = torch.tensor([_image_hash(row) for row in rows])
         batch["pii_group"] = (batch["pii_likelihood"] > 0).long()
-        batch["pii_likelihood"] = batch["pii_likelihood"].to(torch.float32) / 255
+        batch["pii_likelihood"] = likelihoods(batch["pii_likelihood"])
         return batch | {"pixel_values": pixels}
 
 

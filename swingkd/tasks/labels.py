@@ -19,7 +19,7 @@ from datasets import Dataset, IterableDataset
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from swingkd.data import PII_COLUMNS, VERSION, DataSettings, column_names, pad_rows, ready, unformatted
-from swingkd.data.columns import IGNORE
+from swingkd.data.columns import IGNORE, likelihoods, stored
 from swingkd.models.class_labels import check_class_names, class_number, described
 from swingkd.tagging import CharTags, align, dilate, tag_texts
 from swingkd.tagging.windows import check_fast_tokenizer
@@ -256,9 +256,8 @@ def example_facts(text: str, tags: CharTags, offsets: np.ndarray, settings: Data
     """
     real = offsets[:, 1] > offsets[:, 0]
     of_tokens = align(tags.likelihood, offsets)
-    # Rounded up: a likelihood above 0 stays above 0.
     whole = of_tokens[real].mean() if settings.example_likelihood == "mean" else of_tokens.max(initial=0.0)
-    likelihood = int(np.ceil((whole if real.any() else 0.0) * 255))
+    likelihood = int(stored(whole if real.any() else 0.0))
     label = int(align(tags.labels, offsets)[of_tokens.argmax()]) if likelihood else 0
     return TokenFacts(likelihood, label * GROUP_STRIDE + 1 if likelihood else 0, 0, text_hash(text))
 
@@ -266,7 +265,7 @@ def example_facts(text: str, tags: CharTags, offsets: np.ndarray, settings: Data
 def word_facts(words: list[str], tags: CharTags, dilation: int) -> TokenFacts:
     """Return what is known of each word, all [words]."""
     offsets = word_offsets(words)
-    likelihood = np.ceil(dilate(align(tags.likelihood, offsets), dilation) * 255).astype(np.int64)
+    likelihood = stored(dilate(align(tags.likelihood, offsets), dilation))
     private = likelihood > 0
     group = np.where(private, align(tags.labels, offsets).astype(np.int64) * GROUP_STRIDE + 1, 0)
     span = np.array([text_hash(word) for word in words], np.int64).reshape(-1)
@@ -328,5 +327,5 @@ class LabelCollator:
         if "teacher_input_ids" in rows[0]:
             words = {"teacher_labels": IGNORE} if "teacher_labels" in rows[0] else {}
             batch |= pad_rows(rows, self.teacher_fillers | words, "teacher_input_ids")
-        batch["pii_likelihood"] = batch["pii_likelihood"].to(torch.float32) / 255
+        batch["pii_likelihood"] = likelihoods(batch["pii_likelihood"])
         return batch

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM
 
 from swingkd.data import PII_COLUMNS, PII_TYPES, VERSION, column_names, pad_rows, ready, token_facts, unformatted
-from swingkd.data.columns import IGNORE
+from swingkd.data.columns import IGNORE, likelihoods
 from swingkd.data.teacher_columns import CacheInfo
 from swingkd.tagging import tag_texts
 from swingkd.tagging.windows import check_fast_tokenizer
@@ -109,5 +109,5 @@ class PairCollator:
         """Return `input_ids` and `attention_mask` [rows, longest prompt], the others [rows, longest completion]."""
         batch = pad_rows(rows, {"input_ids": self.pad_token_id, "attention_mask": 0}, "input_ids")
         batch |= pad_rows(rows, {"labels": IGNORE, **dict.fromkeys(PII_COLUMNS, 0)}, "labels")
-        batch["pii_likelihood"] = batch["pii_likelihood"].to(torch.float32) / 255
+        batch["pii_likelihood"] = likelihoods(batch["pii_likelihood"])
         return batch

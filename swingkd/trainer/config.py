@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 from transformers import TrainingArguments
 
 from swingkd.data import DataSettings
+from swingkd.guards import check_at_least_one, check_not_negative, check_positive, check_share
 from swingkd.targets import ProtectionName, TemperatureSettings
 
 #: Tokens of a row where nobody says otherwise and every model allows it.
@@ -173,9 +174,7 @@ class PrivateDistillationConfig(TrainingArguments):
                 raise ValueError(
                     f"{ours.name}={getattr(self, ours.name)!r} is not known. Choose one of {', '.join(choices)}."
                 )
-        for name in ("alpha", "beta", "population_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1].")
+        check_share(self, "alpha", "beta", "population_share")
         if self.temperature <= 0:
             raise ValueError(
                 f"temperature={self.temperature} must be positive; 1 leaves the distributions as they are."
@@ -185,23 +184,11 @@ class PrivateDistillationConfig(TrainingArguments):
                 f"max_temperature={self.max_temperature} is below 1, which would sharpen private tokens. Use 1 to "
                 "leave them as they are, or more (the default is 16) to soften them."
             )
-        for name in ("temperature_power", "mollify_order"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
-        for name in (
-            "hidden_weight",
-            "noise_scale",
-            "noise_support",
-            "noise_context",
-            "mollify_bound",
-            "tag_dilation",
-        ):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
-        for name in ("max_length", "population_min_spans", "loss_memory", "records_per_user"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-
+        check_positive(self, "temperature_power", "mollify_order")
+        check_not_negative(
+            self, "hidden_weight", "noise_scale", "noise_support", "noise_context", "mollify_bound", "tag_dilation"
+        )
+        check_at_least_one(self, "max_length", "population_min_spans", "loss_memory", "records_per_user")
         if self.torch_compile and self.hidden_weight > 0:
             raise ValueError(
                 "hidden_weight > 0 reads hidden states in a hook, which torch_compile=True does not call."
@@ -220,10 +207,7 @@ class PrivateDistillationConfig(TrainingArguments):
         Raises:
             ValueError: a setting would break the guarantee, and what to do instead.
         """
-        for name in ("target_epsilon", "target_delta", "noise_multiplier", "clip_norm", "micro_batch_size"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name}={value} must be positive.")
+        check_positive(self, "target_epsilon", "target_delta", "noise_multiplier", "clip_norm", "micro_batch_size")
         if self.target_delta is not None and self.target_delta >= 1:
             raise ValueError(f"target_delta={self.target_delta} must be well below 1 / units.")
         # The trainer's own clip would cut the noised gradient; each unit's is cut by clip_norm.
@@ -233,9 +217,8 @@ class PrivateDistillationConfig(TrainingArguments):
                 "Leave it alone, and set clip_norm, which clips each unit's."
             )
         for name in _CHECKPOINTING:
-            if not (getattr(self, f"{name}_kwargs", None) or {}).get("use_reentrant", True) and getattr(
-                self, name, False
-            ):
+            options = (getattr(self, f"{name}_kwargs", None) or {}) if getattr(self, name, False) else {}
+            if not options.get("use_reentrant", True):
                 raise ValueError(
                     f"Gradients per row are lost under {name} with use_reentrant=False. Leave {name}_kwargs alone, or "
                     "set use_reentrant=True."

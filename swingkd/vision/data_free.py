@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from swingkd.files import written_whole
-from swingkd.guards import check_positive
+from swingkd.guards import check_not_negative, check_positive
 from swingkd.models.logits import logits_of
 from swingkd.privacy import SYNTHETIC_LABELS, TEACHER_DATA, DPSettings, LedgerEntry, PrivacyLedger
 from swingkd.privacy.plan import epoch_steps
@@ -81,8 +81,7 @@ class DataFreeArguments(ImageArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "rounds", "images_per_round", "epochs_per_round", "generator_batch_size")
-        if self.crop < 0:
-            raise ValueError(f"crop={self.crop} must not be negative.")
+        check_not_negative(self, "crop")
         if self.gradient_epsilon is not None and self.rounds != 1:
             raise ValueError(f"gradient_epsilon needs images that stay the same: rounds=1, not {self.rounds}.")
 
