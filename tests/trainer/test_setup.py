@@ -204,3 +204,25 @@ def test_own_protections_and_adapters_still_come_through(given):
     trainer.train()
     assert isinstance(trainer.protection, Drop)
     assert Path(trainer.args.output_dir).exists()
+
+
+def test_the_trainers_own_settings_may_be_changed_until_it_trains(given, config):
+    """transformers once froze its settings, and hyperparameter searches broke: ours are a copy, and no frozen one."""
+    args = config(alpha=0.5, protection="none", max_steps=1)
+    trainer = given(args, tagger=None)
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    before = float(trainer.compute_loss(trainer.model, dict(batch)))
+    trainer.args.alpha, trainer.args.max_steps = 0.0, 3
+    assert float(trainer.compute_loss(trainer.model, dict(batch))) != before
+    trainer.train()
+    assert trainer.state.global_step == 3
+    assert (args.alpha, args.max_steps) == (0.5, 1)
+
+
+def test_a_copy_is_not_made_anew(config):
+    """TRL once copied with dataclasses.replace, which sets up the process and its device again."""
+    args = config()
+    args.run_name = "set since"
+    own = args.settled(max_length=7)
+    assert own.distributed_state is args.distributed_state
+    assert (own.run_name, own.max_length, args.max_length) == ("set since", 7, 64)
