@@ -44,7 +44,7 @@ def federate(
         raise ValueError(f"{config} says nothing of {' and '.join(missing)}. Begin with a recipe's: sd_dist_har.")
     others = {"superlink": superlink, "least": min_nodes, "patience": round_timeout} if engine == "flower" else {}
     result = run(fields, output_dir, engine, **others)  # type: ignore[arg-type]
-    metrics = MetricsFile(output_dir / "metrics.json", "federation", fields)
+    metrics = MetricsFile(output_dir / "metrics.json", "federation", fields, kind="federation")
     where = f"table=main seed={fields.get('seed', 0)}"
     name = fields.get("method", "sd_dist")
     if not metrics.has(name, where):

@@ -1,4 +1,4 @@
-"""From text to batches: tokenise, put the tagger's findings beside the ids, pack, pad."""
+"""Rows of a user become batches: what is private about each token stands in columns beside the ids."""
 
 from swingkd.data.collate import DistillationCollator, pad_rows
 from swingkd.data.columns import IGNORE, PII_COLUMNS, PII_TYPES, VERSION

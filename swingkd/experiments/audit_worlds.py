@@ -14,15 +14,7 @@ import torch
 from datasets import Dataset, concatenate_datasets
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from swingkd import (
-    CanarySet,
-    EnsembleTagger,
-    PrivateDistillationTrainer,
-    RuleTagger,
-    audit_extraction,
-    audit_membership,
-    measure_exposure,
-)
+from swingkd import CanarySet, EnsembleTagger, RuleTagger, audit_extraction, audit_membership, measure_exposure
 from swingkd.audit import Canary, audit_canary_membership, canary_records
 from swingkd.audit.shadows import shadow_halves
 from swingkd.experiments import corpus
@@ -129,9 +121,8 @@ class AuditExperiment:
     def utility(self, name: str, model: PreTrainedModel) -> list[Row]:
         """Measure perplexity on text that no model saw."""
         language, records = self.target.language, self.records
-        args = language.distillation("audit", 0, {"protection": "none"})
-        probe = PrivateDistillationTrainer(model, language.teacher(), args, processing_class=records.tokenizer)
-        return perplexity_rows(name, "", probe, {"test": language.tokenise(records.splits["test"], records.tagger)})
+        test = {"test": language.tokenise(records.splits["test"], records.tagger)}
+        return perplexity_rows(name, "", language.probe(model), test)
 
     def membership(self, name: str, model: PreTrainedModel) -> list[Row]:
         """Attack the canaries' secrets, their whole sentences, and ordinary dialogues."""

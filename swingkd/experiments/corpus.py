@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ from accelerate import PartialState
 from datasets import Dataset, load_dataset
 
 from swingkd import CanarySet, EnsembleTagger, RuleTagger
-from swingkd.files import recipes_dir
+from swingkd.experiments.launch import expand
+from swingkd.experiments.models import lock
 from swingkd.tagging import BaseTagger, CharTags, is_private, label_spans
 from swingkd.tagging.base import empty_tags, paint, tag_texts
 
@@ -29,12 +29,6 @@ def load_split(spec: dict[str, Any], text_column: str, limit: int | None = None)
     if text_column != "text":
         data = data.rename_column(text_column, "text")
     return data.select_columns([name for name in ("text", "spans") if name in data.column_names])
-
-
-def expand(spec: dict[str, Any]) -> dict[str, Any]:
-    """Fill in the folders that a configuration names by environment variables."""
-    os.environ.setdefault("SWINGKD_RECIPES", str(recipes_dir()))
-    return {key: os.path.expandvars(value) if isinstance(value, str) else value for key, value in spec.items()}
 
 
 def load_splits(data: dict[str, Any]) -> tuple[Dataset, dict[str, Dataset]]:
@@ -105,7 +99,7 @@ def scrub(data: Dataset, tagger: BaseTagger) -> Dataset:
 
 def make_canaries(spec: dict[str, Any], path: Path) -> CanarySet:
     """Draw the run's canaries, or read those it began with."""
-    with PartialState().main_process_first():
+    with PartialState().main_process_first(), lock(path):
         if not path.exists():
             CanarySet.generate(**{**spec, "repetitions": tuple(spec["repetitions"])}).save(path)
     return CanarySet.load(path)

@@ -91,7 +91,7 @@ def without_secrets(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "canaries": {key: value for key, value in config["canaries"].items() if key != "seed"}}
 
 
-def run_settings(**others: Any) -> dict[str, Any]:
+def training_settings(**others: Any) -> dict[str, Any]:
     """Return the settings that every training of a recipe has: nothing reported, nothing saved on the way.
 
     Args:

@@ -88,7 +88,7 @@ class World:
         return self.trained("warm", shared.fresh(self.config["student"], 0), self.public, "warm")[0]
 
     def private_start(self) -> nn.Module:
-        """Return what DP-SGD and the shards begin with: a network without batch norm that saw public images."""
+        """Return what DP-SGD begins with: a network without batch norm that saw public images."""
         model = shared.fresh(self.config["dp_teacher"], 0)
         return self.trained("dp-start", model, self.public, "dp_start")[0]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForImageClassification
 
+from swingkd.experiments.launch import expand
 from swingkd.privacy import PrivacyLedger
 from swingkd.report import Row, ledger_rows, membership_rows
 from swingkd.vision import CifarResNet, ClassifierArguments, ClassifierTraining, Images, RonaNet, SlimResNet
@@ -28,7 +28,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 def load_images(data: dict[str, Any], split: str) -> Images:
     """Load one split by the arguments of `load_dataset`."""
-    spec = {key: os.path.expandvars(value) if isinstance(value, str) else value for key, value in data[split].items()}
+    spec = expand(data[split])
     dataset = load_dataset(**{"split": split, **spec})
     limit = data.get("limit", {}).get(split)
     return Images.from_dataset(dataset.select(range(limit)) if limit else dataset, **data.get("images", {}))
@@ -36,13 +36,13 @@ def load_images(data: dict[str, Any], split: str) -> Images:
 
 def make_model(spec: dict[str, Any]) -> nn.Module:
     """Build or load a classifier: {name: on the Hub}, or {kind: SlimResNet, ...} with or without {weights: file}."""
-    spec = dict(spec)
+    spec = expand(spec)
     if "name" in spec:
-        return AutoModelForImageClassification.from_pretrained(os.path.expandvars(spec["name"]))
+        return AutoModelForImageClassification.from_pretrained(spec["name"])
     weights, kind = spec.pop("weights", None), KINDS[spec.pop("kind")]
     model = kind(**spec)
     if weights is not None:
-        model.load_state_dict(load_file(os.path.expandvars(weights)), strict=True)
+        model.load_state_dict(load_file(weights), strict=True)
     return model
 
 

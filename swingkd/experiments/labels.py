@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from accelerate import PartialState
 from datasets import Dataset
-from filelock import FileLock
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
@@ -25,8 +25,9 @@ from transformers import (
 from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer
 from swingkd.audit import MembershipReport
 from swingkd.experiments import corpus
-from swingkd.experiments.grid import Grid, Plan, run_settings
-from swingkd.experiments.models import is_trained, quiet
+from swingkd.experiments.grid import Grid, Plan, training_settings
+from swingkd.experiments.launch import expand
+from swingkd.experiments.models import is_trained, lock, probe, quiet
 from swingkd.files import write_json
 from swingkd.report import Row, ledger_rows, membership_rows
 from swingkd.tagging import Tagger
@@ -89,16 +90,10 @@ class LabelRecords(Protocol):
         ...
 
 
-def lock(folder: Path) -> FileLock:
-    """Let several processes that share the work train a model once."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(f"{folder}.lock")
-
-
 def make_tokenizer(spec: dict[str, Any]) -> PreTrainedTokenizerFast:
     """Load a tokenizer by name, or train word pieces on *public* text."""
     if "name" in spec:
-        return AutoTokenizer.from_pretrained(corpus.expand(spec)["name"])
+        return AutoTokenizer.from_pretrained(expand(spec)["name"])
     pieces = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     pieces.normalizer = normalizers.BertNormalizer()
     pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -125,7 +120,7 @@ class Classifiers:
         self.config, self.secret, self.records = config, secret, records
         self.auto_model = task_of("", records.task).auto_model
         folder = secret / "tokenizer"
-        with lock(folder):
+        with PartialState().main_process_first(), lock(folder):
             # Training word pieces twice gives two vocabularies.
             if not folder.exists():
                 make_tokenizer(config["tokenizer"]).save_pretrained(folder)
@@ -136,7 +131,7 @@ class Classifiers:
         spec, names = self.config[kind], self.records.class_names
         labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
         if "name" in spec:
-            return self.auto_model.from_pretrained(corpus.expand(spec)["name"], **labels)
+            return self.auto_model.from_pretrained(expand(spec)["name"], **labels)
         if "pretraining" in self.config:
             return self.auto_model.from_pretrained(self._pretrained(spec), **labels)
         return self.auto_model.from_config(AutoConfig.for_model(**self._sizes(spec), **labels))
@@ -159,12 +154,13 @@ class Classifiers:
                 )
                 quiet(trainer).train()
                 trainer.save_model(str(folder))
+                trainer.accelerator.wait_for_everyone()
         return folder
 
     def arguments(self, folder: str, seed: int, kind: str, fields: dict[str, Any]) -> PrivateDistillationConfig:
         """Return the settings of a training."""
         given = {"max_length": self.config["max_length"], **self.config["training"], **self.config[kind], **fields}
-        return PrivateDistillationConfig(**run_settings(output_dir=str(self.secret / folder), seed=seed, **given))
+        return PrivateDistillationConfig(**training_settings(output_dir=str(self.secret / folder), seed=seed, **given))
 
     def fit(
         self, kind: str, folder: str, seed: int, data: Dataset, fields: dict[str, Any], **others: Any
@@ -193,7 +189,9 @@ class Classifiers:
         with lock(folder):
             if not is_trained(folder):
                 fields = {"alpha": 0.0, "protection": "none", "task": self.records.task}
-                self.fit("teacher", name, seed, data, fields, teacher_model=None).save_model(str(folder))
+                trainer = self.fit("teacher", name, seed, data, fields, teacher_model=None)
+                trainer.save_model(str(folder))
+                trainer.accelerator.wait_for_everyone()
         return self.auto_model.from_pretrained(folder)
 
 
@@ -212,7 +210,7 @@ class LabelExperiment:
     def canaries(self, seed: int) -> LabelCanaries:
         """Draw the canaries of a seed once; without a seed in the configuration nobody can draw them again."""
         path, own = self.grid.secret / f"canaries-{seed}.json", self.config["canaries"].get("seed")
-        with lock(path):
+        with PartialState().main_process_first(), lock(path):
             if not path.exists():
                 rng = np.random.default_rng(None if own is None else [own, seed])
                 write_json(path, asdict(self.records.draw(seed, rng)), owner_only=True)
@@ -224,14 +222,8 @@ class LabelExperiment:
 
     def probe(self, model: PreTrainedModel) -> PrivateDistillationTrainer:
         """Return a trainer that evaluates a model as it is."""
-        args = PrivateDistillationConfig(
-            **run_settings(output_dir=str(self.grid.secret / "audit"), disable_tqdm=True),
-            alpha=0.0,
-            protection="none",
-            task=self.records.task,
-            max_length=self.config["max_length"],
-        )
-        return PrivateDistillationTrainer(model, None, args, processing_class=self.classifiers.tokenizer)
+        settings = {"task": self.records.task, "max_length": self.config["max_length"]}
+        return probe(model, self.classifiers.tokenizer, self.grid.secret / "audit", **settings)
 
     def student(self, plan: Plan, seed: int, data: Dataset, tagger: Tagger) -> PrivateDistillationTrainer:
         """Distil one student; `plan` is one entry of `rows` in the configuration."""
@@ -239,9 +231,9 @@ class LabelExperiment:
         rates: Tagger | None = None if plan.get("untagged") else tagger
         if plan.get("scrub"):
             data, rates = self.records.scrubbed(data, tagger), None
-        return self.classifiers.fit(
-            "student", f"{plan['model']}-{seed}", seed, data, plan["args"], teacher_model=teacher, tagger=rates
-        )
+        # Students of other settings have folders, and noise keys, of their own.
+        folder = f"{plan['model']} {_setting(plan, seed)}".replace(" ", "-")
+        return self.classifiers.fit("student", folder, seed, data, plan["args"], teacher_model=teacher, tagger=rates)
 
     def measure(self, name: str, setting: str, trainer: PrivateDistillationTrainer, canaries: LabelCanaries) -> None:
         """Evaluate and audit a model; write its rows all at once."""
@@ -251,11 +243,13 @@ class LabelExperiment:
             for metric, value in trainer.evaluate(self.records.splits[split]).items()
             if metric.removeprefix("eval_") in _SCORES
         ]
+        # Trained by all processes of a launch together.
+        reference = self.reference()
         if trainer.is_world_process_zero():
             print(f"measuring {name} ({setting})", flush=True)
             rows += ledger_rows(name, setting, trainer.ledger)
             tokenizer = self.classifiers.tokenizer
-            for kind, report in self.records.audit(trainer.model, self.reference(), canaries, tokenizer):
+            for kind, report in self.records.audit(trainer.model, reference, canaries, tokenizer):
                 rows += membership_rows(name, f"{setting} records={kind}", report, by_coin=True)
         self.grid.add(rows)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import PartialState
@@ -23,8 +23,8 @@ from transformers import (
 from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer, measure_exposure
 from swingkd.data import PII_COLUMNS, DataSettings, prepare_dataset
 from swingkd.experiments import corpus
-from swingkd.experiments.grid import Grid, Plan, run_settings
-from swingkd.experiments.models import is_trained, make_model, make_tokenizer, quiet
+from swingkd.experiments.grid import Grid, Plan, training_settings
+from swingkd.experiments.models import is_trained, lock, make_model, make_tokenizer, probe, quiet
 from swingkd.report import Row, exposure_rows, save_tokens, shown_tokens
 from swingkd.report.page import TOKENS_FILE
 from swingkd.tagging import BaseTagger
@@ -74,22 +74,27 @@ class Language:
     def trained(self, name: str, data: Dataset) -> PreTrainedModel:
         """Train the teacher, or the public model, the ordinary way, once."""
         folder = (self.shared or self.secret if name == "public" else self.secret) / name
-        if not is_trained(folder):
-            set_seed(0)
-            trainer = Trainer(
-                self.new("teacher"),
-                TrainingArguments(**settings_of(self.config, "teacher_training", folder, 0)),
-                DataCollatorForLanguageModeling(self.tokenizer, mlm=False),
-                train_dataset=self.tokenise(data, None).select_columns(["input_ids"]),
-            )
-            quiet(trainer).train()
-            trainer.save_model(str(folder))
-            trainer.accelerator.wait_for_everyone()
+        with lock(folder):
+            if not is_trained(folder):
+                set_seed(0)
+                trainer = Trainer(
+                    self.new("teacher"),
+                    TrainingArguments(**settings_of(self.config, "teacher_training", folder, 0)),
+                    DataCollatorForLanguageModeling(self.tokenizer, mlm=False),
+                    train_dataset=self.tokenise(data, None).select_columns(["input_ids"]),
+                )
+                quiet(trainer).train()
+                trainer.save_model(str(folder))
+                trainer.accelerator.wait_for_everyone()
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
     def teacher(self, name: str = "teacher") -> PreTrainedModel:
         """Return the teacher of the private text, or the public model in its place."""
         return self.trained(name, self.texts["B" if name == "public" else "A"])
+
+    def probe(self, model: PreTrainedModel) -> PrivateDistillationTrainer:
+        """Return a trainer that evaluates a model as it is."""
+        return probe(model, self.tokenizer, self.secret / "audit", **evaluation_settings(self.config))
 
     def student(self, plan: Plan, setting: str, seed: int) -> PrivateDistillationTrainer:
         """Distil one student.
@@ -108,7 +113,10 @@ class Language:
         data = self.tokenise(text, tagger)
         if "pii_likelihood" in data.column_names and not any(map(any, data["pii_likelihood"])):
             # Public text with nothing private in it: every protection is ordinary distillation there.
-            data, plan = data.remove_columns(list(PII_COLUMNS)), {**plan, "args": {"protection": "none"}}
+            data, plan = (
+                data.remove_columns(list(PII_COLUMNS)),
+                {**plan, "args": {**plan.get("args", {}), "protection": "none"}},
+            )
         set_seed(seed)
         args = self.distillation(folder_of(plan, setting), seed, plan.get("args", {}))
         trainer = PrivateDistillationTrainer(
@@ -124,33 +132,51 @@ class Language:
         return trainer
 
 
+class Trains(Protocol):
+    """What trains the students of an experiment: `Language`, or one with differential privacy."""
+
+    tokenizer: PreTrainedTokenizerFast
+    tagger: BaseTagger
+
+    def distillation(self, folder: str, seed: int, fields: dict[str, Any]) -> PrivateDistillationConfig:
+        """Return the settings of a student's training."""
+        ...
+
+    def student(self, plan: Plan, setting: str, seed: int) -> PrivateDistillationTrainer:
+        """Distil one student."""
+        ...
+
+
 class LanguageExperiment:
     """One run: models that are probed first, then a student for each row and seed; all are measured alike.
 
     Args:
         grid: the rows.
-        language: trains the models: `student`, `distillation`.
+        language: trains the students.
         evaluation: splits to evaluate on, tokenised and tagged, by name.
-        audit: makes the rows of a model beside its perplexities.
+        audit: makes the rows of a model beside its perplexities, in one process.
         probes: names of what is measured first, and functions that return a trainer of it.
         shown: texts to show on the page, masked.
+        ready: makes what the audit needs, in all processes of a launch together.
     """
 
     def __init__(
         self,
         grid: Grid,
-        language: Any,
+        language: Trains,
         evaluation: dict[str, Dataset],
         audit: Audit,
         probes: dict[str, Callable[[], PrivateDistillationTrainer]],
         shown: Sequence[str],
+        ready: Callable[[], object] = lambda: None,
     ):
         self.grid, self.language, self.evaluation = grid, language, evaluation
-        self.audit, self.probes, self.shown = audit, probes, shown
+        self.audit, self.probes, self.shown, self.ready = audit, probes, shown, ready
 
     def measure(self, name: str, setting: str, trainer: PrivateDistillationTrainer) -> None:
         """Evaluate and audit a model; write its rows all at once."""
         rows = perplexity_rows(name, setting, trainer, self.evaluation)
+        self.ready()
         if trainer.is_world_process_zero():
             print(f"measuring {name} ({setting})", flush=True)
             rows += self.audit(name, setting, trainer)
@@ -158,9 +184,9 @@ class LanguageExperiment:
 
     def run(self, only: Sequence[str] | None = None) -> Path:
         """Measure what is not measured yet, and write the card; return the run's folder."""
-        for name, probe in self.probes.items():
-            if not self.grid.metrics.has(name, "seed=0"):
-                self.measure(name, "seed=0", probe())
+        probes = [{"model": name} for name in self.probes]
+        for _, model, setting, _ in self.grid.cells(lambda plan, seed: "seed=0", only, plans=probes, seeds=[0]):
+            self.measure(model, setting, self.probes[model]())
         for plan, model, setting, seed in self.grid.cells(setting_of, only):
             self.measure(model, setting, self.language.student(plan, setting, seed))
         if PartialState().is_main_process:
@@ -189,10 +215,7 @@ def language_experiment(config: dict[str, Any]) -> LanguageExperiment:
     evaluation = {name: language.tokenise(split, tagger) for name, split in evaluation.items()}
 
     def teacher() -> PrivateDistillationTrainer:
-        args = language.distillation("audit", 0, {"protection": "none"})
-        return PrivateDistillationTrainer(
-            language.teacher(), language.new("student"), args, processing_class=tokenizer
-        )
+        return language.probe(language.teacher())
 
     def audit(name: str, setting: str, trainer: PrivateDistillationTrainer) -> list[Row]:
         report = measure_exposure(trainer.model, tokenizer, canaries, batch_size=4096, progress=False)
@@ -205,7 +228,13 @@ def language_experiment(config: dict[str, Any]) -> LanguageExperiment:
 
 def settings_of(config: dict[str, Any], kind: str, folder: Path, seed: int) -> dict[str, Any]:
     """Return the settings of a training: those of all trainings of a configuration, and of its kind."""
-    return run_settings(output_dir=str(folder), seed=seed, **config["training"] | config[kind])
+    return training_settings(output_dir=str(folder), seed=seed, **config["training"] | config[kind])
+
+
+def evaluation_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of an evaluation: what a student's training says of batches and precision."""
+    fields = config["training"] | config["student_training"]
+    return {"max_length": config["max_length"], **fields}
 
 
 def setting_of(plan: Plan, seed: int) -> str:

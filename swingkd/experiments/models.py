@@ -1,11 +1,13 @@
-"""Tokenizers and language models of an experiment: by name, or from scratch."""
+"""Tokenizers and language models of an experiment: by name, or from scratch; trained once, and evaluated."""
 
 from __future__ import annotations
 
-import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+from filelock import FileLock
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -16,6 +18,10 @@ from transformers import (
     PrinterCallback,
     Trainer,
 )
+
+from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer
+from swingkd.experiments.grid import training_settings
+from swingkd.experiments.launch import expand
 
 START, END, PAD = "<|start|>", "<|end|>", "<|pad|>"
 
@@ -36,7 +42,7 @@ def quiet(trainer: Trainer) -> Trainer:
 def make_tokenizer(spec: dict[str, Any], texts: list[str]) -> PreTrainedTokenizerFast:
     """Load a tokenizer by name, or train a byte-level BPE on *public* text: its words are seen by everybody."""
     if "name" in spec:
-        return AutoTokenizer.from_pretrained(os.path.expandvars(spec["name"]))
+        return AutoTokenizer.from_pretrained(expand(spec)["name"])
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -54,7 +60,7 @@ def make_tokenizer(spec: dict[str, Any], texts: list[str]) -> PreTrainedTokenize
 def make_model(spec: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """Load a causal LM by name, or build a small Llama from its sizes."""
     if "name" in spec:
-        return AutoModelForCausalLM.from_pretrained(os.path.expandvars(spec["name"]))
+        return AutoModelForCausalLM.from_pretrained(expand(spec)["name"])
     sizes = {"num_attention_heads": 4, "intermediate_size": spec["hidden_size"] * 8 // 3, **spec}
     special = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return AutoModelForCausalLM.from_config(
@@ -62,3 +68,25 @@ def make_model(spec: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> PreT
             vocab_size=len(tokenizer), max_position_embeddings=512, tie_word_embeddings=True, **sizes, **special
         )
     )
+
+
+def lock(path: Path) -> AbstractContextManager:
+    """Let processes that share the work, each launched by itself, make something once.
+
+    Those of one launch make it together, and take no lock: each would wait for the others.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(f"{path}.lock") if PartialState().num_processes == 1 else nullcontext()
+
+
+def probe(model: PreTrainedModel, tokenizer: Any, folder: Path, **settings: Any) -> PrivateDistillationTrainer:
+    """Return a trainer that evaluates a model as it is, without a teacher.
+
+    Args:
+        model: what is evaluated.
+        tokenizer: its own.
+        folder: where a trainer may write.
+        **settings: of `PrivateDistillationConfig`.
+    """
+    fields = training_settings(output_dir=str(folder), alpha=0.0, protection="none", **settings)
+    return PrivateDistillationTrainer(model, None, PrivateDistillationConfig(**fields), processing_class=tokenizer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,8 +18,8 @@ from swingkd.audit import audit_canary_membership
 from swingkd.data import DataSettings, prepare_dataset
 from swingkd.experiments import corpus
 from swingkd.experiments.grid import Grid, Plan
-from swingkd.experiments.language import LanguageExperiment, folder_of, settings_of
-from swingkd.experiments.models import make_model, make_tokenizer, quiet
+from swingkd.experiments.language import LanguageExperiment, evaluation_settings, folder_of, settings_of
+from swingkd.experiments.models import make_model, make_tokenizer, probe, quiet
 from swingkd.report import Row, exposure_rows, ledger_rows, membership_rows
 from swingkd.tagging import BaseTagger
 
@@ -84,6 +85,10 @@ class PrivateLanguage:
         """Return the settings of a training."""
         arguments = settings_of(self.config, "student_training", self.secret / folder, seed) | fields
         return PrivateDistillationConfig(max_length=self.config["max_length"], **arguments)
+
+    def probe(self, model: PreTrainedModel) -> PrivateDistillationTrainer:
+        """Return a trainer that evaluates a model as it is."""
+        return probe(model, self.tokenizer, self.secret / "audit", **evaluation_settings(self.config))
 
     def base(self, kind: str) -> PreTrainedModel:
         """Return a model of the teacher's or the student's size that saw public text only: by name, or made here."""
@@ -196,13 +201,14 @@ def private_experiment(
     evaluation = {name: language.tokenise(split, tagger) for name, split in evaluation.items()}
 
     def base() -> PrivateDistillationTrainer:
-        args = language.distillation("audit", 0, {"alpha": 0.0})
-        return PrivateDistillationTrainer(language.base("student"), None, args, processing_class=tokenizer)
+        return language.probe(language.base("student"))
 
     def teacher() -> PrivateDistillationTrainer:
-        student = make_model(config["student"], tokenizer)
-        args = language.distillation("audit", 0, {"protection": "none"})
-        return PrivateDistillationTrainer(language.trained("teacher", "A"), student, args, processing_class=tokenizer)
+        return language.probe(language.trained("teacher", "A"))
+
+    @cache
+    def references() -> list[PreTrainedModel]:
+        return language.references()
 
     def audit(name: str, setting: str, trainer: PrivateDistillationTrainer) -> list[Row]:
         # The base and the teacher were trained before; a student has its ledger with it.
@@ -213,13 +219,7 @@ def private_experiment(
         delta = config["dp_training"]["target_delta"]
         for part in ("secrets", "records"):
             membership = audit_canary_membership(
-                trainer.model,
-                tokenizer,
-                coins,
-                coins.coin_levels[0],
-                part,
-                references=language.references(),
-                progress=False,
+                trainer.model, tokenizer, coins, coins.coin_levels[0], part, references=references(), progress=False
             )
             where = f"{setting} records=canary_{part}"
             rows += membership_rows(name, where, membership, by_coin=True, delta=delta)
@@ -227,7 +227,7 @@ def private_experiment(
 
     probes = {"base": base, "teacher": teacher}
     shown = next(iter(splits.values()))["text"][:3]
-    return LanguageExperiment(grid, language, evaluation, audit, probes, shown)
+    return LanguageExperiment(grid, language, evaluation, audit, probes, shown, ready=references)
 
 
 def _public(text_column: str = "text", **spec: Any) -> Dataset:

@@ -16,9 +16,9 @@ from transformers import DataCollatorForTokenClassification, Trainer, TrainingAr
 
 from swingkd.data.columns import IGNORE
 from swingkd.evaluate_modules import module_path
-from swingkd.experiments import corpus
 from swingkd.experiments.annotated import Annotated, make_model
-from swingkd.experiments.grid import Grid, run_settings, wanted
+from swingkd.experiments.grid import Grid, training_settings, wanted
+from swingkd.experiments.launch import expand
 from swingkd.experiments.models import is_trained, make_tokenizer, quiet
 from swingkd.report import Row
 from swingkd.tagging import BaseTagger, is_private, label_spans
@@ -67,8 +67,10 @@ class TaggerExperiment:
             return folder
         set_seed(0)
         trainer = Trainer(
-            make_model(corpus.expand(self.config["model"]), self.tokenizer, self.names),
-            TrainingArguments(**run_settings(output_dir=str(self.grid.out / "training"), **self.config["training"])),
+            make_model(expand(self.config["model"]), self.tokenizer, self.names),
+            TrainingArguments(
+                **training_settings(output_dir=str(self.grid.out / "training"), **self.config["training"])
+            ),
             DataCollatorForTokenClassification(self.tokenizer),
             train_dataset=self.tokens(self.joined("train")),
             processing_class=self.tokenizer,

@@ -71,8 +71,8 @@ def predicted_tokens(
     Args:
         inputs: the batch.
         at: bool, where the model gives them.
-        asked: bool, where their labels stand, and the facts about them.
-        context: what chooses their draw, in the shape of `asked` and [w].
+        learnt: bool, where their labels stand, and the facts about them.
+        context: what chooses their draw, in the shape of `learnt` and [w].
     """
     facts = TokenFacts(*(inputs[name][learnt] for name in PII_COLUMNS))
     return PredictedTokens(at, inputs["labels"][learnt], facts, context[learnt])

@@ -69,8 +69,8 @@ class PrivateDistillationConfig(TrainingArguments):
         None,
         "What happens to the targets at private tokens: mollify (needs a public model), population, noise "
         "(Swing distillation, our reading), none (temperature only) or drop (no loss there); default: mollify "
-        "where the trainer is given a public model, otherwise population (drop for classifiers of whole "
-        "examples).",
+        "where the trainer is given a public model, otherwise population; drop for classifiers of whole texts and "
+        "images, noise in the place of population under differential privacy, none without a teacher.",
         ProtectionName,
     )
     max_temperature: float = _setting(16.0, "Teacher temperature of a surely private token ('noise' and 'none').")

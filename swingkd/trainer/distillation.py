@@ -126,7 +126,7 @@ class PrivateDistillationTrainer(PublishingTrainer):
         self._follow_epochs(own_collator)
         models = (self.setup.models.teacher, self.setup.models.public)
         self.teacher_model, self.public_model = (frozen_model(m, self.args.device) if m else None for m in models)
-        self._train_privately()
+        self._set_up_dp()
         self.objective = self._make_objective()
 
     def _follow_epochs(self, own_collator: bool) -> None:

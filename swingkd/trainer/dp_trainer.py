@@ -29,7 +29,7 @@ class DPTrainer(Trainer):
         """Return each row's loss summed over its tokens, [rows], or the sum of them."""
         raise NotImplementedError
 
-    def _train_privately(self) -> None:
+    def _set_up_dp(self) -> None:
         if not self.args.differentially_private:
             return
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:

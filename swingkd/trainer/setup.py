@@ -138,7 +138,7 @@ class Setup:
         args = args.settled()
         models = load_models(given, data, args)
         args, cache = choose_protection(data, args, models)
-        args = fit_models(given.peft_config, args, models)
+        args = check_fit(given.peft_config, args, models)
         models = add_adapter(given.peft_config, args, models)
         return prepare_rows(data, args, models, cache)
 
@@ -217,7 +217,7 @@ def choose_protection(
     return args.settled(protection=chosen), cache
 
 
-def fit_models(
+def check_fit(
     adapter: PeftConfig | None, args: PrivateDistillationConfig, models: Models
 ) -> PrivateDistillationConfig:
     """Check that the models fit each other and their tokenizers; return the settings with the length of a row."""

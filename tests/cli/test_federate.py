@@ -20,6 +20,7 @@ def test_federate_runs_a_configuration_and_writes_its_card(tmp_path):
         assert "not covered" in result.output
     assert "| fedmd | 1 |" in (tmp_path / "out" / "README.md").read_text()
     accuracies = [r for r in MetricsFile(tmp_path / "out" / "metrics.json").rows if r.metric == "client_accuracy"]
+    assert MetricsFile(tmp_path / "out" / "metrics.json").read()["kind"] == "federation"
     assert len(accuracies) == 4
     result = runner.invoke(app, command)
     assert result.exit_code == 2

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from swingkd.experiments.grid import Grid, run_settings, wanted, without_secrets
+from swingkd.experiments.grid import Grid, training_settings, wanted, without_secrets
 from swingkd.report import Row
 
 
@@ -53,8 +53,8 @@ def test_whoever_has_the_seed_of_the_canaries_could_draw_them_again(tmp_path):
 
 
 def test_settings_of_a_recipe_win():
-    assert run_settings(save_strategy="steps")["save_strategy"] == "steps"
-    assert run_settings()["report_to"] == []
+    assert training_settings(save_strategy="steps")["save_strategy"] == "steps"
+    assert training_settings()["report_to"] == []
 
 
 def test_the_card_is_written_at_the_end(tmp_path):

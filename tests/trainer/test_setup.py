@@ -172,7 +172,7 @@ def test_the_constructor_and_each_step_of_the_setup_can_be_read_at_once():
     steps = (
         setup.load_models,
         setup.choose_protection,
-        setup.fit_models,
+        setup.check_fit,
         setup.add_adapter,
         setup.prepare_rows,
         PrivateDistillationTrainer.__init__,

@@ -30,6 +30,8 @@ class RunCard(ABC):
     kind: ClassVar[Kind]
     #: The file of the figure that sums it up.
     picture: ClassVar[str]
+    #: The template of its text.
+    template: str
 
     def __init__(self, content: dict[str, Any]):
         self.content, self.run = content, content["run"]
@@ -38,11 +40,6 @@ class RunCard(ABC):
     @abstractmethod
     def read(self) -> Any:
         """Return the rows as the card looks them up."""
-
-    @property
-    @abstractmethod
-    def template(self) -> str:
-        """The name of the template of its text."""
 
     @abstractmethod
     def figure(self) -> Figure:

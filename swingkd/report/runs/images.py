@@ -23,12 +23,10 @@ class ImageCard(RunCard):
     table: RunTable
 
     def read(self) -> RunTable:
-        return RunTable(rows_of(self.content))
-
-    @property
-    def template(self) -> str:  # type: ignore[override]
-        """Of students without any image, or of those that choose some."""
-        return "data_free.md" if self.table.students("data_free") else "images.md"
+        table = RunTable(rows_of(self.content))
+        # Of students without any image, or of those that choose some.
+        self.template = "data_free.md" if table.students("data_free") else "images.md"
+        return table
 
     def figure(self) -> Figure:
         main = self.table.students("data_free") or self.table.students("headline")

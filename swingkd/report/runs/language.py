@@ -28,7 +28,7 @@ class LanguageCard(RunCard):
 
     kind = "language"
     picture = "exposure.png"
-    template = "card.md"
+    template = "language.md"
     table: list[Summary]
 
     def read(self) -> list[Summary]:
