@@ -56,7 +56,12 @@ def token_facts(text: str, tags: CharTags, offsets: np.ndarray, dilation: int) -
         shape[after] = _shape_hash(text[start:end])
         seen.add(identity)
     private = likelihood > 0
-    return TokenFacts(likelihood, np.where(private, group, 0), np.where(private, shape, 0), np.where(private, span, 0))
+    return TokenFacts(
+        likelihood=likelihood,
+        group=np.where(private, group, 0),
+        shape=np.where(private, shape, 0),
+        span=np.where(private, span, 0),
+    )
 
 
 def _span_hash(label: int, text: str) -> int:

@@ -1,7 +1,8 @@
 """What is known of the privacy of a token; columns of the data, batches and targets all derive from it.
 
 They describe the token *itself*; the loss reads them at the position that predicts it.  One more fact is one more
-field here, and a value where text is tagged: `swingkd.data.spans` (tokens), `swingkd.tasks.labels` (examples, words).
+field here, with 0 as its default, and a value where it is known: `swingkd.data.spans` (tokens), `swingkd.tasks.labels`
+(examples, words) or `swingkd.tasks.images`.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ class TokenFacts(NamedTuple):
     """
 
     likelihood: Any
-    group: Any
-    shape: Any
-    span: Any
+    group: Any = 0
+    shape: Any = 0
+    span: Any = 0
 
     def at(self, places: Any) -> TokenFacts:
         """Return the facts about some of the tokens."""

@@ -135,7 +135,8 @@ class SequenceClassification(TextTask):
         out |= {key: [] for key in PII_COLUMNS}
         for i, (text, tags) in enumerate(zip(texts, tag_texts(tagger, texts), strict=True)):
             # What one of the two models sees of a text, its answer may be about.
-            tagged = max(example_facts(text, tags, np.array(of[i], np.int64).reshape(-1, 2), settings) for of in read)
+            every = [example_facts(text, tags, np.array(of[i], np.int64).reshape(-1, 2), settings) for of in read]
+            tagged = max(every, key=lambda facts: (facts.likelihood, facts.group))
             for column, value in zip(PII_COLUMNS, tagged, strict=True):
                 out[column].append(value)
         return out
@@ -186,7 +187,7 @@ class TokenClassification(TextTask):
                 values = word_facts(row, tags, settings.dilation)
                 for column, of_words in zip(PII_COLUMNS, values, strict=True):
                     placed = np.zeros(lengths[0][i], np.int64)
-                    placed[firsts[0][i][seen]] = of_words[seen]
+                    placed[firsts[0][i][seen]] = np.broadcast_to(of_words, len(row))[seen]
                     out[column].append(placed)
         return out
 
@@ -259,7 +260,8 @@ def example_facts(text: str, tags: CharTags, offsets: np.ndarray, settings: Data
     whole = of_tokens[real].mean() if settings.example_likelihood == "mean" else of_tokens.max(initial=0.0)
     likelihood = int(stored(whole if real.any() else 0.0))
     label = int(align(tags.labels, offsets)[of_tokens.argmax()]) if likelihood else 0
-    return TokenFacts(likelihood, label * GROUP_STRIDE + 1 if likelihood else 0, 0, text_hash(text))
+    group = label * GROUP_STRIDE + 1 if likelihood else 0
+    return TokenFacts(likelihood=likelihood, group=group, span=text_hash(text))
 
 
 def word_facts(words: list[str], tags: CharTags, dilation: int) -> TokenFacts:
@@ -269,7 +271,7 @@ def word_facts(words: list[str], tags: CharTags, dilation: int) -> TokenFacts:
     private = likelihood > 0
     group = np.where(private, align(tags.labels, offsets).astype(np.int64) * GROUP_STRIDE + 1, 0)
     span = np.array([text_hash(word) for word in words], np.int64).reshape(-1)
-    return TokenFacts(likelihood, group, np.zeros(len(words), np.int64), span)
+    return TokenFacts(likelihood=likelihood, group=group, span=span)
 
 
 def word_offsets(words: list[str]) -> np.ndarray:

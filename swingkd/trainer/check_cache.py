@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from swingkd.data.prepare import column_names
 from swingkd.data.teacher_columns import CacheInfo, model_fingerprint, tokenizer_fingerprint
 from swingkd.tasks import Task
-from swingkd.trainer.config import PrivateDistillationConfig
+from swingkd.trainer.config import SOFTENING, PrivateDistillationConfig
 
 
 def check_cached_teacher(
@@ -64,7 +64,7 @@ def check_cached_teacher(
         raise ValueError("hidden_weight > 0 needs the teacher's hidden states, which a cache does not keep.")
     support = args.noise_support or info.vocabulary
     tagged = info.protection is None and "pii_likelihood" in column_names(dataset)
-    if tagged and args.protection in ("noise", "none") and support > info.top_k:
+    if tagged and args.protection in SOFTENING and support > info.top_k:
         raise ValueError(
             f"noise_support={args.noise_support} reaches beyond the {info.top_k} tokens that the cache kept. Set "
             f"noise_support={info.top_k} or less, or cache more with top_k."

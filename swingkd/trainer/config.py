@@ -14,6 +14,9 @@ from swingkd.targets import ProtectionName, TemperatureSettings
 
 #: Tokens of a row where nobody says otherwise and every model allows it.
 LONGEST = 1024
+#: Protections that soften the teacher within `noise_support`, and those that average over the training rows.
+SOFTENING: tuple[ProtectionName, ...] = ("noise", "none")
+AVERAGING: tuple[ProtectionName, ...] = ("population",)
 
 # Newer versions of transformers call it activation checkpointing and keep the old name in step.
 _CHECKPOINTING = ("gradient_checkpointing", "activation_checkpointing")
@@ -235,7 +238,7 @@ class PrivateDistillationConfig(TrainingArguments):
             "train_sampling_strategy": (self.train_sampling_strategy != "random", "batches are Poisson samples"),
             "packing": (self.packing, "a packed block holds parts of several records, and none is a unit"),
             "protection": (
-                self.protection == "population",
+                self.protection in AVERAGING,
                 "its averages read the whole training set without noise; use 'mollify', 'noise', 'drop' or 'none'",
             ),
             "hidden_weight": (self.hidden_weight > 0, "hint matching has no gradients per row"),
@@ -297,7 +300,7 @@ class PrivateDistillationConfig(TrainingArguments):
     @property
     def temperature_settings(self) -> TemperatureSettings:
         """The temperatures as the loss reads them; mollified and population targets are not softened."""
-        softened = self.protection in ("noise", "none")
+        softened = self.protection in SOFTENING
         return TemperatureSettings(
             base=self.temperature,
             maximum=self.max_temperature if softened else 1.0,

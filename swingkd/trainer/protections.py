@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader
@@ -23,7 +26,7 @@ from swingkd.targets import (
     Soften,
 )
 from swingkd.tasks import Task
-from swingkd.trainer.config import PrivateDistillationConfig
+from swingkd.trainer.config import AVERAGING, PrivateDistillationConfig
 from swingkd.trainer.objective import Objective
 
 
@@ -62,7 +65,7 @@ def check_protection(
         public: there is a public model.
         known: the targets are protected otherwise, by the user's own or when they were written down.
     """
-    if args.differentially_private and (name == "population" or isinstance(own, PopulationTarget)):
+    if args.differentially_private and (name in AVERAGING or isinstance(own, PopulationTarget)):
         raise ValueError(
             "The targets are averages over the rows, without noise: no row would be protected from the others' "
             "targets. Choose another protection for differential privacy, in the cache as well."
@@ -113,11 +116,19 @@ def build_protection(
     Raises:
         ValueError: those secrets are missing, there is nothing to average, or there is no such protection.
     """
-    # Fields may have been set since they were checked.
+    return protection_of(args).build(_Run(args, objective, dataset, collator, reuse, release))
+
+
+def protection_of(args: PrivateDistillationConfig) -> ProtectionKind:
+    """Return what is known of the protection that was chosen.
+
+    Raises:
+        ValueError: there is no such protection, or none was chosen; fields may have been set since they were checked.
+    """
     args.check()
     if args.protection is None:
         raise ValueError(f"No protection was chosen. Name one of {', '.join(PROTECTIONS)}.")
-    return PROTECTIONS[args.protection](_Run(args, objective, dataset, collator, reuse, release))
+    return PROTECTIONS[args.protection]
 
 
 def _noise(run: _Run) -> NoisedTarget:
@@ -157,13 +168,44 @@ def _soften(run: _Run) -> Soften:
     return Soften(run.args.noise_support)
 
 
+@dataclass(frozen=True)
+class ProtectionKind:
+    """What the other files of this room need to know of a protection.
+
+    Args:
+        build: makes it.
+        settings: how the fields of the configuration begin that its targets depend on.
+        secret: what it drew or averaged, as bytes that tell it from another draw.
+        useless: a field, and the value of it that leaves the teacher's own targets at private tokens.
+        protects: whether anything is protected at all.
+    """
+
+    build: Callable[[_Run], Protection]
+    settings: tuple[str, ...] = ()
+    secret: Callable[[Any], bytes] = lambda protection: b""
+    useless: tuple[str, float] | None = None
+    protects: bool = True
+
+
+def _noise_drawn(protection: NoisedTarget) -> bytes:
+    # One way only.  Without a key every visit draws afresh, and no part may be used twice.
+    drawn = protection.key.derive("fingerprint").low if protection.key else secrets.token_hex()
+    return repr(drawn).encode()
+
+
+def _population_drawn(protection: PopulationTarget) -> bytes:
+    tensors = (protection.table.keys, protection.table.log_probs)
+    return b"".join(tensor.cpu().contiguous().numpy().tobytes() for tensor in tensors)
+
+
+_TEMPERATURES = ("temperature", "max_temperature")
 #: Each protection by its name; an unknown one fails.
-PROTECTIONS: dict[ProtectionName, Callable[[_Run], Protection]] = {
-    "noise": _noise,
-    "mollify": _mollify,
-    "population": _population,
-    "none": _soften,
-    "drop": _drop,
+PROTECTIONS: dict[ProtectionName, ProtectionKind] = {
+    "noise": ProtectionKind(_noise, ("noise", *_TEMPERATURES), _noise_drawn, useless=("noise_scale", 0)),
+    "mollify": ProtectionKind(_mollify, ("mollify",), useless=("mollify_bound", math.inf)),
+    "population": ProtectionKind(_population, ("population",), _population_drawn, useless=("population_share", 1)),
+    "none": ProtectionKind(_soften, ("noise", *_TEMPERATURES), protects=False),
+    "drop": ProtectionKind(_drop),
 }
 
 

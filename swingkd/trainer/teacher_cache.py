@@ -9,8 +9,6 @@ privacy in them, whatever the tagger missed is unprotected, and ordinary tokens 
 from __future__ import annotations
 
 import hashlib
-import math
-import secrets
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,13 +29,12 @@ from swingkd.data.teacher_columns import (
     tokenizer_fingerprint,
 )
 from swingkd.tagging import Tagger
-from swingkd.targets import NoisedTarget, PopulationTarget, Protection
 from swingkd.trainer.check_cache import shares_text
 from swingkd.trainer.check_data import check_rows, check_something_private
 from swingkd.trainer.check_models import check_padding_token, check_tokenizer, longest_row
 from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.objective import Objective, frozen_model
-from swingkd.trainer.protections import build_protection
+from swingkd.trainer.protections import PROTECTIONS, build_protection, protection_of
 
 # Rows of one part of the work: what is done when a process is killed stays done.
 _PART = 2048
@@ -159,7 +156,7 @@ class _Writer:
         )
         settings: dict = {}
         if protect:
-            fields = ("noise", "mollify", "population", "temperature", "max_temperature")
+            fields = (*protection_of(args).settings, "temperature")
             settings = {name: value for name, value in sorted(args.to_dict().items()) if name.startswith(fields)}
             settings["public"] = model_fingerprint(public) if public is not None else None
         # All that the targets depend on, but for the rows: names a release, and the parts that are done.
@@ -167,7 +164,8 @@ class _Writer:
         self.protection = None
         if protect:
             self.protection = build_protection(args, self.objective, rows, self.collator, release=self.settings)
-            self.settings += _secret_fingerprint(self.protection)
+            drawn = protection_of(args).secret(self.protection)
+            self.settings += hashlib.blake2b(drawn, digest_size=16).hexdigest()
 
     def name(self, part: Dataset) -> str:
         """Name a part's results by everything that they depend on."""
@@ -218,20 +216,6 @@ class _Writer:
         return {"teacher_ids": ids.int(), "teacher_log_probs": known, "teacher_tails": tails}
 
 
-def _secret_fingerprint(protection: Protection) -> str:
-    """Hash what a protection drew or averaged, so that it is told from another draw; one way only."""
-    digest = hashlib.blake2b(digest_size=16)
-    if isinstance(protection, NoisedTarget):
-        # Without a key every visit draws afresh, and no part may be used twice.
-        digest.update(
-            repr(protection.key.derive("fingerprint").low if protection.key else secrets.token_hex()).encode()
-        )
-    if isinstance(protection, PopulationTarget):
-        for tensor in (protection.table.keys, protection.table.log_probs):
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _check_protects(args: PrivateDistillationConfig, public: PreTrainedModel | None, private: Dataset | None) -> None:
     """Refuse to stamp as protected what is not, or what cannot be told from private text."""
     if not isinstance(private, Dataset):
@@ -239,23 +223,19 @@ def _check_protects(args: PrivateDistillationConfig, public: PreTrainedModel | N
             "protect=True writes targets to be handed out, with the text beside them. Pass private_dataset=<the text "
             "that the teacher was trained on, a map-style data set>, so that it can be refused as transfer set."
         )
-    if args.protection not in ("noise", "mollify", "population", "drop"):
+    names = [name for name, kind in PROTECTIONS.items() if kind.protects]
+    if args.protection not in names:
         raise ValueError(
-            f"protect=True with protection={args.protection!r} protects nothing. Name one: 'noise', 'mollify', "
-            "'population' or 'drop'."
+            f"protect=True with protection={args.protection!r} protects nothing. Name one: "
+            f"{', '.join(map(repr, names[:-1]))} or {names[-1]!r}."
         )
     if args.temperature_mode != "teacher_only":
         raise ValueError("protect=True needs temperature_mode='teacher_only'; the symmetric form protects nothing.")
     if args.protection == "mollify" and public is None:
         raise ValueError("protection='mollify' mixes the teacher with a public model: pass public_model=...")
-    idle = {
-        "noise": ("noise_scale", args.noise_scale, args.noise_scale == 0),
-        "population": ("population_share", args.population_share, args.population_share == 1),
-        "mollify": ("mollify_bound", args.mollify_bound, math.isinf(args.mollify_bound)),
-        "drop": ("protection", "drop", False),
-    }
-    name, value, useless = idle[args.protection]
-    if useless:
+    useless = protection_of(args).useless
+    if useless is not None and getattr(args, useless[0]) == useless[1]:
+        name, value = useless[0], getattr(args, useless[0])
         raise ValueError(f"protect=True with {name}={value} leaves the teacher's own targets at private tokens.")
 
 
