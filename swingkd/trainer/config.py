@@ -300,7 +300,8 @@ class PrivateDistillationConfig(TrainingArguments):
     @property
     def temperature_settings(self) -> TemperatureSettings:
         """The temperatures as the loss reads them; mollified and population targets are not softened."""
-        softened = self.protection in SOFTENING
+        # A protection of the user's own may use the temperatures, or not.
+        softened = self.protection is None or self.protection in SOFTENING
         return TemperatureSettings(
             base=self.temperature,
             maximum=self.max_temperature if softened else 1.0,

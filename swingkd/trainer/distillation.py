@@ -270,6 +270,7 @@ class PrivateDistillationTrainer(PublishingTrainer):
         """What a run is known by beside its settings."""
         return {
             "student": self.setup.models.names.get("student"),
+            "target_protection": type(self.setup.own).__name__ if self.setup.own is not None else None,
             "teacher_weights": weights_fingerprint(self.teacher_model),
             "public_weights": weights_fingerprint(self.public_model),
             "training_rows": rows_fingerprint(self.train_dataset),

@@ -49,7 +49,7 @@ def default_protection(args: PrivateDistillationConfig, task: Task, *, public: b
 
 
 def check_protection(
-    name: ProtectionName,
+    name: ProtectionName | None,
     args: PrivateDistillationConfig,
     own: Protection | None = None,
     *,
@@ -59,7 +59,7 @@ def check_protection(
     """Refuse a protection that reads the other rows under differential privacy, or misses its public model.
 
     Args:
-        name: what was chosen.
+        name: what was chosen; `None`: the user's own.
         args: the settings.
         own: the user's own protection.
         public: there is a public model.

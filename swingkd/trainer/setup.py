@@ -115,6 +115,7 @@ class Setup:
         cache: what wrote the teacher's targets into the training rows; `None`: a live teacher, or none.
         prepare: makes rows of what a user has.
         train_dataset, eval_dataset: the prepared rows.
+        own: the user's own protection.
     """
 
     args: PrivateDistillationConfig
@@ -123,6 +124,7 @@ class Setup:
     prepare: Callable[..., Dataset | IterableDataset]
     train_dataset: Dataset | IterableDataset | None
     eval_dataset: Dataset | IterableDataset | dict[str, Dataset] | None
+    own: Protection | None = None
 
     @classmethod
     def of(cls, given: GivenModels, data: GivenData, args: PrivateDistillationConfig) -> Setup:
@@ -205,14 +207,19 @@ def _load_processing_class(student: str | PreTrainedModel, task: Task) -> Any:
 def choose_protection(
     data: GivenData, args: PrivateDistillationConfig, models: Models
 ) -> tuple[PrivateDistillationConfig, CacheInfo | None]:
-    """Return the settings with a protection, and what wrote cached targets: they may be protected already."""
+    """Return the settings with a protection, and what wrote cached targets: they may be protected already.
+
+    A protection of the user's own has no name; nothing else is chosen in its place.
+    """
     cache = check_cached_teacher(
         models.task, data.train_dataset, teacher=models.teacher, tokenizer=models.processing_class, args=args
     )
     written = cache.protection if cache is not None else None
     public, has_teacher = models.public is not None, models.teacher is not None or cache is not None
-    chosen = args.protection or written or default_protection(args, models.task, public=public, teacher=has_teacher)
     own = data.target_protection
+    chosen = args.protection or written
+    if chosen is None and own is None:
+        chosen = default_protection(args, models.task, public=public, teacher=has_teacher)
     check_protection(chosen, args, own, public=public, known=written is not None or own is not None)
     return args.settled(protection=chosen), cache
 
@@ -275,4 +282,4 @@ def prepare_rows(data: GivenData, args: PrivateDistillationConfig, models: Model
         check_something_to_learn(train)
         if args.protection != "none" or data.tagger is not None or data.target_protection is not None:
             check_something_private(train, args.protection)
-    return Setup(args, models, cache, prepare, train, evaluation)
+    return Setup(args, models, cache, prepare, train, evaluation, data.target_protection)

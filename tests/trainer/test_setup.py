@@ -14,7 +14,7 @@ from peft import LoraConfig, PromptTuningConfig
 from transformers import AutoModelForSequenceClassification, LlamaConfig
 
 from swingkd import PrivateDistillationTrainer, RuleTagger, cache_teacher
-from swingkd.targets import Drop
+from swingkd.targets import Drop, NoisedTarget
 from swingkd.trainer import dp_trainer, publishing, setup
 from swingkd.trainer.protections import PROTECTIONS
 from tests.harness import tiny_model
@@ -226,3 +226,14 @@ def test_a_copy_is_not_made_anew(config):
     own = args.settled(max_length=7)
     assert own.distributed_state is args.distributed_state
     assert (own.run_name, own.max_length, args.max_length) == ("set since", 7, 64)
+
+
+def test_a_protection_of_ones_own_is_not_overruled_by_a_name(given):
+    """Its targets are softened as the settings say, and nothing says that another one was used."""
+    own = NoisedTarget(None, scale=0.0)
+    trainer = given(target_protection=own, max_temperature=9.0)
+    assert trainer.args.protection is None
+    assert trainer.protection is own
+    assert trainer.args.temperature_settings.maximum == 9.0
+    assert trainer._identity["target_protection"] == "NoisedTarget"
+    assert given()._identity["target_protection"] is None
