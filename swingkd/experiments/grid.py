@@ -70,11 +70,15 @@ class Grid:
             if line:
                 print(line, flush=True)
             self.metrics.add(rows)
-        state.wait_for_everyone()
+        self.wait()
+
+    def wait(self) -> None:
+        """Let the processes of a launch come together."""
+        PartialState().wait_for_everyone()
 
     def finish(self) -> Path:
-        """Write the card; return the run's folder."""
-        if PartialState().is_main_process:
+        """Write the card of what was measured, if anything was; return the run's folder."""
+        if PartialState().is_main_process and self.metrics.rows:
             write_card(self.metrics.path, self.out)
         return self.out
 

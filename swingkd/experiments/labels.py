@@ -160,7 +160,9 @@ class Classifiers:
     def arguments(self, folder: str, seed: int, kind: str, fields: dict[str, Any]) -> PrivateDistillationConfig:
         """Return the settings of a training."""
         given = {"max_length": self.config["max_length"], **self.config["training"], **self.config[kind], **fields}
-        return PrivateDistillationConfig(**training_settings(output_dir=str(self.secret / folder), seed=seed, **given))
+        return PrivateDistillationConfig(
+            **training_settings(**{"output_dir": str(self.secret / folder), "seed": seed, **given})
+        )
 
     def fit(
         self, kind: str, folder: str, seed: int, data: Dataset, fields: dict[str, Any], **others: Any

@@ -108,7 +108,7 @@ class Language:
         tagger: BaseTagger | None = None if plan.get("untagged") else self.tagger
         if plan.get("scrub"):
             text, tagger = corpus.scrub(text, self.tagger), None
-        if plan.get("recall"):
+        if plan.get("recall") and tagger is not None:
             tagger = corpus.ForgetfulTagger(self.tagger, plan["recall"], seed)
         data = self.tokenise(text, tagger)
         if "pii_likelihood" in data.column_names and not any(map(any, data["pii_likelihood"])):
@@ -119,6 +119,8 @@ class Language:
             )
         set_seed(seed)
         args = self.distillation(folder_of(plan, setting), seed, plan.get("args", {}))
+        # Before the student is made: training it draws from the same generator.
+        public = self.teacher("public") if args.protection == "mollify" else None
         trainer = PrivateDistillationTrainer(
             model=self.new("student"),
             # A row may ask the public model in the teacher's place: what a student is without any private text.
@@ -126,7 +128,7 @@ class Language:
             args=args,
             train_dataset=data,
             processing_class=self.tokenizer,
-            public_model=self.teacher("public") if args.protection == "mollify" else None,
+            public_model=public,
         )
         quiet(trainer).train()
         return trainer
@@ -211,7 +213,8 @@ def language_experiment(config: dict[str, Any]) -> LanguageExperiment:
         "B+": canaries.insert_decoys(public.select_columns(["text"]), seed=0),
     }
     language = Language(config, grid.secret, tokenizer, tagger, texts)
-    evaluation = splits | {"fresh": corpus.fresh_sentences(config["canaries"])}
+    fresh = corpus.fresh_sentences(config["canaries"])
+    evaluation = splits | {"fresh": fresh}
     evaluation = {name: language.tokenise(split, tagger) for name, split in evaluation.items()}
 
     def teacher() -> PrivateDistillationTrainer:
@@ -222,13 +225,13 @@ def language_experiment(config: dict[str, Any]) -> LanguageExperiment:
         print(report, flush=True)
         return exposure_rows(name, setting, report)
 
-    shown = next(iter(splits.values()))["text"][:3]
+    shown = next(iter([*splits.values(), fresh]))["text"][:3]
     return LanguageExperiment(grid, language, evaluation, audit, {"teacher": teacher}, shown)
 
 
 def settings_of(config: dict[str, Any], kind: str, folder: Path, seed: int) -> dict[str, Any]:
     """Return the settings of a training: those of all trainings of a configuration, and of its kind."""
-    return training_settings(output_dir=str(folder), seed=seed, **config["training"] | config[kind])
+    return training_settings(**{"output_dir": str(folder), "seed": seed, **config["training"], **config[kind]})
 
 
 def evaluation_settings(config: dict[str, Any]) -> dict[str, Any]:

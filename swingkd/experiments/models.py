@@ -88,5 +88,5 @@ def probe(model: PreTrainedModel, tokenizer: Any, folder: Path, **settings: Any)
         folder: where a trainer may write.
         **settings: of `PrivateDistillationConfig`.
     """
-    fields = training_settings(output_dir=str(folder), alpha=0.0, protection="none", **settings)
+    fields = training_settings(**settings | {"output_dir": str(folder), "alpha": 0.0, "protection": "none"})
     return PrivateDistillationTrainer(model, None, PrivateDistillationConfig(**fields), processing_class=tokenizer)

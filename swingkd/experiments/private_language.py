@@ -197,7 +197,8 @@ def private_experiment(
         insert,
         teacher_training,
     )
-    evaluation = splits | {"fresh": corpus.fresh_sentences(config["canaries"])}
+    fresh = corpus.fresh_sentences(config["canaries"])
+    evaluation = splits | {"fresh": fresh}
     evaluation = {name: language.tokenise(split, tagger) for name, split in evaluation.items()}
 
     def base() -> PrivateDistillationTrainer:
@@ -226,7 +227,7 @@ def private_experiment(
         return rows
 
     probes = {"base": base, "teacher": teacher}
-    shown = next(iter(splits.values()))["text"][:3]
+    shown = next(iter([*splits.values(), fresh]))["text"][:3]
     return LanguageExperiment(grid, language, evaluation, audit, probes, shown, ready=references)
 
 

@@ -69,7 +69,7 @@ class TaggerExperiment:
         trainer = Trainer(
             make_model(expand(self.config["model"]), self.tokenizer, self.names),
             TrainingArguments(
-                **training_settings(output_dir=str(self.grid.out / "training"), **self.config["training"])
+                **training_settings(**{"output_dir": str(self.grid.out / "training"), **self.config["training"]})
             ),
             DataCollatorForTokenClassification(self.tokenizer),
             train_dataset=self.tokens(self.joined("train")),
@@ -78,8 +78,10 @@ class TaggerExperiment:
         quiet(trainer).train()
         rows = self.calibrate(trainer)
         trainer.save_model(str(folder))
-        if not self.grid.metrics.has("pii_tagger", rows[0].setting):
-            self.grid.add(rows)
+        # Once, however often it was trained; every process comes along here.
+        measured = self.grid.metrics.has("pii_tagger", rows[0].setting)
+        self.grid.wait()
+        self.grid.add([] if measured else rows)
         return folder
 
     def calibrate(self, trainer: Trainer) -> list[Row]:

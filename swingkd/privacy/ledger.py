@@ -38,7 +38,7 @@ NO_TEACHER = "there was no teacher"
 PUBLIC_DATA = "it is public"
 NO_DATA = "there is none: the examples are synthetic"
 _NOTHING_PRIVATE = (NO_TEACHER, PUBLIC_DATA, NO_DATA)
-_OTHER_WEIGHTS = "its weights have changed since its ledger was written"
+_OTHER_WEIGHTS = "its ledger was not sealed for these weights"
 _UNKNOWN = {
     TRANSFER_SET: "it was trained on without differential privacy",
     TEACHER_DATA: "nothing is known of how the teacher was trained",

@@ -12,7 +12,7 @@ from transformers.utils import cached_file
 
 _KINDS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack")
 # Written beside the weights by the Trainer, and no weights.
-_OTHERS = ("training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth")
+_OTHERS = ("training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state.pth")
 
 
 def weight_digests(folder: str | os.PathLike) -> dict[str, str]:
@@ -29,6 +29,9 @@ def module_digest(model: nn.Module) -> str:
     """Return the SHA-256 of a model's weights in memory: their names, shapes, types and values."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
+        if not isinstance(tensor, torch.Tensor):
+            digest.update(f"{name} {tensor!r}".encode())  # of a module with a state of its own
+            continue
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -176,7 +176,8 @@ def ledger_rows(model: str, setting: str, ledger: PrivacyLedger) -> list[Row]:
     words = {TRANSFER_SET: "transfer_set", TEACHER_DATA: "teacher_data", SYNTHETIC_LABELS: "labels"}
     for scope, word in words.items():
         for guarantee in ledger.guarantees(scope):
-            of = f"{setting} scope={word} unit={guarantee.unit} neighbours={guarantee.neighbours.replace(' ', '-')}"
+            unit, neighbours = (text.replace(" ", "-") for text in (guarantee.unit, guarantee.neighbours))
+            of = f"{setting} scope={word} unit={unit} neighbours={neighbours}"
             rows.append(Row(model, of, "epsilon", guarantee.epsilon, n=guarantee.releases))
             rows.append(Row(model, of, "delta", guarantee.delta))
     return rows

@@ -1,8 +1,6 @@
 """PrivateDistillationTrainer, its settings, and the teacher asked once."""
 
-from swingkd.trainer.config import PrivateDistillationConfig
-from swingkd.trainer.distillation import PrivateDistillationTrainer
-from swingkd.trainer.interruption import StopOnInterrupt
-from swingkd.trainer.teacher_cache import cache_teacher
+import lazy_loader
 
-__all__ = ["PrivateDistillationConfig", "PrivateDistillationTrainer", "StopOnInterrupt", "cache_teacher"]
+# The names are those of __init__.pyi: whoever needs the settings alone does not load the trainer.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

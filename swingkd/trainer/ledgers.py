@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import PreTrainedModel
 
-from swingkd.privacy import NO_TEACHER, TEACHER_DATA, TRANSFER_SET, PrivacyLedger, has_weights
+from swingkd.privacy import NO_TEACHER, TEACHER_DATA, TRANSFER_SET, LedgerEntry, PrivacyLedger, has_weights
 from swingkd.trainer.config import PrivateDistillationConfig
 
 _UNCOVERED_TEACHER = (
@@ -17,12 +19,13 @@ def first_ledger(
 ) -> PrivacyLedger:
     """Begin a ledger with what student and teacher bring along, as far as their names lead to ledgers."""
     before = PrivacyLedger.load(student) if isinstance(student, str) else None
-    entries, unknown = before.as_earlier(has_weights(student, before.weights)) if before is not None else ([], {})
+    entries: list[LedgerEntry] = []
+    unknown: dict[str, str] = {}
+    if before is not None:
+        same = _whole(args.model_init_kwargs) and has_weights(str(student), before.weights)
+        entries, unknown = before.as_earlier(same)
     known = None
-    # A revision or a subfolder holds other weights than those that the ledger speaks of.
-    if isinstance(teacher, str) and not {"revision", "subfolder", "gguf_file"} & set(
-        args.teacher_model_init_kwargs or {}
-    ):
+    if isinstance(teacher, str) and _whole(args.teacher_model_init_kwargs):
         known = PrivacyLedger.of_weights(teacher)
     covered = known.as_teacher() if known is not None else []
     if teacher is None and args.alpha == 0:
@@ -30,6 +33,11 @@ def first_ledger(
     elif not covered:
         unknown[TEACHER_DATA] = _UNCOVERED_TEACHER
     return PrivacyLedger([*entries, *covered], unknown=unknown)
+
+
+def _whole(options: Any) -> bool:
+    """Tell whether a name alone says which weights are loaded; a ledger speaks of no revision or subfolder."""
+    return not {"revision", "subfolder", "gguf_file"} & set(options or {})
 
 
 def resumed_ledger(now: PrivacyLedger, checkpoint: str, steps: int, private: bool) -> PrivacyLedger:
@@ -63,8 +71,8 @@ def resumed_ledger(now: PrivacyLedger, checkpoint: str, steps: int, private: boo
             f"{checkpoint} was trained with differential privacy, and would lose it by going on without. Set "
             "target_epsilon or noise_multiplier, or start afresh from its weights."
         )
-    same = known.about(TEACHER_DATA) == now.about(TEACHER_DATA) and known.unknown == now.unknown
-    if not same:
+    why = [ledger.unknown.get(TEACHER_DATA) for ledger in (known, now)]
+    if known.about(TEACHER_DATA) != now.about(TEACHER_DATA) or why[0] != why[1]:
         raise ValueError(
             f"{checkpoint} learnt from a teacher of which its ledger says something else than of this one. Resume "
             "with the teacher that it began with, given in the same way."

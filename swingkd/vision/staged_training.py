@@ -115,16 +115,21 @@ class StagedTraining(Classifier):
         bar = tqdm(
             total=len(units), initial=self.done, disable=not (self.args.progress and self.accelerator.is_main_process)
         )
-        for number in range(self.done, len(units)):
-            bar.set_description(units[number].stage)
-            # Dropout and the like: the same whether the run was interrupted or not.
-            torch.manual_seed(self.unit_seed(number) + self.accelerator.process_index)
-            units[number].run(torch.Generator().manual_seed(self.unit_seed(number)))
-            self.done = number + 1
+        try:
+            for number in range(self.done, len(units)):
+                bar.set_description(units[number].stage)
+                # Dropout and the like: the same whether the run was interrupted or not.
+                torch.manual_seed(self.unit_seed(number) + self.accelerator.process_index)
+                units[number].run(torch.Generator().manual_seed(self.unit_seed(number)))
+                self.done = number + 1
+                if self.args.checkpoint_every and (
+                    self.done % self.args.checkpoint_every == 0 or self.done == len(units)
+                ):
+                    self._checkpoint()
+                bar.update()
+        finally:
+            # Whatever ended it: the ledger has counted each step that the weights took.
             self.remember()
-            if self.args.checkpoint_every and (self.done % self.args.checkpoint_every == 0 or self.done == len(units)):
-                self._checkpoint()
-            bar.update()
         bar.close()
         self.release()
 

@@ -17,6 +17,7 @@ from swingkd.privacy import (
     LedgerEntry,
     PrivacyLedger,
     PrivacyPlan,
+    module_digest,
 )
 from swingkd.privacy.accounting import said_delta, said_epsilon
 from swingkd.privacy.ledger import compose
@@ -218,3 +219,20 @@ def test_deltas_are_said_rounded_up(number, said):
 def test_senseless_entries_are_refused(fields):
     with pytest.raises(ValueError, match="test: "):
         entry(**fields)
+
+
+def test_a_module_with_a_state_of_its_own_has_a_digest():
+    class Counting(torch.nn.Linear):
+        calls = 0
+
+        def get_extra_state(self):
+            return {"calls": self.calls}
+
+        def set_extra_state(self, state):
+            self.calls = state["calls"]
+
+    model = Counting(2, 2)
+    before = module_digest(model)
+    assert module_digest(model) == before
+    model.calls = 1
+    assert module_digest(model) != before
