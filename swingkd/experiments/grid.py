@@ -70,11 +70,7 @@ class Grid:
             if line:
                 print(line, flush=True)
             self.metrics.add(rows)
-        self.wait()
-
-    def wait(self) -> None:
-        """Let the processes of a launch come together."""
-        PartialState().wait_for_everyone()
+        state.wait_for_everyone()
 
     def finish(self) -> Path:
         """Write the card of what was measured, if anything was; return the run's folder."""

@@ -21,7 +21,6 @@ from swingkd.privacy import (
     PrivacyPlan,
     ShardAnswers,
     multi_stage_labels,
-    shard,
 )
 from swingkd.vision import (
     DataFreeArguments,
@@ -61,9 +60,8 @@ class Teachers:
 
     def plain(self) -> nn.Module:
         """Return the private teacher, trained here or elsewhere."""
-        if shared.trained_elsewhere(self.config["teacher"]):
-            return shared.fresh(self.config["teacher"], 0).eval()
-        return self.trained("teacher", self.images, "teacher", "teacher")[0]
+        spec = self.config["teacher"]
+        return shared.plain_teacher(self.folder / "teacher", spec, self.images, self.settings("teacher"))
 
     def private(self, epsilon: float) -> tuple[nn.Module, PrivacyLedger]:
         """Return a teacher trained by DP-SGD, and its ledger."""
@@ -104,10 +102,10 @@ class Teachers:
 
     def shards(self, count: int) -> list[nn.Module]:
         """Return teachers of disjoint shards."""
-        dealt = torch.from_numpy(shard(len(self.images), count, torch.Generator().manual_seed(0)))
-        parts = [self.images.select((dealt == number).nonzero()[:, 0]) for number in range(count)]
-        names = [f"shard-{number}-of-{count}" for number in range(count)]
-        return [self.trained(name, part, "shard_teacher", "shard")[0] for name, part in zip(names, parts, strict=True)]
+        return [
+            self.trained(f"shard-{number}-of-{count}", own, "shard_teacher", "shard")[0]
+            for number, own in enumerate(shared.shards(self.images, count))
+        ]
 
     def of_private_labels(self, epsilon: float) -> tuple[nn.Module, PrivacyLedger]:
         """Return a teacher of labels that were randomized before it saw them, and its ledger."""

@@ -11,7 +11,7 @@ from torch import nn
 
 from swingkd.experiments import images as shared
 from swingkd.experiments.grid import Plan
-from swingkd.privacy import PUBLIC_DATA, PrivacyLedger, PrivacyPlan, ShardAnswers, shard
+from swingkd.privacy import PUBLIC_DATA, PrivacyLedger, PrivacyPlan, ShardAnswers
 from swingkd.vision import (
     BatchGradient,
     Images,
@@ -73,11 +73,8 @@ class World:
 
     def teacher(self) -> nn.Module:
         """Return the private teacher, trained on all images, here or elsewhere."""
-        model = shared.fresh(self.config["teacher"], 0)
-        if shared.trained_elsewhere(self.config["teacher"]):
-            return model.eval()
         folder = Path(self.config["output_dir"]) / "models" / "teacher"
-        return shared.trained(folder, model, self.everything, self.settings("teacher"))[0]
+        return shared.plain_teacher(folder, self.config["teacher"], self.everything, self.settings("teacher"))
 
     def public_teacher(self) -> nn.Module:
         """Return a teacher of the public images."""
@@ -99,12 +96,10 @@ class World:
 
     def shard_teachers(self, count: int) -> list[nn.Module]:
         """Return teachers of disjoint shards of the private images, each begun as the public teacher."""
-        teachers = []
-        dealt = torch.from_numpy(shard(len(self.private), count, torch.Generator().manual_seed(0)))
-        for number in range(count):
-            own = self.private.select((dealt == number).nonzero()[:, 0])
-            teachers.append(self.trained(f"shard-{number}-of-{count}", self.public_teacher(), own, "shard")[0])
-        return teachers
+        return [
+            self.trained(f"shard-{number}-of-{count}", self.public_teacher(), own, "shard")[0]
+            for number, own in enumerate(shared.shards(self.private, count))
+        ]
 
     def arguments(self, folder: str, shares: list[float], **others: Any) -> SampleSelectionArguments:
         """Return the settings of a student's run."""

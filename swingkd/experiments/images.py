@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoModelForImageClassification
 
 from swingkd.experiments.launch import expand
-from swingkd.privacy import PrivacyLedger
+from swingkd.privacy import PrivacyLedger, shard
 from swingkd.report import Row, ledger_rows, membership_rows
 from swingkd.vision import CifarResNet, ClassifierArguments, ClassifierTraining, Images, RonaNet, SlimResNet
 from swingkd.vision.base import Classifier
@@ -83,6 +83,18 @@ def stage_settings(config: dict[str, Any], stage: str, *worlds: dict[str, Any], 
 def trained_elsewhere(spec: dict[str, Any]) -> bool:
     """Say whether a model comes with its weights."""
     return bool({"weights", "name"} & spec.keys())
+
+
+def plain_teacher(folder: Path, spec: dict[str, Any], images: Images, settings: dict[str, Any]) -> nn.Module:
+    """Return the private teacher, trained elsewhere, or once here."""
+    model = fresh(spec, 0)
+    return model.eval() if trained_elsewhere(spec) else trained(folder, model, images, settings)[0]
+
+
+def shards(images: Images, count: int) -> list[Images]:
+    """Deal private images to teachers: disjoint parts, the same in every run."""
+    dealt = torch.from_numpy(shard(len(images), count, torch.Generator().manual_seed(0)))
+    return [images.select((dealt == number).nonzero()[:, 0]) for number in range(count)]
 
 
 def parameters(model: nn.Module) -> int:

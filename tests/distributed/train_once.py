@@ -6,25 +6,19 @@ import torch
 from datasets import Dataset
 from safetensors.torch import save_file
 
-from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer, RuleTagger
+from swingkd import PrivateDistillationTrainer, RuleTagger
 from tests.distributed.leaving import leave_together
+from tests.distributed.settings import settings
 from tests.harness import TEXTS, tiny_model, train_tokenizer
 
 
 def main(folder: str, batch_size: int, protection: str) -> None:
     tokenizer = train_tokenizer(TEXTS)
-    args = PrivateDistillationConfig(
-        output_dir=folder,
+    args = settings(
+        folder,
+        batch_size,
         protection=protection,
-        per_device_train_batch_size=batch_size,
         max_steps=3,
-        optim="sgd",
-        learning_rate=0.1,
-        use_cpu=True,
-        report_to=[],
-        disable_tqdm=True,
-        save_strategy="no",
-        max_length=64,
         population_min_spans=2,
         noise_support=16,
         hidden_weight=0.5,

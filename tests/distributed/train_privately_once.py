@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 
 import swingkd.privacy.dp_sgd
 import swingkd.privacy.sampling
-from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer
+from swingkd import PrivateDistillationTrainer
 from tests.distributed.leaving import leave_together
+from tests.distributed.settings import settings
 from tests.harness import TEXTS, tiny_model, train_tokenizer
 
 
@@ -24,18 +25,11 @@ def replayable(device="cpu"):
 def main(folder: str, batch_size: int, kind: str) -> None:
     swingkd.privacy.dp_sgd.secret_generator = swingkd.privacy.sampling.secret_generator = replayable
     tokenizer = train_tokenizer(TEXTS)
-    args = PrivateDistillationConfig(
-        output_dir=folder,
+    args = settings(
+        folder,
+        batch_size,
         protection="none",
-        per_device_train_batch_size=batch_size,
         max_steps=2,
-        optim="sgd",
-        learning_rate=0.1,
-        use_cpu=True,
-        report_to=[],
-        disable_tqdm=True,
-        save_strategy="no",
-        max_length=64,
         noise_multiplier=0.7,
         clip_norm=0.3,
         micro_batch_size=7,

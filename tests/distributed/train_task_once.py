@@ -5,28 +5,16 @@ import sys
 import torch
 from safetensors.torch import save_file
 
-from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer
+from swingkd import PrivateDistillationTrainer
 from tests.distributed.leaving import leave_together
+from tests.distributed.settings import settings
 from tests.harness import TEXTS, train_tokenizer
 from tests.tasks.setups import TAGGER, make_setup
 
 
 def main(folder: str, batch_size: int, task: str) -> None:
     made = make_setup(task, train_tokenizer(TEXTS))
-    args = PrivateDistillationConfig(
-        output_dir=folder,
-        protection="noise",
-        per_device_train_batch_size=batch_size,
-        max_steps=3,
-        optim="sgd",
-        learning_rate=0.1,
-        use_cpu=True,
-        report_to=[],
-        disable_tqdm=True,
-        save_strategy="no",
-        max_length=64,
-        average_tokens_across_devices=True,
-    )
+    args = settings(folder, batch_size, protection="noise", max_steps=3, average_tokens_across_devices=True)
     for model in (made.student, made.teacher):
         # Dropout would be drawn otherwise in two processes.
         for name, value in vars(model.config).items():
