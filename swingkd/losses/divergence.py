@@ -61,8 +61,11 @@ def fused_token_losses(
     alpha: float,
     beta: float = 0.0,
     memory: int = 2**27,
-) -> tuple[torch.Tensor, TokenLosses]:
-    """Return the loss summed over tokens, with its gradient, and its parts per token, without.
+) -> tuple[torch.Tensor, torch.Tensor, TokenLosses]:
+    """Return the loss summed over tokens and per token [N], and the parts of it, which carry no gradient.
+
+    The loss per token carries one where the head is frozen: each token's slope is kept for the hidden states, and the
+    head's is a sum over tokens.
 
     Args:
         hidden: [N, D] the student's hidden states where tokens are predicted.
@@ -75,8 +78,8 @@ def fused_token_losses(
         memory: bytes for the chunks; more is no faster beyond a few hundred tokens a chunk.
     """
     work = _Work(targets, labels, temperatures, alpha, beta, head.scale, head.softcap, memory, torch.is_grad_enabled())
-    total, *parts = _OnePass.apply(hidden, head.weight, head.bias, work)
-    return total, TokenLosses(*parts)
+    total, per_token, *parts = _OnePass.apply(hidden, head.weight, head.bias, work)
+    return total, per_token, TokenLosses(*parts)
 
 
 class _OnePass(torch.autograd.Function):
@@ -106,14 +109,19 @@ class _OnePass(torch.autograd.Function):
                 for grad, tensor in zip(grads, (hidden, weight, bias), strict=True)
             )
         )
-        ctx.mark_non_differentiable(*losses)
-        return losses.total(work.alpha).sum(), *losses
+        per_token = losses.total(work.alpha)
+        summed = grads[1] is not None or grads[2] is not None
+        ctx.mark_non_differentiable(*losses, *([per_token] if summed else []))
+        return per_token.sum(), per_token, *losses
 
     @staticmethod
-    def backward(ctx: Any, *upstream: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, of_sum: torch.Tensor, of_tokens: torch.Tensor, *_: Any) -> Any:  # type: ignore[override]
+        hidden, *head = ctx.saved_tensors
+        if hidden is not None:
+            hidden = hidden * (of_sum + of_tokens)[:, None].to(hidden)
         # In place: a second copy of the head's gradient would be the largest thing in memory.  A second backward
         # through the same graph (retain_graph=True) is therefore an error, torch's own.
-        return *(grad.mul_(upstream[0]) if grad is not None else None for grad in ctx.saved_tensors), None
+        return hidden, *(grad.mul_(of_sum) if grad is not None else None for grad in head), None
 
 
 def _chunks(work: _Work, vocabulary: int) -> Iterator[tuple[torch.Tensor, bool]]:

@@ -1,7 +1,8 @@
 """What is promised: mechanisms whose guarantee holds, and what it is about; never a model's behaviour."""
 
 from swingkd.privacy.budget import Budget
-from swingkd.privacy.dp_sgd import DPSGD, check_modules
+from swingkd.privacy.check_gradients import check_modules
+from swingkd.privacy.dp_sgd import DPSGD
 from swingkd.privacy.label_dp import (
     best_candidates,
     multi_stage_labels,

@@ -1,15 +1,15 @@
 """DP-SGD on any torch module: each unit's gradient clipped, their sum noised (Abadi et al. 2016, arXiv 1607.00133).
 
 Opacus computes gradients per row in hooks; the model is not wrapped, so saving, generating and adapters stay as they
-are.  What makes the guarantee hold is here: the loss is a sum over each row's own tokens, never a mean over a batch; a
-unit's rows are added up before they are clipped; the noise comes from a secret generator; an empty draw is a step of
-noise alone.
+are.  What makes the guarantee hold is here: the loss is a sum over each row's own tokens, never a mean over a batch;
+what is clipped is a row's gradient and not a token's (`check_gradients`); a unit's rows are added up before they are
+clipped; the noise comes from a secret generator; an empty draw is a step of noise alone.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -21,12 +21,12 @@ from opacus.optimizers import DistributedDPOptimizer, DPOptimizer, DPOptimizerFa
 from opacus.optimizers.ddpoptimizer_fast_gradient_clipping import DistributedDPOptimizerFastGradientClipping
 from torch import nn
 
+from swingkd.privacy.check_gradients import ADAPTER, check_gradient, check_left, check_modules
 from swingkd.privacy.plan import PrivacyPlan
 from swingkd.privacy.randomness import secret_generator
 
-# Where Opacus keeps the gradients per row of a parameter.
-_ROWS = "grad_sample"
-_ADAPTER = "Train an adapter instead: peft_config=LoraConfig(...)."
+# Where Opacus keeps the gradients per row of a parameter, or the norms of them.
+_ROWS, _NORMS = "grad_sample", "_norm_sample"
 
 
 class DPSGD:
@@ -78,6 +78,8 @@ class DPSGD:
             generator=generator or secret_generator(device),
         )
         self._hooks: GradSampleHooks | None = None
+        #: How many parts there were.
+        self._parts = 0
         self.attach()
 
     def attach(self) -> None:
@@ -95,7 +97,7 @@ class DPSGD:
         try:
             self._hooks = kind(self.model, loss_reduction="sum", strict=False)
         except NotImplementedError as error:
-            raise ValueError(f"Gradients per row cannot be made for this model ({error}). {_ADAPTER}") from error
+            raise ValueError(f"Gradients per row cannot be made for this model ({error}). {ADAPTER}") from error
 
     def detach(self) -> None:
         """Make the model an ordinary one again, without what its gradients left there."""
@@ -113,40 +115,51 @@ class DPSGD:
         """Run the backward pass of a part of a batch; clip each unit's gradient and add it.
 
         Args:
-            losses: [rows], each row's loss summed over its own tokens; without `ghost`, their sum will do.
+            losses: [rows], each row's loss summed over its own tokens.
             units: [rows] which unit each row belongs to; the part must hold all their rows of the batch.  `None`: each
                 row is a unit.
 
         Raises:
-            ValueError: a parameter has no gradient per row; or ghost clipping is asked for units of several rows, or
-                meets a row without a finite gradient.
+            ValueError: a layer's gradients are not those of the rows; or ghost clipping is asked for units of several
+                rows, or meets a row without a finite gradient.
         """
-        if self.ghost:
-            self._accumulate_ghost(losses, units)
-            return
-        _backward(losses.sum())
-        group = torch.unique(units, return_inverse=True)[1] if units is not None else None
-        gradients = [_sum_by(rows, group) if group is not None else rows for rows in self._per_row()]
-        _silence_infinite(gradients)
-        for parameter, rows in zip(self._named.values(), gradients, strict=True):
-            setattr(parameter, _ROWS, rows)
-        self.optimizer.clip_and_accumulate()
-        self._forget()
+        rows = _count(losses)
+        self._parts += 1
+        # Rarely, and more rarely with time: a layer whose input depends on the data may change its mind.
+        looked_at = sorted({0, rows - 1}) if self._parts.bit_count() == 1 else []
+        try:
+            if self.ghost:
+                self._accumulate_ghost(losses, units, looked_at)
+            else:
+                self._accumulate_rows(losses, units, looked_at)
+        finally:
+            self._forget()
 
-    def _accumulate_ghost(self, losses: torch.Tensor, units: torch.Tensor | None) -> None:
+    def _accumulate_rows(self, losses: torch.Tensor, units: torch.Tensor | None, looked_at: list[int]) -> None:
+        _backward(losses.sum(), retain_graph=bool(looked_at))
+        found = self._per_row(len(losses))
+        self._compare_rows(losses, found, looked_at)
+        group = torch.unique(units, return_inverse=True)[1] if units is not None else None
+        # Mixed precision: rounded gradients are clipped, and the clipped ones are never rounded again.
+        gradients = [_sum_by(own, group) if group is not None else own for own in map(_exact, found)]
+        _silence_infinite(gradients)
+        for parameter, own in zip(self._named.values(), gradients, strict=True):
+            setattr(parameter, _ROWS, own)
+        self.optimizer.clip_and_accumulate()
+
+    def _accumulate_ghost(self, losses: torch.Tensor, units: torch.Tensor | None, looked_at: list[int]) -> None:
         assert isinstance(self._hooks, GradSampleHooksFastGradientClipping)
         if units is not None:
             raise ValueError("Ghost clipping knows the norm of each row, not of a unit's rows together: ghost=False.")
         _backward(losses.sum(), retain_graph=True)
+        self._compare_rows(losses, self._norms(len(losses)), looked_at)
         factors = self._hooks.get_clipping_coef()
         if not bool((factors.isfinite() & losses.detach().isfinite().to(factors.device)).all()):
             raise ValueError("A row's gradient is not finite. Ghost clipping cannot omit it: ghost_clipping=False.")
         self.optimizer.original_optimizer.zero_grad(set_to_none=True)
-        self._hooks.disable_hooks()
-        _backward((factors.detach().to(losses) * losses).sum())
-        self._hooks.enable_hooks()
+        with self._without_hooks():
+            _backward((factors.detach().to(losses) * losses).sum())
         self.optimizer.accumulate()
-        self._forget()
 
     def finish(self) -> None:
         """End a batch, which may have been empty: the optimizer's next step adds the noise."""
@@ -163,13 +176,8 @@ class DPSGD:
             loss: runs the model and returns the loss, a number.
             weight: of the noised gradient beside it.
         """
-        assert self._hooks is not None
-        self._hooks.disable_hooks()
-        try:
-            with _quiet():
-                gradients = torch.autograd.grad(loss(), list(self._named.values()), allow_unused=True)
-        finally:
-            self._hooks.enable_hooks()
+        with self._without_hooks(), _quiet():
+            gradients = torch.autograd.grad(loss(), list(self._named.values()), allow_unused=True)
 
         def add(optimizer: DPOptimizer) -> None:
             optimizer.step_hook = None
@@ -182,97 +190,85 @@ class DPSGD:
         self.optimizer.attach_step_hook(add)
 
     def check(self, losses: Callable[[], torch.Tensor]) -> None:
-        """Compare the gradients per row with the plain gradient of the same backward pass; nothing is kept.
+        """Compare each row's gradient with the row's own backward pass; nothing is kept.
 
         Args:
-            losses: runs the model on at least two rows and returns their losses [rows], or the sum of them.
+            losses: runs the model on at least two rows and returns their losses [rows].
 
         Raises:
-            ValueError: they differ, with the parameters and what to do.
+            ValueError: they differ, with the parameter and what to do.
         """
         try:
             row_losses = losses()
-            if self.ghost:
-                self._check_norms(row_losses)
-                return
-            _backward(row_losses.sum())
+            rows = _count(row_losses)
+            _backward(row_losses.sum(), retain_graph=True)
+            self._compare_rows(row_losses, self._norms(rows) if self.ghost else self._per_row(rows), range(rows))
         except NotImplementedError as error:
             raise ValueError(f"Ghost clipping cannot train this model: {error}. Set ghost_clipping=False.") from error
         except (RuntimeError, TypeError, IndexError, AttributeError) as error:
-            raise ValueError(f"Gradients per row cannot be made for this model ({error}). {_ADAPTER}") from error
-        padding = {
-            id(module.weight): module.padding_idx
-            for module in self.model.modules()
-            if isinstance(module, nn.Embedding) and module.padding_idx is not None
-        }
-        half = (torch.bfloat16, torch.float16)
-        loose = any(getattr(_left(p), "dtype", torch.float32) in half for p in self._named.values())
-        whole = torch.stack([p.grad.norm() for p in self._named.values() if p.grad is not None] or [torch.zeros(())])
-        for (name, parameter), rows in zip(self._named.items(), self._per_row(), strict=True):
-            if id(parameter) in padding and parameter.grad is not None:
-                # Autograd leaves the padding token's row out, Opacus clips and noises it with the others.
-                rows[:, padding[id(parameter)]] = 0
-                parameter.grad[padding[id(parameter)]] = 0
-            self._compare(name, rows.sum(0), parameter.grad, loose, float(whole.norm()))
-        self._forget()
-
-    def _check_norms(self, losses: torch.Tensor) -> None:
-        assert isinstance(self._hooks, GradSampleHooksFastGradientClipping)
-        _backward(losses.sum(), retain_graph=True)
-        squares = torch.zeros(len(losses), device=losses.device, dtype=losses.dtype)
-        norms = self._hooks.get_norm_sample()
-        self._hooks.disable_hooks()
-        for row, loss in enumerate(losses):
-            for gradient in torch.autograd.grad(
-                loss, list(self._named.values()), retain_graph=True, allow_unused=True
-            ):
-                squares[row] += gradient.square().sum().to(losses) if gradient is not None else 0
-        self._hooks.enable_hooks()
-        self._compare("all", norms, squares.sqrt(), False, 0.0)
-        self._forget()
-
-    def _compare(
-        self, name: str, gradient: torch.Tensor, expected: torch.Tensor | None, loose: bool, whole: float
-    ) -> None:
-        expected = torch.zeros_like(gradient) if expected is None else expected.to(gradient)
-        allowed = 0.1 if loose else 1e-3
-        # Some gradients are zero but for rounding (the bias of an attention's keys): beside the `whole` they are.
-        error = (gradient - expected).norm() / expected.norm().clamp_min(max(allowed * whole, 1e-12))
-        if error > allowed:
+            raise ValueError(f"Gradients per row cannot be made for this model ({error}). {ADAPTER}") from error
+        finally:
             self._forget()
-            raise ValueError(
-                f"The gradients per row of {name} do not add up to its gradient (off by {float(error):.0%}): it is "
-                f"used in a way that Opacus' hooks do not see (tied weights that a loss reads, say). {_ADAPTER}"
-            )
 
-    def _per_row(self) -> list[torch.Tensor]:
+    def _compare_rows(self, losses: torch.Tensor, found: list[torch.Tensor], rows: Iterable[int]) -> None:
+        """Compare what the hooks found of some rows with the gradient of each row's own backward pass."""
+        padding = {id(m.weight): m.padding_idx for m in self.model.modules() if isinstance(m, nn.Embedding)}
+        for row in rows:
+            self.optimizer.original_optimizer.zero_grad(set_to_none=True)
+            with self._without_hooks():
+                _backward(losses[row], retain_graph=True)
+            gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._named.values()]
+            whole = torch.stack([gradient.norm() for gradient in gradients]).norm()
+            if not whole.isfinite():
+                continue  # It will add nothing.
+            for (name, parameter), ours, expected in zip(self._named.items(), found, gradients, strict=True):
+                own, blank = _exact(ours[row]), padding.get(id(parameter))
+                if blank is not None:
+                    if self.ghost:
+                        continue
+                    # Autograd leaves the padding token's row out, Opacus clips and noises it with the others.
+                    own = own.index_fill(0, torch.tensor(blank, device=own.device), 0)
+                expected = (expected.norm() if self.ghost else expected).to(own)
+                loose = ours.dtype in (torch.bfloat16, torch.float16)
+                check_gradient(name, own, expected, loose=loose, whole=float(whole))
+        self.optimizer.original_optimizer.zero_grad(set_to_none=True)
+
+    @contextmanager
+    def _without_hooks(self) -> Iterator[None]:
+        """Run backward passes whose gradients per row nobody wants."""
+        assert self._hooks is not None
+        self._hooks.disable_hooks()
+        try:
+            yield
+        finally:
+            self._hooks.enable_hooks()
+
+    def _per_row(self, rows: int) -> list[torch.Tensor]:
         """Return the gradients per row that the hooks left, [rows, ...] each."""
-        gradients: dict[str, torch.Tensor] = {}
-        for name, parameter in self._named.items():
-            rows = _left(parameter)
-            if rows is None:
-                raise ValueError(
-                    f"{name} got no gradient per row: the loss does not use it (freeze it: requires_grad_(False)), "
-                    "reads it past its module, or gradient checkpointing hides it (use_reentrant=True is needed)."
-                )
-            if isinstance(rows, list):
-                raise ValueError(f"{name} saw two forward passes: call accumulate once for each.")
-            gradients[name] = rows
-        batch = max(len(rows) for rows in gradients.values())
-        for name, rows in gradients.items():
-            if len(rows) != batch:
-                raise ValueError(
-                    f"{name} has gradients for {len(rows)} rows where others have {batch}: the whole batch shares it. "
-                    "For position embeddings, pass position_ids of shape [batch, length] to the model."
-                )
-        # Mixed precision: rounded gradients are clipped, and the clipped ones are never rounded again.
-        return [rows.to(torch.promote_types(rows.dtype, torch.float32)) for rows in gradients.values()]
+        return [check_left(name, _left(p), rows) for name, p in self._named.items()]
+
+    def _norms(self, rows: int) -> list[torch.Tensor]:
+        """Return the norms per row that the hooks of ghost clipping left, [rows] each."""
+        return [check_left(name, getattr(p, _NORMS, None), rows) for name, p in self._named.items()]
 
     def _forget(self) -> None:
         """Drop the gradients of a part: those per row, and the plain one, which is exact and not private."""
         for parameter in self._named.values():
             parameter.grad = None
             setattr(parameter, _ROWS, None)
+            if self.ghost:
+                setattr(parameter, _NORMS, None)
+
+
+def _count(losses: torch.Tensor) -> int:
+    """Return how many rows the losses are of."""
+    if losses.ndim != 1 or not len(losses):
+        raise ValueError(f"DP-SGD needs one loss a row, [rows], and was given a tensor of shape {list(losses.shape)}.")
+    return len(losses)
+
+
+def _exact(rows: torch.Tensor) -> torch.Tensor:
+    return rows.to(torch.promote_types(rows.dtype, torch.float32))
 
 
 def _silence_infinite(rows: list[torch.Tensor]) -> None:
@@ -306,52 +302,3 @@ def _backward(loss: torch.Tensor, **options: Any) -> None:
 def _sum_by(rows: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
     groups = rows.new_zeros(int(group.max()) + 1, *rows.shape[1:])
     return groups.index_add_(0, group, rows)
-
-
-def check_modules(model: nn.Module, *, ghost: bool = False) -> None:
-    """Refuse modules that DP-SGD cannot train.
-
-    Args:
-        model: with its trainable parameters marked.
-        ghost: for ghost clipping.
-
-    Raises:
-        ValueError: what is in the way, and what to do instead.
-    """
-    trained = [p for p in model.parameters() if p.requires_grad]
-    if not trained:
-        raise ValueError("The model has no trainable parameter.")
-    half = sorted({str(p.dtype) for p in trained if p.dtype not in (torch.float32, torch.float64)})
-    if half:
-        raise ValueError(
-            f"Trainable weights are {', '.join(half)}; noise and clipped gradients need float32. Load the model with "
-            "dtype=torch.float32; bf16=True still multiplies in half precision."
-        )
-    batch_norm = [
-        name for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
-    ]
-    if batch_norm:
-        raise ValueError(
-            f"{batch_norm[0]} is a batch norm: it mixes the rows of a batch, so no row has a gradient of its own. Use "
-            "group norm (opacus.validators.ModuleValidator.fix replaces it)."
-        )
-    watching = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None
-    ]
-    if watching:
-        raise ValueError(
-            f"{watching[0]} keeps running averages of what it sees, which no noise covers. Set "
-            "track_running_stats=False, or use group norm."
-        )
-    names: dict[int, str] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if ghost and parameter.requires_grad and id(parameter) in names:
-            raise ValueError(
-                f"{names[id(parameter)]} and {name} are one matrix, and ghost clipping is wrong for tied weights. Set "
-                "ghost_clipping=False, tie_word_embeddings=False, or train an adapter."
-            )
-        names.setdefault(id(parameter), name)
-    if any("lora_magnitude_vector" in name for name, _ in model.named_parameters()):
-        raise ValueError("DoRA adapters have no gradients per row: use LoraConfig(use_dora=False).")

@@ -141,7 +141,7 @@ class PrivateDistillationTrainer(PublishingTrainer):
     def _make_objective(self) -> Objective:
         args, tokenizer, tokens = self.args, self.processing_class, self.task.predicts_tokens
         reads = args.fused_loss and tokens and not args.torch_compile
-        if args.differentially_private and _reads_trained_head(self.model, args):
+        if args.differentially_private and _reads_trained_head(self.model):
             reads = False
         return Objective(
             args,
@@ -196,16 +196,14 @@ class PrivateDistillationTrainer(PublishingTrainer):
     # --- differential privacy ------------------------------------------------------------------------------------
 
     def _row_losses(self, rows: list[dict[str, Any]]) -> torch.Tensor:
-        """Return each row's loss summed over its tokens, [rows]; on the fast path their sum."""
+        """Return each row's loss summed over its tokens, [rows]."""
         inputs = self._prepare_inputs(self.data_collator(rows))
         if "input_ids" in inputs and takes_positions(self.model):
             shape = inputs["input_ids"].shape
             inputs["position_ids"] = torch.arange(shape[1], device=self.args.device).repeat(shape[0], 1)
         with self.compute_loss_context_manager():
             # Past the wrapper of data-parallel training: clipped gradients are summed over processes, not plain ones.
-            _, _, per_token, tokens = losses = self._losses(self.model, inputs)
-        if not per_token.requires_grad:
-            return losses.total
+            _, _, per_token, tokens = self._losses(self.model, inputs)
         row = tokens.at.nonzero()[:, 0]
         return per_token.new_zeros(len(rows)).index_add(0, row, per_token)
 
@@ -323,7 +321,7 @@ class PrivateDistillationTrainer(PublishingTrainer):
         load_renamed(self.model, str(self.state.best_model_checkpoint))
 
 
-def _reads_trained_head(model: Any, args: PrivateDistillationConfig) -> bool:
-    """Tell whether the fast loss would read a head past its module that DP-SGD trains, or hide losses per row."""
+def _reads_trained_head(model: Any) -> bool:
+    """Tell whether the fast loss would read a head past its module that DP-SGD trains."""
     head = model.get_output_embeddings()
-    return args.ghost_clipping or head is None or any(p.requires_grad for p in head.parameters())
+    return head is None or any(p.requires_grad for p in head.parameters())

@@ -26,7 +26,7 @@ class DPTrainer(Trainer):
     private: PrivateRun | None = None
 
     def _row_losses(self, rows: list[dict[str, Any]]) -> torch.Tensor:
-        """Return each row's loss summed over its tokens, [rows], or the sum of them."""
+        """Return each row's loss summed over its tokens, [rows]."""
         raise NotImplementedError
 
     def _set_up_dp(self) -> None:

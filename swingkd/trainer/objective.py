@@ -28,8 +28,8 @@ from swingkd.trainer.config import PrivateDistillationConfig
 
 
 class StepLosses(NamedTuple):
-    """A batch's losses: `total`, summed over tokens, carries the gradient; the parts do not.  `per_token` [N] does on
-    the plain path."""
+    """A batch's losses: `total`, summed over tokens, carries the gradient; the parts do not.  `per_token` [N] does
+    too, except where the fast path trains the output head."""
 
     total: torch.Tensor
     parts: TokenLosses
@@ -96,8 +96,9 @@ class Objective:
 
         def finish(hidden: torch.Tensor | None, logits: torch.Tensor) -> dict[str, torch.Tensor]:
             chosen = hidden[tokens.at] if hidden is not None else None
-            total, parts = self._student_losses(student, chosen, logits, targets, tokens, temperatures, alpha)
-            per_token = parts.total(alpha)
+            total, per_token, parts = self._student_losses(
+                student, chosen, logits, targets, tokens, temperatures, alpha
+            )
             if chosen is not None and teacher_hidden is not None:
                 far = self._hint_losses(student, chosen, teacher_hidden, tokens.likelihood)
                 total, per_token = total + far.sum(), per_token + far
@@ -125,7 +126,7 @@ class Objective:
         tokens: PredictedTokens,
         temperatures: TokenTemperatures,
         alpha: float,
-    ) -> tuple[torch.Tensor, TokenLosses]:
+    ) -> tuple[torch.Tensor, torch.Tensor, TokenLosses]:
         known = (targets, tokens.labels, temperatures)
         with self.autocast():
             if self.fused and hidden is not None:
@@ -133,7 +134,8 @@ class Objective:
                 return fused_token_losses(hidden, head, *known, alpha=alpha, beta=self.args.beta, memory=memory)
             chosen = at_least_float32(logits[..., : self.vocabulary][tokens.at])
             parts = token_losses(chosen, *known, beta=self.args.beta)
-            return parts.total(alpha).sum(), parts
+            per_token = parts.total(alpha)
+            return per_token.sum(), per_token, parts
 
     def _hint_losses(
         self, student: PreTrainedModel, hidden: torch.Tensor, teacher_hidden: torch.Tensor, likelihood: torch.Tensor

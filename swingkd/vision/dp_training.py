@@ -90,7 +90,7 @@ class DPStagedTraining(StagedTraining):
             micro_batch_size: images whose gradients are in memory at a time.
 
         Raises:
-            ValueError: Opacus' gradients of single images do not add up to the plain gradient.
+            ValueError: what Opacus calls the gradient of an image is not that of its own backward pass.
         """
         assert self.plan is not None
         assert self.dp is not None

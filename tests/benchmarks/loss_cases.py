@@ -37,7 +37,7 @@ class Case:
 
 def fused(case: Case, beta: float = 0.0, alpha: float = 1.0) -> tuple[torch.Tensor, ...]:
     """The one pass: returns the gradients of the student's states and head."""
-    total, _ = fused_token_losses(case.hidden, Head(case.weight), *case.known, alpha=alpha, beta=beta)
+    total, *_ = fused_token_losses(case.hidden, Head(case.weight), *case.known, alpha=alpha, beta=beta)
     return torch.autograd.grad(total, [case.hidden, case.weight])
 
 

@@ -75,7 +75,7 @@ def both(hidden, head, targets, labels, temperatures, beta, alpha=0.3, memory=40
     inputs = [tensor for tensor in (hidden, head.weight, head.bias) if tensor is not None and tensor.requires_grad]
     for fused in (False, True):
         if fused:
-            total, parts = fused_token_losses(
+            total, _, parts = fused_token_losses(
                 hidden, head, targets, labels, temperatures, alpha=alpha, beta=beta, memory=memory
             )
         else:
@@ -119,9 +119,9 @@ def test_a_frozen_head_gets_no_gradient_and_the_states_theirs():
 
 def test_without_gradients_the_losses_are_the_same():
     hidden, head, *known, _ = batch(12)
-    with_gradient, _ = fused_token_losses(hidden, head, *known, alpha=0.5)
+    with_gradient, *_ = fused_token_losses(hidden, head, *known, alpha=0.5)
     with torch.no_grad():
-        without, _ = fused_token_losses(hidden, head, *known, alpha=0.5)
+        without, *_ = fused_token_losses(hidden, head, *known, alpha=0.5)
     assert not without.requires_grad
     torch.testing.assert_close(without, with_gradient.detach())
 
@@ -131,7 +131,7 @@ def test_other_types_are_near_and_keep_their_own(dtype):
     hidden, head, targets, labels, temperatures, beta = batch(40)
     exact, _ = both(hidden, head, targets, labels, temperatures, beta)
     narrow = hidden.detach().to(dtype).requires_grad_(), Head(head.weight.detach().to(dtype).requires_grad_())
-    total, _ = fused_token_losses(*narrow, targets, labels, temperatures, alpha=0.3)
+    total, *_ = fused_token_losses(*narrow, targets, labels, temperatures, alpha=0.3)
     gradients = torch.autograd.grad(0.7 * total, [narrow[0], narrow[1].weight])
     for found, expected in zip(gradients, exact[2], strict=True):
         assert found.dtype == dtype
@@ -146,7 +146,7 @@ def test_under_autocast_the_weights_stay_and_their_gradients_too(dtype, toleranc
     exact, _ = both(hidden, head, targets, labels, temperatures, 0.0)
     states, weight = hidden.detach().float().requires_grad_(), head.weight.detach().float().requires_grad_()
     with torch.autocast("cpu", dtype):
-        total, _ = fused_token_losses(states, Head(weight), targets, labels, temperatures, alpha=0.3)
+        total, *_ = fused_token_losses(states, Head(weight), targets, labels, temperatures, alpha=0.3)
     gradients = torch.autograd.grad(0.7 * total, [states, weight])
     for found, expected in zip(gradients, exact[2], strict=True):
         assert found.dtype == torch.float32
