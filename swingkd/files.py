@@ -1,14 +1,21 @@
-"""Files that are written whole: a process that is killed leaves the old file or the new one, never half of one; and
-where the recipes are."""
+"""Files that are written whole, so that a process that is killed leaves the old one or the new one; files of others,
+that are read with their types checked; and where the recipes are."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+from pydantic import StringConstraints, TypeAdapter, ValidationError
+
+T = TypeVar("T")
+#: Text of somebody else that may be shown: one line, of no great length.
+Line = Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$")]
 
 
 @contextmanager
@@ -33,6 +40,42 @@ def write_json(path: str | os.PathLike, content: Any, *, owner_only: bool = Fals
     """Write JSON whole, indented so that versions of it can be compared."""
     with written_whole(path, owner_only=owner_only) as part:
         part.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_as(schema: type[T], text: str | bytes, what: str) -> T:
+    """Read JSON that may be anybody's: its types are checked, and nothing is taken for what it is not.
+
+    Args:
+        schema: a dataclass or another type with annotations.
+        text: the JSON.
+        what: what it is called in the error, such as its path.
+
+    Raises:
+        ValueError: it is no JSON, holds NaN or infinity, or does not fit; what it holds may be secret and is not told.
+    """
+    try:
+        # pydantic would let these pass; JSON has no such numbers.
+        content = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+        return TypeAdapter(schema).validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        place = ".".join(str(part)[:40] for part in first["loc"]) or "as a whole"
+        raise ValueError(f"{what} is damaged: {place}: {first['msg'][:1].lower()}{first['msg'][1:]}.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise ValueError(f"{what} is no JSON.") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{what} is damaged: {error}.") from None
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(f"{word} is no number of JSON")
+
+
+def _finite(word: str) -> float:
+    number = float(word)
+    if not math.isfinite(number):
+        raise ValueError("a number in it is too large")
+    return number
 
 
 def recipes_dir() -> Path:

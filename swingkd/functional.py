@@ -47,8 +47,12 @@ def distillation_loss(
         task: as the Hub names it.
 
     Raises:
-        ValueError: a token is private and there is no protection; the logits do not fit the labels.
+        ValueError: a token is private and there is no protection; the logits do not fit the labels; alpha or beta is
+            no share.
     """
+    for name, share in (("alpha", alpha), ("beta", beta)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name}={share} must lie in [0, 1].")
     kind: Task = task_of("", task)
     width = max(getattr(protection, "context", 0), population.CONTEXT)
     tokens = kind.predicted(batch, width, end)

@@ -10,7 +10,6 @@ Controls are made alike and never inserted: their exposure is what chance gives 
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from collections import Counter
@@ -21,7 +20,7 @@ from typing import Literal
 
 from datasets import Dataset, concatenate_datasets
 
-from swingkd.files import write_json
+from swingkd.files import read_as, write_json
 
 _FIRST = (
     "adele amir anita boris carla cedric daria dmitri edith elias esther farid fiona gideon greta hamid "
@@ -61,6 +60,9 @@ class Canary:
         prefix, secret, suffix: the sentence is their concatenation.
         repetitions: how often it is inserted; 0 for a control.
         inserted: whether it is in the data at all (`assign="coin"` leaves half out).
+
+    Raises:
+        ValueError: it is inserted no times, or fewer.
     """
 
     id: int
@@ -70,6 +72,10 @@ class Canary:
     suffix: str
     repetitions: int
     inserted: bool
+
+    def __post_init__(self) -> None:
+        if self.repetitions < 0 or (self.inserted and not self.repetitions):
+            raise ValueError(f"canary {self.id}: {self.repetitions} repetitions, inserted={self.inserted}")
 
     @property
     def text(self) -> str:
@@ -92,12 +98,21 @@ class CanarySet:
         kind: what the secrets are.
         slots: the parts of a secret, each with its alternatives; the space R is their product.
         canaries: the canaries, controls last.
+
+    Raises:
+        ValueError: a secret is not of the space.
     """
 
     template: str
     kind: str
     slots: tuple[tuple[str, ...], ...]
     canaries: tuple[Canary, ...]
+
+    def __post_init__(self) -> None:
+        for canary in self.canaries:
+            # Never with the secret: an error is printed, and logged.
+            if not _fills(self.slots, canary.secret):
+                raise ValueError(f"the secret of canary {canary.id} is no filling of its template")
 
     @classmethod
     def generate(
@@ -242,16 +257,9 @@ class CanarySet:
             ValueError: the file is something else.
         """
         try:
-            raw = json.loads(Path(path).read_text())
-            return cls(
-                raw["template"],
-                raw["kind"],
-                tuple(tuple(slot) for slot in raw["slots"]),
-                tuple(Canary(**canary) for canary in raw["canaries"]),
-            )
-        except (json.JSONDecodeError, KeyError, TypeError):
-            # Not with their words, which may quote a secret.
-            raise ValueError(f"{path} holds no canaries. Give the file that CanarySet.save wrote.") from None
+            return read_as(cls, Path(path).read_bytes(), str(path))
+        except ValueError as error:
+            raise ValueError(f"{error} It holds no canaries: give the file that CanarySet.save wrote.") from None
 
     def __repr__(self) -> str:
         return f"CanarySet(template={self.template!r}, kind={self.kind!r}, canaries={len(self.canaries)})"
@@ -262,6 +270,14 @@ def _size(slots: tuple[tuple[str, ...], ...]) -> int:
     for slot in slots:
         size *= len(slot)
     return size
+
+
+def _fills(slots: tuple[tuple[str, ...], ...], secret: str) -> bool:
+    """Tell whether a secret is made of one alternative of each slot."""
+    ends = {0}
+    for slot in slots:
+        ends = {end + len(part) for end in ends for part in slot if secret.startswith(part, end)}
+    return len(secret) in ends
 
 
 def _filling(slots: tuple[tuple[str, ...], ...], index: int) -> str:

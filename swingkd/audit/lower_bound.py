@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 from scipy import special, stats
 
+from swingkd.privacy.accounting import check_resolved
 from swingkd.privacy.gaussian import gdp_delta, gdp_mu
 
 Method = Literal["one_run", "f_dp", "clopper_pearson", "gdp"]
@@ -85,6 +86,8 @@ def epsilon_lower_bound(
         raise ValueError(f"method={method!r} is not known. Choose one of {', '.join(_METHODS)}.")
     if method == "f_dp" and delta == 0:
         raise ValueError("method='f_dp' needs delta > 0: a Gaussian trade-off has no finite epsilon at delta = 0.")
+    if method == "f_dp":
+        check_resolved(delta)
     bound = _METHODS[method]
     rng = np.random.default_rng(seed)
     scores, inserted = np.concatenate(sides), np.repeat([True, False], [len(side) for side in sides])

@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.text import Text
 from safetensors import SafetensorError
 
+from swingkd.guards import check_finite
+
 if TYPE_CHECKING:
     from swingkd.tagging.base import BaseTagger
 
@@ -74,6 +76,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         from datasets.exceptions import DatasetsError
 
         try:
+            for name, value in kwargs.items():
+                check_finite(f"--{name.replace('_', '-')}", value)
             function(*args, **kwargs)
         except UnicodeDecodeError as error:
             # Not with its own words, which hold the whole text.

@@ -20,6 +20,7 @@ from datasets import Features, List, Value
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from swingkd.data.columns import IGNORE
+from swingkd.files import read_as
 from swingkd.targets import ProtectionName
 
 TEACHER_COLUMNS = ("teacher_ids", "teacher_log_probs", "teacher_tails", "teacher_row", "teacher_cache")
@@ -51,8 +52,12 @@ class CacheInfo:
 
     @classmethod
     def loads(cls, text: str) -> CacheInfo:
-        """Read what `dumps` wrote."""
-        return cls(**json.loads(text))
+        """Read what `dumps` wrote.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        return read_as(cls, text, "The cached teacher's description")
 
 
 def model_fingerprint(model: PreTrainedModel) -> str:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from swingkd.guards import check_positive
+from swingkd.guards import check_numbers, check_positive
 
 # Below the smallest number of half precision, whose logarithm is wanted.
 _SMALLEST = 1e-8
@@ -109,6 +109,7 @@ class SDDist:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if not 0 < self.quality_share <= 1:
             raise ValueError(f"quality_share={self.quality_share} must lie in (0, 1].")
         if self.neighbours is not None and self.neighbours < 1:
@@ -143,6 +144,7 @@ class RandomNeighbours:
     neighbours: int = 5
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.neighbours < 1:
             raise ValueError(f"neighbours={self.neighbours}: at least one is needed.")
 
@@ -187,6 +189,7 @@ class DSFL(FedMD):
     temperature: float = 0.1
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         check_positive(self, "temperature")
 
     def consensus(self, messengers: torch.Tensor) -> torch.Tensor:
@@ -214,6 +217,7 @@ class Cronus(FedMD):
     filters: int = 2
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if not 0 <= self.corrupted < 0.5:
             raise ValueError(f"corrupted={self.corrupted} must lie in [0, 0.5): no mean withstands a majority.")
         if self.filters < 1:

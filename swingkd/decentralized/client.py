@@ -9,18 +9,22 @@ import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
+from typing_extensions import TypedDict
 
 from swingkd.decentralized.labelled_examples import LabelledExamples, batches, logits_on
 from swingkd.decentralized.message import Message, Word, is_weight, load_weights, named_weights
-from swingkd.files import written_whole
-from swingkd.guards import check_positive
+from swingkd.files import read_as, written_whole
+from swingkd.guards import check_not_negative, check_numbers, check_positive, check_share
 from swingkd.models.logits import logits_of
+from swingkd.models.whole import check_finite_weights
 from swingkd.privacy import DPSGD, TEACHER_DATA, DPSettings, LedgerEntry, PoissonBatches, PrivacyLedger, PrivacyPlan
 from swingkd.targets import TemperatureSettings
 
@@ -94,6 +98,7 @@ class ClientArguments:
                 object.__setattr__(self, name, float(value) if value is not None else None)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{name}={value!r} is no number.") from error
+        check_numbers(self)
         check_positive(
             self,
             "rounds",
@@ -102,13 +107,25 @@ class ClientArguments:
             "reference_batch_size",
             "learning_rate",
             "temperature",
+            "target_epsilon",
+            "target_delta",
             "clip_norm",
             "micro_batch_size",
         )
-        if not 0 <= self.rho <= 1:
-            raise ValueError(f"rho={self.rho} must lie between 0 and 1.")
+        check_not_negative(self, "weight_decay")
+        check_share(self, "rho")
         if self.max_temperature < 1:
             raise ValueError(f"max_temperature={self.max_temperature} would sharpen: 1 or more is needed.")
+
+
+class _State(TypedDict):
+    """What a client's file says beside its tensors."""
+
+    run: str
+    answered: int
+    private_steps: Annotated[int, Field(ge=0)]
+    args: dict[str, Any]
+    examples: str
 
 
 class Client:
@@ -227,7 +244,8 @@ class Client:
             target: [R, C] what the others say of the reference examples; `None`: its own examples alone.
 
         Raises:
-            ValueError: the target does not fit, or there is no noise planned for another round.
+            ValueError: the target does not fit, there is no noise planned for another round, or what was learnt is no
+                number.
         """
         if target is not None and target.shape != (len(self.reference), self.reference.classes):
             raise ValueError(f"{self.name}: a target of shape {tuple(target.shape)} is not about these references.")
@@ -242,6 +260,7 @@ class Client:
                 self._learn(generator, target)
             else:
                 self._learn_privately(generator, target)
+        check_finite_weights(f"model of {self.name}", self.model)
 
     def _seed(self, number: int) -> int:
         """Return a seed that no other client or round has."""
@@ -350,13 +369,13 @@ class Client:
         if not path.exists():
             return False
         with safe_open(path, "pt") as file:
-            words = json.loads(file.metadata()["state"])
+            words = read_as(_State, (file.metadata() or {}).get("state", ""), str(path))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-        different = [name for name, value in asdict(self.args).items() if words["args"][name] != value]
+        different = [name for name, value in asdict(self.args).items() if words["args"].get(name) != value]
         if different:
             name = different[0]
             now = getattr(self.args, name)
-            raise ValueError(f"{path} was written with {name}={words['args'][name]!r}, now it is {now!r}.")
+            raise ValueError(f"{path} was written with {name}={words['args'].get(name)!r}, now it is {now!r}.")
         if words["examples"] != self.private.fingerprint():
             raise ValueError(f"{path} was written with other examples of {self.name}. Choose another folder.")
         load_weights(self.model, tensors)

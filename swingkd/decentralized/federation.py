@@ -20,6 +20,8 @@ from swingkd.decentralized.networks import MLP, CharacterLSTM, CharacterMLP, Sig
 from swingkd.decentralized.partition import ALPHABET, Partition, PartitionSettings, load_partition, mislabelled, scarce
 from swingkd.decentralized.server import MessengerServer, Server, WeightServer
 from swingkd.files import write_json
+from swingkd.guards import check_not_negative, check_numbers, check_share
+from swingkd.models.loading import check_options
 
 NETWORKS: dict[str, type[nn.Module]] = {
     kind.__name__: kind for kind in (SignalCNN, SignalTransformer, MLP, CharacterMLP, CharacterLSTM)
@@ -70,9 +72,13 @@ class FederationSettings:
     mislabelled_share: float = 0.5
 
     def __post_init__(self) -> None:
+        check_numbers(self)
+        check_not_negative(self, "warm_up_rounds", "maximum_staleness")
+        check_share(self, "share_of_data", "mislabelled_clients", "mislabelled_share")
         if self.method not in METHODS:
             raise ValueError(f"method={self.method!r} is none of {', '.join(METHODS)}.")
         for spec in self.models:
+            check_options(spec)
             if "name" not in spec and spec.get("kind") not in NETWORKS:
                 raise ValueError(f"models: {spec} names none of {', '.join(NETWORKS)}, and no model by name.")
         if not self.models:

@@ -15,12 +15,23 @@ from dataclasses import dataclass
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from typing_extensions import TypedDict
 
 from swingkd.decentralized.message import RefusedError
-from swingkd.files import written_whole
+from swingkd.files import read_as, written_whole
 
 # Of a row in half precision: what rounding may add up to.
 _TOLERANCE = 4e-3
+
+
+class _About(TypedDict):
+    """What a repository's file says beside its tensors."""
+
+    reference: str
+    shape: tuple[int, int]
+    maximum_staleness: int | None
+    rounds: dict[str, int]
+    pupils: list[str]
 
 
 def fingerprint(*tensors: torch.Tensor) -> str:
@@ -155,11 +166,12 @@ class MessengerRepository:
         """Read what `save` wrote.
 
         Raises:
+            ValueError: the file is none of it.
             RefusedError: a messenger in it is damaged.
         """
         with safe_open(path, "pt") as file:
-            about = json.loads(file.metadata()["about"])
-            repository = cls(about["reference"], tuple(about["shape"]), about["maximum_staleness"])
+            about = read_as(_About, (file.metadata() or {}).get("about", ""), str(path))
+            repository = cls(about["reference"], about["shape"], about["maximum_staleness"])
             for n, (client, number) in enumerate(about["rounds"].items()):
                 repository.put(client, Messenger(file.get_tensor(str(n)), about["reference"], number))
         repository.pupils = set(about["pupils"])

@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset, load_dataset
 
 from swingkd.decentralized.labelled_examples import LabelledExamples
+from swingkd.guards import check_at_least_one, check_numbers
 from swingkd.tagging import RuleTagger
 
 
@@ -62,6 +63,8 @@ class PartitionSettings:
     reference_seed: int = 0
 
     def __post_init__(self) -> None:
+        check_numbers(self)
+        check_at_least_one(self, "context", "stride", "classes", "most_clients", "reference_examples")
         if bool(self.inputs) == (self.text is not None):
             raise ValueError("Give either inputs (columns of numbers) or text (a column).")
         if self.inputs and self.label is None:

@@ -9,15 +9,26 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
+
+from typing_extensions import TypedDict
 
 from swingkd.decentralized.message import Message
 from swingkd.decentralized.rounds import Round
-from swingkd.files import write_json
+from swingkd.files import read_as, write_json
 from swingkd.privacy import PrivacyLedger
 from swingkd.report import Row, ledger_rows
 
 log = logging.getLogger(__name__)
+
+
+class _Content(TypedDict):
+    """What stands in the file of a result."""
+
+    accuracies: dict[str, float]
+    ledgers: dict[str, dict[str, Any]]
+    rounds: list[Round]
 
 
 @dataclass
@@ -94,7 +105,11 @@ class FederationResult:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> FederationResult:
-        """Read what `save` wrote."""
-        content = json.loads(Path(path).read_text())
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        content = read_as(_Content, Path(path).read_bytes(), str(path))
         ledgers = {name: PrivacyLedger.from_dict(ledger) for name, ledger in content["ledgers"].items()}
-        return cls(content["accuracies"], ledgers, [Round(**happened) for happened in content["rounds"]])
+        return cls(content["accuracies"], ledgers, content["rounds"])

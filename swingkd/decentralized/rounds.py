@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import StringConstraints
+from typing_extensions import TypedDict
 
 from swingkd.decentralized.message import Message, RefusedError
 from swingkd.decentralized.server import Server
-from swingkd.files import write_json
+from swingkd.files import read_as, write_json
 
 log = logging.getLogger(__name__)
 # The server's state has the number of rounds in its name: it and the list of rounds are never of different rounds.
@@ -49,6 +52,13 @@ class Round:
             log.warning("Round %d: the answer of %s is refused: %s.", self.number, client, error)
 
 
+class _Content(TypedDict):
+    """What stands in rounds.json."""
+
+    run: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+    rounds: list[Round]
+
+
 class History:
     """The rounds so far, and the server's part of what a stopped run goes on from.
 
@@ -66,9 +76,13 @@ class History:
         """Go on after the last round that was written down, if there is one."""
         if self.folder is None or not (self.folder / _STATE).exists():
             return
-        content = json.loads((self.folder / _STATE).read_text())
-        self.run, self.rounds = content["run"], [Round(**happened) for happened in content["rounds"]]
+        content = self._read(self.folder)
+        self.run, self.rounds = content["run"], content["rounds"]
         server.load(self.folder / _SERVER.format(len(self.rounds)))
+
+    @staticmethod
+    def _read(folder: Path) -> _Content:
+        return read_as(_Content, (folder / _STATE).read_bytes(), str(folder / _STATE))
 
     def begin(self, server: Server) -> None:
         """Write down that the run has begun, before any client takes part in it.
@@ -78,7 +92,7 @@ class History:
         """
         if self.folder is None or self.rounds:
             return
-        if (self.folder / _STATE).exists() and json.loads((self.folder / _STATE).read_text())["run"] != self.run:
+        if (self.folder / _STATE).exists() and self._read(self.folder)["run"] != self.run:
             raise ValueError(f"{self.folder} holds a run. Resume it, choose another folder, or delete it.")
         self._write(server)
 

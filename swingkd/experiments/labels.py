@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -28,7 +27,7 @@ from swingkd.experiments import corpus
 from swingkd.experiments.grid import Grid, Plan, training_settings
 from swingkd.experiments.launch import expand
 from swingkd.experiments.models import is_trained, lock, probe, quiet
-from swingkd.files import write_json
+from swingkd.files import read_as, write_json
 from swingkd.report import Row, ledger_rows, membership_rows
 from swingkd.tagging import Tagger
 from swingkd.tasks import task_of
@@ -216,7 +215,7 @@ class LabelExperiment:
             if not path.exists():
                 rng = np.random.default_rng(None if own is None else [own, seed])
                 write_json(path, asdict(self.records.draw(seed, rng)), owner_only=True)
-        return LabelCanaries(**json.loads(path.read_text()))
+        return read_as(LabelCanaries, path.read_bytes(), str(path))
 
     def reference(self) -> PreTrainedModel:
         """Return a model that saw no canary."""

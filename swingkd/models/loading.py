@@ -11,38 +11,74 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from swingkd.models.whole import check_finite_weights, check_loaded
+
 _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 
 
-def load_pretrained(auto_model: Any, model: str | PreTrainedModel, **options: Any) -> PreTrainedModel:
-    """Load a model that is given by its name; return any other as it is.
+def load_pretrained(
+    auto_model: Any, model: str | PreTrainedModel, *, role: str = "model", new_head: bool = False, **options: Any
+) -> PreTrainedModel:
+    """Load a model that is given by its name; return any other as it is; refuse what is not whole.
 
     Args:
         auto_model: an Auto class of transformers.
         model: a name on the Hub, a folder, or a model.
+        role: what it is called in an error.
+        new_head: it is to be trained for a task of its own: its head need not be in its file.
         **options: for `from_pretrained`.
 
     Raises:
-        ValueError: there is no such model of this architecture, or no weights as safetensors: pickles are not read.
+        ValueError: there is no such model of this architecture, or no weights as safetensors: pickles are not read;
+            a tensor is missing, or holds NaN or infinity.
     """
-    if not isinstance(model, str):
-        return model
+    if isinstance(model, str):
+        model = _loaded(auto_model, model, new_head, options)
+    check_finite_weights(role, model)
+    return model
+
+
+def _loaded(auto_model: Any, name: str, new_head: bool, options: dict[str, Any]) -> PreTrainedModel:
+    check_options(options)
     try:
-        with looked_up(model):
-            return auto_model.from_pretrained(model, **({"use_safetensors": True} | options))
+        with looked_up(name):
+            model, info = auto_model.from_pretrained(
+                name, output_loading_info=True, **({"use_safetensors": True} | options)
+            )
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):
             raise
         # Their own words go on to list every class there is.
         kind = auto_model.__name__
-        raise ValueError(f"{model} cannot be loaded as {kind}: its architecture has no such model.") from None
+        raise ValueError(f"{name} cannot be loaded as {kind}: its architecture has no such model.") from None
     except OSError as error:
         if "safetensors" not in str(error):
             raise
         raise ValueError(
-            f"{model} has no weights as safetensors. Those in other formats may be pickles, which run code when they "
+            f"{name} has no weights as safetensors. Those in other formats may be pickles, which run code when they "
             "are read. Save it again with save_pretrained, where you trust it."
         ) from error
+    check_loaded(name, model, info, new_head=new_head)
+    return model
+
+
+def check_options(options: dict[str, Any] | None) -> None:
+    """Refuse options of `from_pretrained` that would run code from a model's folder.
+
+    Raises:
+        ValueError: names the option.
+    """
+    options = options or {}
+    if options.get("trust_remote_code"):
+        raise ValueError(
+            "trust_remote_code would run code from the model's folder. Choose an architecture of "
+            "transformers, or load the model yourself, where you trust it, and pass it."
+        )
+    if not options.get("use_safetensors", True):
+        raise ValueError(
+            "use_safetensors=False would read pickles, which run code when they are read. Save the model "
+            "again with save_pretrained, where you trust it."
+        )
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

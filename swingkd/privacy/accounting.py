@@ -14,6 +14,8 @@ from swingkd.privacy.gaussian import gdp_epsilon
 Accountant = Literal["prv", "rdp"]
 # The PRV accountant's memory grows with epsilon; above this one, the Renyi bound is used, which is never too small.
 _PRV_LIMIT = 250.0
+#: Below this delta the rounding of double precision decides what numerical accountants say, and they say too little.
+SMALLEST_DELTA = 1e-12
 
 
 class Releases(NamedTuple):
@@ -33,6 +35,9 @@ def gaussian_epsilon(history: Sequence[Releases], delta: float, accountant: Acco
         history: what was released.
         delta: of the guarantee.
         accountant: "prv" (tight) or "rdp" (an upper bound).
+
+    Raises:
+        ValueError: the delta is too small for the PRV accountant.
     """
     history = [releases for releases in history if releases.times]
     if not history:
@@ -41,10 +46,24 @@ def gaussian_epsilon(history: Sequence[Releases], delta: float, accountant: Acco
         return gdp_epsilon(math.sqrt(sum(r.times / r.noise_multiplier**2 for r in history)), delta)
     if accountant == "rdp":
         return _spent(RDPAccountant(), history, delta)
+    check_resolved(delta)
     bound = quick_bound(history, delta)
     if bound > _PRV_LIMIT:
         return bound
     return _spent(PRVAccountant(), history, delta)
+
+
+def check_resolved(delta: float) -> None:
+    """Refuse a delta that double precision cannot resolve.
+
+    Raises:
+        ValueError: it is too small.
+    """
+    if 0 < delta < SMALLEST_DELTA:
+        raise ValueError(
+            f"delta={delta:g} is too small to be computed with: use {SMALLEST_DELTA:g} or more (a tenth of 1 / units "
+            "is usual), or, in a plan of your own, accountant='rdp'."
+        )
 
 
 def quick_bound(history: Sequence[Releases], delta: float) -> float:

@@ -20,7 +20,7 @@ def gdp_delta(epsilon: float, mu: float) -> float:
 
 def gdp_mu(epsilon: float, delta: float) -> float:
     """Return the mu whose Gaussian trade-off is (epsilon, delta)-DP."""
-    return float(optimize.brentq(lambda mu: gdp_delta(epsilon, mu) - delta, 1e-9, 100.0))
+    return float(optimize.brentq(lambda mu: gdp_delta(epsilon, mu) - delta, min(1e-9, delta), 100.0))
 
 
 def gdp_epsilon(mu: float, delta: float) -> float:

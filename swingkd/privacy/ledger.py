@@ -13,17 +13,19 @@ to the *teacher's training data*, whose traces its targets carry.  The ledger al
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from huggingface_hub import ModelCard
+from yaml import YAMLError
 
-from swingkd.files import write_json
+from swingkd.files import read_as, write_json
+from swingkd.guards import check_numbers, check_positive
 from swingkd.privacy.accounting import Accountant, Releases, gaussian_epsilon, said_guarantee
+from swingkd.privacy.ledger_file import checked_content
 from swingkd.privacy.plan import PrivacyPlan
 from swingkd.privacy.weights import file_of, has_weights, weight_digests
 
@@ -88,10 +90,12 @@ class LedgerEntry:
     def __post_init__(self) -> None:
         if self.holds and (self.noise_multiplier is None) == (self.pure_epsilon is None):
             raise ValueError(f"{self.mechanism}: give either noise_multiplier or pure_epsilon.")
-        for name in ("noise_multiplier", "pure_epsilon"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{self.mechanism}: {name}={value} must be positive.")
+        check_numbers(self)
+        check_positive(self, "noise_multiplier", "pure_epsilon")
+        if self.accountant not in get_args(Accountant):
+            raise ValueError(f"{self.mechanism}: accountant={self.accountant!r} is not believed; prv and rdp are.")
+        if self.holds and self.noise_multiplier is not None and self.delta == 0 and self.releases:
+            raise ValueError(f"{self.mechanism}: Gaussian noise has no epsilon at delta=0.")
         if self.releases < 0 or not 0 < self.sampling_rate <= 1 or not 0 <= self.delta < 1:
             raise ValueError(
                 f"{self.mechanism}: releases={self.releases} must not be negative, sampling_rate="
@@ -200,6 +204,8 @@ class PrivacyLedger:
         self.budget = budget
         #: Digests of the weights that it speaks of, by file; none while they change.
         self.weights: dict[str, str] = {}
+        #: Whether it was read from a file: what it promises of others is the word of whoever wrote that.
+        self.own_word = False
         self.unknown = _UNKNOWN | (unknown or {})
 
     def record(self, entry: LedgerEntry) -> None:
@@ -253,7 +259,13 @@ class PrivacyLedger:
         """
         if not all(self.covers(scope) or self.unknown.get(scope) in _NOTHING_PRIVATE for scope in self.scopes()):
             return []
-        return [replace(entry, scope=TEACHER_DATA) for entry in self.entries if entry.releases]
+        return [self._told(entry, TEACHER_DATA, "teacher") for entry in self.entries if entry.releases]
+
+    def _told(self, entry: LedgerEntry, scope: str, whose: str) -> LedgerEntry:
+        """Return an entry as another model's ledger has it."""
+        word = f"that is the {whose}'s own word" if self.own_word else ""
+        caveat = entry.caveat if word in entry.caveat else "; ".join(filter(None, (entry.caveat, word)))
+        return replace(entry, scope=scope, caveat=caveat)
 
     def why_uncovered(self) -> str | None:
         """Return what a student of this model says of the teacher's data where `as_teacher` is empty."""
@@ -271,7 +283,7 @@ class PrivacyLedger:
         Args:
             same_weights: they are those that it was sealed for; of others it says nothing.
         """
-        entries = [replace(entry, scope=_EARLIER + entry.scope) for entry in self.entries if entry.releases]
+        entries = [self._told(e, _EARLIER + e.scope, "earlier model") for e in self.entries if e.releases]
         unknown = {
             _EARLIER + scope: self.unknown[scope]
             for scope in self.scopes()
@@ -324,22 +336,23 @@ class PrivacyLedger:
         }
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> PrivacyLedger:
-        """Read what `to_dict` returned.
+    def from_dict(cls, content: Any, what: str = "The privacy ledger") -> PrivacyLedger:
+        """Read what `to_dict` returned, or what somebody else says that it did.
+
+        Args:
+            content: the ledger as plain types.
+            what: what it is called in an error.
 
         Raises:
-            ValueError: it is no ledger, or of another version.
+            ValueError: it is no ledger, of another version, or a number in it is out of range.
         """
-        if content.get("version") != 1 or not isinstance(content.get("entries"), list):
-            raise ValueError("This is no privacy ledger of version 1.")
+        known = checked_content(content, what)
         # What follows from the rest is computed anew: nobody is believed an epsilon.
-        derived = ("epsilon", "guarantee")
-        entries = [
-            LedgerEntry(**{k: _number(k, v) for k, v in entry.items() if k not in derived})
-            for entry in content["entries"]
-        ]
-        ledger = cls(entries, budget=_number("budget", content.get("budget")), unknown=content.get("unknown"))
-        ledger.weights = dict(content.get("weights") or {})
+        entries = [LedgerEntry(**entry) for entry in known["entries"]]
+        ledger = cls(entries, budget=known.get("budget"), unknown=known.get("unknown"))
+        ledger.weights = known.get("weights", {})
+        for scope in ledger.scopes():
+            ledger.guarantees(scope)
         return ledger
 
     def save(self, folder: str | os.PathLike) -> Path:
@@ -367,15 +380,17 @@ class PrivacyLedger:
         Raises:
             ValueError: the file is damaged.
         """
-        path = file_of(model, LEDGER_FILE)
-        try:
-            if path is not None:
-                return cls.from_dict(json.loads(Path(path).read_text()))
+        path, what = file_of(model, LEDGER_FILE), f"The privacy ledger of {model}"
+        if path is not None:
+            content: Any = read_as(dict, Path(path).read_bytes(), what)
+        else:
             card = file_of(model, "README.md")
-            data = ModelCard.load(card).data.to_dict() if card is not None else {}
-            return cls.from_dict(data["privacy_ledger"]) if "privacy_ledger" in data else None
-        except (json.JSONDecodeError, TypeError, ValueError) as error:
-            raise ValueError(f"The privacy ledger of {model} cannot be read: {error}") from error
+            content = _of_card(card, what) if card is not None else None
+        if content is None:
+            return None
+        ledger = cls.from_dict(content, what)
+        ledger.own_word = True
+        return ledger
 
     @classmethod
     def of_weights(cls, model: str | os.PathLike) -> PrivacyLedger | None:
@@ -384,7 +399,9 @@ class PrivacyLedger:
         return known if known is not None and has_weights(model, known.weights) else None
 
 
-def _number(name: str, value: Any) -> Any:
-    # YAML, in a card, takes 1e-06 for a word.
-    numbers = ("delta", "noise_multiplier", "sampling_rate", "pure_epsilon", "budget")
-    return float(value) if name in numbers and value is not None else value
+def _of_card(card: str, what: str) -> Any:
+    """Return the ledger that stands in a card's metadata."""
+    try:
+        return ModelCard.load(card, ignore_metadata_errors=False).data.to_dict().get("privacy_ledger")
+    except (ValueError, YAMLError):
+        raise ValueError(f"{what} cannot be read: the metadata of its card is damaged.") from None

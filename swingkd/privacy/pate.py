@@ -32,7 +32,7 @@ from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from swingkd.files import written_whole
+from swingkd.files import read_as, written_whole
 from swingkd.privacy.ledger import TEACHER_DATA, LedgerEntry
 from swingkd.privacy.randomness import secret_generator
 
@@ -199,7 +199,7 @@ class ShardAnswers:
                 f"{path} holds answers of other settings ({metadata.get('form')}, noise_multiplier="
                 f"{metadata.get('noise_multiplier')}). Use those, or another folder; both cost privacy."
             )
-        self._known = dict(zip(json.loads(metadata["keys"]), answers, strict=True))
+        self._known = dict(zip(read_as(list[str], metadata["keys"], str(path)), answers, strict=True))
 
 
 def content_keys(examples: torch.Tensor) -> list[str]:

@@ -17,7 +17,8 @@ from typing import Any
 
 from scipy import optimize
 
-from swingkd.privacy.accounting import Accountant, Releases, gaussian_epsilon, quick_bound
+from swingkd.guards import check_numbers
+from swingkd.privacy.accounting import Accountant, Releases, check_resolved, gaussian_epsilon, quick_bound
 
 _MOST_STEPS = 10_000_000
 
@@ -72,14 +73,11 @@ class PrivacyPlan:
     neighbours = "add or remove one"
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         for name, holds, range_ in (
             ("sampling_rate", 0 < self.sampling_rate <= 1, "in (0, 1]"),
-            ("steps", self.steps >= 1 and self.steps == int(self.steps), "a positive whole number"),
-            (
-                "noise_multiplier",
-                0 < self.noise_multiplier < math.inf,
-                "positive and finite: without noise there is no guarantee",
-            ),
+            ("steps", self.steps >= 1, "positive"),
+            ("noise_multiplier", self.noise_multiplier > 0, "positive: without noise there is no guarantee"),
             ("clip_norm", self.clip_norm > 0, "positive"),
             ("delta", 0 < self.delta < 1, "in (0, 1)"),
         ):
@@ -87,6 +85,8 @@ class PrivacyPlan:
                 raise ValueError(f"{name}={getattr(self, name)} must be {range_}.")
         if self.accountant not in ("prv", "rdp"):
             raise ValueError(f"accountant={self.accountant!r} is not offered. Choose 'prv' or 'rdp'.")
+        if self.accountant == "prv" and self.sampling_rate < 1:
+            check_resolved(self.delta)
 
     @cached_property
     def epsilon(self) -> float:

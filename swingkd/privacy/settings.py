@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from swingkd.guards import check_positive
+from swingkd.guards import check_numbers, check_positive
 from swingkd.privacy.accounting import Accountant
 from swingkd.privacy.ledger import LedgerEntry, PrivacyLedger
 from swingkd.privacy.plan import PrivacyPlan, epoch_steps, run_delta
@@ -45,6 +45,7 @@ class DPSettings:
     accountant: Accountant = "prv"
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.units < 1 or not 1 <= self.batch <= self.units:
             raise ValueError(f"batch={self.batch} must lie between 1 and the number of units ({self.units}).")
         if (self.epochs is None) == (self.steps is None):

@@ -5,21 +5,21 @@ A run restarts row by row: what stands in the file is skipped.  Several processe
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from dataclasses import asdict
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NotRequired, TypeAlias
 
 import torch
 from filelock import FileLock
+from typing_extensions import TypedDict
 
 from swingkd.audit import ExposureReport, ExtractionReport, MembershipReport
 from swingkd.audit.lower_bound import Method
-from swingkd.files import write_json
+from swingkd.files import Line, read_as, write_json
 from swingkd.privacy import SYNTHETIC_LABELS, TEACHER_DATA, TRANSFER_SET, PrivacyLedger
 from swingkd.report.row import Row, rows_of
 
@@ -27,6 +27,16 @@ from swingkd.report.row import Row, rows_of
 _MEASURED = ("split", "repetitions", "records", "attack", "scope", "unit", "neighbours")
 #: Kinds of runs, each with a card of its own (`swingkd.report.runs`).
 Kind: TypeAlias = Literal["language", "labels", "images", "federation", "taggers", "audit"]
+
+
+class _Content(TypedDict):
+    """What stands in metrics.json."""
+
+    run: Line
+    kind: NotRequired[Kind]
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    rows: list[dict[str, Any]]
 
 
 class MetricsFile:
@@ -69,15 +79,14 @@ class MetricsFile:
             ValueError: the file is not a metrics file.
         """
         try:
-            content = json.loads(self.path.read_text())
+            text = self.path.read_bytes()
         except FileNotFoundError:
             kind = {"kind": self._kind} if self._kind is not None else {}
             return {"run": self._run, **kind, "config": self._config, "environment": environment(), "rows": []}
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{self.path} is not JSON ({error}). Delete it to start the run afresh.") from error
-        if "rows" not in content:
-            raise ValueError(f"{self.path} has no rows: it is not a metrics file. Name the metrics.json of a run.")
-        return content
+        try:
+            return dict(read_as(_Content, text, str(self.path)))
+        except ValueError as error:
+            raise ValueError(f"{error} Name the metrics.json of a run, or delete it to start afresh.") from None
 
     @property
     def rows(self) -> list[Row]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ from rich.table import Table
 from swingkd.audit import AuditReport
 from swingkd.privacy import TEACHER_DATA, TRANSFER_SET, PrivacyLedger
 from swingkd.report.audit_figures import audit_tables
-from swingkd.report.render import fill
+from swingkd.report.render import fill, plain
 
 _TAGS = ("knowledge-distillation", "privacy", "swingkd")
 
@@ -75,21 +74,18 @@ def model_card(facts: ModelFacts) -> str:
         base_model=plain(facts.base_model or "") or None,
         teacher=plain(facts.teacher or "") or None,
         datasets=tuple(map(plain, facts.datasets)),
+        results={plain(name): value for name, value in facts.results.items()},
+        trained={plain(name): plain(value) for name, value in facts.trained.items()},
     )
     return fill(
         "model.md",
         metadata=metadata(facts),
         facts=facts,
-        promises=facts.ledger.lines(),
+        promises=map(plain, facts.ledger.lines()),
         tables=[markdown(table) for table in audit_tables(audit)],
-        claims=claims(facts),
+        claims=map(plain, claims(facts)),
         settings=json.dumps(facts.settings, indent=1, default=str),
     )
-
-
-def plain(text: str) -> str:
-    """Return text as one line of Markdown that is text and nothing else."""
-    return html.escape(" ".join(text.split()), quote=False).replace("`", "'").replace("|", "/")
 
 
 def metadata(facts: ModelFacts) -> str:
@@ -171,8 +167,8 @@ def claims(facts: ModelFacts) -> list[str]:
 
 def markdown(table: Table) -> str:
     """Return a table of the terminal as Markdown."""
-    columns = [list(column.cells) for column in table.columns]
-    lines = [f"**{table.title}**", "", "| " + " | ".join(str(column.header) for column in table.columns) + " |"]
-    lines.append("|" + "---|" * len(columns))
-    lines += ["| " + " | ".join(map(str, cells)) + " |" for cells in zip(*columns, strict=True)]
-    return "\n".join([*lines, "", str(table.caption or "")])
+    columns = [[plain(str(cell)) for cell in column.cells] for column in table.columns]
+    headings = [plain(str(column.header)) for column in table.columns]
+    lines = [f"**{plain(str(table.title))}**", "", "| " + " | ".join(headings) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(cells) + " |" for cells in zip(*columns, strict=True)]
+    return "\n".join([*lines, "", plain(str(table.caption or ""))])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from swingkd.audit import AuditReport
-from swingkd.files import write_json
+from swingkd.files import read_as, write_json
 from swingkd.privacy import PrivacyLedger
 from swingkd.privacy.ledger import LEDGER_FILE
 from swingkd.report.audit_figures import roc_figures
@@ -60,7 +60,7 @@ def read_model_facts(model_dir: str | Path) -> ModelFacts:
             "swingkd distill has both, and one of a trainer after save_model and create_model_card."
         )
     try:
-        known = json.loads(facts.read_text(encoding="utf-8"))
+        known = read_as(dict[str, Any], facts.read_bytes(), str(facts))
         listed = {name: tuple(known[name]) for name in ("datasets", "dataset_tags", "tags")}
         return ModelFacts(ledger=ledger, **(known | listed))
     except (ValueError, KeyError, TypeError) as error:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
+from swingkd.files import read_as
 from swingkd.report.render import fill
 from swingkd.tagging import Tagger, align, dilate, label_spans, private_spans, tag_texts
 from swingkd.targets import TemperatureSettings
@@ -117,7 +118,7 @@ def load_tokens(path: Path) -> list[list[ShownToken]]:
     """Read what `save_tokens` wrote; nothing where there is no such file."""
     if not path.exists():
         return []
-    return [[ShownToken(**token) for token in text] for text in json.loads(path.read_text())]
+    return read_as(list[list[ShownToken]], path.read_bytes(), str(path))
 
 
 def table_of(table: Table) -> Figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -25,6 +26,17 @@ def fill(template: str, **context: Any) -> str:
     )
     environment.filters["code"] = _code
     return environment.get_template(template).render(**context)
+
+
+def plain(text: str) -> str:
+    """Return text as one line of Markdown that is text and nothing else: no heading, link, image, tag or code.
+
+    Names of models, runs and records are somebody's text, and so is what another model's ledger says.
+    """
+    line = html.escape(" ".join("".join(c if c.isprintable() else " " for c in text).split()), quote=False)
+    line = line.replace("\\", "\\\\").replace("*", "\\*").replace("`", "'").replace("|", "/")
+    # Links and images, those that a bare address makes as well.
+    return line.replace("](", "]\\(").replace("][", "]\\[").replace("://", ":\\//").replace("www.", "www\\.")
 
 
 def _code(line: str) -> Markup:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
+
+from swingkd.files import read_as
+from swingkd.guards import check_finite
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,8 @@ class Row:
         n: how many things it is a mean of.
 
     Raises:
-        ValueError: the setting is not made of such words, or a name holds a blank.
+        ValueError: the setting is not made of such words, a name holds a blank or a sign of Markdown, or a number is
+            not finite.
     """
 
     model: str
@@ -33,9 +38,14 @@ class Row:
     n: int | None = None
 
     def __post_init__(self) -> None:
-        for what, name in (("model", self.model), ("metric", self.metric)):
-            if not name or any(map(str.isspace, name)):
+        for what, name in (("model", self.model), ("metric", self.metric), ("setting", self.setting)):
+            if what != "setting" and (not name or any(map(str.isspace, name))):
                 raise ValueError(f"{what}={name!r} is no name: names have no blanks. Write _ or - in their place.")
+            # They stand in tables of Markdown.
+            if not name.isprintable() or set(name) & set("<>|`\\") or "](" in name:
+                raise ValueError(f"{what}={name!r} holds a sign that Markdown or HTML would read. Leave it out.")
+        for what in ("value", "low", "high"):
+            check_finite(f"{what} of {self.metric}", getattr(self, what))
         _ = self.words
 
     @cached_property
@@ -84,5 +94,11 @@ def words_of(setting: str) -> dict[str, str]:
 
 
 def rows_of(metrics: dict[str, Any]) -> list[Row]:
-    """Return the rows of what stands in a metrics.json."""
-    return [Row(**row) for row in metrics["rows"]]
+    """Return the rows of what stands in a metrics.json.
+
+    Raises:
+        ValueError: one of them is no row.
+    """
+    known = {field.name for field in fields(Row)}
+    rows = [{name: value for name, value in row.items() if name in known} for row in metrics["rows"]]
+    return read_as(list[Row], json.dumps(rows), "The rows of metrics.json")

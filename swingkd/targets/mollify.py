@@ -12,6 +12,7 @@ import math
 
 import torch
 
+from swingkd.guards import check_not_negative, check_positive
 from swingkd.targets.base import PrivatePositions
 
 
@@ -38,6 +39,8 @@ class MollifiedTarget:
     def __init__(self, bound: float = 0.1, order: float = 2.0):
         self.bound = bound
         self.order = order
+        check_not_negative(self, "bound")
+        check_positive(self, "order")
 
     def protect(self, log_probs: torch.Tensor, positions: PrivatePositions) -> torch.Tensor:
         """See `Protection.protect`."""

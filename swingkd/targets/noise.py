@@ -21,6 +21,7 @@ from typing import Literal
 
 import torch
 
+from swingkd.guards import check_finite, check_not_negative
 from swingkd.targets.base import PrivatePositions, top_support
 from swingkd.targets.hashing import absorb, shift_right
 from swingkd.targets.temperature import soften_support
@@ -130,6 +131,8 @@ class NoisedTarget:
         self.support = support
         self.context = context
         self.distribution: Literal["laplace", "gaussian"] = distribution
+        check_finite("scale", scale)
+        check_not_negative(self, "scale", "support", "context")
 
     def protect(self, log_probs: torch.Tensor, positions: PrivatePositions) -> torch.Tensor:
         """See `Protection.protect`: the support keeps its total mass, the tail stays the teacher's."""

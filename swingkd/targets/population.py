@@ -20,6 +20,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from swingkd.guards import check_share
 from swingkd.tagging import is_private
 from swingkd.targets.base import PrivatePositions
 from swingkd.targets.hashing import absorb
@@ -168,6 +169,7 @@ class PopulationTarget:
     def __init__(self, table: PopulationTable, share: float = 0.0):
         self.table = table
         self.share = share
+        check_share(self, "share")
 
     def protect(self, log_probs: torch.Tensor, positions: PrivatePositions) -> torch.Tensor:
         """See `Protection.protect`."""

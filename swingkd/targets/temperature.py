@@ -17,6 +17,8 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from swingkd.guards import check_numbers, check_positive
+
 
 class TokenTemperatures(NamedTuple):
     """Per token, all [N]: the teacher's and the student's temperature and the weight of the soft loss."""
@@ -36,6 +38,9 @@ class TemperatureSettings:
         power: exponent of the likelihood; above 1 only sure tokens are softened much.
         schedule: "power" T = 1 + (maximum - 1) s^power, or "geometric" T = maximum^(s^power).
         mode: "teacher_only", or "symmetric" (ablation: protects nothing at convergence).
+
+    Raises:
+        ValueError: a number is not positive and finite.
     """
 
     base: float = 2.0
@@ -43,6 +48,10 @@ class TemperatureSettings:
     power: float = 1.0
     schedule: Literal["power", "geometric"] = "power"
     mode: Literal["teacher_only", "symmetric"] = "teacher_only"
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+        check_positive(self, "base", "maximum", "power")
 
     def for_tokens(self, likelihood: torch.Tensor) -> TokenTemperatures:
         """Return the temperatures of tokens with this likelihood [N] in [0, 1]."""

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal, get_args
 from transformers import TrainingArguments
 
 from swingkd.data import DataSettings
-from swingkd.guards import check_at_least_one, check_not_negative, check_positive, check_share
+from swingkd.guards import check_at_least_one, check_not_negative, check_numbers, check_positive, check_share
+from swingkd.models.loading import check_options
 from swingkd.targets import ProtectionName, TemperatureSettings
 
 #: Tokens of a row where nobody says otherwise and every model allows it.
@@ -177,6 +178,8 @@ class PrivateDistillationConfig(TrainingArguments):
                 raise ValueError(
                     f"{ours.name}={getattr(self, ours.name)!r} is not known. Choose one of {', '.join(choices)}."
                 )
+        # An infinite bound leaves the teacher as it is; of infinite order is the largest ratio.
+        check_numbers(self, infinite=("mollify_bound", "mollify_order"))
         check_share(self, "alpha", "beta", "population_share")
         if self.temperature <= 0:
             raise ValueError(
@@ -192,6 +195,8 @@ class PrivateDistillationConfig(TrainingArguments):
             self, "hidden_weight", "noise_scale", "noise_support", "noise_context", "mollify_bound", "tag_dilation"
         )
         check_at_least_one(self, "max_length", "population_min_spans", "loss_memory", "records_per_user")
+        for options in (self.model_init_kwargs, self.teacher_model_init_kwargs):
+            check_options(options)  # type: ignore[arg-type]  # read by TrainingArguments
         if self.torch_compile and self.hidden_weight > 0:
             raise ValueError(
                 "hidden_weight > 0 reads hidden states in a hook, which torch_compile=True does not call."

@@ -20,6 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from swingkd.data import PII_COLUMNS, column_names
 from swingkd.data.teacher_columns import TEACHER_COLUMNS
+from swingkd.models.whole import check_finite_weights
 from swingkd.report import forget_model_facts
 from swingkd.tagging import Tagger, is_private
 from swingkd.targets import Protection
@@ -261,7 +262,24 @@ class PrivateDistillationTrainer(PublishingTrainer):
             self.resumed = True
         if self._protection is None:
             self._protection = self._build_protection(reuse=bool(resume_from_checkpoint))
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        check_finite_weights("student", self.model)
+        return result
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """Run a step as `Trainer` does; a loss that is no number ends the training.
+
+        Raises:
+            ValueError: it is none.
+        """
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        # Under DP the loss is nobody's business; the weights are looked at when they are saved.
+        if self.private is None and not bool(loss.isfinite()):
+            raise ValueError(
+                f"The loss is {float(loss)} at step {self.state.global_step + 1}. Lower learning_rate, look at the "
+                "data and the models for numbers that are none, and go on from the last checkpoint."
+            )
+        return loss
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
@@ -285,7 +303,9 @@ class PrivateDistillationTrainer(PublishingTrainer):
         # Around `self.model.save_pretrained(...)`, which would write the hint projection.  The ledger goes before the
         # weights: what was released is never counted too late.
         folder = output_dir or self.args.output_dir
+        checkpoint = os.path.basename(folder).startswith(PREFIX_CHECKPOINT_DIR) and self.args.should_save
         self.ledger.save(folder)
+        check_finite_weights("student", self.model)
         forget_model_facts(folder)
         hint = self.model._modules.pop("hint_projection", None)
         try:
@@ -295,12 +315,12 @@ class PrivateDistillationTrainer(PublishingTrainer):
         finally:
             if hint is not None:
                 self.model.add_module("hint_projection", hint)
-        if os.path.basename(output_dir or "").startswith(PREFIX_CHECKPOINT_DIR) and self.args.should_save:
-            save_run_settings(folder, run_settings(self.args, self._identity))
-            if hint is not None:
-                weights = {k: v.detach().cpu().contiguous() for k, v in hint.state_dict().items()}
-                save_file(weights, os.path.join(folder, _HINT_FILE))
+        if checkpoint and hint is not None:
+            weights = {k: v.detach().cpu().contiguous() for k, v in hint.state_dict().items()}
+            save_file(weights, os.path.join(folder, _HINT_FILE))
         self.ledger.seal(folder)
+        if checkpoint:
+            save_run_settings(folder, run_settings(self.args, self._identity))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # Around `model.load_state_dict(state_dict, False)`: no hint projection is in the weights, and some names on

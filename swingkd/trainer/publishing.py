@@ -21,6 +21,7 @@ from swingkd.audit import AuditReport
 from swingkd.data import column_names
 from swingkd.files import write_json
 from swingkd.models.loading import is_hub_id, public_name
+from swingkd.models.whole import check_finite_weights
 from swingkd.privacy.ledger import LEDGER_FILE
 from swingkd.report import ModelFacts, ShownToken, write_model_files
 from swingkd.report.metrics import environment
@@ -126,11 +127,12 @@ class PublishingTrainer(DPTrainer):
             tokens: texts to show, from `swingkd.report.shown_tokens`; private characters are masked.
 
         Raises:
-            ValueError: a data set's tag is no name on the Hub, which would refuse the card.
+            ValueError: a data set's tag is no name on the Hub, which would refuse the card; or a weight is not finite.
         """
         wrong = next((name for name in _listed(dataset_tags) if not is_hub_id(name)), None)
         if wrong is not None:
             raise ValueError(f"dataset_tags={wrong!r} is no name on the Hub. Say with dataset= what it is called.")
+        check_finite_weights("student", self.model)
         if not self.is_world_process_zero():
             return
         folder = Path(self.args.output_dir)

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import xxhash
 from datasets import Dataset, IterableDataset
+from datasets.fingerprint import Hasher
 from torch import nn
+from typing_extensions import TypedDict
 
 from swingkd.data.teacher_columns import model_fingerprint
-from swingkd.files import write_json
+from swingkd.files import read_as, write_json
+from swingkd.privacy.ledger import LEDGER_FILE
 from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.publishing import public_settings
 
 #: It stays on this machine: it knows the rows.
 RUN_FILE = "run_settings.json"
+# Rows whose bytes are hashed at a time.
+_ROWS = 10_000
 # What a run may change on its way: how long it is, and how the work is done.
 _MAY_CHANGE = {
     "fused_loss",
@@ -32,6 +41,13 @@ _MAY_CHANGE = {
 }
 
 
+class _Content(TypedDict):
+    """What stands in run_settings.json."""
+
+    settings: dict[str, Any]
+    seal: str
+
+
 def run_settings(args: PrivateDistillationConfig, identity: dict[str, Any]) -> dict[str, Any]:
     """Return what a run must keep when it goes on.
 
@@ -45,8 +61,14 @@ def run_settings(args: PrivateDistillationConfig, identity: dict[str, Any]) -> d
 
 
 def save_run_settings(checkpoint: str, settings: dict[str, Any]) -> None:
-    """Write into a checkpoint which run it is of."""
-    write_json(Path(checkpoint) / RUN_FILE, settings)
+    """Write into a checkpoint which run it is of, sealed together with its ledger."""
+    ledger = (Path(checkpoint) / LEDGER_FILE).read_bytes()
+    write_json(Path(checkpoint) / RUN_FILE, {"settings": settings, "seal": _seal(settings, ledger)})
+
+
+def _seal(settings: dict[str, Any], ledger: bytes) -> str:
+    """Return the SHA-256 of what a checkpoint says of itself: an edit of either file is seen."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode() + b"\0" + ledger).hexdigest()
 
 
 def check_same_run(checkpoint: str, now: dict[str, Any]) -> None:
@@ -57,14 +79,27 @@ def check_same_run(checkpoint: str, now: dict[str, Any]) -> None:
         now: what `run_settings` says of this run.
 
     Raises:
-        ValueError: names what differs.
+        ValueError: names what differs; or the checkpoint says nothing of its run, or its files were changed.
     """
-    path = Path(checkpoint) / RUN_FILE
-    before = json.loads(path.read_text()) if path.exists() else {}
+    known, ledger = Path(checkpoint) / RUN_FILE, Path(checkpoint) / LEDGER_FILE
+    if not known.exists() or not ledger.exists():
+        missing = known.name if not known.exists() else ledger.name
+        raise ValueError(
+            f"{checkpoint} has no {missing}, so nobody can tell which run it is of. Resume from another checkpoint, "
+            "or start afresh."
+        )
+    content = read_as(_Content, known.read_bytes(), str(known))
+    before = content["settings"]
+    if content["seal"] != _seal(before, ledger.read_bytes()):
+        raise ValueError(
+            f"{known.name} or {ledger.name} of {checkpoint} was changed after they were written. What the run spent "
+            "and how it was trained is not known any more: resume from another checkpoint, or start afresh."
+        )
+    now = json.loads(json.dumps(now))
     differ = [
-        f"{name}={before[name]!r} (now {value!r})"
-        for name, value in now.items()
-        if name in before and before[name] != value
+        f"{name}={before.get(name)!r} (now {now.get(name)!r})"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
     ]
     if differ:
         raise ValueError(
@@ -80,9 +115,57 @@ def weights_fingerprint(model: nn.Module | None) -> str | None:
 
 
 def rows_fingerprint(dataset: Dataset | IterableDataset | None) -> str | None:
-    """Hash how many rows there are and what the first ones hold; `None` of a stream, which nobody can count."""
-    if not isinstance(dataset, Dataset):
+    """Hash all rows and their order; of a stream, which nobody can read twice, what it reads from.
+
+    Args:
+        dataset: the prepared rows.
+    """
+    if dataset is None:
         return None
-    known = [name for name in ("input_ids", "labels", "pii_likelihood") if name in dataset.column_names]
-    first = dataset.with_format(None).select_columns(known)[:200]
-    return xxhash.xxh3_64_hexdigest(json.dumps([len(dataset), first]).encode())
+    if not isinstance(dataset, Dataset):
+        return _source_fingerprint(dataset)
+    digest = xxhash.xxh3_128(f"{len(dataset)} {dataset.features}".encode())
+    for batch in dataset.with_format("arrow").iter(_ROWS):
+        # As they are stored, with no row made; serialised, so that a slice hides nothing and adds nothing.
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema.remove_metadata()) as writer:
+            writer.write_table(batch.combine_chunks().replace_schema_metadata(None))
+        digest.update(memoryview(sink.getvalue()))
+    return digest.hexdigest()
+
+
+def _source_fingerprint(stream: IterableDataset) -> str:
+    """Hash what a stream reads from: the names and sizes of its files, rows in memory, a generator and its arguments.
+
+    Args:
+        stream: as a user made it, or with functions mapped over it, which are not looked at.
+    """
+    described = [_described(part) for source in _sources(stream._ex_iterable) for part in source]
+    return xxhash.xxh3_128_hexdigest(repr(described).encode())
+
+
+def _sources(stream: Any) -> Iterator[list[Any]]:
+    below = getattr(stream, "ex_iterables", None) or ([stream.ex_iterable] if hasattr(stream, "ex_iterable") else [])
+    for part in below:
+        yield from _sources(part)
+    if not below:
+        # Iterators over files know how far they are, and files what is in them.
+        known = {name: value for name, value in stream.kwargs.items() if name != "files_iterables"}
+        yield [
+            getattr(stream.generate_examples_fn, "__qualname__", "")
+            if hasattr(stream, "generate_examples_fn")
+            else "",
+            known,
+        ]
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, Dataset):
+        return rows_fingerprint(value)
+    if isinstance(value, dict):
+        return [[name, _described(part)] for name, part in sorted(value.items())]
+    if isinstance(value, list | tuple):
+        return [_described(part) for part in value]
+    if isinstance(value, str) and os.path.isfile(value):
+        return [value, os.path.getsize(value)]
+    return value if isinstance(value, str | int | float | bool | None) else Hasher.hash(value)

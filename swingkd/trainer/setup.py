@@ -174,13 +174,15 @@ def load_models(given: GivenModels, data: GivenData, args: PrivateDistillationCo
             check_padding_token(tokenizer)
     ledger = first_ledger(student, teacher, args)
     # A checkpoint in half precision would be trained in half precision: the student's weights are float32.
-    options: Any = {"dtype": torch.float32, **(args.model_init_kwargs or {})}  # type: ignore[dict-item]
+    student_options: Any = {"dtype": torch.float32, **(args.model_init_kwargs or {})}  # type: ignore[dict-item]
     teacher_options: Any = args.teacher_model_init_kwargs or {}
     return Models(
         task,
-        load_pretrained(task.auto_model, student, **options),
-        load_pretrained(task.auto_model, teacher, **teacher_options) if teacher is not None else None,
-        load_pretrained(task.auto_model, public) if public is not None else None,
+        load_pretrained(
+            task.auto_model, student, role="student", new_head=not task.predicts_tokens, **student_options
+        ),
+        load_pretrained(task.auto_model, teacher, role="teacher", **teacher_options) if teacher is not None else None,
+        load_pretrained(task.auto_model, public, role="public model") if public is not None else None,
         processing_class,
         given.teacher_processing_class,
         ledger,

@@ -18,8 +18,9 @@ from transformers import PreTrainedModel
 from swingkd.audit import MembershipReport
 from swingkd.audit.membership import judge_scores
 from swingkd.audit.scores import RecordScores, score_logits
-from swingkd.guards import check_positive
+from swingkd.guards import check_not_negative, check_numbers, check_positive
 from swingkd.models.logits import logits_of
+from swingkd.models.whole import check_finite_weights
 from swingkd.privacy import LedgerEntry, PrivacyLedger, content_keys, module_digest
 from swingkd.report import ModelFacts, model_card
 from swingkd.vision.data import Images
@@ -62,7 +63,9 @@ class ImageArguments:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         check_positive(self, "batch_size", "eval_batch_size", "learning_rate")
+        check_not_negative(self, "weight_decay", "warmup_steps", "checkpoint_every")
         if self.mixed_precision not in (None, "no", "bf16"):
             # fp16 scales gradients, which noise is added to.
             raise ValueError(f"mixed_precision={self.mixed_precision!r}: choose 'no' or 'bf16'.")
@@ -93,7 +96,7 @@ class Classifier:
             `PrivacyLedger.of_weights(folder)`.  A model that was trained in this process is known.
 
     Raises:
-        ValueError: half precision is asked for that cannot be had.
+        ValueError: half precision is asked for that cannot be had, or a weight is not finite.
     """
 
     model: nn.Module
@@ -114,6 +117,7 @@ class Classifier:
             ) from error
         if self.accelerator.mixed_precision == "fp16":
             raise ValueError("fp16 scales gradients that noise is added to: use mixed_precision='bf16'.")
+        check_finite_weights("model", model)
         self.model = self.place(model)
 
     @property
@@ -237,9 +241,13 @@ class Classifier:
             folder: where.
             title: what the card calls the model.
             results: what was measured on it, for the card.
+
+        Raises:
+            ValueError: its weights are not finite.
         """
         if not self.accelerator.is_main_process:
             return
+        check_finite_weights("student", self.model)
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         if isinstance(self.model, PreTrainedModel | PyTorchModelHubMixin):

@@ -44,7 +44,7 @@ class ClassifierArguments(ImageArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "epochs", "clip_norm", "micro_batch_size")
+        check_positive(self, "epochs", "target_epsilon", "target_delta", "clip_norm", "micro_batch_size")
 
 
 class ClassifierTraining(DPStagedTraining):

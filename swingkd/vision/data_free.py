@@ -81,7 +81,8 @@ class DataFreeArguments(ImageArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "rounds", "images_per_round", "epochs_per_round", "generator_batch_size")
-        check_not_negative(self, "crop")
+        check_positive(self, "generator_learning_rate", "gradient_epsilon", "gradient_batch_size")
+        check_not_negative(self, "crop", "generator_epochs")
         if self.gradient_epsilon is not None and self.rounds != 1:
             raise ValueError(f"gradient_epsilon needs images that stay the same: rounds=1, not {self.rounds}.")
 

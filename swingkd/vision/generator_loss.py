@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from swingkd.guards import check_numbers
 from swingkd.models.logits import logits_of
 from swingkd.vision.models import head_name, listening
 
@@ -33,12 +34,18 @@ class GeneratorLoss:
         activation: weight of the negative mean size of the features: be like something.
         statistics: weight of the distance from what the batch norms saw in training (DeepInversion; Yin et al. 2020,
             arXiv 1912.08795); of no effect on models without batch norm.
+
+    Raises:
+        ValueError: a weight is not finite.
     """
 
     one_hot: float = 1.0
     batch_entropy: float = 5.0
     activation: float = 0.1
     statistics: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
     def __call__(self, critic: nn.Module, images: torch.Tensor) -> torch.Tensor:
         """Judge a batch of images by a classifier.

@@ -16,7 +16,7 @@ import torch
 from opacus.accountants.analysis.rdp import get_privacy_spent
 from torch import nn
 
-from swingkd.guards import check_positive
+from swingkd.guards import check_finite, check_positive
 from swingkd.privacy import (
     NO_DATA,
     PUBLIC_DATA,
@@ -155,6 +155,7 @@ class RandomizedTeacher:
     _generator: torch.Generator = field(default_factory=secret_generator, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_finite("epsilon", self.epsilon)
         check_positive(self, "epsilon")
 
     def __call__(self, run: Classifier, images: torch.Tensor, prior: torch.Tensor) -> Answers:
@@ -239,6 +240,8 @@ class NoisyDifferences:
     _generator: torch.Generator = field(default_factory=secret_generator, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        for name in ("noise_multiplier", "clip"):
+            check_finite(name, getattr(self, name))
         check_positive(self, "noise_multiplier", "clip", "top")
 
     def __call__(self, run: Classifier, images: torch.Tensor, prior: torch.Tensor) -> Answers:

@@ -15,7 +15,7 @@ import torch
 from accelerate.utils import broadcast
 from torch import nn
 
-from swingkd.guards import check_positive
+from swingkd.guards import check_finite, check_positive
 from swingkd.models.logits import logits_of
 from swingkd.privacy import TEACHER_DATA, LedgerEntry, PrivacyLedger
 from swingkd.privacy.randomness import secret_generator
@@ -48,7 +48,9 @@ class _Noised:
     _generator: torch.Generator = field(default_factory=secret_generator, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_positive(self, "noise_multiplier", "clip", "temperature")
+        for name in ("noise_multiplier", "clip", "temperature", "delta"):
+            check_finite(name, getattr(self, name))
+        check_positive(self, "noise_multiplier", "clip", "temperature", "delta")
         if not self.models:
             raise ValueError("There is no teacher to ask.")
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from swingkd.guards import check_positive
+from swingkd.guards import check_not_negative, check_positive
 from swingkd.models.logits import logits_of
 from swingkd.privacy import PrivacyLedger
 from swingkd.vision.base import ImageArguments, check_trainable
@@ -50,6 +50,7 @@ class SampleSelectionArguments(ImageArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "distillation_batch_size")
+        check_not_negative(self, "hint_epochs", "warm_up_epochs", "self_learning_epochs", "distillation_epochs")
         self.shares = [float(share) for share in self.shares]
         wrong = [share for share in self.shares if not 0 < share <= 1]
         if wrong:

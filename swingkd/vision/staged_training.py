@@ -7,6 +7,7 @@ the seed, its number and the weights alone, so a run that was killed goes on to 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
@@ -18,13 +19,24 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import get_scheduler
+from typing_extensions import TypedDict
 
+from swingkd.files import read_as
 from swingkd.models.logits import logits_of
 from swingkd.privacy import PrivacyLedger, ShardAnswers
 from swingkd.vision.base import Classifier, ImageArguments
 from swingkd.vision.data import Images
 
 _STATE = "state.json"
+
+
+class _State(TypedDict):
+    """What a checkpoint says beside its tensors."""
+
+    done: int
+    history: list[dict[str, Any]]
+    settings: dict[str, Any]
+    state: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -206,6 +218,8 @@ class StagedTraining(Classifier):
             self.history.append({"unit": self.done, "stage": stage, "loss": 0.0, "steps": 0})
         last = self.history[-1]
         loss = float(self.accelerator.reduce(part.detach().float(), "sum"))
+        if not math.isfinite(loss):
+            raise ValueError(f"The loss of {stage} is {loss} after {last['steps']} steps: lower the learning rate.")
         last["loss"] = (last["loss"] * last["steps"] + loss) / (last["steps"] + 1)
         last["steps"] += 1
 
@@ -243,7 +257,7 @@ class StagedTraining(Classifier):
         folder = next((folder for folder in folders if (folder / _STATE).exists()), None)
         if folder is None:
             return
-        content = json.loads((folder / _STATE).read_text())
+        content = read_as(_State, (folder / _STATE).read_bytes(), str(folder / _STATE))
         now = json.loads(json.dumps(self.settings()))
         different = [name for name in now if now[name] != content["settings"].get(name)]
         if different:

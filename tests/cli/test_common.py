@@ -46,7 +46,7 @@ def test_help_lists_every_command():
         (["tag", "notes.jsonl", "--text-column", "note"], "Set --text-column"),
         (["card", "student"], "student is a folder. Name a run's metrics.json"),
         (["card", "config.json"], "Name the metrics.json of a run"),
-        (["budget", "1000", "--epsilon", "inf"], "epsilon=inf must be positive and finite"),
+        (["budget", "1000", "--epsilon", "inf"], "--epsilon=inf must be finite"),
         (["distill", "--student", "student", "--data", "notes.jsonl", "--set", "max_steps=2.5"], "a whole number"),
         (["distill", "--student", "student", "--data", "notes.jsonl", "--set", "bf16=maybe"], "must be true or false"),
         (["distill", "--student", "student", "--data", "notes.jsonl", "--set", "max_step=1"], "mean max_steps?"),

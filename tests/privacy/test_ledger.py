@@ -161,7 +161,7 @@ def test_it_is_read_from_a_card(tmp_path):
     (tmp_path / "README.md").write_text("# nothing\n")
     assert PrivacyLedger.load(tmp_path) is None
     (tmp_path / "privacy_ledger.json").write_text("{")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="is no JSON"):
         PrivacyLedger.load(tmp_path)
 
 
@@ -217,7 +217,7 @@ def test_deltas_are_said_rounded_up(number, said):
     ],
 )
 def test_senseless_entries_are_refused(fields):
-    with pytest.raises(ValueError, match="test: "):
+    with pytest.raises(ValueError, match=r"test: |must be positive"):
         entry(**fields)
 
 

@@ -63,7 +63,7 @@ def test_a_huge_epsilon_is_bounded_without_the_memory_of_the_exact_one():
     ("changes", "message"),
     [
         ({"sampling_rate": 0.0}, "sampling_rate=0.0 must be in"),
-        ({"steps": 0}, "steps=0 must be a positive whole number"),
+        ({"steps": 0}, "steps=0 must be positive"),
         ({"noise_multiplier": 0.0}, "without noise there is no guarantee"),
         ({"delta": 1.0}, r"delta=1.0 must be in \(0, 1\)"),
         ({"clip_norm": -1.0}, "clip_norm=-1.0 must be positive"),

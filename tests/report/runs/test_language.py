@@ -29,7 +29,7 @@ def test_rows_of_other_settings_are_refused(metrics):
         MetricsFile(metrics.path, "a-run", {"seed": 0, "rows": [PLAN | {"args": {"alpha": 0.9}}]})
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "is not JSON"), ("{}", "not a metrics file")])
+@pytest.mark.parametrize(("text", "message"), [("{", "is no JSON"), ("{}", "is damaged: run: field required")])
 def test_broken_files_are_named(tmp_path, text, message):
     (tmp_path / "metrics.json").write_text(text)
     with pytest.raises(ValueError, match=message):

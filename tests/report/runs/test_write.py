@@ -60,7 +60,7 @@ def test_a_kind_that_there_is_not_is_named(tmp_path):
     (tmp_path / "metrics.json").write_text(
         json.dumps({"run": "x", "kind": "sounds", "config": {}, "environment": {}, "rows": []})
     )
-    with pytest.raises(ValueError, match=r"kind='sounds' of metrics.json is not known. It is one of language"):
+    with pytest.raises(ValueError, match=r"metrics.json is damaged: kind: input should be 'language'"):
         write_card(tmp_path / "metrics.json", tmp_path)
 
 
