@@ -45,7 +45,8 @@ def distill(
         str | None, typer.Option(help="For --protection mollify: a model trained on public text.")
     ] = None,
     teacher_tokenizer: Annotated[
-        str | None, typer.Option(help="For classifiers: the teacher's tokenizer, where it is not the student's.")
+        str | None,
+        typer.Option(help="For classifiers: the teacher's tokenizer or image processor, where it has its own."),
     ] = None,
     tagger: TaggerOption = None,
     plain: Annotated[bool, typer.Option("--plain", help="Protect nothing, look for nothing: the rival.")] = False,
@@ -68,7 +69,7 @@ def distill(
     """
     from swingkd.audit.loading import AUDITED
     from swingkd.data import PII_COLUMNS
-    from swingkd.models.loading import load_tokenizer
+    from swingkd.models.loading import load_image_processor, load_tokenizer
     from swingkd.trainer import PrivateDistillationTrainer
     from swingkd.trainer.checkpoints import last_complete_checkpoint
     from swingkd.trainer.config import PrivateDistillationConfig
@@ -104,7 +105,8 @@ def distill(
         rows = rows.remove_columns([name for name in rows.column_names if name in PII_COLUMNS])
     # Beside rows that were tagged already there may be text that was not, to evaluate on.
     text = not images and (not tokens or "pii_likelihood" in rows.column_names)
-    own = load_tokenizer(teacher_tokenizer) if teacher_tokenizer else None
+    read = load_image_processor if images else load_tokenizer
+    own = read(teacher_tokenizer) if teacher_tokenizer else None
     stop = StopOnInterrupt()
     trainer = PrivateDistillationTrainer(
         student,

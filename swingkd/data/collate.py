@@ -9,6 +9,7 @@ import torch
 
 from swingkd.data.columns import IGNORE, PADDING, likelihoods
 from swingkd.data.teacher_columns import CacheInfo, read_teacher
+from swingkd.models.inputs import OF_TOKENS
 
 
 def pad_rows(rows: list[dict[str, Any]], fillers: dict[str, int], like: str) -> dict[str, torch.Tensor]:
@@ -54,7 +55,8 @@ class DistillationCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Return tensors [rows, longest]; `pii_likelihood` as float32 in [0, 1]."""
-        batch = pad_rows(rows, PADDING | {"input_ids": self.pad_token_id}, "input_ids")
+        more = {name: 0 for name in OF_TOKENS if name in rows[0]}
+        batch = pad_rows(rows, PADDING | {"input_ids": self.pad_token_id} | more, "input_ids")
         if not self.first:
             batch["labels"][:, 0] = IGNORE
         if "teacher_row" in rows[0]:

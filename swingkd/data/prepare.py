@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from swingkd.data.columns import IGNORE, PADDING, PII_COLUMNS, PII_TYPES, VERSION
 from swingkd.data.spans import token_facts
 from swingkd.data.teacher_columns import TEACHER_COLUMNS
+from swingkd.models.inputs import OF_TOKENS
 from swingkd.tagging import Tagger, tag_texts
 from swingkd.tagging.windows import check_fast_tokenizer
 
@@ -124,7 +125,7 @@ def prepare_dataset(
     if settings.packing and not set(TEACHER_COLUMNS) & set(columns):
         options = {"batched": True, "batch_size": 10_000, "fn_kwargs": {"length": settings.max_length}}
         if isinstance(prepared, Dataset):
-            kept = [c for c in prepared.column_names if c in PADDING]
+            kept = [c for c in prepared.column_names if c in (*PADDING, *OF_TOKENS)]
             prepared = prepared.select_columns(kept)
             options |= {"desc": f"Packing ({description})"}
         prepared = prepared.map(_pack, **options)

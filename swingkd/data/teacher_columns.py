@@ -31,7 +31,7 @@ class CacheInfo:
     """What wrote a cache.
 
     Args:
-        teacher: fingerprint of the teacher's weights.
+        teacher: fingerprint of the teacher's weights and configuration.
         tokenizer: fingerprint of the tokenizer.
         vocabulary: its length.
         temperature: the base temperature whose tail was kept.
@@ -60,9 +60,22 @@ class CacheInfo:
         return read_as(cls, text, "The cached teacher's description")
 
 
+# Of a configuration: where the model came from, and how it is run.
+_NOT_ITS_OWN = {
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "pad_token_id",
+    "transformers_version",
+    "use_cache",
+}
+
+
 def model_fingerprint(model: PreTrainedModel) -> str:
-    """Hash a model's weights, their names, shapes and types."""
-    digest = xxhash.xxh3_128()
+    """Hash a model's weights, their names, shapes and types, and its configuration: a soft cap is no weight."""
+    known = {name: value for name, value in model.config.to_dict().items() if name not in _NOT_ITS_OWN}
+    digest = xxhash.xxh3_128(json.dumps(known, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         if tensor.is_meta:
             raise ValueError(f"{name} is offloaded, so the teacher has no fingerprint. Load it whole to cache it.")

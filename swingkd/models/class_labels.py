@@ -39,12 +39,29 @@ def check_same_classes(student: PreTrainedConfig, teacher: PreTrainedConfig) -> 
             f"num_labels={teacher.num_labels}, and the teacher's id2label and label2id."
         )
     names, teacher_names = class_names(student), class_names(teacher)
-    if names and teacher_names and names != teacher_names:
-        i = next(i for i, pair in enumerate(zip(names, teacher_names, strict=True)) if pair[0] != pair[1])
+    if names and teacher_names and _folded(names) != _folded(teacher_names):
+        pairs = zip(_folded(names), _folded(teacher_names), strict=True)
+        i = next(i for i, (one, two) in enumerate(pairs) if one != two)
         raise ValueError(
             f"Class {i} is {names[i]!r} to the student and {teacher_names[i]!r} to the teacher. Make the student with "
             "the teacher's id2label and label2id."
         )
+
+
+def adopt_class_names(student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
+    """Give a student whose classes were never named the teacher's names: they are its classes.
+
+    Args:
+        student: its configuration is changed.
+        teacher: of as many classes.
+    """
+    if class_names(student) is None and class_names(teacher) is not None:
+        student.id2label, student.label2id = dict(teacher.id2label), dict(teacher.label2id)
+
+
+def _folded(names: list[str]) -> list[str]:
+    """Return names for a comparison: POSITIVE is positive."""
+    return [str(name).casefold() for name in names]
 
 
 def check_class_names(features: Features | None, column: str, config: PreTrainedConfig) -> None:
@@ -57,9 +74,10 @@ def check_class_names(features: Features | None, column: str, config: PreTrained
     if not isinstance(feature, ClassLabel):
         feature = getattr(feature, "feature", None)  # of a list of them
     names = class_names(config)
-    if not isinstance(feature, ClassLabel) or names is None or names == feature.names:
+    if not isinstance(feature, ClassLabel) or names is None:
         return
-    moved = [i for i, own in enumerate(feature.names) if own in names and (i >= len(names) or names[i] != own)]
+    known, given = _folded(names), _folded(feature.names)
+    moved = [i for i, own in enumerate(given) if own in known and (i >= len(known) or known[i] != own)]
     if moved:
         i = moved[0]
         own = names[i] if i < len(names) else None

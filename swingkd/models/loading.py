@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from huggingface_hub.errors import HFValidationError
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from swingkd.models.whole import check_finite_weights, check_loaded
 
@@ -89,6 +89,16 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     with looked_up(name):
         return AutoTokenizer.from_pretrained(name)
+
+
+def load_image_processor(name: str) -> Any:
+    """Load an image processor by its name.
+
+    Raises:
+        ValueError: there is no such folder, and the Hub gave nothing by this name.
+    """
+    with looked_up(name):
+        return AutoImageProcessor.from_pretrained(name)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from transformers import EvalPrediction, PreTrainedModel
 from swingkd.data import DataSettings, column_names
 from swingkd.data.columns import IGNORE
 from swingkd.data.teacher_columns import CacheInfo
+from swingkd.models.inputs import OF_TOKENS
 from swingkd.tagging import Tagger
 from swingkd.targets import ProtectionName
 from swingkd.tasks.predicted import PredictedTokens
@@ -74,7 +75,7 @@ class Task(ABC):
     #: What is done at private answers where nobody says otherwise and there is no public model.
     default_protection: ClassVar[ProtectionName] = "population"
     #: Columns of its batches, beside the labels and those about privacy.
-    columns: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
+    columns: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", *OF_TOKENS)
 
     @abstractmethod
     def prepare(

@@ -17,6 +17,11 @@ from swingkd.targets import ProtectionName
 from swingkd.tasks.classification_metrics import example_metrics
 from swingkd.tasks.labels import LabelTask, by_number, label_field
 
+_NO_IMAGE = (
+    "The rows hold pixel_values, or a transform that makes them for the student; the teacher reads images in its own "
+    "way (teacher_processing_class). Pass the images themselves, in a column of images and without a transform."
+)
+
 
 class ImageClassification(LabelTask):
     """Say which class an image is of.  Rows have an image, or `pixel_values`, and `label`."""
@@ -26,7 +31,7 @@ class ImageClassification(LabelTask):
     default_protection: ClassVar[ProtectionName] = "drop"
     auto_processor = AutoImageProcessor
     endings = ("ForImageClassification",)
-    columns = ("pixel_values", "image")
+    columns = ("pixel_values", "image", "teacher_pixel_values")
 
     def prepare(self, dataset, reading, *, description="train", keep=()):
         if reading.tagger is not None:
@@ -44,6 +49,8 @@ class ImageClassification(LabelTask):
         image = next((name for name in columns if isinstance(features.get(name), Image)), None)
         if image is None and "pixel_values" not in columns:
             raise ValueError(f"The dataset has the columns {columns}; an image, or 'pixel_values', is needed.")
+        if reading.teacher_processing_class is not None and (image is None or transformed):
+            raise ValueError(_NO_IMAGE)
         names = {field: "labels"} | ({image: "image"} if image is not None else {})
         for old, new in names.items():
             dataset = dataset.rename_column(old, new) if old != new else dataset
@@ -53,10 +60,15 @@ class ImageClassification(LabelTask):
         return dataset
 
     def collator(self, processing_class, teacher_processing_class=None, cache=None):
-        return ImageCollator(processing_class)
+        return ImageCollator(processing_class, teacher_processing_class)
 
     def call(self, inputs, model):
         return {"pixel_values": inputs["pixel_values"]}
+
+    def of_teacher(self, inputs):
+        if "teacher_pixel_values" not in inputs:
+            return inputs
+        return {"labels": inputs["labels"], "pixel_values": inputs["teacher_pixel_values"]}
 
     def metrics(self, prediction, model):
         return example_metrics(prediction)
@@ -67,13 +79,21 @@ class ImageCollator:
 
     Args:
         processor: what makes `pixel_values` of images.
+        teacher_processor: what makes the teacher's, where it reads them in another size or normalisation.
     """
 
-    def __init__(self, processor: Any):
-        self.processor = processor
+    def __init__(self, processor: Any, teacher_processor: Any = None):
+        self.processor, self.teacher_processor = processor, teacher_processor
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Return `pixel_values` [rows, channels, height, width], `labels` and what is known of privacy, [rows]."""
+        """Return `pixel_values` [rows, channels, height, width], the teacher's where it has its own, `labels` and what
+        is known of privacy, [rows].
+
+        Raises:
+            ValueError: the rows hold the student's pixels alone, and the teacher reads others.
+        """
+        if self.teacher_processor is not None and "image" not in rows[0]:
+            raise ValueError(_NO_IMAGE)
         if "pixel_values" in rows[0]:
             pixels = torch.stack([torch.as_tensor(np.asarray(row["pixel_values"], np.float32)) for row in rows])
         else:
@@ -83,6 +103,9 @@ class ImageCollator:
         batch["pii_span"] = torch.tensor([_image_hash(row) for row in rows])
         batch["pii_group"] = (batch["pii_likelihood"] > 0).long()
         batch["pii_likelihood"] = likelihoods(batch["pii_likelihood"])
+        if self.teacher_processor is not None:
+            shown = self.teacher_processor([row["image"] for row in rows], return_tensors="pt")
+            batch["teacher_pixel_values"] = shown["pixel_values"]
         return batch | {"pixel_values": pixels}
 
 

@@ -21,6 +21,7 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 from swingkd.data import PII_COLUMNS, VERSION, DataSettings, column_names, pad_rows, ready, unformatted
 from swingkd.data.columns import IGNORE, likelihoods, stored
 from swingkd.models.class_labels import check_class_names, class_number, described
+from swingkd.models.inputs import OF_TOKENS, of_tokens
 from swingkd.tagging import CharTags, align, dilate, tag_texts
 from swingkd.tagging.windows import check_fast_tokenizer
 from swingkd.targets import ProtectionName, TokenFacts
@@ -30,7 +31,7 @@ from swingkd.tasks.classification_metrics import entity_metrics, example_metrics
 from swingkd.tasks.predicted import predicted_tokens
 
 _LABEL_FIELDS = ("label", "labels", "ner_tags", "tags")
-TEACHER_INPUTS = ("teacher_input_ids", "teacher_attention_mask", "teacher_labels")
+TEACHER_INPUTS = ("teacher_input_ids", "teacher_attention_mask", "teacher_token_type_ids", "teacher_labels")
 
 
 class LabelTask(Task):
@@ -52,7 +53,7 @@ class TextTask(LabelTask):
     """A classifier that reads text."""
 
     auto_processor = AutoTokenizer
-    columns = ("input_ids", "attention_mask", "token_type_ids", *TEACHER_INPUTS)
+    columns = ("input_ids", "attention_mask", *OF_TOKENS, *TEACHER_INPUTS)
 
     def prepare(self, dataset, reading, *, description="train", keep=()):
         dataset = unformatted(dataset)
@@ -93,7 +94,7 @@ class TextTask(LabelTask):
         return LabelCollator(processing_class.pad_token_id, teacher)
 
     def call(self, inputs, model):
-        return {name: inputs[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in inputs}
+        return {name: inputs[name] for name in ("input_ids", "attention_mask")} | of_tokens(inputs, model)
 
     def of_teacher(self, inputs):
         if "teacher_input_ids" not in inputs:
@@ -314,12 +315,12 @@ class LabelCollator:
     """
 
     def __init__(self, pad_token_id: int, teacher_pad_token_id: int = 0):
-        self.fillers = {"input_ids": pad_token_id, "attention_mask": 0, "token_type_ids": 0}
+        self.fillers = {"input_ids": pad_token_id, "attention_mask": 0}
         self.teacher_fillers = {"teacher_input_ids": teacher_pad_token_id, "teacher_attention_mask": 0}
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Return tensors; `labels` and those about privacy are [rows], or [rows, longest] where words have them."""
-        fillers = {name: value for name, value in self.fillers.items() if name != "token_type_ids" or name in rows[0]}
+        fillers = self.fillers | {name: 0 for name in OF_TOKENS if name in rows[0]}
         own = {"labels": IGNORE, **dict.fromkeys(PII_COLUMNS, 0)}
         if isinstance(rows[0]["labels"], int):
             batch = pad_rows(rows, fillers, "input_ids")
@@ -327,7 +328,8 @@ class LabelCollator:
         else:
             batch = pad_rows(rows, fillers | own, "input_ids")
         if "teacher_input_ids" in rows[0]:
-            words = {"teacher_labels": IGNORE} if "teacher_labels" in rows[0] else {}
+            own = {"teacher_labels": IGNORE, "teacher_token_type_ids": 0}
+            words = {name: value for name, value in own.items() if name in rows[0]}
             batch |= pad_rows(rows, self.teacher_fillers | words, "teacher_input_ids")
         batch["pii_likelihood"] = likelihoods(batch["pii_likelihood"])
         return batch

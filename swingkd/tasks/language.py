@@ -23,6 +23,7 @@ from transformers import (
 from swingkd.data import DistillationCollator, prepare_dataset
 from swingkd.data.columns import IGNORE
 from swingkd.data.teacher_columns import CacheInfo
+from swingkd.models.inputs import of_tokens
 from swingkd.tasks.base import Task, labelled
 from swingkd.tasks.predicted import preceding, predicted_tokens
 
@@ -44,7 +45,8 @@ class TokenTask(Task):
         )
 
     def call(self, inputs, model):
-        return {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "use_cache": False}
+        read = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "use_cache": False}
+        return read | of_tokens(inputs, model)
 
     def metrics(self, prediction: EvalPrediction, model):
         """Make perplexities (all, flagged, unflagged) and the distillation loss of sums over tokens."""
@@ -104,7 +106,8 @@ class MaskedLM(TokenTask):
         return predicted_tokens(inputs, at, at, preceding(ids, width, end))
 
     def call(self, inputs, model):
-        return {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+        read = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+        return read | of_tokens(inputs, model)
 
 
 class MaskingCollator:

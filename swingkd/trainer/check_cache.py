@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from swingkd.data.prepare import column_names
 from swingkd.data.teacher_columns import CacheInfo, model_fingerprint, tokenizer_fingerprint
+from swingkd.models.inputs import vocabulary_size
 from swingkd.tasks import Task
 from swingkd.trainer.config import SOFTENING, PrivateDistillationConfig
 
@@ -48,7 +49,8 @@ def check_cached_teacher(
     info = CacheInfo.loads(writers[0])
     if info.tokenizer != tokenizer_fingerprint(tokenizer):
         raise ValueError(
-            f"The teacher was cached with another tokenizer ({info.vocabulary} tokens; this one has {len(tokenizer)})."
+            f"The teacher was cached with another tokenizer ({info.vocabulary} tokens; this one has "
+            f"{vocabulary_size(tokenizer)})."
         )
     if info.temperature != args.temperature:
         raise ValueError(

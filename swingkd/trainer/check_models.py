@@ -2,24 +2,66 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from typing import Any
 
+import torch
 from peft import PeftConfig
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from swingkd.models.class_labels import check_same_classes, check_single_label
+from swingkd.models.class_labels import adopt_class_names, check_same_classes, check_single_label
+from swingkd.models.inputs import first_position, vocabulary_size
 from swingkd.tasks import TASKS, Task, task_of
 from swingkd.trainer.config import LONGEST, PrivateDistillationConfig
 
 
 def check_different_models(student: str | PreTrainedModel, teacher: str | PreTrainedModel | None) -> None:
-    """Refuse a teacher that is the student."""
-    if student is teacher or (isinstance(student, str) and student == teacher):
+    """Refuse a teacher that is the student, by whatever path or letters."""
+    both = isinstance(student, str) and isinstance(teacher, str)
+    if student is teacher or (both and _same_place(str(student), str(teacher))):
         raise ValueError(
             "The teacher is the student: there would be nothing to distil. Pass two models; for self-distillation "
             "load the checkpoint twice."
         )
+
+
+def _same_place(one: str, two: str) -> bool:
+    if os.path.exists(one) and os.path.exists(two):
+        return os.path.samefile(one, two)
+    # The Hub does not tell capitals apart.
+    return one.strip("/").casefold() == two.strip("/").casefold()
+
+
+def check_apart(student: PreTrainedModel, teacher: PreTrainedModel | None) -> None:
+    """Refuse a student that holds weights of its teacher, which is frozen: they would not be trained, in silence.
+
+    Raises:
+        ValueError: names the first of them.
+    """
+    if teacher is None:
+        return
+    if any(module is teacher for module in student.modules()):
+        raise ValueError(
+            "The student holds the teacher itself (an adapter around it, say), so both change together. Load the "
+            "checkpoint twice, or pass copy.deepcopy(teacher) as teacher_model."
+        )
+    held = {_place(p) for p in teacher.parameters() if not p.is_meta}
+    shared = [name for name, p in student.named_parameters() if p.requires_grad and _place(p) in held]
+    if shared:
+        raise ValueError(
+            f"The student shares {len(shared)} trainable weights with the teacher (such as {shared[0]}), which is "
+            "frozen. Copy them, copy.deepcopy(teacher), or freeze them in the student too: requires_grad_(False)."
+        )
+
+
+def _place(parameter: torch.Tensor) -> int:
+    # Quantised and sharded weights have a storage that cannot be asked.
+    try:
+        return parameter.untyped_storage().data_ptr() or id(parameter)
+    except (NotImplementedError, RuntimeError):
+        return id(parameter)
 
 
 def check_one_device(args: TrainingArguments) -> None:
@@ -46,10 +88,11 @@ def check_tokenizer(
     """Refuse a model whose head or whose own tokenizer does not fit the shared one; added tokens are fine."""
     head = model.get_output_embeddings() if task.predicts_tokens else model.get_input_embeddings()
     rows = head.weight.shape[0] if head else model.config.vocab_size
-    if rows < len(tokenizer):
+    size = vocabulary_size(tokenizer)
+    if rows < size:
         raise ValueError(
-            f"The {role} model {'predicts' if task.predicts_tokens else 'knows'} {rows} tokens, the tokenizer has "
-            f"{len(tokenizer)}. Teacher and student must share one tokenizer: pass the one both were trained with."
+            f"The {role} model {'predicts' if task.predicts_tokens else 'knows'} {rows} tokens, the tokenizer has ids "
+            f"up to {size - 1}. Teacher and student must share one tokenizer: pass the one both were trained with."
         )
     name = getattr(model.config, "_name_or_path", "")
     if not name:
@@ -76,12 +119,7 @@ def check_tokenizer(
 def positions(model: PreTrainedModel) -> int | None:
     """Return how many tokens a model can place; `None` where it names no limit."""
     allowed = getattr(model.config, "max_position_embeddings", None)
-    for name, module in model.named_modules():
-        padding = getattr(module, "padding_idx", None) if name.endswith("position_embeddings") else None
-        # RoBERTa and its kin count from behind the padding token.
-        if allowed is not None and padding is not None:
-            return allowed - padding - 1
-    return allowed
+    return allowed - first_position(model) if allowed is not None else None
 
 
 def longest_row(args: PrivateDistillationConfig, models: Iterable[PreTrainedModel], *tokenizers: object) -> int:
@@ -113,7 +151,10 @@ def check_adapter(peft_config: PeftConfig) -> None:
 
 
 def check_task(task: Task, models: dict[str, PreTrainedModel], args: PrivateDistillationConfig) -> None:
-    """Refuse models that are made for another task, or classes that differ; by their role, the student first."""
+    """Refuse models that are made for another task, or classes that differ; by their role, the student first.
+
+    A student whose classes have no names gets the teacher's: the data's names are compared with them.
+    """
     for role, model in models.items():
         if args.task is None and task_of(model) is not task:
             raise ValueError(
@@ -123,6 +164,7 @@ def check_task(task: Task, models: dict[str, PreTrainedModel], args: PrivateDist
         if not task.predicts_tokens:
             check_single_label(role, model.config)
             check_same_classes(models["student"].config, model.config)
+            adopt_class_names(models["student"].config, model.config)
     if args.hidden_weight > 0 and not task.predicts_tokens:
         raise ValueError(
             f"hidden_weight > 0 matches the hidden states of tokens, and {task.name} has none that both models share. "
@@ -130,12 +172,67 @@ def check_task(task: Task, models: dict[str, PreTrainedModel], args: PrivateDist
         )
 
 
-def check_teacher_tokenizer(task: Task, processing_class: object) -> None:
-    """Refuse a tokenizer of the teacher's own where its answers are tokens, or nothing is tokenised."""
-    if processing_class is not None and task.name not in ("text-classification", "token-classification"):
+def check_teacher_processing(task: Task, processing_class: object) -> None:
+    """Refuse a tokenizer of the teacher's own where its answers are tokens."""
+    if processing_class is not None and task.predicts_tokens:
         raise ValueError(
-            f"teacher_processing_class is for classifiers of text; with {task.name} teacher and student share one."
+            f"teacher_processing_class is for classifiers; with {task.name} teacher and student share one tokenizer."
         )
+
+
+def check_pixels(role: str, model: PreTrainedModel, processor: Any) -> None:
+    """Refuse to show a model the student's pixels where it was trained on others: another size, or normalisation.
+
+    Args:
+        role: what the model is called: "teacher" or "public".
+        model: an image classifier.
+        processor: the student's image processor.
+
+    Raises:
+        ValueError: names what differs.
+    """
+    remedy = (
+        "Pass teacher_processing_class=AutoImageProcessor.from_pretrained(<the teacher>)."
+        if role == "teacher"
+        else "Choose one that was trained like the student."
+    )
+    name = getattr(model.config, "_name_or_path", "")
+    try:
+        trained_with = AutoImageProcessor.from_pretrained(name) if name else None
+    except (OSError, ValueError, KeyError):
+        trained_with = None  # Saved without one: the size of its input is all there is to compare.
+    if trained_with is not None:
+        ours, theirs = (part.to_dict() for part in (processor, trained_with))
+        different = [key for key in _PIXELS if _plain(ours.get(key)) != _plain(theirs.get(key))]
+        if different:
+            key = different[0]
+            raise ValueError(
+                f"The {role} model reads images with {key}={theirs.get(key)}, the student with {ours.get(key)}. "
+                f"{remedy}"
+            )
+    size = getattr(model.config, "image_size", None)
+    made = getattr(processor, "crop_size" if getattr(processor, "do_center_crop", False) else "size", None)
+    height = _plain(made).get("height") if made else None
+    if trained_with is None and isinstance(size, int) and height is not None and height != size:
+        raise ValueError(f"The {role} model reads images of {size} pixels, the student's are {height}. {remedy}")
+
+
+# What decides which numbers stand for an image.
+_PIXELS = (
+    "do_resize",
+    "size",
+    "do_center_crop",
+    "crop_size",
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+)
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if hasattr(value, "keys") else list(value) if isinstance(value, tuple) else value
 
 
 def hidden_size(role: str, model: PreTrainedModel) -> int:

@@ -15,11 +15,12 @@ from datasets import Dataset, IterableDataset
 from peft import PeftConfig
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from swingkd.data import PII_COLUMNS, column_names
 from swingkd.data.teacher_columns import TEACHER_COLUMNS
+from swingkd.models.inputs import first_position, takes, vocabulary_size
 from swingkd.models.whole import check_finite_weights
 from swingkd.report import forget_model_facts
 from swingkd.tagging import Tagger, is_private
@@ -28,7 +29,6 @@ from swingkd.tasks.language import MaskingCollator, NewMasks, evaluated
 from swingkd.trainer.check_data import check_fresh_masks
 from swingkd.trainer.checkpoints import last_complete_checkpoint, load_renamed
 from swingkd.trainer.config import PrivateDistillationConfig
-from swingkd.trainer.dp_run import takes_positions
 from swingkd.trainer.objective import Objective, StepLosses, frozen_model, readable_head
 from swingkd.trainer.protections import build_protection
 from swingkd.trainer.publishing import PublishingTrainer
@@ -62,7 +62,7 @@ class PrivateDistillationTrainer(PublishingTrainer):
         eval_dataset: the same, or a dict of such data sets.
         processing_class: the fast tokenizer that teacher and student share, or the image processor; default: the
             student's.
-        teacher_processing_class: for classifiers of text: the teacher's tokenizer, where it has one of its own.
+        teacher_processing_class: for classifiers: the teacher's tokenizer or image processor, where it has its own.
         tagger: what rates the text; not needed where the data has a `pii_likelihood` column.
         public_model: a model like the student, trained on public data; makes `"mollify"` the default.
         target_protection: an object with a `protect` method, used instead of `args.protection`.
@@ -94,7 +94,7 @@ class PrivateDistillationTrainer(PublishingTrainer):
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple = (None, None),
         peft_config: PeftConfig | None = None,
-        teacher_processing_class: PreTrainedTokenizerBase | None = None,
+        teacher_processing_class: Any = None,
     ):
         self.setup = setup = Setup.of(
             GivenModels(model, teacher_model, public_model, processing_class, teacher_processing_class, peft_config),
@@ -149,12 +149,12 @@ class PrivateDistillationTrainer(PublishingTrainer):
             self.teacher_model,
             self.public_model,
             # Heads are often padded to different sizes over one tokenizer; what lies beyond it is never a token.
-            vocabulary=len(tokenizer) if tokens else self.setup.models.student.config.num_labels,
+            vocabulary=vocabulary_size(tokenizer) if tokens else self.setup.models.student.config.num_labels,
             end=getattr(tokenizer, "eos_token_id", None),
             task=self.task,
             autocast=self.accelerator.autocast,
             # A compiled model does not call the hooks that the fast path works in.
-            fused=reads and readable_head("student", self.model, len(tokenizer)),
+            fused=reads and readable_head("student", self.model, vocabulary_size(tokenizer)),
             written_protected=self.setup.written,
         )
 
@@ -199,9 +199,10 @@ class PrivateDistillationTrainer(PublishingTrainer):
     def _row_losses(self, rows: list[dict[str, Any]]) -> torch.Tensor:
         """Return each row's loss summed over its tokens, [rows]."""
         inputs = self._prepare_inputs(self.data_collator(rows))
-        if "input_ids" in inputs and takes_positions(self.model):
-            shape = inputs["input_ids"].shape
-            inputs["position_ids"] = torch.arange(shape[1], device=self.args.device).repeat(shape[0], 1)
+        if "input_ids" in inputs and "position_ids" not in inputs and takes(self.model, "position_ids"):
+            rows_, length = inputs["input_ids"].shape
+            first = first_position(self.model)
+            inputs["row_positions"] = torch.arange(first, first + length, device=self.args.device).repeat(rows_, 1)
         with self.compute_loss_context_manager():
             # Past the wrapper of data-parallel training: clipped gradients are summed over processes, not plain ones.
             _, _, per_token, tokens = self._losses(self.model, inputs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import groupby
@@ -13,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset
-from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -149,12 +147,6 @@ class PrivateRun:
             part, units = part + of_unit, units + [number] * len(of_unit)
         if part:
             yield part, torch.tensor(units, device=self.args.device)
-
-
-def takes_positions(model: nn.Module) -> bool:
-    """Tell whether a model's forward takes position_ids."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    return "position_ids" in inspect.signature(base.forward).parameters
 
 
 def _units(dataset: Dataset, unit: str) -> np.ndarray | None:

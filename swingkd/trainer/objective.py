@@ -257,8 +257,8 @@ def frozen_model(model: PreTrainedModel, device: torch.device) -> PreTrainedMode
 
 
 def _positions(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the student's position ids, where the batch brings them: one row each, for gradients per row."""
-    return {"position_ids": inputs["position_ids"]} if "position_ids" in inputs else {}
+    """Return the student's positions, one row each, which gradients per row need; a frozen model makes its own."""
+    return {"position_ids": inputs["row_positions"]} if "row_positions" in inputs else {}
 
 
 @contextmanager

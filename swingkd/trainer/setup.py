@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from swingkd.data.teacher_columns import CacheInfo
 from swingkd.losses import HintProjection
+from swingkd.models.inputs import align_padding
 from swingkd.models.loading import is_hub_id, load_pretrained, looked_up, name_of, public_name
 from swingkd.privacy import PrivacyLedger
 from swingkd.tagging import Tagger
@@ -29,14 +30,16 @@ from swingkd.trainer.check_cache import check_cached_teacher, check_same_cache
 from swingkd.trainer.check_data import check_dp_rows, check_rows, check_something_private, check_something_to_learn
 from swingkd.trainer.check_models import (
     check_adapter,
+    check_apart,
     check_different_models,
     check_length,
     check_metrics,
     check_one_device,
     check_padding_token,
+    check_pixels,
     check_publishing,
     check_task,
-    check_teacher_tokenizer,
+    check_teacher_processing,
     check_tokenizer,
     hidden_size,
     longest_row,
@@ -54,7 +57,7 @@ class GivenModels:
     teacher: str | os.PathLike | PreTrainedModel | None = None
     public: str | os.PathLike | PreTrainedModel | None = None
     processing_class: Any = None
-    teacher_processing_class: PreTrainedTokenizerBase | None = None
+    teacher_processing_class: Any = None
     peft_config: PeftConfig | None = None
 
 
@@ -88,7 +91,7 @@ class Models:
     teacher: PreTrainedModel | None
     public: PreTrainedModel | None
     processing_class: Any
-    teacher_processing_class: PreTrainedTokenizerBase | None
+    teacher_processing_class: Any
     ledger: PrivacyLedger
     names: dict[str, str | None]
     began_on_hub: bool
@@ -164,7 +167,7 @@ def load_models(given: GivenModels, data: GivenData, args: PrivateDistillationCo
     if args.differentially_private:
         check_dp_rows(args, data.train_dataset)
     task = task_of(teacher if teacher is not None else student, args.task)
-    check_teacher_tokenizer(task, given.teacher_processing_class)
+    check_teacher_processing(task, given.teacher_processing_class)
     check_metrics(task, data.compute_metrics)
     processing_class = given.processing_class
     if processing_class is None:
@@ -231,12 +234,18 @@ def check_fit(
 ) -> PrivateDistillationConfig:
     """Check that the models fit each other and their tokenizers; return the settings with the length of a row."""
     check_task(models.task, models.by_role, args)
+    check_apart(models.student, models.teacher)
+    if models.task.name == "image-classification":
+        for role, model in models.by_role.items():
+            if role != "student" and models.read_by(role) is models.processing_class:
+                check_pixels(role, model, models.processing_class)
     tokenizers = (models.processing_class, models.teacher_processing_class)
     length = longest_row(args, models.by_role.values(), *tokenizers)
     for role, model in models.by_role.items():
         tokenizer = models.read_by(role)
         if isinstance(tokenizer, PreTrainedTokenizerBase):
             check_tokenizer(role, model, tokenizer, models.task)
+            align_padding(role, model, tokenizer)
             check_length(role, model, length)
     if adapter is not None:
         check_adapter(adapter)

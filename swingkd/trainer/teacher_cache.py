@@ -28,6 +28,7 @@ from swingkd.data.teacher_columns import (
     teacher_features,
     tokenizer_fingerprint,
 )
+from swingkd.models.inputs import vocabulary_size
 from swingkd.tagging import Tagger
 from swingkd.trainer.check_cache import shares_text
 from swingkd.trainer.check_data import check_rows, check_something_private
@@ -134,7 +135,7 @@ class _Writer:
         exact: bool,
         protect: bool,
     ):
-        vocabulary = len(tokenizer)
+        vocabulary = vocabulary_size(tokenizer)
         self.info = CacheInfo(
             model_fingerprint(teacher),
             tokenizer_fingerprint(tokenizer),

@@ -122,7 +122,7 @@ def test_audit_refuses_a_reference_with_another_tokenizer(project, tokenizer):
     assert "has another tokenizer" in result.stderr
 
 
-def test_audit_of_a_diverged_model_names_the_line(project, student):
+def test_audit_of_a_diverged_model_says_so(project, student):
     with torch.no_grad():
         student.lm_head.weight.fill_(torch.nan)
     student.save_pretrained(project / "student")
@@ -130,7 +130,7 @@ def test_audit_of_a_diverged_model_names_the_line(project, student):
     (project / "b.jsonl").write_text('{"text": "hello bob"}\n')
     result = audit(project, "--members", str(project / "a.jsonl"), "--nonmembers", str(project / "b.jsonl"))
     assert result.exit_code == 2
-    assert ".jsonl:1: the model gives NaN" in result.stderr
+    assert "weights of the model are not finite (lm_head.weight holds NaN" in result.stderr
 
 
 def test_audit_of_an_adapter(project, student):

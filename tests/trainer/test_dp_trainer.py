@@ -28,6 +28,7 @@ from swingkd.privacy import (
     PrivacyPlan,
     secret_generator,
 )
+from swingkd.trainer.ledgers import resumed_ledger
 from tests.harness import TEXTS, tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -318,14 +319,15 @@ def test_private_and_ordinary_steps_are_never_one_run(make, tmp_path, config, st
     checkpoint = tmp_path / "out" / "checkpoint-2"
     with pytest.raises(ValueError, match=r"noise_multiplier=None \(now 0.7\)"):
         make(max_steps=3).train(resume_from_checkpoint=str(checkpoint))
-    (checkpoint / "run_settings.json").unlink()  # what was done counts, and not what is said of it
+    # What was done counts, and not only what is said of it.
     with pytest.raises(ValueError, match="2 steps behind it, 0 of them with differential privacy"):
-        make(max_steps=3).train(resume_from_checkpoint=str(checkpoint))
+        resumed_ledger(ordinary.ledger, str(checkpoint), 2, private=True)
     shutil.rmtree(tmp_path / "out")
     make(save_strategy="steps", save_steps=1).train()
-    (checkpoint / "run_settings.json").unlink()
+    with pytest.raises(ValueError, match=r"noise_multiplier=0.7 \(now None\)"):
+        ordinary.train(resume_from_checkpoint=str(checkpoint))
     with pytest.raises(ValueError, match="would lose it by going on without"):
-        ordinary.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+        resumed_ledger(ordinary.ledger, str(checkpoint), 2, private=False)
 
 
 def test_a_trainer_without_data_never_trains_in_the_open(make, texts):
@@ -352,7 +354,7 @@ def test_the_sum_before_the_noise_is_gone_afterwards(make):
 def test_a_checkpoint_without_its_ledger_is_refused(make, tmp_path):
     make(max_steps=2, save_strategy="steps", save_steps=1).train()
     (tmp_path / "out" / "checkpoint-2" / "privacy_ledger.json").unlink()
-    with pytest.raises(ValueError, match="no privacy ledger, so what it spent is not known"):
+    with pytest.raises(ValueError, match=r"has no privacy_ledger.json, so nobody can tell"):
         make(max_steps=3).train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
 
 

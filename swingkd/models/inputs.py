@@ -1,0 +1,72 @@
+"""What a model reads: which ids there are, which of them is padding, and what else its forward takes."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+#: Beside ids and mask, what a batch may say of each token: as TRL, Transformers and tokenizers name it.
+OF_TOKENS = ("position_ids", "token_type_ids")
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return one more than the largest id of a tokenizer; more than its length where ids were left out."""
+    return max(len(tokenizer), max(tokenizer.get_vocab().values(), default=-1) + 1)
+
+
+def takes(model: nn.Module, name: str) -> bool:
+    """Tell whether a model's forward has an argument of this name."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return name in inspect.signature(base.forward).parameters
+
+
+def first_position(model: nn.Module) -> int:
+    """Return the number of a row's first position: 0, or behind the padding token's (RoBERTa and its kin)."""
+    padding = _positions_padding(model)
+    return 0 if padding is None else padding + 1
+
+
+def _positions_padding(model: nn.Module) -> int | None:
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None) if name.endswith("position_embeddings") else None
+        if padding is not None:
+            return padding
+    return None
+
+
+def of_tokens(inputs: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return position ids and token types of a batch, where it brings them and the model takes them."""
+    return {name: inputs[name] for name in OF_TOKENS if name in inputs and takes(model, name)}
+
+
+def align_padding(role: str, model: PreTrainedModel, tokenizer: Any) -> None:
+    """Let a model know which id its batches are padded with: classifiers on decoders answer at the last other one.
+
+    Args:
+        role: what the model is called in an error.
+        model: its configuration is changed where it says something else.
+        tokenizer: that pads its batches.
+
+    Raises:
+        ValueError: the model counts its positions from another padding token (RoBERTa and its kin).
+    """
+    pad = getattr(tokenizer, "pad_token_id", None)
+    if pad is None:
+        return
+    own = _positions_padding(model)
+    if own is not None and own != pad:
+        raise ValueError(
+            f"The {role} counts positions from padding token {own}, the tokenizer pads with {pad}. Pass the tokenizer "
+            "that it was trained with."
+        )
+    for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
+        if getattr(config, "pad_token_id", None) != pad:
+            log.info("The %s is told the tokenizer's padding token: pad_token_id=%d.", role, pad)
+            config.pad_token_id = pad

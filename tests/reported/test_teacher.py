@@ -1,0 +1,357 @@
+"""The teacher is checked where the student is: classes, padding, pixels, positions, identity."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from PIL import Image as Picture
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import (
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
+
+from swingkd import PrivateDistillationTrainer, cache_teacher, distillation_loss, teacher_logits
+from swingkd.data import DistillationCollator
+from swingkd.data.teacher_columns import model_fingerprint
+from swingkd.models.inputs import vocabulary_size
+from tests.harness import TEXTS, bert, names, other_tokenizer, tiny_model
+
+CLASSES = ("calm", "angry", "sad")
+MOVED = ("sad", "calm", "angry")
+
+
+def rows(label_names, column="label"):
+    kinds = Features(text=Value("string"), label=ClassLabel(names=list(label_names)))
+    data = Dataset.from_dict({"text": TEXTS[:12], "label": [i % 3 for i in range(12)]}, features=kinds)
+    return data.rename_column("label", column) if column != "label" else data
+
+
+def classifiers(size, teacher_names=CLASSES, student_names=None, kind=BertForSequenceClassification):
+    torch.manual_seed(1)
+    teacher = bert(kind, size, num_labels=3, **(names(teacher_names) if teacher_names else {}))
+    student = bert(kind, size, num_labels=3, **(names(student_names) if student_names else {}))
+    return student, teacher
+
+
+# --- classes ---
+
+
+def test_an_unnamed_student_gets_the_teachers_classes_and_the_data_are_compared_with_them(config, tokenizer):
+    student, teacher = classifiers(len(tokenizer))
+    with pytest.raises(ValueError, match="Class 0 is 'calm' to the model and 'sad' in the data"):
+        PrivateDistillationTrainer(student, teacher, config(), rows(MOVED), processing_class=tokenizer)
+    student, teacher = classifiers(len(tokenizer))
+    trainer = PrivateDistillationTrainer(
+        student, teacher, config(protection="none"), rows(CLASSES), processing_class=tokenizer
+    )
+    assert trainer.model.config.id2label == dict(enumerate(CLASSES))
+    assert trainer.model.config.label2id == {name: i for i, name in enumerate(CLASSES)}
+
+
+def test_aligned_as_the_error_says_the_student_learns_the_right_classes(config, tokenizer):
+    student, teacher = classifiers(len(tokenizer))
+    data = rows(MOVED)
+    aligned = data.align_labels_with_mapping({name: i for i, name in enumerate(CLASSES)}, "label")
+    trainer = PrivateDistillationTrainer(
+        student, teacher, config(protection="none"), aligned, processing_class=tokenizer
+    )
+    meant = [CLASSES[i] for i in trainer.train_dataset["labels"]]
+    assert meant == [MOVED[i] for i in data["label"]]
+
+
+def test_words_and_images_are_compared_too(config, tokenizer):
+    student, teacher = classifiers(len(tokenizer), kind=BertForTokenClassification)
+    kinds = Features(tokens=[Value("string")], ner_tags=[ClassLabel(names=list(MOVED))])
+    data = Dataset.from_dict({"tokens": [["hello", "ann"]] * 4, "ner_tags": [[0, 1]] * 4}, features=kinds)
+    with pytest.raises(ValueError, match="Class 0 is 'calm' to the model"):
+        PrivateDistillationTrainer(student, teacher, config(), data, processing_class=tokenizer)
+    student, teacher = vit(), vit(**names(CLASSES))
+    with pytest.raises(ValueError, match="Class 0 is 'calm' to the model"):
+        PrivateDistillationTrainer(student, teacher, config(), pictures(MOVED), processing_class=processor(8))
+
+
+def test_capitals_are_no_other_class(config, tokenizer):
+    student, teacher = classifiers(len(tokenizer), [name.upper() for name in CLASSES])
+    with pytest.raises(ValueError, match="Class 0 is 'CALM' to the model and 'sad' in the data"):
+        PrivateDistillationTrainer(student, teacher, config(), rows(MOVED), processing_class=tokenizer)
+    student, teacher = classifiers(len(tokenizer), [name.upper() for name in CLASSES], CLASSES)
+    PrivateDistillationTrainer(student, teacher, config(protection="none"), rows(CLASSES), processing_class=tokenizer)
+
+
+# --- padding ---
+
+
+def decoder_classifier(size, pad, seed=0):
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    return LlamaForSequenceClassification(LlamaConfig(vocab_size=size, num_labels=3, pad_token_id=pad, **sizes)).eval()
+
+
+@pytest.mark.parametrize("pad", [None, 0, 5])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_decoder_teachers_answers_do_not_depend_on_its_neighbours(config, tokenizer, pad, own):
+    other = other_tokenizer()
+    size = max(len(tokenizer), len(other))
+    student, teacher = decoder_classifier(size, tokenizer.pad_token_id, 1), decoder_classifier(size, pad)
+    expected = []
+    reader, alone = other if own else tokenizer, copy.deepcopy(teacher)
+    alone.config.pad_token_id = reader.pad_token_id
+    for text in rows(CLASSES)["text"]:
+        with torch.no_grad():
+            expected.append(alone(**reader(text, return_tensors="pt")).logits)
+    trainer = PrivateDistillationTrainer(
+        student,
+        teacher,
+        config(protection="none"),
+        rows(CLASSES),
+        processing_class=tokenizer,
+        teacher_processing_class=other if own else None,
+    )
+    for batch in (1, 2, 4):
+        found = []
+        for start in range(0, 12, batch):
+            inputs = trainer.data_collator([trainer.train_dataset[i] for i in range(start, start + batch)])
+            found.append(teacher_logits(trainer.teacher_model, inputs, "text-classification"))
+        torch.testing.assert_close(torch.cat(found), torch.cat(expected), rtol=1e-4, atol=1e-5)
+
+
+def roberta(size, pad=1, seed=0):
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = RobertaConfig(vocab_size=size, pad_token_id=pad, max_position_embeddings=96, **sizes)
+    return RobertaForMaskedLM(config)
+
+
+def masking(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_special_tokens({"mask_token": "<mask>"})
+    return tokenizer
+
+
+def test_models_that_count_positions_from_another_padding_token_are_refused(config, tokenizer, texts):
+    reader = masking(tokenizer)
+    models = [roberta(len(reader), 2, 1), roberta(len(reader), 1)]
+    with pytest.raises(ValueError, match="teacher counts positions from padding token 1, the tokenizer pads with 2"):
+        PrivateDistillationTrainer(*models, config(protection="none"), texts, processing_class=reader)
+
+
+def test_under_dp_positions_are_those_that_the_model_counts(config, tokenizer, texts):
+    reader = masking(tokenizer)
+    models = [roberta(len(reader), 2, 1), roberta(len(reader), 2)]
+    args = config(protection="none", noise_multiplier=1.0, target_delta=1e-3)
+    trainer = PrivateDistillationTrainer(*models, args, texts, processing_class=reader)
+    seen = []
+    trainer.model.roberta.embeddings.register_forward_hook(
+        lambda module, inputs, kwargs, out: seen.append((kwargs["position_ids"], kwargs["input_ids"])),
+        with_kwargs=True,
+    )
+    trainer._row_losses([trainer.train_dataset[i] for i in range(3)])
+    positions, ids = seen[0]
+    for row, own in zip(ids, positions, strict=True):
+        real = int((row != reader.pad_token_id).sum())
+        assert own[:real].tolist() == list(range(3, 3 + real))
+
+
+# --- pixels ---
+
+
+def vit(size=8, seed=0, **options):
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    return ViTForImageClassification(ViTConfig(image_size=size, patch_size=4, num_labels=3, **sizes, **options))
+
+
+def processor(size, mean=0.5):
+    return ViTImageProcessor(size={"height": size, "width": size}, image_mean=[mean] * 3)
+
+
+def pictures(label_names=CLASSES):
+    rng = np.random.default_rng(0)
+    shown = [Picture.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)) for _ in range(12)]
+    kinds = Features(image=Image(), label=ClassLabel(names=list(label_names)))
+    return Dataset.from_dict({"image": shown, "label": [i % 3 for i in range(12)]}, features=kinds)
+
+
+@pytest.mark.parametrize(("size", "mean"), [(16, 0.5), (8, 0.25)])
+def test_a_teacher_that_reads_other_pixels_needs_its_own_processor(tmp_path, config, size, mean):
+    teacher, own = vit(size, 1), processor(size, mean)
+    teacher.save_pretrained(tmp_path / "teacher")
+    own.save_pretrained(tmp_path / "teacher")
+    given = (vit(), str(tmp_path / "teacher"), config(protection="none"), pictures())
+    with pytest.raises(ValueError, match=r"teacher model reads images with .*teacher_processing_class"):
+        PrivateDistillationTrainer(*given, processing_class=processor(8))
+    trainer = PrivateDistillationTrainer(*given, processing_class=processor(8), teacher_processing_class=own)
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(12)])
+    found = teacher_logits(trainer.teacher_model, batch, "image-classification")
+    with torch.no_grad():
+        expected = vit(size, 1).eval()(**own(pictures()["image"][:], return_tensors="pt")).logits
+    torch.testing.assert_close(found, expected)
+    trainer.train()
+    trainer.evaluate(pictures())
+
+
+def test_sizes_are_compared_where_the_teacher_has_no_name(config):
+    with pytest.raises(ValueError, match="teacher model reads images of 16 pixels, the student's are 8"):
+        PrivateDistillationTrainer(vit(), vit(16), config(), pictures(), processing_class=processor(8))
+
+
+def test_pixels_made_for_the_student_are_not_shown_to_such_a_teacher(config):
+    def shown(batch):
+        return batch | {"pixel_values": processor(8)(batch["image"], return_tensors="np")["pixel_values"]}
+
+    for data in (pictures().with_transform(shown), pictures().map(shown, batched=True, remove_columns="image")):
+        with pytest.raises(ValueError, match="Pass the images themselves"):
+            PrivateDistillationTrainer(
+                vit(),
+                vit(16),
+                config(protection="none"),
+                data,
+                processing_class=processor(8),
+                teacher_processing_class=processor(16),
+            )
+
+
+# --- positions and token types ---
+
+
+def given_to(model, inputs_of):
+    seen = []
+    handle = model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs), with_kwargs=True)
+    inputs_of()
+    handle.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize("name", ["position_ids", "token_type_ids"])
+def test_what_rows_say_of_their_tokens_reaches_every_model(config, tokenizer, name):
+    ids = [tokenizer(text)["input_ids"] for text in TEXTS[:8]]
+    said = [[(7 * i + 1) % (2 if name == "token_type_ids" else 50) for i in range(len(row))] for row in ids]
+    if name == "position_ids":
+        data = Dataset.from_dict({"input_ids": ids, name: said})
+        student, teacher = (tiny_model(len(tokenizer), seed=seed) for seed in (1, 2))
+        reader = tokenizer
+    else:
+        reader = masking(tokenizer)
+        data = Dataset.from_dict({"input_ids": ids, name: said})
+        student, teacher = (bert(BertForMaskedLM, len(reader)) for _ in range(2))
+    trainer = PrivateDistillationTrainer(student, teacher, config(protection="none"), data, processing_class=reader)
+    rows_ = trainer._remove_unused_columns(trainer.train_dataset)
+    batch = trainer.data_collator([rows_[i] for i in range(4)])
+    for model in (trainer.model, trainer.teacher_model):
+        seen = given_to(model, lambda: trainer._losses(trainer.model, batch))
+        for row, own in enumerate(said[:4]):
+            assert seen[name][row, : len(own)].tolist() == own
+
+
+def test_a_collator_of_ones_own_reaches_every_model(config, tokenizer, texts):
+    inner = DistillationCollator(tokenizer.pad_token_id)
+
+    def collator(some):
+        batch = inner(some)
+        return batch | {"position_ids": torch.arange(batch["input_ids"].shape[1]).flip(0).repeat(len(some), 1)}
+
+    student, teacher = (tiny_model(len(tokenizer), seed=seed) for seed in (1, 2))
+    trainer = PrivateDistillationTrainer(
+        student, teacher, config(protection="none"), texts, processing_class=tokenizer, data_collator=collator
+    )
+    batch = collator([trainer.train_dataset[i] for i in range(2)])
+    for model in (trainer.model, trainer.teacher_model):
+        seen = given_to(model, lambda: trainer._losses(trainer.model, batch))
+        assert seen["position_ids"][0, 0] == batch["input_ids"].shape[1] - 1
+    one = distillation_loss(student(**inputs(batch)).logits, teacher_logits(teacher.eval(), batch), batch)
+    assert one.isfinite()
+
+
+def inputs(batch):
+    return {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
+
+
+# --- identity ---
+
+
+def test_a_teachers_configuration_is_part_of_its_fingerprint(config, teacher, tokenizer, texts, student):
+    before = model_fingerprint(teacher)
+    cached = cache_teacher(teacher, config(protection="none"), texts, tokenizer)
+    other = copy.deepcopy(teacher)
+    other.config.rms_norm_eps = 0.1
+    assert model_fingerprint(other) != before
+    with pytest.raises(ValueError, match="targets of another teacher"):
+        PrivateDistillationTrainer(student, other, config(protection="none"), cached, processing_class=tokenizer)
+    assert model_fingerprint(teacher) == before
+
+
+def test_weights_shared_with_the_teacher_are_not_frozen_in_silence(config, teacher, tokenizer, texts):
+    for share in ("same", "view"):
+        student = tiny_model(len(tokenizer), hidden=24, seed=1)
+        held = teacher.model.embed_tokens.weight
+        student.model.embed_tokens.weight = held if share == "same" else torch.nn.Parameter(held.data)
+        with pytest.raises(ValueError, match=r"shares 1 trainable weights .*model.embed_tokens.weight"):
+            PrivateDistillationTrainer(student, teacher, config(), texts, processing_class=tokenizer)
+        student.model.embed_tokens.weight.requires_grad_(False)
+        PrivateDistillationTrainer(student, teacher, config(protection="none"), texts, processing_class=tokenizer)
+        held.requires_grad_(True)
+
+
+def test_the_teacher_is_not_the_student_by_any_path(tmp_path, monkeypatch, config, student, tokenizer, texts):
+    student.save_pretrained(tmp_path / "w" / "student")
+    tokenizer.save_pretrained(tmp_path / "w" / "student")
+    (tmp_path / "link").symlink_to(tmp_path / "w")
+    monkeypatch.chdir(tmp_path)
+    for one, two in (
+        ("w/student", "w/student/"),
+        ("w/student", "w/../w/student"),
+        ("w/student", str(tmp_path / "w" / "student")),
+        ("w/student", "link/student"),
+        ("Owner/Name", "owner/name"),
+    ):
+        with pytest.raises(ValueError, match="The teacher is the student"):
+            PrivateDistillationTrainer(one, two, config(), texts, processing_class=tokenizer)
+
+
+# --- heads ---
+
+
+def gappy():
+    """A tokenizer whose ids leave ten out."""
+    words = ["<pad>", "<s>", "</s>", *"abcdefghij"]
+    ids = {word: i for i, word in enumerate(words)}
+    ids |= {word: i + 10 for word, i in ((w, len(words) + n) for n, w in enumerate("klmnopqrst"))}
+    model = Tokenizer(WordLevel(ids, unk_token="<pad>"))
+    model.pre_tokenizer = Whitespace()
+    reader = PreTrainedTokenizerFast(tokenizer_object=model, pad_token="<pad>", eos_token="</s>", bos_token="<s>")
+    reader.add_tokens([AddedToken("<x>")])
+    return reader
+
+
+def test_tokenizers_with_gaps_in_their_ids(config):
+    reader = gappy()
+    size = max(reader.get_vocab().values()) + 1
+    assert vocabulary_size(reader) == size > len(reader)
+    data = Dataset.from_dict({"text": ["a b k t <x> s", "t s r q", "c d <x>"] * 4})
+    with pytest.raises(ValueError, match=rf"predicts {len(reader)} tokens, the tokenizer has ids up to {size - 1}"):
+        PrivateDistillationTrainer(tiny_model(len(reader)), tiny_model(size), config(), data, processing_class=reader)
+    for fused in (True, False):
+        trainer = PrivateDistillationTrainer(
+            tiny_model(size, seed=1),
+            tiny_model(size + 3, seed=2),
+            config(protection="none", fused_loss=fused),
+            data,
+            processing_class=reader,
+        )
+        assert trainer.objective.vocabulary == size
+        trainer.train()
+        assert trainer.state.log_history
