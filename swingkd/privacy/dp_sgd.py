@@ -227,7 +227,8 @@ class DPSGD:
                     if self.ghost:
                         continue
                     # Autograd leaves the padding token's row out, Opacus clips and noises it with the others.
-                    own = own.index_fill(0, torch.tensor(blank, device=own.device), 0)
+                    at = torch.tensor(blank, device=own.device)
+                    own, expected = own.index_fill(0, at, 0), expected.index_fill(0, at, 0)
                 expected = (expected.norm() if self.ghost else expected).to(own)
                 loose = ours.dtype in (torch.bfloat16, torch.float16)
                 check_gradient(name, own, expected, loose=loose, whole=float(whole))

@@ -537,7 +537,7 @@ def test_own_metrics_are_for_classifiers(build):
 
 
 def test_two_tokenizers_are_for_classifiers_of_text(build):
-    with pytest.raises(ValueError, match="teacher_processing_class is for classifiers of text"):
+    with pytest.raises(ValueError, match="teacher_processing_class is for classifiers; with text-generation"):
         build("text-generation", teacher_processing_class=other_tokenizer())
 
 
