@@ -2,7 +2,15 @@
 
 from swingkd.data.collate import DistillationCollator, pad_rows
 from swingkd.data.columns import IGNORE, PII_COLUMNS, PII_TYPES, VERSION
-from swingkd.data.prepare import DataSettings, column_names, has_transform, prepare_dataset, ready, unformatted
+from swingkd.data.prepare import (
+    DataSettings,
+    column_names,
+    has_transform,
+    prepare_dataset,
+    ready,
+    tagged_map,
+    unformatted,
+)
 from swingkd.data.spans import token_facts
 from swingkd.data.teacher_columns import TEACHER_COLUMNS, CacheInfo, read_teacher
 
@@ -21,6 +29,7 @@ __all__ = [
     "prepare_dataset",
     "read_teacher",
     "ready",
+    "tagged_map",
     "token_facts",
     "unformatted",
 ]

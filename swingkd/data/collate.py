@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from swingkd.data.columns import IGNORE, PADDING, likelihoods
+from swingkd.data.columns import IGNORE, PADDING, labels_of, likelihoods
 from swingkd.data.teacher_columns import CacheInfo, read_teacher
 from swingkd.models.inputs import OF_TOKENS
 
@@ -19,19 +19,21 @@ def pad_rows(rows: list[dict[str, Any]], fillers: dict[str, int], like: str) -> 
         rows: rows of the data.
         fillers: what each column is padded with.
         like: the column that says how long a row is; where another one is missing, the attention mask is 1, the
-            labels are the row's own tokens, and everything else is its filler.
+            labels are the row's own tokens (those that the mask leaves), and everything else is its filler.
     """
     lengths = [len(row[like]) for row in rows]
     batch = {}
     for key, filler in fillers.items():
         padded = torch.full((len(rows), max(lengths)), filler)
         for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-            if key in row:
+            if key == "labels":
+                values = labels_of(row)
+            elif key in row:
                 values = row[key]
             elif key.endswith("attention_mask"):
                 values = [1] * length
             else:
-                values = row["input_ids"] if key == "labels" else [filler] * length
+                values = [filler] * length
             padded[i, :length] = torch.as_tensor(np.asarray(values, np.int64))
         batch[key] = padded
     return batch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -22,6 +24,16 @@ IGNORE = -100
 PADDING = {"input_ids": 0, "labels": IGNORE, "attention_mask": 0, **dict.fromkeys(PII_COLUMNS, 0)}
 # A likelihood of 1, in a column.
 _SURE = 255
+
+
+def labels_of(row: dict[str, Any]) -> Any:
+    """Return what a row of tokens learns: its labels, or its own tokens, but for those that are padding."""
+    if "labels" in row:
+        return row["labels"]
+    ids = row["input_ids"]
+    if "attention_mask" not in row:
+        return ids
+    return np.where(np.asarray(row["attention_mask"]) == 0, IGNORE, np.asarray(ids))
 
 
 def stored(likelihood: np.ndarray | float) -> np.ndarray:

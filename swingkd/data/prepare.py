@@ -13,6 +13,10 @@ They describe the token *itself*; the loss reads them at the position that predi
 
 from __future__ import annotations
 
+import logging
+import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,7 +29,10 @@ from swingkd.data.spans import token_facts
 from swingkd.data.teacher_columns import TEACHER_COLUMNS
 from swingkd.models.inputs import OF_TOKENS
 from swingkd.tagging import Tagger, tag_texts
+from swingkd.tagging.identity import tagger_fingerprint
 from swingkd.tagging.windows import check_fast_tokenizer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -111,17 +118,8 @@ def prepare_dataset(
         options: dict[str, Any] = {"batched": True, "remove_columns": [c for c in columns if c not in keep]}
         if isinstance(dataset, Dataset):
             options |= {"num_proc": num_proc, "desc": f"Tagging and tokenising ({description})"}
-        prepared = dataset.map(
-            _tokenise,
-            fn_kwargs={
-                "read": read,
-                "tokenizer": tokenizer,
-                "tagger": tagger,
-                "settings": settings,
-                "version": VERSION,
-            },
-            **options,
-        )
+        known = {"read": read, "tokenizer": tokenizer, "tagger": tagger, "settings": settings}
+        prepared = tagged_map(dataset, _tokenise, known, **options)
     if settings.packing and not set(TEACHER_COLUMNS) & set(columns):
         options = {"batched": True, "batch_size": 10_000, "fn_kwargs": {"length": settings.max_length}}
         if isinstance(prepared, Dataset):
@@ -130,6 +128,30 @@ def prepare_dataset(
             options |= {"desc": f"Packing ({description})"}
         prepared = prepared.map(_pack, **options)
     return prepared
+
+
+def tagged_map(
+    dataset: Dataset | IterableDataset, function: Callable[..., dict[str, list]], known: dict[str, Any], **options: Any
+) -> Dataset | IterableDataset:
+    """Tokenise and tag rows as `dataset.map` does; tags of a tagger whose code changed are not used again.
+
+    Args:
+        dataset: map-style or streaming.
+        function: of a batch, and of what is known.
+        known: its arguments, a `tagger` among them.
+        **options: of `dataset.map`.
+    """
+    version = f"{VERSION} {tagger_fingerprint(known['tagger'])}"
+    began = time.time()
+    mapped = dataset.map(function, fn_kwargs=known | {"version": version}, **options)
+    files = [file["filename"] for file in mapped.cache_files] if isinstance(mapped, Dataset) else []
+    own = [name for name in files if name not in {file["filename"] for file in getattr(dataset, "cache_files", [])}]
+    if known["tagger"] is not None and own and all(os.path.getmtime(name) < began - 1 for name in own):
+        log.warning(
+            "The tags come from the cache of an earlier run, with the same text, settings and tagger. To tag anew, "
+            "call datasets.disable_caching() first."
+        )
+    return mapped
 
 
 def ready(dataset: Dataset | IterableDataset, tagger: Tagger | None) -> Dataset | IterableDataset:

@@ -19,7 +19,7 @@ import xxhash
 from datasets import Features, List, Value
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from swingkd.data.columns import IGNORE
+from swingkd.data.columns import IGNORE, labels_of
 from swingkd.files import read_as
 from swingkd.targets import ProtectionName
 
@@ -137,7 +137,7 @@ def read_teacher(rows: list[dict[str, Any]], width: int, expected: CacheInfo | N
     shapes["teacher_tails"] = (2, np.float32)
     batch = {name: np.zeros((len(rows), width, size), kind) for name, (size, kind) in shapes.items()}
     for i, row in enumerate(rows):
-        ids, labels = row["input_ids"], row.get("labels", row["input_ids"])
+        ids, labels = row["input_ids"], labels_of(row)
         if row_key(row["teacher_cache"], ids, labels) != row["teacher_row"]:
             raise ValueError(
                 f"The cached teacher's targets of a row with {len(ids)} tokens were made for other tokens or labels. "

@@ -18,7 +18,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
-from swingkd.data import PII_COLUMNS, VERSION, DataSettings, column_names, pad_rows, ready, unformatted
+from swingkd.data import PII_COLUMNS, DataSettings, column_names, pad_rows, ready, tagged_map, unformatted
 from swingkd.data.columns import IGNORE, likelihoods, stored
 from swingkd.models.class_labels import check_class_names, class_number, described
 from swingkd.models.inputs import OF_TOKENS, of_tokens
@@ -80,9 +80,8 @@ class TextTask(LabelTask):
             "settings": reading.settings,
             "config": config,
             "field": field,
-            "version": VERSION,
         }
-        return dataset.map(self.tokenise, fn_kwargs=known, **reading.mapping(dataset, description, keep))
+        return tagged_map(dataset, self.tokenise, known, **reading.mapping(dataset, description, keep))
 
     @staticmethod
     def tokenise(batch, tokenizer, teacher_tokenizer, tagger, settings, config, field, version):

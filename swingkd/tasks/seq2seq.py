@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
-from swingkd.data import PII_COLUMNS, PII_TYPES, VERSION, column_names, pad_rows, ready, token_facts, unformatted
+from swingkd.data import PII_COLUMNS, PII_TYPES, column_names, pad_rows, ready, tagged_map, token_facts, unformatted
 from swingkd.data.columns import IGNORE, likelihoods
 from swingkd.data.teacher_columns import CacheInfo
 from swingkd.tagging import tag_texts
@@ -40,13 +40,8 @@ class Seq2SeqLM(TokenTask):
                 "'completion', or 'input_ids' and 'labels'."
             )
         check_fast_tokenizer(reading.processing_class)
-        known = {
-            "tokenizer": reading.processing_class,
-            "tagger": reading.tagger,
-            "settings": reading.settings,
-            "version": VERSION,
-        }
-        return dataset.map(_tokenise, fn_kwargs=known, **reading.mapping(dataset, description, keep))
+        known = {"tokenizer": reading.processing_class, "tagger": reading.tagger, "settings": reading.settings}
+        return tagged_map(dataset, _tokenise, known, **reading.mapping(dataset, description, keep))
 
     def collator(self, processing_class, teacher_processing_class=None, cache: CacheInfo | None = None):
         return PairCollator(processing_class.pad_token_id)

@@ -74,11 +74,6 @@ def check_something_private(dataset: Dataset | IterableDataset, protection: str 
             f"protection={protection!r} needs to know which tokens are private, but there is neither a tagger nor a "
             "pii_likelihood column. Pass tagger=RuleTagger(), or protection='none' for ordinary distillation."
         )
-    if isinstance(dataset, Dataset) and "int" not in str(dataset.features["pii_likelihood"]):
-        raise ValueError(
-            "The pii_likelihood column holds no whole numbers. It counts from 0 (ordinary) to 255 (surely private): "
-            "write (likelihood * 255).round().astype('uint8')."
-        )
     if protection == "drop" and isinstance(dataset, Dataset) and _all_sure(dataset):
         raise ValueError(
             "protection='drop' leaves out what is private, and all of the training set is surely private: nothing "

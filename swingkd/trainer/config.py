@@ -162,6 +162,8 @@ class PrivateDistillationConfig(TrainingArguments):
         return [field for field in fields(cls) if field.name not in inherited]
 
     def __post_init__(self):
+        # Before TrainingArguments rounds, with errors that name no field.
+        self._check_numbers()
         super().__post_init__()
         self.check()
         self._settle()
@@ -178,8 +180,7 @@ class PrivateDistillationConfig(TrainingArguments):
                 raise ValueError(
                     f"{ours.name}={getattr(self, ours.name)!r} is not known. Choose one of {', '.join(choices)}."
                 )
-        # An infinite bound leaves the teacher as it is; of infinite order is the largest ratio.
-        check_numbers(self, infinite=("mollify_bound", "mollify_order"))
+        self._check_numbers()
         check_share(self, "alpha", "beta", "population_share")
         if self.temperature <= 0:
             raise ValueError(
@@ -203,6 +204,10 @@ class PrivateDistillationConfig(TrainingArguments):
             )
         if self.differentially_private:
             self._check_privacy()
+
+    def _check_numbers(self) -> None:
+        # An infinite bound leaves the teacher as it is; of infinite order is the largest ratio.
+        check_numbers(self, infinite=("mollify_bound", "mollify_order"))
 
     @property
     def differentially_private(self) -> bool:

@@ -17,6 +17,7 @@ from datasets import Dataset, IterableDataset
 from peft import PeftConfig, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from swingkd.data import column_names
 from swingkd.data.teacher_columns import CacheInfo
 from swingkd.losses import HintProjection
 from swingkd.models.inputs import align_padding
@@ -27,6 +28,7 @@ from swingkd.targets import Protection
 from swingkd.tasks import Reading, Task, task_of
 from swingkd.trainer.adapters import adapter_of_task
 from swingkd.trainer.check_cache import check_cached_teacher, check_same_cache
+from swingkd.trainer.check_columns import check_columns
 from swingkd.trainer.check_data import check_dp_rows, check_rows, check_something_private, check_something_to_learn
 from swingkd.trainer.check_models import (
     check_adapter,
@@ -282,10 +284,20 @@ def prepare_rows(data: GivenData, args: PrivateDistillationConfig, models: Model
             evaluation = {name: prepare(part, description=name) for name, part in evaluation.items()}
         elif evaluation is not None:
             evaluation = prepare(evaluation, description="eval")
+
+    def checked(rows: Any) -> Any:
+        # Wrong columns first: what else is looked at counts on them.
+        rows = check_columns(rows, task, models.by_role) if rows is not None and len(column_names(rows)) else rows
+        if rows is not None:
+            check_rows(rows, models.by_role)
+        return rows
+
+    train = checked(train)
+    if isinstance(evaluation, dict):
+        evaluation = {name: checked(part) for name, part in evaluation.items()}
+    else:
+        evaluation = checked(evaluation)
     parts = list(evaluation.values()) if isinstance(evaluation, dict) else [evaluation]
-    for part in [train, *parts]:
-        if part is not None:
-            check_rows(part, models.by_role)
     known = {"teacher": models.teacher, "tokenizer": models.processing_class, "args": args}
     for part in parts:
         check_same_cache(check_cached_teacher(task, part, required=False, **known), cache)

@@ -20,6 +20,7 @@ from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from swingkd.data import PII_COLUMNS, DistillationCollator, prepare_dataset
+from swingkd.data.columns import labels_of
 from swingkd.data.teacher_columns import (
     TEACHER_COLUMNS,
     CacheInfo,
@@ -30,7 +31,9 @@ from swingkd.data.teacher_columns import (
 )
 from swingkd.models.inputs import vocabulary_size
 from swingkd.tagging import Tagger
+from swingkd.tasks import TASKS
 from swingkd.trainer.check_cache import shares_text
+from swingkd.trainer.check_columns import check_columns
 from swingkd.trainer.check_data import check_rows, check_something_private
 from swingkd.trainer.check_models import check_padding_token, check_tokenizer, longest_row
 from swingkd.trainer.config import PrivateDistillationConfig
@@ -89,6 +92,7 @@ def cache_teacher(
     prepare = partial(prepare_dataset, tokenizer=processing_class, num_proc=args.dataset_num_proc)
     rows = prepare(dataset, tagger=tagger, settings=args.data_settings, description="cache")
     rows = rows.remove_columns([name for name in TEACHER_COLUMNS if name in rows.column_names])
+    check_columns(rows, TASKS[0], {"student": teacher_model, **models})
     check_rows(rows, models)
     if protect:
         check_something_private(rows, args.protection)
@@ -172,7 +176,9 @@ class _Writer:
         """Name a part's results by everything that they depend on."""
         digest = xxhash.xxh3_128(self.settings.encode())
         for row in part:
-            digest.update(repr([row.get(name) for name in ("input_ids", "labels", *PII_COLUMNS)]).encode())
+            digest.update(
+                repr([row.get(name) for name in ("input_ids", "labels", "attention_mask", *PII_COLUMNS)]).encode()
+            )
         return digest.hexdigest()
 
     def __call__(self, batch: dict[str, list]) -> dict[str, list]:
@@ -206,7 +212,7 @@ class _Writer:
         }
         text = self.info.dumps()
         columns["teacher_cache"] = [text] * len(rows)
-        columns["teacher_row"] = [row_key(text, row["input_ids"], row.get("labels", row["input_ids"])) for row in rows]
+        columns["teacher_row"] = [row_key(text, row["input_ids"], labels_of(row)) for row in rows]
         return columns
 
     def _kept(self, log_probs: torch.Tensor) -> dict[str, torch.Tensor]:
