@@ -74,7 +74,8 @@ class PrivacyAuditCallback(TrainerCallback):
                 model, processing, self.members, self.nonmembers, resamples=100, progress=False
             ).results:
                 numbers[f"audit_auc_{result.attack}"] = result.auc.value
-                numbers[f"audit_tpr_at_1_fpr_{result.attack}"] = result.tpr_at_1_fpr.value
+                if result.resolves(0.01):
+                    numbers[f"audit_tpr_at_1_fpr_{result.attack}"] = result.tpr_at_1_fpr.value
         return numbers
 
 

@@ -4,6 +4,9 @@ exposure = log2 |R| - log2 rank, with the rank of the secret among all |R| filli
 2019, arXiv 1802.08232, section 4).  A secret that the model never saw has exposure 1 / ln 2 = 1.44 on average, a fully
 memorised one log2 |R|.  Three methods: "exact" walks the tree of all fillings, "sampled" ranks among random fillings
 and saturates at log2 of their number, "modelled" extrapolates with a skew-normal fit and says how well that fits.
+
+Where the text after a secret shares tokens with it, both are scored: the sentence as the model read it, not a part
+of it that is cut through a token.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -25,9 +29,11 @@ from swingkd.audit.canaries import Canary, CanarySet
 from swingkd.audit.intervals import Interval, bootstrap
 from swingkd.audit.prefix_tree import (
     PrefixTree,
+    all_fillings,
     children,
     leading_special_ids,
     split_prefix,
+    split_suffix,
     tokenise_fillings,
     whole_space,
 )
@@ -124,7 +130,7 @@ class ExposureReport:
         limit = f"at most {self.maximum:.2f}"
         if self.fit_p_values:
             bad = sum(p < 0.01 for p in self.fit_p_values)
-            limit = f"the fit is bad (p < 0.01) for {bad} of {len(self.fit_p_values)} canaries"
+            limit += f"; the fit is bad (p < 0.01) for {bad} of {len(self.fit_p_values)} canaries"
         lines = [f"exposure in bits ({self.method}, {limit})"]
         for level in self.levels:
             mean = self.mean(level)
@@ -177,20 +183,23 @@ def measure_exposure(
     with evaluating(model):
         walker = _Walker(model, batch_size)
         rng = random.Random(seed)
-        drawn = [
-            canaries.filling(rng.randrange(canaries.space)) for _ in range(references if method != "exact" else 64)
-        ]
+        # None twice: a small space is ranked among all that it has.
+        wanted = references if method != "exact" else 64
+        drawn = [canaries.filling(i) for i in rng.sample(range(canaries.space), min(wanted, canaries.space))]
         results, p_values, brute_force = [], [], 0
         for canary in tqdm(canaries.canaries, desc="Exposure", disable=not progress):
-            others = None if method == "exact" else drawn
+            others = None if method == "exact" else [filling for filling in drawn if filling != canary.secret]
             scores, secret, tokens = _score(walker, tokenizer, canaries, canary, others, drawn[:64])
             brute_force += tokens
             rank = None
             if method == "modelled":
                 exposure, p_value = modelled_exposure(secret, scores[1:])
+                # A fit knows no bounds; no secret of this space can be further from the others.
+                exposure = min(exposure, math.log2(canaries.space))
                 p_values.append(p_value)
             elif method == "sampled":
-                rank, exposure = sampled_rank(secret, scores[1:]), sampled_exposure(secret, scores[1:])
+                rank = sampled_rank(secret, scores[1:])
+                exposure = math.log2(_among(len(scores) - 1, canaries.space)) - math.log2(rank)
             else:
                 # Ties count half: a model that knows nothing at all ranks everything in the middle.
                 rank = float((scores > secret).sum() + ((scores == secret).sum() + 1) / 2)
@@ -200,15 +209,13 @@ def measure_exposure(
                     canary.id, canary.kind, canary.repetitions, canary.inserted, rank, exposure, -secret / math.log(2)
                 )
             )
-    size = canaries.space if method == "exact" else len(drawn)
-    return ExposureReport(
-        method,
-        math.inf if method == "modelled" else math.log2(size),
-        tuple(results),
-        walker.evaluations,
-        brute_force,
-        tuple(p_values),
-    )
+    size = _among(len(drawn), canaries.space) if method == "sampled" else canaries.space
+    return ExposureReport(method, math.log2(size), tuple(results), walker.evaluations, brute_force, tuple(p_values))
+
+
+def _among(references: int, space: int) -> int:
+    """Return among how many fillings a secret is ranked: the references, or the whole space where they are that."""
+    return references if references < space - 1 else space
 
 
 def _score(
@@ -225,12 +232,14 @@ def _score(
     surely less likely than the secret may stay at -inf: they do not change its rank.
     """
     head, tail = split_prefix(tokenizer, canary.prefix, [canary.secret, *probes])
+    fillings, place = [canary.secret, *(others or ())], 0
     if others is None:
-        fillings, tree, tokens = whole_space(tokenizer, tail, canaries.slots)
+        after = _after_all(tokenizer, tail, canaries.slots, canary.suffix)
+        fillings, tree, tokens = whole_space(tokenizer, tail, canaries.slots, after)
         place = fillings.index(canary.secret)
     else:
-        fillings, place = [canary.secret, *others], 0
-        ids, lengths = tokenise_fillings(tokenizer, tail, fillings)
+        after = split_suffix(tokenizer, tail, fillings, canary.suffix)
+        ids, lengths = tokenise_fillings(tokenizer, tail, fillings, after)
         tree, tokens = PrefixTree.build(ids, lengths), int(lengths.sum())
     prompt = leading_special_ids(tokenizer) + head
     if not prompt:
@@ -241,10 +250,16 @@ def _score(
                 "beginning-of-sequence token. Put a word before {secret} in the template."
             )
         prompt = [start]
-    own = tokenise_fillings(tokenizer, tail, [canary.secret])[0][0]
+    own = tokenise_fillings(tokenizer, tail, [canary.secret], after)[0][0]
     floor = -math.inf if others is not None else walker.score_one(prompt, own.tolist()) - _MARGIN
     scores = walker.walk(prompt, tree, floor)
     return scores, float(scores[place]), tokens + len(fillings) * len(prompt)
+
+
+@lru_cache(maxsize=4)
+def _after_all(tokenizer: PreTrainedTokenizerBase, tail: str, slots: tuple[tuple[str, ...], ...], suffix: str) -> str:
+    """Return how much of a suffix is tokenised with every filling of the space; kept for the next canary."""
+    return split_suffix(tokenizer, tail, all_fillings(slots), suffix)
 
 
 def sampled_rank(secret: float, references: np.ndarray) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,23 +11,28 @@ from scipy import stats
 from transformers import PreTrainedModel
 
 from swingkd.audit.attacks import lira_scores, ratio_scores, rmia_scores
-from swingkd.audit.intervals import Interval, bootstrap
+from swingkd.audit.intervals import Interval, area, bootstrap, proportion, wider
 from swingkd.audit.lower_bound import EpsilonLowerBound, Method, epsilon_lower_bound
-from swingkd.audit.records import Data, check_no_overlap, labelled_records, text_records
+from swingkd.audit.records import Data, check_no_overlap, labelled_records, near_duplicates, text_records
 from swingkd.audit.scores import RecordScores, longest_input, score_labels, score_texts
+
+# With fewer records on a side, no order of theirs is beyond chance.
+_SHOWS_NOTHING = 10
 
 
 @dataclass(frozen=True)
 class MembershipResult:
-    """How well one attack tells members from others, with 95 % bootstrap intervals.
+    """How well one attack tells members from others, with 95 % intervals that are no points at 0 or 1.
 
     Args:
         attack: its name.
-        auc: area under the ROC curve; 0.5 is chance.
+        auc: area under the ROC curve; 0.5 is chance; DeLong's interval on logits.
         balanced_accuracy: of the cut that is best on one half of the records, measured on the other.
         tpr_at_1_fpr, tpr_at_01_fpr: share of the members found at 1 % and at 0.1 % false alarms, or, where there are
-            fewer than 100 or 1,000 nonmembers, above the highest of them.
+            fewer than 100 or 1,000 nonmembers (see `resolves`), above the highest of them.
         members, nonmembers: how many records.
+        p_value: how likely records that nobody can tell apart would look as different as that, by AUC or by the rate
+            at 1 % false alarms: twice the smaller of the two.
     """
 
     attack: str
@@ -37,6 +42,18 @@ class MembershipResult:
     tpr_at_01_fpr: Interval
     members: int
     nonmembers: int
+    p_value: float
+
+    def resolves(self, rate: float) -> bool:
+        """Tell whether there are enough nonmembers for so small a share of false alarms."""
+        return self.nonmembers * rate >= 1
+
+    def told(self, rate: float, digits: int = 3) -> tuple[str, str]:
+        """Return the true positive rate at 1 % or 0.1 % false alarms and its interval, for people."""
+        if not self.resolves(rate):
+            return "n/a", ""
+        found = self.tpr_at_1_fpr if rate == 0.01 else self.tpr_at_01_fpr
+        return f"{found.value:.{digits}f}", f"{found.low:.{digits}f} to {found.high:.{digits}f}"
 
     def chance(self, rate: float) -> float:
         """Return the true positive rate that guessing has at a false positive rate, given so many nonmembers."""
@@ -50,10 +67,21 @@ class MembershipReport:
     Args:
         results: one an attack.
         scores: by attack, the members' scores and the others'; never printed.
+        notes: what keeps the numbers from saying what they seem to.
     """
 
     results: tuple[MembershipResult, ...]
     scores: dict[str, tuple[np.ndarray, np.ndarray]] = field(repr=False, compare=False)
+    notes: tuple[str, ...] = ()
+
+    def through(self, family: int | None = None) -> list[str]:
+        """List the attacks that tell members from others, at 5 % for all of them together (Bonferroni).
+
+        Args:
+            family: how many attacks are looked at together; default: those of this report.
+        """
+        alpha = 0.05 / (family or len(self.results))
+        return [result.attack for result in self.results if result.p_value < alpha]
 
     def __getitem__(self, attack: str) -> MembershipResult:
         return next(result for result in self.results if result.attack == attack)
@@ -75,9 +103,12 @@ class MembershipReport:
         """Return the results as plain types."""
         return {
             "results": [
-                asdict(result) | {"chance_at_1_fpr": result.chance(0.01), "chance_at_01_fpr": result.chance(0.001)}
+                asdict(result)
+                | {"chance_at_1_fpr": result.chance(0.01), "chance_at_01_fpr": result.chance(0.001)}
+                | {"resolves_1_fpr": result.resolves(0.01), "resolves_01_fpr": result.resolves(0.001)}
                 for result in self.results
-            ]
+            ],
+            "notes": list(self.notes),
         }
 
     def __str__(self) -> str:
@@ -87,11 +118,12 @@ class MembershipReport:
             f"{first.chance(0.01):.3f}"
         ]
         for r in self.results:
+            rate, interval = r.told(0.01)
             lines.append(
-                f"{r.attack:>14}: AUC {r.auc.value:.3f} [{r.auc.low:.3f}, {r.auc.high:.3f}]  TPR at 1 % FPR "
-                f"{r.tpr_at_1_fpr.value:.3f} [{r.tpr_at_1_fpr.low:.3f}, {r.tpr_at_1_fpr.high:.3f}]"
+                f"{r.attack:>14}: AUC {r.auc.value:.3f} [{r.auc.low:.3f}, {r.auc.high:.3f}]  TPR at 1 % FPR {rate}"
+                + (f" [{interval.replace(' to ', ', ')}]" if interval else "")
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
 def audit_membership(
@@ -128,7 +160,8 @@ def audit_membership(
 
     Raises:
         ValueError: a side is empty, a record is on both sides, has no text or no label of the model's, or the model
-            gives no finite logits for it; a tokenizer that does not belong to the model.
+            gives no finite logits for it; a tokenizer that does not belong to the model; a reference that is the
+            model itself.
     """
     is_text = model.can_generate()
     # All models see the same part of a text.
@@ -144,7 +177,7 @@ def audit_membership(
         return scored(each, processing_class, both, max_length=max_length, progress=progress)
 
     statistics = [(score(shadow), seen) for shadow, seen in _checked(shadows, len(both))]
-    return judge_scores(
+    report = judge_scores(
         score(model),
         len(members),
         references=[score(reference) for reference in references],
@@ -152,6 +185,7 @@ def audit_membership(
         resamples=resamples,
         seed=seed,
     )
+    return replace(report, notes=(*report.notes, *near_duplicates(both, len(members))))
 
 
 def _checked(
@@ -184,8 +218,17 @@ def judge_scores(
         shadows: what shadow models said, each with the records it saw, [records] bool.
         resamples: of the bootstrap.
         seed: of the bootstrap.
+
+    Raises:
+        ValueError: a reference is the audited model.
     """
     scores = dict(own.attacks)
+    for number, reference in enumerate(references, 1):
+        if len(own.log_likelihood) > 1 and np.array_equal(reference.log_likelihood, own.log_likelihood):
+            raise ValueError(
+                f"Reference {number} says of every record what the audited model says: it is that model, and compared "
+                "with itself it hides everything. Give a model that saw none of the records."
+            )
     if references:
         others = np.array([reference.log_likelihood for reference in references])
         scores["ratio"] = ratio_scores(own.log_likelihood, others)
@@ -198,7 +241,17 @@ def judge_scores(
             scores[name] = lira_scores(own.statistic, statistics, seen, online=online)
     split = {name: (values[:members], values[members:]) for name, values in scores.items()}
     results = [evaluate_attack(name, *sides, resamples=resamples, seed=seed) for name, sides in split.items()]
-    return MembershipReport(tuple(results), split)
+    return MembershipReport(tuple(results), split, _few(members, len(own.log_likelihood) - members))
+
+
+def _few(members: int, nonmembers: int) -> tuple[str, ...]:
+    """Say what so few records cannot show."""
+    if min(members, nonmembers) < _SHOWS_NOTHING:
+        return (
+            f"{members} against {nonmembers}: so few records show nothing, whatever the numbers; give a hundred or "
+            "more of each",
+        )
+    return ()
 
 
 def membership_records(model: PreTrainedModel, members: Data, nonmembers: Data) -> Any:
@@ -230,10 +283,34 @@ def evaluate_attack(
             raise ValueError(f"{int((~np.isfinite(side)).sum())} of {len(side)} {name} have no finite {attack} score.")
     sides = [np.asarray(side, np.float64) for side in (members, nonmembers)]
     common = {"resamples": resamples, "seed": seed}
-    auc, tpr, tpr_small = bootstrap(attack_quality, sides, sum(map(len, sides)), **common)
+    m, n = map(len, sides)
+    _, *rates = bootstrap(attack_quality, sides, m + n, **common)
+    # The bootstrap moves the cut with the others' scores; the exact interval knows that all or nothing is no proof.
+    tpr, tpr_small = (wider(rate, proportion(round(rate.value * m), m)) for rate in rates)
     hits = _hits_of_the_best_cut(sides[0], sides[1], seed)
     (accuracy,) = bootstrap(_accuracy, hits, sum(map(len, hits)), **common)
-    return MembershipResult(attack, auc, accuracy, tpr, tpr_small, len(members), len(nonmembers))
+    exact = [proportion(int(side.sum()), len(side), 0.975) for side in hits]
+    low, high = (float(np.mean([getattr(e, end) for e in exact])) for end in ("low", "high"))
+    accuracy = wider(accuracy, Interval(accuracy.value, low, high, m + n))
+    p_value = min(2 * min(_p_of_area(*sides), _p_of_rate(sides[0], sides[1], 0.01)), 1.0)
+    return MembershipResult(attack, area(*sides), accuracy, tpr, tpr_small, m, n, p_value)
+
+
+def _p_of_area(members: np.ndarray, nonmembers: np.ndarray) -> float:
+    """Return the p-value of Mann and Whitney: are members' scores larger?"""
+    return float(stats.mannwhitneyu(members, nonmembers, alternative="greater").pvalue)
+
+
+def _p_of_rate(members: np.ndarray, nonmembers: np.ndarray, rate: float) -> float:
+    """Return how likely so many members stand above all but the highest `rate` of the others, in a random order.
+
+    In such an order the others among the first places are hypergeometric (our derivation).
+    """
+    above = int(rate * len(nonmembers))
+    cut = np.sort(nonmembers)[::-1][above]
+    found = int((members > cut).sum())
+    law = stats.hypergeom(len(members) + len(nonmembers), len(nonmembers), found + above)
+    return float(law.cdf(above)) if found else 1.0
 
 
 def chance_rate(rate: float, nonmembers: int) -> float:

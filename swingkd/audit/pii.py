@@ -10,6 +10,8 @@ what can be guessed without a memory.
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -198,7 +200,8 @@ def extract_values(
         seed: of the samples.
         progress: show a progress bar.
     """
-    copies = Counter(v.value for own in _tagged(training, tagger) for v in own)
+    # By what a value says, not by how it is written.
+    copies = Counter(written_alike(v.value) for own in _tagged(training, tagger) for v in own)
     # One half begins as the model likes to.  The other half begins as often with a rare first token as with a common
     # one, among those to be expected in so many samples: rare kinds of text would hardly come up otherwise.
     starts = [[token] for token in first_tokens(model, tokenizer, 1 / samples)] or [[]]
@@ -215,14 +218,19 @@ def extract_values(
     )
     drawn = [tokenizer.decode(prompt) + text for prompt, text in zip(prompts, added, strict=True)]
     sampled: Counter[str] = Counter()
-    labels: dict[str, str] = {}
+    shown: dict[str, PrivateValue] = {}
     for own in _tagged(drawn, tagger):
-        sampled.update({value.value for value in own})
-        labels |= {value.value: value.label for value in own}
-    extracted = [FoundValue(labels[v], copies[v], times, v) for v, times in sampled.items() if v in copies]
+        said = {written_alike(value.value): value for value in own}
+        sampled.update(said.keys())
+        shown |= said
+    extracted = [
+        FoundValue(shown[key].label, copies[key], times, shown[key].value)
+        for key, times in sampled.items()
+        if key in copies
+    ]
     chance = None
     if unseen is not None:
-        others = {v.value for own in _tagged(unseen, tagger) for v in own} - copies.keys()
+        others = {written_alike(v.value) for own in _tagged(unseen, tagger) for v in own} - copies.keys()
         chance = (len(others), len(others & sampled.keys()))
     extracted.sort(key=lambda value: (-value.samples, -value.copies, value.value))
     return ValueExtraction(samples, len(sampled), len(copies), tuple(extracted), chance)
@@ -265,7 +273,7 @@ def infer_values(
     chosen = [chosen[i] for i in rng.permutation(len(chosen))[:limit]]
     lists = []
     for value in chosen:
-        pool = [other for other in pools[value.label] if other != value.value]
+        pool = [other for other in pools[value.label] if written_alike(other) != written_alike(value.value)]
         drawn = [pool[i] for i in rng.choice(len(pool), candidates - 1, replace=False)]
         drawn.insert(int(rng.integers(candidates)), value.value)
         lists.append(drawn)
@@ -321,13 +329,33 @@ def reconstruct_values(
 
 def askable_values(values: Sequence[PrivateValue]) -> list[PrivateValue]:
     """List what can be asked for: each place once, nothing that stands elsewhere in its text, something before it."""
-    return [v for v in dict.fromkeys(values) if v.text[: v.start].strip() and v.text.count(v.value) == 1]
+    return [v for v in dict.fromkeys(values) if v.text[: v.start].strip() and _mentions(v) == 1]
+
+
+def _mentions(value: PrivateValue) -> int:
+    """Return how often a value stands in its text, however it is written there."""
+    return max(value.text.count(value.value), written_alike(value.text).count(written_alike(value.value)))
+
+
+def written_alike(value: str) -> str:
+    """Return what all spellings of a value share: "+49 30 123-456" is "+4930123456", "ANN@X.ORG" is "ann@x.org".
+
+    Digits of any script become ASCII's, case goes, and so do blanks, dashes and the like between the parts; at least
+    one character is kept.
+    """
+    folded = unicodedata.normalize("NFKC", value).casefold()
+    folded = "".join(str(unicodedata.digit(c, c)) for c in folded)
+    kept = "".join(c for c in folded if c.isalnum() or c in "@._+")
+    # A full stop within an address is a part of it, within a number it is a separator.
+    kept = kept if "@" in kept else re.sub(r"[._]", "", kept)
+    return kept or folded
 
 
 def candidate_pools(values: Sequence[PrivateValue]) -> dict[str, list[str]]:
-    """Return the different values of each kind."""
+    """Return the different values of each kind, each in one of its spellings."""
     return {
-        label: sorted({v.value for v in values if v.label == label}) for label in sorted({v.label for v in values})
+        label: sorted({written_alike(v.value): v.value for v in values if v.label == label}.values())
+        for label in sorted({v.label for v in values})
     }
 
 
@@ -348,7 +376,7 @@ def _pick(model, tokenizer, values, lists, chance, max_length, progress) -> Gues
     right, place = [], 0
     for value, own in zip(values, lists, strict=True):
         best = int(scores[place : place + len(own)].argmax()) if own else 0
-        right.append(bool(own) and own[best] == value.value)
+        right.append(bool(own) and written_alike(own[best]) == written_alike(value.value))
         place += len(own)
     kinds = defaultdict(list)
     for value, hit in zip(values, right, strict=True):

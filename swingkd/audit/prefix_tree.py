@@ -107,17 +107,40 @@ def split_prefix(tokenizer: PreTrainedTokenizerBase, prefix: str, probes: list[s
     return [], prefix
 
 
+def split_suffix(tokenizer: PreTrainedTokenizerBase, tail: str, fillings: list[str], suffix: str) -> str:
+    """Return how much of the text after a secret has to be tokenised with it: nothing, where no token reaches across.
+
+    "code 4711" and "code 471100 units" may share no token of the number: the model never saw the secret's own.  Then
+    the sentence goes on to the next place where tokens end alike for every filling.
+
+    Args:
+        tokenizer: of the model.
+        tail: the text before the secret that is tokenised with it.
+        fillings: that are to be scored.
+        suffix: the text after the secret.
+    """
+    if not suffix:
+        return ""
+    whole = _ids(tokenizer, [tail + filling + suffix for filling in fillings])
+    cuts = [0, *(place for place in range(1, len(suffix)) if suffix[place] in " \n\t")]
+    for cut in cuts:
+        parts = _ids(tokenizer, [tail + filling + suffix[:cut] for filling in fillings])
+        if all(row[: len(part)] == part for row, part in zip(whole, parts, strict=True)):
+            return suffix[:cut]
+    return suffix
+
+
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     return tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
 
 
 def tokenise_fillings(
-    tokenizer: PreTrainedTokenizerBase, tail: str, fillings: list[str]
+    tokenizer: PreTrainedTokenizerBase, tail: str, fillings: list[str], after: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return ids [fillings, longest] padded with -1, and lengths, of `tail` + each filling."""
+    """Return ids [fillings, longest] padded with -1, and lengths, of `tail` + each filling + `after`."""
     ids, lengths = [], []
     for start in range(0, len(fillings), 50_000):
-        rows = _ids(tokenizer, [tail + filling for filling in fillings[start : start + 50_000]])
+        rows = _ids(tokenizer, [tail + filling + after for filling in fillings[start : start + 50_000]])
         size = np.fromiter(map(len, rows), np.int64, len(rows))
         block = np.full((len(rows), size.max()), -1, np.int32)
         block[np.arange(size.max()) < size[:, None]] = np.concatenate([np.asarray(row, np.int32) for row in rows])
@@ -130,11 +153,23 @@ def tokenise_fillings(
 
 @lru_cache(maxsize=4)
 def whole_space(
-    tokenizer: PreTrainedTokenizerBase, tail: str, slots: tuple[tuple[str, ...], ...]
+    tokenizer: PreTrainedTokenizerBase, tail: str, slots: tuple[tuple[str, ...], ...], after: str
 ) -> tuple[list[str], PrefixTree, int]:
-    """Return every filling of the slots, their tree, and how many tokens they hold; kept for the next canary."""
+    """Return every filling of the slots, their tree, and how many tokens they hold; kept for the next canary.
+
+    Args:
+        tokenizer: of the model.
+        tail, after: the text before and after each filling that is tokenised with it.
+        slots: the parts of a filling.
+    """
+    ids, lengths = tokenise_fillings(tokenizer, tail, all_fillings(slots), after)
+    return all_fillings(slots), PrefixTree.build(ids, lengths), int(lengths.sum())
+
+
+@lru_cache(maxsize=2)
+def all_fillings(slots: tuple[tuple[str, ...], ...]) -> list[str]:
+    """Return every filling of the slots, in the order of `CanarySet.filling`."""
     fillings = [""]
     for slot in slots:
         fillings = [start + part for start in fillings for part in slot]
-    ids, lengths = tokenise_fillings(tokenizer, tail, fillings)
-    return fillings, PrefixTree.build(ids, lengths), int(lengths.sum())
+    return fillings

@@ -14,12 +14,15 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, load_dataset, load_from_disk
+from sklearn.feature_extraction.text import HashingVectorizer
 from transformers import PreTrainedConfig
 
 from swingkd.models.class_labels import class_number, described
 
 ORIGIN = "read_from"
 _LABELS = ("label", "labels")
+# Texts that share more of their runs of words (Jaccard) are one text; texts that are compared at a time.
+_ALIKE, _AT_ONCE = 0.8, 500
 Data: TypeAlias = Dataset | Sequence[str]
 
 
@@ -196,6 +199,38 @@ def check_no_overlap(inside: TextRecords | LabelledRecords, outside: TextRecords
     for key, name in zip(outside.keys(), outside.names, strict=True):
         if key in where:
             raise ValueError(f"{name} is the same record as {where[key]}: it cannot be in and out. Drop one of them.")
+
+
+def near_duplicates(both: TextRecords | LabelledRecords, members: int) -> tuple[str, ...]:
+    """Say how many texts are in and, but for a few words, out as well: no attack could tell them apart.
+
+    Args:
+        both: all records, members first.
+        members: how many of them are.
+
+    Returns:
+        A note, or nothing.
+    """
+    texts = both.texts if isinstance(both, TextRecords) else both.inputs
+    if not all(isinstance(text, str) for text in texts):
+        return ()
+    # Runs of up to three words, whatever their case and punctuation; digits one by one.
+    reader = HashingVectorizer(
+        ngram_range=(1, 3), binary=True, norm=None, alternate_sign=False, token_pattern=r"[^\W\d_]+|\d"
+    )
+    rows = reader.transform(texts)
+    sizes = np.maximum(np.asarray(rows.sum(1))[:, 0], 1)
+    inside, outside, near = rows[:members], rows[members:].T.tocsc(), 0
+    for start in range(0, members, _AT_ONCE):
+        shared = (inside[start : start + _AT_ONCE] @ outside).toarray()
+        own = sizes[start : start + len(shared), None]
+        near += int((shared / (own + sizes[members:] - shared) > _ALIKE).any(1).sum())
+    if not near:
+        return ()
+    return (
+        f"{near} of {members} members are nearly the same text as a record on the other side: no attack could tell "
+        "these apart, so the numbers are too low. Keep copies on one side",
+    )
 
 
 def _columns(data: Data, side: str) -> tuple[dict[str, Any], list[str]]:

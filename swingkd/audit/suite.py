@@ -27,14 +27,39 @@ class AuditReport:
         membership: by kind of record: "records" as they were given; of canaries in or out by coin, "canary_secrets"
             (the secret after its prefix) and "canary_records" (the whole sentence), with "x10" for ten copies.
         epsilon: for those canaries, by kind and attack: the privacy loss that the attack proves, of the group of a
-            canary's copies.
+            canary's copies; all of them hold together with 95 % confidence, so the largest does.
         extraction: of training text and private values.
+        teacher: what the same attacks found on the teacher: where they do not catch it, they show nothing here.
     """
 
     exposure: ExposureReport | None = None
     membership: dict[str, MembershipReport] = field(default_factory=dict)
     epsilon: dict[str, dict[str, EpsilonLowerBound]] = field(default_factory=dict)
     extraction: ExtractionReport | None = None
+    teacher: AuditReport | None = None
+
+    @property
+    def family(self) -> int:
+        """How many attacks on membership are looked at together."""
+        return sum(len(report.results) for report in self.membership.values())
+
+    def through(self, kind: str) -> list[str]:
+        """List the attacks on one kind of record that get through, at 5 % for all attacks of this audit together."""
+        return self.membership[kind].through(self.family)
+
+    def powerless(self, kind: str) -> list[str]:
+        """List the attacks that do not even catch the teacher: that they miss this model says nothing."""
+        if self.teacher is None or kind not in self.teacher.membership:
+            return []
+        caught = self.teacher.through(kind)
+        return [result.attack for result in self.membership[kind].results if result.attack not in caught]
+
+    def exposure_is_powerless(self, level: int) -> bool:
+        """Tell whether even the teacher's exposure of such canaries is not above that of the controls."""
+        control = self.teacher.exposure if self.teacher is not None else None
+        if control is None or level not in control.levels or 0 not in control.levels:
+            return False
+        return control.excess(level).low <= 0
 
     def to_dict(self, show_secrets: bool = False) -> dict[str, Any]:
         """Return everything as plain types.
@@ -50,6 +75,7 @@ class AuditReport:
                 for kind, bounds in self.epsilon.items()
             },
             "extraction": self.extraction and self.extraction.to_dict(show_secrets),
+            "teacher": self.teacher and self.teacher.to_dict(show_secrets),
         }
 
 
@@ -66,6 +92,7 @@ def audit_model(
     unseen_text: Data | None = None,
     tagger: Tagger | None = None,
     extraction: dict[str, Any] | None = None,
+    teacher: PreTrainedModel | None = None,
     max_length: int = 512,
     delta: float = 1e-5,
     seed: int = 0,
@@ -84,6 +111,8 @@ def audit_model(
         unseen_text: text alike that the model never saw, beside it.
         tagger: finds private values; default: `RuleTagger()`.
         extraction: settings of `audit_extraction`: attacks, prefix_tokens, suffix_tokens, samples, candidates, limit.
+        teacher: of the model, attacked in the same way but for the extraction: an attack that does not catch it has no
+            power, and that it misses the student says nothing.
         max_length: longer texts are cut, in tokens.
         delta: of the epsilon.
         seed: of everything that is drawn.
@@ -149,11 +178,29 @@ def audit_model(
                 membership[kind] = audit_canary_membership(
                     model, processing_class, canaries, level, part, references=references, **common
                 )
-                epsilon[kind] = {
-                    result.attack: membership[kind].epsilon(result.attack, delta=delta)
-                    for result in membership[kind].results
-                }
-    return AuditReport(exposure, membership, epsilon, extraction_report)
+    # Somebody will look at the largest: all bounds hold together.
+    coined = [kind for kind in membership if kind != "records"]
+    family = sum(len(membership[kind].results) for kind in coined)
+    for kind in coined:
+        epsilon[kind] = {
+            result.attack: membership[kind].epsilon(result.attack, delta=delta, confidence=1 - 0.05 / family)
+            for result in membership[kind].results
+        }
+    control = None
+    if teacher is not None and (members is not None or canaries is not None):
+        control = audit_model(
+            teacher,
+            processing_class,
+            members=members,
+            nonmembers=nonmembers,
+            references=references,
+            canaries=canaries,
+            exposure_canaries=exposure_canaries,
+            max_length=max_length,
+            delta=delta,
+            **common,
+        )
+    return AuditReport(exposure, membership, epsilon, extraction_report, control)
 
 
 def audit_canary_membership(

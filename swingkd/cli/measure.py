@@ -20,6 +20,9 @@ def audit(
     reference: Annotated[
         list[str] | None, typer.Option(help="A model that saw none of the records; may be given several times.")
     ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="The model's teacher: an attack that does not catch it has no power.")
+    ] = None,
     canaries: Annotated[Path | None, typer.Option(help="What CanarySet.save wrote.", exists=True)] = None,
     pii: Annotated[
         str | None,
@@ -86,6 +89,7 @@ def audit(
         **data,
         canaries=canary_set,
         references=[load_reference(name, processing) for name in reference or []],
+        teacher=load_reference(teacher, processing) if teacher else None,
         extraction=extraction,
     )
     written = write_audit(report, out, title=public_name(model) or model, show_secrets=show_secrets)

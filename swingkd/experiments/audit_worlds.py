@@ -23,6 +23,9 @@ from swingkd.experiments.language import Language, perplexity_rows
 from swingkd.experiments.models import is_trained, make_tokenizer
 from swingkd.report import Row, exposure_rows, extraction_rows, membership_rows
 
+# Kinds of records that are looked at together: the canaries' secrets, their sentences, dialogues.
+_KINDS = 3
+
 
 class Records:
     """Everything that the worlds share: public text, the records in question, the tokenizer and the tagger.
@@ -134,7 +137,7 @@ class AuditExperiment:
             report = audit_canary_membership(
                 model, records.tokenizer, records.canaries, level, part, references=references, shadows=shadows
             )
-            rows += membership_rows(name, f"records=canary_{part}", report, by_coin=True)
+            rows += membership_rows(name, f"records=canary_{part}", report, by_coin=True, looks=_KINDS)
         dialogues = records.dialogues.select_columns(["text"])
         report = audit_membership(
             model,
@@ -144,7 +147,7 @@ class AuditExperiment:
             references=references,
             shadows=self.shadow_models(name, self.inside, self.outside),
         )
-        return rows + membership_rows(name, "records=dialogues", report)
+        return rows + membership_rows(name, "records=dialogues", report, looks=_KINDS)
 
     def exposure(self, name: str, model: PreTrainedModel) -> list[Row]:
         """Measure the exposure of the first canaries, in and out, and of the published one."""

@@ -58,7 +58,9 @@ class FederationExperiment:
         rows = run.result().rows(name, where)
         if planted:
             report = attack_messengers(planted, [client.messenger() for client in clients])
-            rows += membership_rows(name, f"{where} records=planted", report, by_coin=True)
+            rows += membership_rows(
+                name, f"{where} records=planted", report, by_coin=True, looks=len(self.config["seeds"])
+            )
         self.grid.add(rows)
 
     def majority(self, where: str, seed: int) -> None:

@@ -250,8 +250,9 @@ class LabelExperiment:
             print(f"measuring {name} ({setting})", flush=True)
             rows += ledger_rows(name, setting, trainer.ledger)
             tokenizer = self.classifiers.tokenizer
+            looks = len(canaries.groups) * len(self.config["seeds"])
             for kind, report in self.records.audit(trainer.model, reference, canaries, tokenizer):
-                rows += membership_rows(name, f"{setting} records={kind}", report, by_coin=True)
+                rows += membership_rows(name, f"{setting} records={kind}", report, by_coin=True, looks=looks)
         self.grid.add(rows)
 
     def run(self, only: Sequence[str] | None = None) -> Path:

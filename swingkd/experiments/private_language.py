@@ -218,12 +218,14 @@ def private_experiment(
         report = measure_exposure(trainer.model, tokenizer, copied, batch_size=4096, progress=False)
         rows = ledger_rows(name, setting, ledger) + exposure_rows(name, setting, report)
         delta = config["dp_training"]["target_delta"]
+        # Secrets and whole sentences, of every seed.
+        looks = 2 * len({seed for plan in config["rows"] for seed in plan.get("seeds", [0])})
         for part in ("secrets", "records"):
             membership = audit_canary_membership(
                 trainer.model, tokenizer, coins, coins.coin_levels[0], part, references=references(), progress=False
             )
             where = f"{setting} records=canary_{part}"
-            rows += membership_rows(name, where, membership, by_coin=True, delta=delta)
+            rows += membership_rows(name, where, membership, by_coin=True, delta=delta, looks=looks)
         return rows
 
     probes = {"base": base, "teacher": teacher}

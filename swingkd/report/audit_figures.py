@@ -14,9 +14,11 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from swingkd.audit import AuditReport, EpsilonLowerBound, ExtractionReport, Interval, MembershipReport
+from swingkd.audit import AuditReport, ExtractionReport, Interval, MembershipReport
 from swingkd.audit.membership import roc_curve
 from swingkd.report.plots import COLOURS
+
+_NO_POWER = "no power here"
 
 
 def roc_figure(report: MembershipReport, title: str, path: Path) -> Path:
@@ -63,17 +65,22 @@ def audit_tables(report: AuditReport) -> list[Table]:
     """Return the tables that a terminal shows."""
     tables = []
     if report.exposure:
+        control = report.teacher.exposure if report.teacher else None
         table = _table(
             "exposure of canaries, in bits",
-            ("canaries", "exposure", "95 % interval", "number"),
-            f"at most {report.exposure.maximum:.2f}; 1.44 is what chance gives",
+            ("canaries", "exposure", "95 % interval", "number", *(("teacher",) if control else ())),
+            f"at most {report.exposure.maximum:.2f}; 1.44 is what chance gives{_control(report)}",
         )
         for level in report.exposure.levels:
             mean = report.exposure.mean(level)
-            table.add_row(f"x{level}" if level else "not inserted", f"{mean.value:.2f}", _span(mean, 2), str(mean.n))
+            row = [f"x{level}" if level else "not inserted", f"{mean.value:.2f}", _span(mean, 2), str(mean.n)]
+            if control:
+                known = f"{control.mean(level).value:.2f}" if level in control.levels else ""
+                row.append(_NO_POWER if level and report.exposure_is_powerless(level) else known)
+            table.add_row(*row)
         tables.append(table)
     for kind, membership in report.membership.items():
-        tables.append(_membership_table(kind, membership, report.epsilon.get(kind, {})))
+        tables.append(_membership_table(kind, membership, report))
     if report.extraction:
         tables.append(_extraction_table(report.extraction))
     return tables
@@ -109,19 +116,37 @@ def _share(share: Interval) -> tuple[str, str, str]:
     return f"{100 * share.value:.1f}", f"{100 * share.low:.1f} to {100 * share.high:.1f}", str(share.n)
 
 
-def _membership_table(kind: str, report: MembershipReport, bounds: dict[str, EpsilonLowerBound]) -> Table:
+def _membership_table(kind: str, membership: MembershipReport, report: AuditReport) -> Table:
     headings = ["attack", "AUC", "95 % interval", "TPR at 1 % FPR", "95 % interval"]
-    first = report.results[0]
+    first, bounds = membership.results[0], report.epsilon.get(kind, {})
     caption = f"chance: AUC 0.5, TPR {first.chance(0.01):.3f}"
+    if not first.resolves(0.01):
+        caption += f"; n/a: {first.nonmembers} nonmembers are too few for 1 % false alarms (100 are needed)"
     if bounds:
         delta = next(iter(bounds.values())).delta
         headings.append("epsilon at least")
-        caption += f"; epsilon of a canary with all its copies, at delta {delta:g}, with 95 % confidence"
+        caption += (
+            f"; epsilon of a canary with all its copies, at delta {delta:g}, with 95 % confidence for all together"
+        )
+    powerless = report.powerless(kind)
+    if report.teacher is not None:
+        headings.append("on the teacher")
+    caption += _control(report) + "".join(f"; {note}" for note in membership.notes)
     table = _table(f"membership of {kind}: {first.members} in, {first.nonmembers} out", headings, caption)
-    for r in report.results:
-        row = [f"{r.auc.value:.3f}", _span(r.auc, 3), f"{r.tpr_at_1_fpr.value:.3f}", _span(r.tpr_at_1_fpr, 3)]
-        table.add_row(r.attack, *row, *([f"{bounds[r.attack].epsilon:.2f}"] if bounds else []))
+    for r in membership.results:
+        row = [f"{r.auc.value:.3f}", _span(r.auc, 3), *r.told(0.01)]
+        row += [f"{bounds[r.attack].epsilon:.2f}"] if bounds else []
+        if report.teacher is not None:
+            row.append(_NO_POWER if r.attack in powerless else "caught")
+        table.add_row(r.attack, *row)
     return table
+
+
+def _control(report: AuditReport) -> str:
+    """Say whether the attacks were tried on the teacher."""
+    if report.teacher is None:
+        return "; not tried on the teacher, so an attack that finds nothing may have no power"
+    return f"; {_NO_POWER}: it does not catch the teacher either, so nothing is shown"
 
 
 def _table(title: str, headings: Sequence[str], caption: str) -> Table:

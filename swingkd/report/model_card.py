@@ -117,7 +117,8 @@ def _eval_results(facts: ModelFacts) -> list[EvalResult]:
     for kind, report in audit.membership.items():
         for result in report.results:
             measured.append(("auc", result.auc.value, f"membership of {kind}, {result.attack}"))
-            measured.append(("tpr_at_1_fpr", result.tpr_at_1_fpr.value, f"membership of {kind}, {result.attack}"))
+            if result.resolves(0.01):
+                measured.append(("tpr_at_1_fpr", result.tpr_at_1_fpr.value, f"membership of {kind}, {result.attack}"))
     return [
         EvalResult(
             task_type=task,
@@ -143,18 +144,35 @@ def claims(facts: ModelFacts) -> list[str]:
         for level in (level for level in audit.exposure.levels if level):
             # Without controls there is nothing to compare with.
             excess = audit.exposure.excess(level) if 0 in audit.exposure.levels else None
+            if audit.exposure_is_powerless(level):
+                lines.append(
+                    f"No power here: the teacher does not give away secrets that stood {level} times either, so "
+                    "nothing is shown of them."
+                )
             if excess is not None and excess.low > 0:
                 lines.append(
                     f"It gives something away of secrets that stood {level} times in the text: {excess.value:.2f} "
                     f"bits of exposure over those that never did [{excess.low:.2f}, {excess.high:.2f}]."
                 )
     for kind, report in audit.membership.items():
-        through = [r.attack for r in report.results if r.tpr_at_1_fpr.low > r.chance(0.01)]
+        through, powerless = audit.through(kind), audit.powerless(kind)
+        alone = [r.attack for r in report.results if r.p_value < 0.05 and r.attack not in through]
+        if alone:
+            lines.append(
+                f"On their own these would tell {kind}: {', '.join(alone)}; with {audit.family} attacks tried, that "
+                "may be chance."
+            )
         if through:
-            lines.append(f"Membership of {kind} can be told, better than by chance: {', '.join(through)}.")
-        average = [f"{r.attack} {r.auc.value:.3f}" for r in report.results if r.auc.low > 0.5]
-        if average and not through:
-            lines.append(f"Members of {kind} stand out on average: AUC of {', '.join(average)}.")
+            named = "; ".join(f"{name}, AUC {report[name].auc.value:.3f}" for name in through)
+            lines.append(
+                f"Membership of {kind} can be told, better than by chance (95 % confidence for all {audit.family} "
+                f"attacks together): {named}."
+            )
+        elif audit.teacher is not None and len(powerless) == len(report.results):
+            lines.append(f"No power here: no attack tells {kind} of the teacher either, so nothing is shown of them.")
+        elif powerless and not through:
+            lines.append(f"No power here: {', '.join(powerless)} do not catch the teacher on {kind} either.")
+        lines += [f"{note[:1].upper()}{note[1:]}." for note in report.notes]
     promised = ledger.epsilon()
     for kind, bounds in audit.epsilon.items():
         for attack, bound in bounds.items():
@@ -162,6 +180,8 @@ def claims(facts: ModelFacts) -> list[str]:
             copies = re.search(r"x(\d+)$", kind)
             if promised is not None and bound.epsilon > promised and (copies is None or copies[1] == "1"):
                 lines.append(f"{attack} on {kind} proves epsilon {bound.epsilon:.2f}: more than is promised.")
+    if audit.teacher is None and (audit.membership or audit.exposure):
+        lines.append("The attacks were not tried on the teacher: one that finds nothing may have no power.")
     return [*lines, "Attacks are lower bounds: a better one may find more. What a tagger misses is not protected."]
 
 

@@ -101,7 +101,8 @@ def _roc(report: MembershipReport, kind: str) -> Callable[[Path], Any]:
 def _roc_row(report: MembershipReport, attack: str) -> tuple[str, ...]:
     false, true = roc_curve(*report.scores[attack])
     rates = [max((t for f, t in zip(false, true, strict=True) if f <= rate), default=0.0) for rate in _AT]
-    return (attack, f"{report[attack].auc.value:.3f}", *(f"{value:.3f}" for value in rates))
+    told = (f"{value:.3f}" if report[attack].resolves(at) else "n/a" for at, value in zip(_AT, rates, strict=True))
+    return (attack, f"{report[attack].auc.value:.3f}", *told)
 
 
 def _levels(summaries: list[Summary]) -> list[int]:

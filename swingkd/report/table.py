@@ -102,14 +102,14 @@ class RunTable:
         return list(dict.fromkeys(setting for _, setting in self.students(table)))
 
 
-def difference(gaps: Sequence[float]) -> Difference:
+def difference(gaps: Sequence[float], confidence: float = 0.95) -> Difference:
     """Return the mean of differences, one a seed, with its interval."""
     mean = float(np.mean(gaps))
     if len(gaps) < 2:
         return Difference(mean, None, None, len(gaps))
     if np.ptp(gaps) == 0:
         return Difference(mean, mean, mean, len(gaps))
-    interval = stats.ttest_1samp(gaps, 0).confidence_interval(0.95)
+    interval = stats.ttest_1samp(gaps, 0).confidence_interval(confidence)
     return Difference(mean, float(interval.low), float(interval.high), len(gaps))
 
 

@@ -76,7 +76,7 @@ def test_every_rank_of_the_space_equals_brute_force(merging):
     canaries = CanarySet.generate("the pin of {name} is {secret}", length=4, count=1, repetitions=(1,), seed=5)
     canary, model = canaries.canaries[0], confident(merging).double()
     head, tail = split_prefix(merging, canary.prefix, [canary.secret, "0000", "9999"])
-    _, tree, _ = whole_space(merging, tail, canaries.slots)
+    _, tree, _ = whole_space(merging, tail, canaries.slots, "")
     bos = [merging.bos_token_id]
     with torch.inference_mode():
         walked = _Walker(model, 300).walk(bos + head, tree, -math.inf)
@@ -89,7 +89,7 @@ def test_every_rank_of_the_space_equals_brute_force(merging):
 @pytest.mark.slow
 def test_a_million_fillings_take_a_twentieth_of_the_evaluations(tokenizer):
     canaries = CanarySet.generate("the pin of {name} is {secret}", length=6, count=1, repetitions=(1,), controls=0)
-    fillings, tree, tokens = whole_space(tokenizer, " ", canaries.slots)
+    fillings, tree, tokens = whole_space(tokenizer, " ", canaries.slots, "")
     print(f"tree {tree.evaluations:,} token evaluations, brute force {tokens:,}")
     assert len(fillings) == 10**6
     assert tree.evaluations * 20 <= tokens

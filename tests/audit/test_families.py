@@ -39,8 +39,13 @@ def families(tokenizer):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_causal_models(families, tokenizer, name, dtype):
     model = families[name].to(dtype)
-    report = audit_membership(model, tokenizer, MEMBERS, OTHERS, references=[model], resamples=20, progress=False)
-    assert report["ratio"].auc.value == report["rmia"].auc.value == 0.5  # the model against itself
+    with pytest.raises(ValueError, match="Reference 1 says of every record what the audited model says"):
+        audit_membership(model, tokenizer, MEMBERS, OTHERS, references=[model], resamples=20, progress=False)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        next(iter(other.parameters())).mul_(1.5)
+    report = audit_membership(model, tokenizer, MEMBERS, OTHERS, references=[other], resamples=20, progress=False)
+    assert report["ratio"].auc.value == report["rmia"].auc.value  # of one reference
     found = audit_extraction(model, tokenizer, MEMBERS, unseen=OTHERS, samples=5, limit=3, progress=False)
     assert found.continuation.texts == 10
     assert found.reconstruction.right.n == 3

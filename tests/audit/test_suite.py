@@ -106,7 +106,7 @@ def test_the_callback_measures_while_a_model_learns(tmp_path, tokenizer, student
     trainer.train()
     logged = [entry for entry in trainer.state.log_history if "audit_exposure_x20" in entry]
     assert len(logged) == 2
-    assert {"audit_exposure_controls", "audit_auc_loss", "audit_tpr_at_1_fpr_min_k++"} <= logged[0].keys()
+    assert {"audit_exposure_controls", "audit_auc_loss", "audit_auc_min_k++"} <= logged[0].keys()
     assert logged[1]["audit_exposure_x20"] == pytest.approx(callback.measure()["audit_exposure_x20"])
 
 

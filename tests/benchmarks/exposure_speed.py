@@ -57,7 +57,7 @@ def main() -> None:
 
     canaries = CanarySet.generate(TEMPLATE, length=4, count=1, repetitions=(1,), controls=0, seed=0)
     head, tail = split_prefix(tokenizer, canaries.canaries[0].prefix, ["0000", "1234"])
-    fillings, tree, _ = whole_space(tokenizer, tail, canaries.slots)
+    fillings, tree, _ = whole_space(tokenizer, tail, canaries.slots, "")
     with torch.inference_mode():
         walked = _Walker(model, 1024).walk(leading_special_ids(tokenizer) + head, tree, -math.inf)
     # A tree and a batch round differently: a rank is the same if only fillings as near as that could swap.

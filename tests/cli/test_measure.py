@@ -74,7 +74,7 @@ def test_audit_of_everything(project, texts):
     assert "membership of records: 30 in, 30 out" in result.output
     assert re.search(r"values picked +never seen", result.output)
     report = json.loads((project / "audit" / "report.json").read_text())
-    assert {"exposure", "membership", "epsilon", "extraction"} == report.keys()
+    assert {"exposure", "membership", "epsilon", "extraction", "teacher"} == report.keys()
     assert (project / "audit" / "roc_records.png").exists()
     again = audit(project, "--members", members, "--nonmembers", others, "--json")
     assert json.loads(again.stdout[again.stdout.index("{") :])["exposure"] is None

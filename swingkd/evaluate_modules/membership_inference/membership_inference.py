@@ -8,7 +8,7 @@ from swingkd.audit.membership import evaluate_attack
 
 _DESCRIPTION = """
 How well an attack's scores tell records that a model was trained on from records that it was not: area under the ROC
-curve, balanced accuracy, and the true positive rates at 1 % and 0.1 % false positives, with 95 % bootstrap intervals.
+curve, balanced accuracy, and the true positive rates at 1 % and 0.1 % false positives, with 95 % intervals.
 """
 _INPUTS = """
 Args:
@@ -17,7 +17,8 @@ Args:
     resamples: of the bootstrap.
     seed: of the bootstrap.
 Returns:
-    auc, balanced_accuracy, tpr_at_1_fpr, tpr_at_01_fpr: the values; each also with _low and _high.
+    auc, balanced_accuracy, tpr_at_1_fpr, tpr_at_01_fpr: the values; each also with _low and _high.  With fewer than
+    100 (1,000) nonmembers, the rate above the highest of them.
 """
 _CITATION = """
 @inproceedings{carlini2022membership,

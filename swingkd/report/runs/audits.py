@@ -103,21 +103,32 @@ def findings(table: AuditTable) -> list[str]:
     lines = []
     for model in table.models:
         for kind in table.kinds:
-            through = []
-            for attack in table.attacks:
-                where = f"records={kind} attack={attack}"
-                rate = table.row(model, where, "tpr_at_1_fpr")
-                epsilon = table.row(model, where, "epsilon_lower")
-                chance = table.row(model, where, "tpr_at_1_fpr_chance")
-                above = rate and rate.interval[0] > (chance.value if chance else 0.01)
-                if above or (epsilon and epsilon.value > 0.5):
-                    through.append(attack)
-            name = _KINDS.get(kind, kind)
+            through, name = _through(table, model, kind), _KINDS.get(kind, kind)
             if through:
                 lines.append(f"`{model}`, {name}: {', '.join(through)} get through; {_WHY.get(model, 'unexplained.')}")
+            elif model != "teacher" and "teacher" in table.models and not _through(table, "teacher", kind):
+                lines.append(f"`{model}`, {name}: no power here: no attack catches the teacher either.")
             else:
                 lines.append(f"`{model}`, {name}: no attack is above chance at 1 % false alarms.")
     return lines
+
+
+def _through(table: AuditTable, model: str, kind: str) -> list[str]:
+    """List the attacks that get through: at 5 % for all together where p-values were written, else by intervals."""
+    through = []
+    for attack in table.attacks:
+        where = f"records={kind} attack={attack}"
+        found, family = table.row(model, where, "p_value"), table.row(model, where, "p_value_family")
+        rate = table.row(model, where, "tpr_at_1_fpr")
+        epsilon = table.row(model, where, "epsilon_lower")
+        chance = table.row(model, where, "tpr_at_1_fpr_chance")
+        if found and family:
+            above = found.value < 0.05 / family.value
+        else:
+            above = bool(rate and rate.interval[0] > (chance.value if chance else 0.01))
+        if above or (epsilon and epsilon.value > 0.5):
+            through.append(attack)
+    return through
 
 
 def _figure(table: AuditTable, run: str, path: Path) -> None:

@@ -96,12 +96,19 @@ class LabelTable(RunTable):
             return None
         return min(1 - self.excess(student, kind) / plain, 1.0)
 
-    def areas(self, student: Student, kind: str) -> dict[str, Interval]:
-        """Return the AUC of each attack, with an interval over seeds."""
+    def areas(self, student: Student, kind: str, *, together: bool = False) -> dict[str, Interval]:
+        """Return the AUC of each attack, with an interval over seeds.
+
+        Args:
+            student: whose records.
+            kind: of records.
+            together: the intervals of all attacks hold together with 95 %, not each alone.
+        """
         rows_by_attack: dict[str, list[Row]] = {}
         for row in self._about(student, kind, "auc"):
             rows_by_attack.setdefault(row.words["attack"], []).append(row)
-        return {attack: _mean_area(rows) for attack, rows in rows_by_attack.items()}
+        confidence = 1 - 0.05 / max(len(rows_by_attack) if together else 1, 1)
+        return {attack: _mean_area(rows, confidence) for attack, rows in rows_by_attack.items()}
 
     def worst(self, student: Student, kind: str) -> tuple[str, float]:
         """Return the attack that finds most of a student's own records, and how many."""
@@ -195,6 +202,9 @@ def findings(table: LabelTable) -> list[str]:
             lines.append(
                 f"At 1 % false alarms `kd` gives too few {kind} records away ({percent(plain, 1)} %) to compare with."
             )
+        teacher = next((student for student in table.main if student[0] == "teacher"), None)
+        if teacher is not None and table.excess(teacher, kind) < _LEAST:
+            lines.append(f"No power here: of {kind} records, {attack} does not even catch the teacher's.")
         for student in table.main:
             cut = table.cut(student, kind)
             if student[0] not in ("kd", "teacher") and cut is not None and cut < 0.8:
@@ -219,27 +229,33 @@ def findings(table: LabelTable) -> list[str]:
 def _told_apart(table: LabelTable, student: Student, kind: str) -> list[str]:
     """Say by which attack the records that were in differ, on average, from those that were not."""
     areas, lines = table.areas(student, kind), []
+    together = table.areas(student, kind, together=True)
     attack, area = max(areas.items(), key=lambda pair: pair[1].low)
     if area.low > 0.5:
-        lines.append(f"`{name(student)}`: on average {attack} tells {kind} records apart, AUC {_area(area)}.")
+        # Chosen as the strongest of several: its interval allows for that.
+        area = together[attack]
+        doubt = "" if area.low > 0.5 else f"; with {len(areas)} attacks tried, that may be chance"
+        lines.append(f"`{name(student)}`: on average {attack} tells {kind} records apart, AUC {_area(area)}{doubt}.")
     plain = table.areas(table.plain, kind)
     # What plain distillation does as well is not the protection's doing.
     own = {attack: area for attack, area in areas.items() if area.high < min(0.5, plain[attack].value)}
     if own:
-        attack, area = min(own.items(), key=lambda pair: pair[1].value)
+        attack = min(own, key=lambda name: own[name].value)
+        area = together[attack]
+        doubt = "" if area.high < 0.5 else f"; with {len(areas)} attacks tried, that may be chance"
         turned = Interval(1 - area.value, 1 - area.high, 1 - area.low, area.n)
         lines.append(
             f"`{name(student)}` answers {kind} records in a way of its own: turned round, {attack} tells them apart, "
-            f"AUC {_area(turned)}."
+            f"AUC {_area(turned)}{doubt}."
         )
     return lines
 
 
-def _mean_area(rows: list[Row]) -> Interval:
+def _mean_area(rows: list[Row], confidence: float) -> Interval:
     """Return an AUC, the mean over seeds with its t interval; of one seed with that seed's own."""
     if len(rows) == 1:
         return Interval(rows[0].value, *rows[0].interval, 1)
-    gap = difference([row.value - 0.5 for row in rows])
+    gap = difference([row.value - 0.5 for row in rows], confidence)
     assert gap.low is not None
     assert gap.high is not None
     return Interval(0.5 + gap.mean, max(0.5 + gap.low, 0.0), min(0.5 + gap.high, 1.0), gap.seeds)

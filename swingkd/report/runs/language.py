@@ -63,6 +63,7 @@ class LanguageCard(RunCard):
             "promised": promised,
             "private": any(s.promised for s in summaries),
             "proved": sorted({kind for s in summaries for kind in s.proved}),
+            "confidence": _confidence(summaries),
         }
 
 
@@ -92,6 +93,13 @@ def promises(summaries: list[Summary]) -> list[str]:
             "learnt of records of the transfer set is not covered either."
         )
     return lines
+
+
+def _confidence(summaries: list[Summary]) -> str:
+    """Say with how much confidence the largest of several bounds holds."""
+    if all(proof.together for summary in summaries for proof in summary.proved.values()):
+        return "With 95 % confidence all bounds of the table hold together."
+    return "Each bound holds with 95 % confidence alone; the largest is not corrected for having been chosen."
 
 
 def _promise(summary: Summary, word: str) -> str:
@@ -148,7 +156,13 @@ def findings(summaries: list[Summary]) -> list[str]:
                     "private teacher knows beyond public text helps on this split."
                 )
         for level, excess in summary.excess.items():
-            if excess.low > 0:
+            control = next((s.excess.get(level) for s in summaries if s.model == "teacher"), None)
+            if control is not None and control.low <= 0:
+                lines.append(
+                    f"`{summary.name}`: no power here at {level} times: the teacher gives nothing away either, so "
+                    "nothing is shown."
+                )
+            elif excess.low > 0:
                 lines.append(
                     f"`{summary.name}` still gives something away of secrets repeated {level} times: "
                     f"{excess.value:.2f} bits over the controls [{excess.low:.2f}, {excess.high:.2f}]."
