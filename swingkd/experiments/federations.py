@@ -59,7 +59,7 @@ class FederationExperiment:
         if planted:
             report = attack_messengers(planted, [client.messenger() for client in clients])
             rows += membership_rows(
-                name, f"{where} records=planted", report, by_coin=True, looks=len(self.config["seeds"])
+                name, f"{where} records=planted", report, by_coin=True, looks=len(plan.get("seeds", [0]))
             )
         self.grid.add(rows)
 

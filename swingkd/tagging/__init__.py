@@ -14,7 +14,8 @@ from swingkd.tagging.base import (
 from swingkd.tagging.ensemble import EnsembleTagger
 from swingkd.tagging.presidio import PresidioTagger
 from swingkd.tagging.rarity import RarityTagger
-from swingkd.tagging.rules import DEFAULT_RULES, Rule, RuleTagger
+from swingkd.tagging.rule import Rule
+from swingkd.tagging.rules import DEFAULT_RULES, RuleTagger
 from swingkd.tagging.threshold import THRESHOLD, is_private
 from swingkd.tagging.token_classifier import TokenClassificationTagger
 

@@ -35,7 +35,7 @@ def found(text: str, threshold: float = 0.5) -> list[tuple[str, str]]:
         ("my pin is 4711", "ID_NUMBER", "4711"),
         ("my tracking number is AGZIM5T6KL", "ID_CODE", "AGZIM5T6KL"),
         ("my tracking number is agzim5t6kl", "ID_CODE", "agzim5t6kl"),
-        ("password: hunter2", "ID_CODE", "hunter2"),
+        ("password: hunter2", "PASSWORD", "hunter2"),
         ("account no.12345678", "ID_NUMBER", "12345678"),
         ("id_4711", "ID_NUMBER", "4711"),
     ],

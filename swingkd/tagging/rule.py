@@ -1,0 +1,125 @@
+"""A rule, and what several rules ask of the text around a candidate."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+# How far from a value a word such as "account" still explains it, in characters.
+_CONTEXT_BEFORE, _CONTEXT_AFTER = 60, 24
+#: What a judge says of a candidate of which no part is private either.
+NOTHING = -1.0
+# More parts are no single value that something else stands beside.
+_MOST_PARTS = 14
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One kind of private text.
+
+    Args:
+        label: what is found, in the names that Presidio uses.
+        pattern: candidates; compiled with the flags it needs.  Of one with a group `value`, that is what is private.
+        judge: called with the match; returns the likelihood of this candidate (0: not one; below: no part of it is).
+        needs: a cheap test on the text; the pattern is tried only where it holds: another pattern, or words of which
+            one must stand there, in lower case.
+        parts: where the judge says 0, try the candidate's parts, the longest first: what stands beside a card number
+            may look like more of it.
+        apart: it is no candidate where an earlier rule is as sure of some of its characters.
+    """
+
+    label: str
+    pattern: re.Pattern[str]
+    judge: Callable[[re.Match[str]], float]
+    needs: re.Pattern[str] | tuple[str, ...]
+    parts: bool = False
+    apart: bool = False
+
+    def find(self, text: str, lowered: str | None = None) -> Iterator[tuple[int, int, float]]:
+        """Yield what the rule finds, as (start, end, likelihood).
+
+        Args:
+            text: as `plain` returns it.
+            lowered: the same in lower case, where somebody has made it.
+        """
+        if isinstance(self.needs, tuple):
+            lowered = text.lower() if lowered is None else lowered
+            if not any(word in lowered for word in self.needs):
+                return
+        elif not self.needs.search(text):
+            return
+        place = 0
+        while match := self.pattern.search(text, place):
+            likelihood = self.judge(match)
+            if likelihood == 0 and self.parts:
+                match, likelihood = self._part(match)
+            if likelihood > 0:
+                start, end = match.span("value" if "value" in self.pattern.groupindex else 0)
+                yield start, end, likelihood
+            place = max(match.end(), place + 1)
+
+    def _part(self, match: re.Match[str]) -> tuple[re.Match[str], float]:
+        """Return the longest part of a candidate that is one by itself, or the candidate."""
+        text, (first, last) = match.string, match.span()
+        gaps = [gap.span() for gap in re.finditer(r"[^0-9A-Za-z+(]+", text[first:last])]
+        if not 0 < len(gaps) <= _MOST_PARTS:
+            return match, 0.0
+        starts = [first, *(first + end for _, end in gaps)]
+        ends = [*(first + start for start, _ in gaps), last]
+        pairs = [(start, end) for start in starts for end in ends if start < end and (start, end) != (first, last)]
+        # On one line before across lines, then the longest, then the first.
+        for start, end in sorted(pairs, key=lambda pair: (text.count("\n", *pair), pair[0] - pair[1], pair[0])):
+            part = self.pattern.fullmatch(text, start, end)
+            likelihood = self.judge(part) if part else 0.0
+            if part is not None and likelihood > 0:
+                return part, likelihood
+        return match, 0.0
+
+
+def digits_of(text: str) -> str:
+    """Return the digits in a text."""
+    return "".join(filter(str.isdigit, text))
+
+
+def beside(match: re.Match[str], words: re.Pattern[str]) -> bool:
+    """Tell whether one of the words stands near the match."""
+    start, end = match.span()
+    text = match.string
+    return bool(
+        words.search(text, max(0, start - _CONTEXT_BEFORE), start) or words.search(text, end, end + _CONTEXT_AFTER)
+    )
+
+
+def valid(check: Callable[[str], bool], text: str) -> bool:
+    """Tell whether a checksum library takes a number for one; whatever it stumbles over is none."""
+    try:
+        return bool(check(text))
+    except (ValueError, LookupError, TypeError, ArithmeticError):
+        return False
+
+
+def always(likelihood: float) -> Callable[[re.Match[str]], float]:
+    """Return a judge that believes every candidate."""
+    return lambda match: likelihood
+
+
+_LETTERS = re.compile(r"[^\W\d_]{2,}")
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+
+
+def in_table(match: re.Match[str]) -> bool:
+    """Tell whether a number stands among others: in a line of several, without words, or in a column of them."""
+    text, (start, end) = match.string, match.span()
+    top, bottom = text.rfind("\n", 0, start) + 1, text.find("\n", end)
+    bottom = len(text) if bottom < 0 else bottom
+    before, after = text[top:start], text[end:bottom]
+    others = before + " " + after
+    if _LETTERS.search(others):
+        # A sentence; or a list of numbers with a name, such as a row of CSV or an array in a program.
+        return len(_NUMBER.findall(others)) >= 4 * max(len(_LETTERS.findall(others)), 1)
+    if len(_NUMBER.findall(others)) >= 2:
+        return True
+    above = text[text.rfind("\n", 0, max(top - 1, 0)) + 1 : max(top - 1, 0)]
+    below = text[bottom + 1 : (text.find("\n", bottom + 1) + 1 or len(text) + 1) - 1]
+    return any(_NUMBER.search(line) and not _LETTERS.search(line) for line in (above, below))

@@ -1,0 +1,210 @@
+"""How people and machines are reached: mail, web, telephone, handles, network addresses."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from functools import lru_cache
+
+import phonenumbers
+import tldextract
+from stdnum import isbn, issn
+
+from swingkd.tagging.rule import NOTHING, Rule, always, beside, digits_of, in_table, valid
+from swingkd.tagging.rules_dates import NUMERIC_DATE
+
+_PHONE_CONTEXT = re.compile(
+    r"(?<![A-Za-z])(?:phone|tel(?:ephone|efon|éfono|efono|efone)?|tf?no|mobile|móvil|mobil|cell|handy|fax|call|dial"
+    r"|reach"
+    r"|ring|text|sms|whatsapp|contact|number|office|home|desk|direct|hotline|rufnummer|numéro|appeler)(?![A-Za-z])",
+    re.IGNORECASE,
+)
+# Endings of file names; some are countries as well.
+_FILES = frozenset(
+    "py pyc pyi md rs sh pl cc so ps ml mm hs png jpg jpeg gif svg webp bmp ico pdf txt csv tsv json yaml yml toml "
+    "xml html htm css js ts jsx tsx java c h cpp hpp go rb php sql zip tar gz bz2 xz whl exe dll bin dat log cfg ini "
+    "lock "
+    "mov mp3 mp4 wav avi doc docx xls xlsx ppt pptx".split()
+)
+# Names that no registry has, and that machines and examples use.
+_LOCAL = frozenset("example test invalid local localhost internal corp lan home".split())
+
+
+@lru_cache(maxsize=1)
+def _suffixes() -> tldextract.TLDExtract:
+    # The snapshot that ships with the library: no network, no cache folder.
+    return tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
+
+
+def _judge_mail(match: re.Match[str]) -> float:
+    host = match["host"].lower()
+    last = host.rpartition(".")[2]
+    if last in _FILES:
+        return 0.0  # logo@2x.png
+    return 1.0 if last in _LOCAL or _suffixes()(host).suffix else 0.6
+
+
+def _judge_domain(match: re.Match[str]) -> float:
+    if match["scheme"]:
+        return 0.8
+    host = match["host"]
+    # "end.Start" without a blank looks like a domain; real ones are written in one case.
+    if not (host.islower() or host.isupper() or host.lower().startswith("www.")):
+        return 0.0
+    if host.lower().rpartition(".")[2] in _FILES and not host.lower().startswith("www."):
+        return 0.0  # setup.py
+    # A program's own names are called and indexed.
+    if match.string[match.end() : match.end() + 1] in tuple("([=_"):
+        return 0.0
+    return 0.8 if _suffixes()(host).suffix else 0.0
+
+
+def _judge_ip(match: re.Match[str]) -> float:
+    text = match[0]
+    # `b::` and `std::a` are names of programs.
+    if ":" in text and (len(re.findall(r"[0-9A-Fa-f]", text)) < 4 or not re.search(r"\d", text)):
+        return 0.0
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return 0.0
+    return 1.0
+
+
+_YEARS = re.compile(r"(?:1[5-9]|20)\d\d\s?[-/]\s?(?:(?:1[5-9]|20)\d\d|\d\d)")
+_DECIMAL = re.compile(r"[-+]?\d+\.\d+")
+_GROUPED = re.compile(r"\(\d{2,5}\)[ -]?\d|\d{3}[-.]\d{3}[-.]\d{4}")
+
+
+def is_publication(match: re.Match[str]) -> bool:
+    """Tell whether a number is an ISBN or ISSN: its check digit is right, and it is written like one."""
+    text = match[0].strip(" ()")
+    named = re.search(
+        r"\bIS[BS]N(?:-1[03])?(?:\s(?:number|no\.?))?:?\s?$", match.string[: match.start()], re.IGNORECASE
+    )
+    if re.fullmatch(r"\d{4}-\d{3}[\dXx]", text):
+        return valid(issn.is_valid, text)
+    long = re.match(r"97[89]", digits_of(text)) is not None
+    return valid(isbn.is_valid, text) and (long or bool(named) or text.count("-") == 3)
+
+
+def _judge_phone(match: re.Match[str]) -> float:
+    text = match[0]
+    digits = digits_of(text)
+    if is_publication(match) or _YEARS.fullmatch(text) or any(map(_DECIMAL.fullmatch, text.split())):
+        return NOTHING
+    if not 7 <= len(digits) <= 15 or re.fullmatch(NUMERIC_DATE, text):
+        return 0.0
+    if text.startswith("+"):
+        return 1.0
+    if in_table(match) and not _GROUPED.search(text):
+        return NOTHING
+    if beside(match, _PHONE_CONTEXT):
+        return 1.0
+    if "\n" in text or (len(digits) == len(text) and len(digits) < 10):
+        return 0.0
+    for region in ("US", "GB", "DE"):
+        try:
+            number = phonenumbers.parse(text, region)
+        except phonenumbers.NumberParseException:
+            continue
+        # Of nothing but digits, any long number would be possible.
+        known = phonenumbers.is_valid_number if len(digits) == len(text) else phonenumbers.is_possible_number
+        if known(number):
+            return 1.0
+    return 0.6 if len(digits) != len(text) else 0.0
+
+
+def _judge_handle(match: re.Match[str]) -> float:
+    text, start = match.string, match.start()
+    line = text[text.rfind("\n", 0, start) + 1 : start]
+    rest = text[match.end() : match.end() + 200].split("\n")[0]
+    # What stands alone at the beginning of a line, or is called there, is a decorator of a program.
+    if not line.strip() and (
+        not rest.strip() or rest[0] in "(." or re.match(r"\s*(?:class|def|public|private|interface)\b", rest)
+    ):
+        return 0.0
+    return 0.6
+
+
+_BLANK = r"(?: |\r?\n| ?[().\-/] ?|[().\-/]{2}| [().\-/] )"
+CONTACT_RULES: tuple[Rule, ...] = (
+    Rule(
+        # With a name and a password in it; whole, whatever its parts look like.
+        "URL_CREDENTIALS",
+        re.compile(
+            r"(?<![\w+.-])[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s/@:<>\"']*:[^\s/@<>\"']+@[^\s<>\"']+[^\s<>\"'.,;!?)\]]"
+        ),
+        always(1.0),
+        re.compile(r"://[^\s/]*@"),
+    ),
+    Rule(
+        "EMAIL_ADDRESS",
+        re.compile(r"(?<![\w.+%'-])[\w.+%'-]{1,64}@(?P<host>(?:[\w-]{1,63}\.){1,8}\w{2,24})"),
+        _judge_mail,
+        re.compile("@"),
+    ),
+    Rule(
+        "DOMAIN_NAME",
+        re.compile(
+            r"(?<![\w@.-])(?P<scheme>(?:https?|ftp)://[^\s<>\"]+[^\s<>\".,;:!?)'\]])"
+            r"|(?<![\w@.-])(?P<host>(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24})(?![\w@])"
+            r"(?:/[^\s<>\"]*[^\s<>\".,;:!?)'\]])?"
+        ),
+        _judge_domain,
+        re.compile(r"://|\w\.[A-Za-z]{2}"),
+    ),
+    Rule(
+        "IP_ADDRESS",
+        re.compile(
+            r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)"
+            r"|(?<![\w:.])(?=[0-9A-Fa-f]*:[0-9A-Fa-f]*:)[0-9A-Fa-f:]{3,39}(?![\w:])"
+        ),
+        _judge_ip,
+        re.compile(r"\d\.\d{1,3}\.\d|[0-9A-Fa-f:]:[0-9A-Fa-f]{0,4}:"),
+    ),
+    Rule(
+        "MAC_ADDRESS",
+        re.compile(
+            r"(?<![\w:-])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![\w:-])"
+            r"|(?<![\w.])(?=[0-9a-fA-F.]*[a-fA-F])[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}(?![\w.])"
+        ),
+        always(1.0),
+        re.compile(r"[0-9A-Fa-f]{2}[:-][0-9A-Fa-f]{2}[:-]|[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\."),
+    ),
+    Rule(
+        "USERNAME",
+        re.compile(
+            r"(?<![A-Za-z])(?:user\s?name|user\s?id|screen\s?name|handle|nick(?:name)?|login|account\sname|twitter|instagram"
+            r"|insta|telegram|discord|skype|snapchat|tiktok|github|gamertag|mastodon|bluesky)\s{0,2}(?:is|:|=|handle|account|name){1,2}"
+            r"\s{0,2}[\"']?(?P<value>@?[\w.-]{2,38}\w(?:#\d{4})?)(?![\w(@])",
+            re.IGNORECASE,
+        ),
+        lambda match: 1.0 if re.search(r"[\d_.@#-]", match["value"]) else 0.0,
+        tuple(
+            "username|user name|userid|user id|screen|handle|nick|login|account name|twitter|insta|telegram|discord"
+            "|skype|snapchat|tiktok|github|gamertag|mastodon|bluesky".split("|")
+        ),
+    ),
+    Rule(
+        "USERNAME",
+        re.compile(
+            r"(?<![\w@.+/-])@[A-Za-z_][\w.]{1,29}\w(?:@[\w-]+\.[\w.]+\w)?(?![\w@/])|(?<![\w/])/?u/[\w-]{3,20}(?![\w/])"
+        ),
+        _judge_handle,
+        re.compile(r"@[A-Za-z_]|\bu/\w"),
+    ),
+)
+
+PHONE_RULE = Rule(
+    "PHONE_NUMBER",
+    re.compile(
+        rf"(?<![\w.$€£-])(?:\+ ?|\(\+?)?\d(?:(?:{_BLANK}){{0,2}}\d){{5,16}}(?:\s?(?:x|ext\.?)\s?\d{{1,6}})?"
+        r"(?!\w|[.-]\d)",
+        re.IGNORECASE,
+    ),
+    _judge_phone,
+    re.compile(r"\d[\d ().\-/\r\n]{5}"),
+    parts=True,
+    apart=True,
+)
