@@ -6,14 +6,18 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+from filelock import FileLock, Timeout
 from pydantic import StringConstraints, TypeAdapter, ValidationError
 
 T = TypeVar("T")
+#: Where a run keeps its secrets: noise keys, canaries, what it averaged.
+PRIVATE = "_private"
 #: Text of somebody else that may be shown: one line, of no great length.
 Line = Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$")]
 
@@ -22,24 +26,88 @@ Line = Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00-\x1f\x
 def written_whole(path: str | os.PathLike, *, owner_only: bool = False) -> Iterator[Path]:
     """Yield the name to write to; the file takes its place when the block ends without an error.
 
+    After an error, a full disk for one, the old file is still there and nothing of the new one.
+
     Args:
         path: the file.
         owner_only: nobody else may read it, not even while it is written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    if owner_only:
+    (private_folder if path.parent.name == PRIVATE else _folder)(path.parent)
+    # Its ending stays: some libraries choose a format by it.
+    part = path.with_name(f"{path.stem}.part{path.suffix}")
+    try:
+        if owner_only or path.parent.name == PRIVATE:
+            part.unlink(missing_ok=True)
+            part.touch(0o600, exist_ok=False)
+        yield part
+        part.replace(path)
+    finally:
         part.unlink(missing_ok=True)
-        part.touch(0o600, exist_ok=False)
-    yield part
-    part.replace(path)
+
+
+@contextmanager
+def folder_written_whole(path: str | os.PathLike, *, owner_only: bool = False) -> Iterator[Path]:
+    """Yield the folder to write into, which takes its place when the block ends without an error.
+
+    Args:
+        path: the folder, which must not be there yet.
+        owner_only: nobody else may look into it.
+    """
+    path = Path(path)
+    part = path.with_name(f"{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(0o700 if owner_only else 0o755, parents=True)
+    try:
+        yield part
+        part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write text whole, as UTF-8 whatever the locale."""
+    with written_whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def private_folder(path: str | os.PathLike) -> Path:
+    """Return a folder that only its owner may look into, made if need be."""
+    folder = _folder(Path(path))
+    if folder.stat().st_mode & 0o077:
+        folder.chmod(0o700)
+    return folder
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextmanager
+def alone_in(folder: str | os.PathLike) -> Iterator[None]:
+    """Keep other runs out of an output folder while the block lasts; a run that was killed keeps nobody out.
+
+    Raises:
+        ValueError: another run is at work there.
+    """
+    lock = FileLock(_folder(Path(folder)) / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"Another run is writing into {folder}. Wait for it, or choose another output folder."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_json(path: str | os.PathLike, content: Any, *, owner_only: bool = False) -> None:
     """Write JSON whole, indented so that versions of it can be compared."""
     with written_whole(path, owner_only=owner_only) as part:
-        part.write_text(json.dumps(content, indent=1) + "\n")
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def read_as(schema: type[T], text: str | bytes, what: str) -> T:

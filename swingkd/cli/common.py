@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import io
 import os
 import re
+import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -60,9 +62,24 @@ TaggerOption = Annotated[
 SplitOption = Annotated[str, typer.Option(help="Which split to read.")]
 
 
+def plain_console(**options: Any) -> Console:
+    """Return a console that takes text for text: names of models and files are somebody's, and may hold markup."""
+    return Console(markup=False, emoji=False, **options)
+
+
+def printable(text: str) -> str:
+    """Return text without signs that steer a terminal; lines and tabs stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
+def say(text: object, *, err: bool = False) -> None:
+    """Print text that may be somebody's."""
+    typer.echo(printable(str(text)), err=err)
+
+
 def fail(message: str) -> typer.Exit:
     """Print one line that says what is wrong; return what is to be raised."""
-    line = " ".join(message.split())
+    line = printable(" ".join(message.split()))
     Console(stderr=True).print(Text("error: ", style="bold red") + Text(line), highlight=False, soft_wrap=True)
     return typer.Exit(WRONG_INPUT)
 
@@ -75,6 +92,10 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         from datasets.exceptions import DatasetsError
 
+        # A terminal that knows ASCII only shows other letters by their numbers; it is no reason to stop.
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             for name, value in kwargs.items():
                 check_finite(f"--{name.replace('_', '-')}", value)

@@ -19,6 +19,7 @@ from swingkd.cli.common import (
     load_rows,
     make_tagger,
     read_fields,
+    say,
 )
 
 
@@ -93,7 +94,7 @@ def distill(
     if begun and not resume:
         raise ValueError(f"{output_dir} holds checkpoints. Go on with --resume, or choose another --output-dir.")
     if resume and not begun:
-        typer.echo(f"There is no checkpoint in {output_dir}: beginning anew.", err=True)
+        say(f"There is no checkpoint in {output_dir}: beginning anew.", err=True)
     rows = load_rows(data, split)
     features = rows.features or {}
     images = [name for name in rows.column_names if name == "pixel_values" or _is_image(features.get(name))]
@@ -124,17 +125,17 @@ def distill(
     with stop:
         trainer.train(resume_from_checkpoint=resume or None)
     if stop.interrupted and trainer.state.global_step < trainer.state.max_steps:
-        typer.echo(f"Stopped; a checkpoint is in {output_dir}. Run the same command with --resume.", err=True)
+        say(f"Stopped; a checkpoint is in {output_dir}. Run the same command with --resume.", err=True)
         raise typer.Exit(INTERRUPTED)
     if eval_data:
         trainer.evaluate()
     trainer.save_model()
     trainer.create_model_card(model_name=output_dir.name)
     sent = trainer.push_to_hub() if push_to else None
-    typer.echo(str(trainer.ledger))
-    typer.echo(f"The student, its card and its page are in {output_dir}.{f' Sent: {sent}' if sent else ''}")
+    say(str(trainer.ledger))
+    say(f"The student, its card and its page are in {output_dir}.{f' Sent: {sent}' if sent else ''}")
     if trainer.task.name in AUDITED:
-        typer.echo(f"Next: measure what it remembers with swingkd audit --model {output_dir} --card.")
+        say(f"Next: measure what it remembers with swingkd audit --model {output_dir} --card.")
 
 
 def _source(data: str, split: str) -> tuple[str, str | None]:
@@ -180,6 +181,7 @@ def cache_teacher(
     """
     from transformers import AutoModelForCausalLM
 
+    from swingkd.files import folder_written_whole
     from swingkd.models.loading import load_pretrained, load_tokenizer
     from swingkd.trainer.config import PrivateDistillationConfig
     from swingkd.trainer.teacher_cache import cache_teacher as write
@@ -201,12 +203,12 @@ def cache_teacher(
         private_dataset=load_rows(private_data, split) if private_data else None,
     )
     # As private as the text: nobody else looks into the folder.
-    target.mkdir(0o755 if protect else 0o700, parents=True)
-    written.save_to_disk(target)
+    with folder_written_whole(target, owner_only=not protect) as part:
+        written.save_to_disk(part)
     what = "the teacher's own targets: as private as the text"
     if protect:
         what = (
             "protected targets. Hand out that folder only, never _private/. They carry no differential privacy "
             "guarantee, and what the tagger missed is not protected"
         )
-    typer.echo(f"{target} holds {what}. Next: swingkd distill --data {target} --student ...")
+    say(f"{target} holds {what}. Next: swingkd distill --data {target} --student ...")

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from swingkd.cli.common import SetOption, command, read_fields
+from swingkd.cli.common import SetOption, command, plain_console, read_fields, say
 
 
 @command
@@ -50,6 +49,6 @@ def federate(
     if not metrics.has(name, where):
         metrics.add(result.rows(name, where))
     card_path = write_card(metrics.path, output_dir)
-    Console().print(federation_table(result.accuracies))
-    typer.echo(str(result.weakest))
-    typer.echo(f"Written: {card_path}")
+    plain_console().print(federation_table(result.accuracies))
+    say(str(result.weakest))
+    say(f"Written: {card_path}")

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from swingkd.cli.common import DATA, command
+from swingkd.cli.common import DATA, command, plain_console, say
 
 
 @command
@@ -97,11 +96,11 @@ def audit(
         write_audit_onto_card(report, model)
         written.append(Path(model) / CARD_FILE)
         if not as_json:
-            typer.echo("The model's card tells of this audit only: give all that it shall tell of in one call.")
+            say("The model's card tells of this audit only: give all that it shall tell of in one call.")
     if as_json:
         typer.echo(json.dumps(report.to_dict(show_secrets), ensure_ascii=False))
         return
-    console = Console()
+    console = plain_console()
     for table in audit_tables(report):
         console.print(table)
     console.print(f"Written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
@@ -144,7 +143,7 @@ def budget(
     if as_json:
         typer.echo(json.dumps(content))
         return
-    console = Console()
+    console = plain_console()
     console.print(budget_line(content), highlight=False, soft_wrap=True)
     for table in budget_tables(content):
         console.print(table)
@@ -169,4 +168,4 @@ def card(
             "and what an audit finds goes onto it with swingkd audit --card."
         )
     path = write_card(metrics, output_dir or metrics.parent)
-    typer.echo(f"Written: {path}")
+    say(f"Written: {path}")

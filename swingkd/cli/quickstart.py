@@ -10,10 +10,9 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from swingkd.cli.common import INTERRUPTED, command
+from swingkd.cli.common import INTERRUPTED, command, plain_console, say
 from swingkd.files import recipes_dir
 
 
@@ -33,7 +32,7 @@ def quickstart(
     try:
         script["main"](output_dir)
     except KeyboardInterrupt:
-        typer.echo("Stopped. What is measured is kept: run it again to go on.", err=True)
+        say("Stopped. What is measured is kept: run it again to go on.", err=True)
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -60,4 +59,4 @@ def env(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead
     table = Table(box=box.SIMPLE, show_header=False)
     for name, value in facts.items():
         table.add_row(name, str(value))
-    Console().print(table)
+    plain_console().print(table)

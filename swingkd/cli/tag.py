@@ -8,10 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
-from swingkd.cli.common import DATA, SplitOption, TaggerOption, command, load_rows, make_tagger
+from swingkd.cli.common import (
+    DATA,
+    SplitOption,
+    TaggerOption,
+    command,
+    load_rows,
+    make_tagger,
+    plain_console,
+    printable,
+    say,
+)
 
 if TYPE_CHECKING:
     from swingkd.tagging import CharTags
@@ -53,12 +62,12 @@ def tag(
             raise ValueError(f"{source}: {text_column!r} is not text in every row.")
     if as_json and html is not None:
         raise ValueError("--json prints lines, --html writes a page. Choose one.")
-    finder, console = make_tagger(tagger), Console()
+    finder, console = make_tagger(tagger), plain_console()
     if html is not None:
         from swingkd.report.page import Page, shown_spans, write_page
 
         write_page(Page(f"What is private in {Path(source).name}", tokens=shown_spans(texts, finder)), html)
-        typer.echo(f"Written: {html}")
+        say(f"Written: {html}")
         return
     for text, tags in zip(texts, finder.tag(texts), strict=True):
         spans = private_spans(tags, threshold)
@@ -69,7 +78,7 @@ def tag(
             ]
             typer.echo(json.dumps({"text": text, "spans": rows}, ensure_ascii=False))
             continue
-        coloured = Text(text)
+        coloured = Text(printable(text))
         for start, end, label in reversed(spans):
             coloured.stylize("bold white on red", start, end)
             coloured = coloured[:end] + Text(f" {finder.labels[label] or 'PRIVATE'}", style="dim red") + coloured[end:]
@@ -127,7 +136,5 @@ def canaries(
     with written_whole(output_dir / "with_canaries.jsonl", owner_only=True) as part:
         with_canaries.to_json(part)
     inside = sum(canary.inserted for canary in made.canaries)
-    typer.echo(
-        f"{inside} canaries are in {output_dir / 'with_canaries.jsonl'}, {len(made.canaries) - inside} are not."
-    )
-    typer.echo(f"Train the teacher on it. Then: swingkd audit --model ... --canaries {target}")
+    say(f"{inside} canaries are in {output_dir / 'with_canaries.jsonl'}, {len(made.canaries) - inside} are not.")
+    say(f"Train the teacher on it. Then: swingkd audit --model ... --canaries {target}")

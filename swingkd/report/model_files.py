@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from swingkd.audit import AuditReport
-from swingkd.files import read_as, write_json
+from swingkd.files import read_as, write_json, write_text
 from swingkd.privacy import PrivacyLedger
 from swingkd.privacy.ledger import LEDGER_FILE
 from swingkd.report.audit_figures import roc_figures
@@ -36,7 +36,7 @@ def write_model_files(facts: ModelFacts, output_dir: str | Path, tokens: Sequenc
         old.unlink(missing_ok=True)  # of another audit
     figures = [path.name for path in roc_figures(facts.audit, folder)] if facts.audit else []
     facts = replace(facts, figures=tuple(figures), page=PAGE_FILE)
-    (folder / CARD_FILE).write_text(model_card(facts), encoding="utf-8")
+    write_text(folder / CARD_FILE, model_card(facts))
     write_page(model_page(facts, tokens), folder / PAGE_FILE)
     known = {field.name: getattr(facts, field.name) for field in fields(facts) if field.name not in _ELSEWHERE}
     write_json(folder / FACTS_FILE, known)

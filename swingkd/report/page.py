@@ -5,7 +5,6 @@ The figures are those of the card, drawn once more as SVG inside the page; each 
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from swingkd.files import read_as
+from swingkd.files import read_as, write_json, write_text
 from swingkd.report.render import fill
 from swingkd.tagging import Tagger, align, dilate, label_spans, private_spans, tag_texts
 from swingkd.targets import TemperatureSettings
@@ -81,9 +80,8 @@ class Page:
 
 def write_page(page: Page, path: Path) -> Path:
     """Write a page; return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     hottest = max((token.temperature for text in page.tokens for token in text), default=1.0)
-    path.write_text(fill("page.html", page=page, hottest=max(hottest, 1.0 + 1e-9)), encoding="utf-8")
+    write_text(path, fill("page.html", page=page, hottest=max(hottest, 1.0 + 1e-9)))
     return path
 
 
@@ -110,8 +108,7 @@ def shown_spans(texts: Sequence[str], tagger: Tagger) -> list[list[ShownToken]]:
 
 def save_tokens(tokens: Sequence[Sequence[ShownToken]], path: Path) -> None:
     """Write texts that are to be shown, masked as they are."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps([[asdict(token) for token in text] for text in tokens], indent=1) + "\n")
+    write_json(path, [[asdict(token) for token in text] for text in tokens])
 
 
 def load_tokens(path: Path) -> list[list[ShownToken]]:

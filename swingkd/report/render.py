@@ -13,6 +13,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from swingkd.files import write_text
+
 
 def fill(template: str, **context: Any) -> str:
     """Fill in a template of this room.
@@ -63,5 +65,5 @@ def render_card(
         shutil.copy(metrics, folder / "metrics.json")
     path = folder / "README.md"
     shown = {"run": content["run"], "environment": content["environment"]}
-    path.write_text(fill(template, **shown, config=json.dumps(content["config"], indent=1), **context))
+    write_text(path, fill(template, **shown, config=json.dumps(content["config"], indent=1), **context))
     return path

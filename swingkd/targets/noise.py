@@ -21,6 +21,7 @@ from typing import Literal
 
 import torch
 
+from swingkd.files import private_folder
 from swingkd.guards import check_finite, check_not_negative
 from swingkd.targets.base import PrivatePositions, top_support
 from swingkd.targets.hashing import absorb, shift_right
@@ -55,7 +56,7 @@ class NoiseKey:
     def load_or_create(cls, path: str | os.PathLike) -> NoiseKey:
         """Read the key at `path`, or draw one and write it, readable by the owner only; safe among processes."""
         path = Path(path)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(path.parent)
         if not path.exists():
             part = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
             with open(part, "x", opener=_owner_only) as file:

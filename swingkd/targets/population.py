@@ -20,6 +20,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from swingkd.files import written_whole
 from swingkd.guards import check_share
 from swingkd.tagging import is_private
 from swingkd.targets.base import PrivatePositions
@@ -73,8 +74,8 @@ class PopulationTable:
 
     def save(self, path: Path) -> None:
         """Write the table as safetensors."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"keys": self.keys, "log_probs": self.log_probs.contiguous()}, path)
+        with written_whole(path, owner_only=True) as part:
+            save_file({"keys": self.keys, "log_probs": self.log_probs.contiguous()}, part)
 
     @classmethod
     def load(cls, path: Path) -> PopulationTable:

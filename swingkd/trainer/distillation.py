@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from swingkd.data import PII_COLUMNS, column_names
 from swingkd.data.teacher_columns import TEACHER_COLUMNS
+from swingkd.files import alone_in
 from swingkd.models.inputs import first_position, takes, vocabulary_size
 from swingkd.models.whole import check_finite_weights
 from swingkd.report import forget_model_facts
@@ -263,7 +265,9 @@ class PrivateDistillationTrainer(PublishingTrainer):
             self.resumed = True
         if self._protection is None:
             self._protection = self._build_protection(reuse=bool(resume_from_checkpoint))
-        result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        # One process of a launch stands for all.
+        with alone_in(self.args.output_dir) if self.args.process_index == 0 else nullcontext():
+            result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         check_finite_weights("student", self.model)
         return result
 
@@ -308,12 +312,15 @@ class PrivateDistillationTrainer(PublishingTrainer):
         self.ledger.save(folder)
         check_finite_weights("student", self.model)
         forget_model_facts(folder)
-        hint = self.model._modules.pop("hint_projection", None)
+        hint, token = self.model._modules.pop("hint_projection", None), self.args.hub_token
         try:
             if state_dict is not None:
                 state_dict = {k: v for k, v in state_dict.items() if "hint_projection." not in k}
+            # training_args.bin holds the settings as they are.
+            self.args.hub_token = None
             super()._save(output_dir, state_dict)
         finally:
+            self.args.hub_token = token
             if hint is not None:
                 self.model.add_module("hint_projection", hint)
         if checkpoint and hint is not None:

@@ -1,4 +1,4 @@
-"""Ctrl-C that ends a step, writes a checkpoint and stops."""
+"""Ctrl-C, or a polite end from outside (SIGTERM), that ends a step, writes a checkpoint and stops."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 
 class StopOnInterrupt(TrainerCallback):
-    """Stop a training at the end of its step when Ctrl-C is pressed, with a checkpoint to go on from.
+    """Stop a training at the end of its step when Ctrl-C is pressed or SIGTERM comes, with a checkpoint to go on from.
 
         stop = StopOnInterrupt()
         trainer = PrivateDistillationTrainer(..., callbacks=[stop])
@@ -23,24 +23,28 @@ class StopOnInterrupt(TrainerCallback):
 
     def __init__(self) -> None:
         self.interrupted = False
-        self._before: Any = None
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopOnInterrupt:
         self.interrupted = False
         # Only the main thread may listen.
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._note)
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        self._give_back()
 
     def _note(self, *_: Any) -> None:
         self.interrupted = True
         # Nothing that a handler may not do: one write, no lock.
         os.write(2, b"\nStopping after this step, with a checkpoint. Ctrl-C again stops at once.\n")
-        signal.signal(signal.SIGINT, self._before)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+        self._before = {}
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         """Ask for a checkpoint and the end."""

@@ -22,24 +22,15 @@ from swingkd.data import column_names
 from swingkd.files import write_json
 from swingkd.models.loading import is_hub_id, public_name
 from swingkd.models.whole import check_finite_weights
-from swingkd.privacy.ledger import LEDGER_FILE
 from swingkd.report import ModelFacts, ShownToken, write_model_files
 from swingkd.report.metrics import environment
 from swingkd.report.model_files import CARD_FILE
-from swingkd.report.page import PAGE_FILE
+from swingkd.report.published import SETTINGS_FILE, public_content, public_files
 from swingkd.tasks import Task
 from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.dp_trainer import DPTrainer
 from swingkd.trainer.setup import Setup
 
-SETTINGS_FILE = "training_args.json"
-_SENT = re.compile(
-    r"(model|adapter_model)(-\d+-of-\d+)?\.safetensors|(model|adapter_model)\.safetensors\.index\.json|"
-    r"(config|generation_config|adapter_config|preprocessor_config|processor_config)\.json|"
-    r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template)\.json|"
-    r"(vocab|merges)\.txt|(tokenizer|spiece|sentencepiece(\.\w+)?)\.model|chat_template\.jinja|roc_[\w-]+\.png|"
-    + "|".join(map(re.escape, (CARD_FILE, PAGE_FILE, SETTINGS_FILE, LEDGER_FILE)))
-)
 # Of the Trainer's own settings, those that say how a model was trained; neither seeds nor paths nor names of machines.
 _TOLD = (
     "learning_rate",
@@ -58,24 +49,6 @@ _TOLD = (
     "fp16",
 )
 _NEVER_TOLD = ("model_init_kwargs", "teacher_model_init_kwargs")
-
-
-def public_files(folder: str | Path) -> list[Path]:
-    """List the files of a folder that may be sent."""
-    return sorted(path for path in Path(folder).iterdir() if path.is_file() and _SENT.fullmatch(path.name))
-
-
-def public_content(path: Path) -> bytes | str:
-    """Return what is sent of a file: its path; of a configuration, what it says without folders of this machine."""
-    if path.suffix != ".json" or "config" not in path.name:
-        return str(path)
-
-    def cleaned(part: dict[str, Any]) -> dict[str, Any]:
-        # Models of several parts have a configuration for each.
-        return {key: public_name(v) if key.endswith("name_or_path") else v for key, v in part.items()}
-
-    content = json.loads(path.read_text(encoding="utf-8"), object_hook=cleaned)
-    return json.dumps(content, indent=2, ensure_ascii=False).encode()
 
 
 def public_settings(args: PrivateDistillationConfig) -> dict[str, Any]:

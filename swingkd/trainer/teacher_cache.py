@@ -29,6 +29,7 @@ from swingkd.data.teacher_columns import (
     teacher_features,
     tokenizer_fingerprint,
 )
+from swingkd.files import PRIVATE, private_folder
 from swingkd.models.inputs import vocabulary_size
 from swingkd.tagging import Tagger
 from swingkd.tasks import TASKS
@@ -99,8 +100,7 @@ def cache_teacher(
         whole = replace(args.data_settings, packing=False, max_length=2**31)
         _check_public_text(rows, prepare(private_dataset, tagger=None, settings=whole, description="private"))
     writer = _Writer(teacher_model, public_model, args, rows, processing_class, top_k, exact, protect)
-    folder = Path(args.output_dir) / "_private" / "teacher_cache"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = private_folder(private_folder(Path(args.output_dir) / PRIVATE) / "teacher_cache")
     parts = []
     for start in range(0, len(rows), _PART):
         part = rows.select(range(start, min(start + _PART, len(rows))))

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from accelerate import Accelerator
-from huggingface_hub import HfApi, PyTorchModelHubMixin
+from huggingface_hub import CommitOperationAdd, HfApi, PyTorchModelHubMixin
 from safetensors.torch import save_model
 from torch import nn
 from transformers import PreTrainedModel
@@ -18,11 +18,14 @@ from transformers import PreTrainedModel
 from swingkd.audit import MembershipReport
 from swingkd.audit.membership import judge_scores
 from swingkd.audit.scores import RecordScores, score_logits
+from swingkd.files import write_text
 from swingkd.guards import check_not_negative, check_numbers, check_positive
 from swingkd.models.logits import logits_of
 from swingkd.models.whole import check_finite_weights
 from swingkd.privacy import LedgerEntry, PrivacyLedger, content_keys, module_digest
 from swingkd.report import ModelFacts, model_card
+from swingkd.report.model_files import CARD_FILE
+from swingkd.report.published import public_content, public_files
 from swingkd.vision.data import Images
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -258,11 +261,12 @@ class Classifier:
             title,
             self.ledger,
             results or {},
-            self.settings(),
+            # Whoever knows the seed knows which images were chosen, and in which order they came.
+            {name: value for name, value in self.settings().items() if name != "seed"},
             task="image-classification",
             library="transformers" if isinstance(self.model, PreTrainedModel) else "swingkd",
         )
-        (path / "README.md").write_text(model_card(facts))
+        write_text(path / CARD_FILE, model_card(facts))
         self.ledger.seal(path)
 
     def push_to_hub(
@@ -281,7 +285,8 @@ class Classifier:
             return repo_id
         api = HfApi()
         api.create_repo(repo_id, private=private, exist_ok=True)
-        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"{title}, by swingkd"))
+        operations = [CommitOperationAdd(path.name, public_content(path)) for path in public_files(folder)]
+        return str(api.create_commit(repo_id, operations, commit_message=f"{title}, by swingkd"))
 
 
 def check_trainable(model: nn.Module) -> None:

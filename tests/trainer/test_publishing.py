@@ -18,7 +18,8 @@ from peft import LoraConfig
 
 from swingkd import CanarySet, PrivateDistillationTrainer, RuleTagger, audit_model
 from swingkd.models.loading import is_hub_id, public_name
-from swingkd.trainer.publishing import public_content, public_files, public_settings
+from swingkd.report.published import public_content, public_files
+from swingkd.trainer.publishing import public_settings
 from tests.harness import TEXTS
 from tests.trainer.fake_hub import fake_hub
 from tests.trainer.push_once import SEED

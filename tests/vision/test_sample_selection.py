@@ -318,16 +318,21 @@ def test_a_push_uploads_the_model_and_nothing_else_of_the_run(public, tmp_path, 
         def create_repo(self, repo_id, **others):
             calls["repo"] = (repo_id, others)
 
-        def upload_folder(self, repo_id, folder_path, commit_message):
-            calls["files"] = sorted(path.name for path in folder_path.rglob("*"))
+        def create_commit(self, repo_id, operations, commit_message):
+            calls["files"] = sorted(operation.path_in_repo for operation in operations)
             return f"https://huggingface.co/{repo_id}"
 
     monkeypatch.setattr(classifier_module, "HfApi", Api)
     trained = run(Labels(), tmp_path, public, checkpoint_every=1)
     trained.train()
+    # What somebody left in the folder is not sent, nor what a link points to.
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "notes.txt").write_text("private")
+    (tmp_path / "model" / "vocab.txt").symlink_to(tmp_path / "model" / "notes.txt")
     assert trained.push_to_hub("me/student") == "https://huggingface.co/me/student"
     assert calls["repo"] == ("me/student", {"private": True, "exist_ok": True})
     assert calls["files"] == sorted(["model.safetensors", "config.json", "README.md", LEDGER_FILE])
+    assert "seed" not in (tmp_path / "model" / "README.md").read_text()
 
 
 def test_a_checkpoint_holds_the_choice_as_plain_json(public, tmp_path):
