@@ -16,7 +16,7 @@ from rich.table import Table
 
 from swingkd.audit import AuditReport, ExtractionReport, Interval, MembershipReport
 from swingkd.audit.membership import roc_curve
-from swingkd.report.plots import COLOURS
+from swingkd.report.plots import COLOURS, save_figure
 
 _NO_POWER = "no power here"
 
@@ -48,7 +48,7 @@ def roc_figure(report: MembershipReport, title: str, path: Path) -> Path:
     )
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8, loc="lower right")
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path)
     plt.close(figure)
     return path
 

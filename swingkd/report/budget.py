@@ -14,7 +14,7 @@ from rich.table import Table
 
 from swingkd.privacy.accounting import said_delta, said_epsilon, said_guarantee
 from swingkd.privacy.budget import Budget
-from swingkd.report.plots import COLOURS
+from swingkd.report.plots import COLOURS, save_figure
 
 
 def budget_dict(budget: Budget) -> dict[str, Any]:
@@ -121,6 +121,6 @@ def budget_figure(content: dict[str, Any], path: Path) -> Path:
         axis.grid(alpha=0.25)
     figure.suptitle(f"{content['units']:,} {plan['unit']}s: what privacy costs")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path)
     plt.close(figure)
     return path

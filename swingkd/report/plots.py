@@ -11,8 +11,10 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from swingkd.audit import Interval
+from swingkd.files import written_whole
 from swingkd.privacy import PrivacyLedger
 from swingkd.report.summary import Summary, summarise
 
@@ -20,6 +22,12 @@ from swingkd.report.summary import Summary, summarise
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 _FARTHEST = 20
 MARKERS = "osD^vPX*"
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure whole, in the format that its name ends with."""
+    with written_whole(path) as part:
+        figure.savefig(part, dpi=130)
 
 
 def exposure_figure(metrics: dict[str, Any], path: Path) -> Path:
@@ -64,7 +72,7 @@ def exposure_figure(metrics: dict[str, Any], path: Path) -> Path:
     title = f"{metrics['run']}: what a student is worth and what it gives away"
     figure.suptitle(title + (f"\nnot shown, perplexity too high: {far}" if far else ""))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path)
     plt.close(figure)
     return path
 
@@ -103,7 +111,7 @@ def repetition_figure(series: dict[str, dict[int, Interval]], path: Path) -> Pat
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.25)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path)
     plt.close(figure)
     return path
 
@@ -134,7 +142,7 @@ def epsilon_figure(curves: dict[str, list[tuple[int, float]]], path: Path) -> Pa
     axis.set_xlim(left=0)
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path)
     plt.close(figure)
     return path
 

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from swingkd.report.page import Figure
-from swingkd.report.plots import COLOURS, MARKERS
+from swingkd.report.plots import COLOURS, MARKERS, save_figure
 from swingkd.report.row import Row, rows_of, words_of
 from swingkd.report.runs.base import RunCard
 
@@ -167,5 +167,5 @@ def _figure(table: AuditTable, run: str, path: Path) -> None:
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
     figure.suptitle(f"{run}: who was in the training data?")
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path)
     plt.close(figure)

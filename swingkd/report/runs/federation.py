@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from swingkd.report.page import Figure
-from swingkd.report.plots import COLOURS
+from swingkd.report.plots import COLOURS, save_figure
 from swingkd.report.row import rows_of
 from swingkd.report.runs.base import RunCard
 from swingkd.report.table import RunTable, percent, spread, words
@@ -172,5 +172,5 @@ def _figure(table: RunTable, run: str, path: Path) -> None:
     axis.invert_yaxis()
     axis.grid(axis="x", alpha=0.25)
     axis.set(title=run, xlabel=label)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path)
     plt.close(figure)

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 
 from swingkd.privacy.accounting import said_epsilon
 from swingkd.report.page import Figure
-from swingkd.report.plots import COLOURS, MARKERS
+from swingkd.report.plots import COLOURS, MARKERS, save_figure
 from swingkd.report.row import rows_of
 from swingkd.report.runs.base import RunCard
 from swingkd.report.table import RunTable, percent, spread, words
@@ -124,5 +124,5 @@ def _figure(table: RunTable, run: str, path: Path) -> None:
         axis.set(title=words(setting), xlabel="test accuracy, %")
         axis.grid(axis="x", alpha=0.25)
     figure.suptitle(run)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path)
     plt.close(figure)

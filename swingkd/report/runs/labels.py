@@ -12,7 +12,7 @@ import numpy as np
 from swingkd.audit import Interval
 from swingkd.report.metrics import SCOPES
 from swingkd.report.page import Figure
-from swingkd.report.plots import COLOURS, MARKERS
+from swingkd.report.plots import COLOURS, MARKERS, save_figure
 from swingkd.report.row import Row, rows_of
 from swingkd.report.runs.base import RunCard
 from swingkd.report.table import RunTable, difference, percent, spread, words
@@ -291,5 +291,5 @@ def _figure(table: LabelTable, run: str, path: Path) -> None:
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
     figure.suptitle(run)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path)
     plt.close(figure)
