@@ -104,6 +104,7 @@ def always(likelihood: float) -> Callable[[re.Match[str]], float]:
     return lambda match: likelihood
 
 
+_NEAR = 200
 _LETTERS = re.compile(r"[^\W\d_]{2,}")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
@@ -111,8 +112,10 @@ _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 def in_table(match: re.Match[str]) -> bool:
     """Tell whether a number stands among others: in a line of several, without words, or in a column of them."""
     text, (start, end) = match.string, match.span()
-    top, bottom = text.rfind("\n", 0, start) + 1, text.find("\n", end)
-    bottom = len(text) if bottom < 0 else bottom
+    # Of a line without end, what stands near.
+    top = max(text.rfind("\n", max(start - _NEAR, 0), start) + 1, start - _NEAR, 0)
+    bottom = text.find("\n", end, end + _NEAR)
+    bottom = min(len(text), end + _NEAR) if bottom < 0 else bottom
     before, after = text[top:start], text[end:bottom]
     others = before + " " + after
     if _LETTERS.search(others):
@@ -120,6 +123,6 @@ def in_table(match: re.Match[str]) -> bool:
         return len(_NUMBER.findall(others)) >= 4 * max(len(_LETTERS.findall(others)), 1)
     if len(_NUMBER.findall(others)) >= 2:
         return True
-    above = text[text.rfind("\n", 0, max(top - 1, 0)) + 1 : max(top - 1, 0)]
-    below = text[bottom + 1 : (text.find("\n", bottom + 1) + 1 or len(text) + 1) - 1]
+    above = text[max(top - _NEAR, 0) : max(top - 1, 0)].rpartition("\n")[2]
+    below = text[bottom + 1 : bottom + _NEAR].partition("\n")[0]
     return any(_NUMBER.search(line) and not _LETTERS.search(line) for line in (above, below))

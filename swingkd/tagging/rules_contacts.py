@@ -80,7 +80,9 @@ def is_publication(match: re.Match[str]) -> bool:
     """Tell whether a number is an ISBN or ISSN: its check digit is right, and it is written like one."""
     text = match[0].strip(" ()")
     named = re.search(
-        r"\bIS[BS]N(?:-1[03])?(?:\s(?:number|no\.?))?:?\s?$", match.string[: match.start()], re.IGNORECASE
+        r"\bIS[BS]N(?:-1[03])?(?:\s(?:number|no\.?))?:?\s?$",
+        match.string[max(match.start() - 24, 0) : match.start()],
+        re.IGNORECASE,
     )
     if re.fullmatch(r"\d{4}-\d{3}[\dXx]", text):
         return valid(issn.is_valid, text)
@@ -127,7 +129,7 @@ def _judge_handle(match: re.Match[str]) -> float:
     return 0.6
 
 
-_BLANK = r"(?: |\r?\n| ?[().\-/] ?|[().\-/]{2}| [().\-/] )"
+_BLANKS = r"[ ().\-/\r\n]{0,4}"
 CONTACT_RULES: tuple[Rule, ...] = (
     Rule(
         # With a name and a password in it; whole, whatever its parts look like.
@@ -199,7 +201,7 @@ CONTACT_RULES: tuple[Rule, ...] = (
 PHONE_RULE = Rule(
     "PHONE_NUMBER",
     re.compile(
-        rf"(?<![\w.$€£-])(?:\+ ?|\(\+?)?\d(?:(?:{_BLANK}){{0,2}}\d){{5,16}}(?:\s?(?:x|ext\.?)\s?\d{{1,6}})?"
+        rf"(?<![\w.$€£-])(?:\+ ?|\(\+?)?\d(?:{_BLANKS}\d){{5,16}}(?:\s?(?:x|ext\.?)\s?\d{{1,6}})?"
         r"(?!\w|[.-]\d)",
         re.IGNORECASE,
     ),

@@ -47,11 +47,13 @@ _ISSUERS = re.compile(
 
 def _judge_card(match: re.Match[str]) -> float:
     digits = digits_of(match[0])
+    if not 12 <= len(digits) <= 19 or not _ISSUERS.fullmatch(digits):
+        return 0.0
     if is_publication(match):
         return NOTHING
     if len(set(digits)) == 1 or not valid(luhn.is_valid, digits):
         return 0.0
-    return 1.0 if _ISSUERS.fullmatch(digits) and not in_table(match) else 0.0
+    return 0.0 if in_table(match) else 1.0
 
 
 def _judge_iban(match: re.Match[str]) -> float:
@@ -107,7 +109,7 @@ NUMBER_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "IBAN_CODE",
-        re.compile(r"(?<!\w)[A-Za-z]{2}\d{2}(?:(?:[ -]|\r?\n)?[A-Za-z0-9]{1,8}){2,9}(?!\w)"),
+        re.compile(r"(?<!\w)[A-Za-z]{2}\d{2}[A-Za-z0-9]{0,30}(?:(?:[ -]|\r?\n)[A-Za-z0-9]{1,30}){0,9}(?!\w)"),
         _judge_iban,
         re.compile(r"[A-Za-z]{2}\d{2}[ A-Za-z0-9\r\n-]{8}"),
         parts=True,
