@@ -272,7 +272,8 @@ class PrivacyLedger:
         if self.as_teacher():
             return None
         if all(self.unknown.get(scope) in _NOTHING_PRIVATE for scope in self.scopes()):
-            return PUBLIC_DATA
+            # Of a file, that too is somebody's word.
+            return f"{PUBLIC_DATA}, by the teacher's own word" if self.own_word else PUBLIC_DATA
         return "its ledger does not cover all that it was trained on"
 
     def as_earlier(self, same_weights: bool = True) -> tuple[list[LedgerEntry], dict[str, str]]:

@@ -184,6 +184,15 @@ def test_the_card_says_that_an_epsilon_is_the_teachers_own_word(tmp_path, config
     assert all(entry.caveat.count("own word") == 1 for entry in again)
 
 
+def test_public_data_is_a_word_too(tmp_path):
+    content = {"version": 1, "entries": [], "unknown": dict.fromkeys(PrivacyLedger().scopes(), "it is public")}
+    (tmp_path / "privacy_ledger.json").write_text(json.dumps(content))
+    read = PrivacyLedger.load(tmp_path)
+    assert read.why_uncovered() == "it is public, by the teacher's own word"
+    line = PrivacyLedger(unknown={TEACHER_DATA: read.why_uncovered()}).lines()[1]
+    assert line == "teacher's training data: not covered; it is public, by the teacher's own word"
+
+
 # --- resuming ---
 
 
