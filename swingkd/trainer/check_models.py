@@ -27,6 +27,15 @@ def check_different_models(student: str | PreTrainedModel, teacher: str | PreTra
         )
 
 
+def check_public(public: str | PreTrainedModel | None, teacher: str | PreTrainedModel | None) -> None:
+    """Refuse a public model that is the teacher: mixed into itself, its private targets would stay as they are."""
+    both = isinstance(public, str) and isinstance(teacher, str)
+    if public is not None and (public is teacher or (both and _same_place(str(public), str(teacher)))):
+        raise ValueError(
+            "The public model is the teacher, so nothing would be protected. Pass a model that never saw private text."
+        )
+
+
 def _same_place(one: str, two: str) -> bool:
     if os.path.exists(one) and os.path.exists(two):
         return os.path.samefile(one, two)

@@ -39,6 +39,7 @@ from swingkd.trainer.check_models import (
     check_one_device,
     check_padding_token,
     check_pixels,
+    check_public,
     check_publishing,
     check_task,
     check_teacher_processing,
@@ -164,6 +165,7 @@ def load_models(given: GivenModels, data: GivenData, args: PrivateDistillationCo
     """Load the models and what prepares their inputs, once everything was looked at that needs no model."""
     student, teacher, public = map(_named, (given.student, given.teacher, given.public))
     check_different_models(student, teacher)
+    check_public(public, teacher)
     check_one_device(args)
     check_publishing(args)
     if args.differentially_private:

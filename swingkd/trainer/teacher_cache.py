@@ -36,7 +36,7 @@ from swingkd.tasks import TASKS
 from swingkd.trainer.check_cache import shares_text
 from swingkd.trainer.check_columns import check_columns
 from swingkd.trainer.check_data import check_rows, check_something_private
-from swingkd.trainer.check_models import check_padding_token, check_tokenizer, longest_row
+from swingkd.trainer.check_models import check_padding_token, check_public, check_tokenizer, longest_row
 from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.objective import Objective, frozen_model
 from swingkd.trainer.protections import PROTECTIONS, build_protection, protection_of
@@ -84,6 +84,7 @@ def cache_teacher(
     if top_k < 1:
         raise ValueError(f"top_k={top_k} keeps nothing of the teacher: use at least 1 (64 is a good start).")
     check_padding_token(processing_class)
+    check_public(public_model, teacher_model)
     models = {"teacher": teacher_model} | ({"public": public_model} if public_model is not None else {})
     for role, model in models.items():
         check_tokenizer(role, model, processing_class)

@@ -355,3 +355,8 @@ def test_tokenizers_with_gaps_in_their_ids(config):
         assert trainer.objective.vocabulary == size
         trainer.train()
         assert trainer.state.log_history
+
+
+def test_the_public_model_is_not_the_teacher(config, student, teacher, tokenizer, texts):
+    with pytest.raises(ValueError, match="The public model is the teacher"):
+        PrivateDistillationTrainer(student, teacher, config(), texts, processing_class=tokenizer, public_model=teacher)
