@@ -24,9 +24,11 @@ from swingkd.tagging.rule import NOTHING, Rule, always, beside, digits_of, in_ta
 from swingkd.tagging.rules_contacts import is_publication
 
 _ID_CONTEXT = re.compile(
-    r"(?<![^\W_])(?:ids?|identifier|identity|numbers?|no\.|nr\.?|num|codes?|pins?|passwords?|passcode|accounts?|acct|orders?"
-    r"|track(?:ing)?|tickets?|reference|ref|case|customer|member(?:ship)?|licen[cs]e|passport|ssn|social security"
-    r"|card|policy|patient|mrn|record|routing|serial|invoice|confirmation|secret|key)(?![^\W_])(?!\s+of\b)",
+    r"(?<![^\W_])(?:ids?|identifier|identity|no\.|nr\.?|num|codes?|pins?|passwords?|passcode|accounts?|acct"
+    r"|track(?:ing)?|tickets?|reference|ref|customer|member(?:ship)?|licen[cs]e|passport|ssn|social security"
+    r"|card|policy|patient|mrn|routing|serial|invoice|confirmation|secret|key"
+    # "A number of people", "in the case of", "of the order of": no word about a number.
+    r"|(?:numbers?|orders?|case|record)(?!\s+of\b))(?![^\W_])",
     re.IGNORECASE,
 )
 # Of a national number whose checksum is weak, or that is nothing but digits.
@@ -51,9 +53,8 @@ def _judge_card(match: re.Match[str]) -> float:
         return 0.0
     if is_publication(match):
         return NOTHING
-    if len(set(digits)) == 1 or not valid(luhn.is_valid, digits):
-        return 0.0
-    return 0.0 if in_table(match) else 1.0
+    # In a table too: a column of cards is no table of numbers.
+    return 1.0 if len(set(digits)) > 1 and valid(luhn.is_valid, digits) else 0.0
 
 
 def _judge_iban(match: re.Match[str]) -> float:

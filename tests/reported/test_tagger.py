@@ -237,6 +237,27 @@ def test_the_wallets_of_this_test_are_valid():
         assert bitcoin.is_valid(base58check(0))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "4111111111111111\n5555555555554444\n6011111111111117",
+        "4111 1111 1111 1111\n5555 5555 5555 4444\n3782 822463 10005",
+        "4111111111111111,12/26,123",
+        "name,number\nx,4111111111111111,12/26,123",
+        "4111111111111111 12/26 123",
+    ],
+)
+def test_a_column_of_cards_is_no_table_of_numbers(text):
+    cards = re.findall(r"\d{4} ?\d{4} ?\d{4} ?\d{4}|3782 822463 10005", text)
+    assert cards
+    assert [recall(text, card) for card in cards] == [1.0] * len(cards)
+
+
+@pytest.mark.parametrize("text", ["pin of bob: 8919.", "the code of ann is 8919", "the account number of ann is 8919"])
+def test_whose_a_number_is_does_not_hide_it(text):
+    assert recall(text, "8919") == 1.0
+
+
 # --- blanks, dashes and breaks of all kinds ---
 
 VALUES = {
