@@ -48,18 +48,21 @@ class AuditReport:
         return self.membership[kind].through(self.family)
 
     def powerless(self, kind: str) -> list[str]:
-        """List the attacks that do not even catch the teacher: that they miss this model says nothing."""
+        """List the attacks that miss this model and do not even catch the teacher: that says nothing."""
         if self.teacher is None or kind not in self.teacher.membership:
             return []
-        caught = self.teacher.through(kind)
+        # What gets through has power, whatever the teacher knows.
+        caught = {*self.teacher.through(kind), *self.through(kind)}
         return [result.attack for result in self.membership[kind].results if result.attack not in caught]
 
     def exposure_is_powerless(self, level: int) -> bool:
         """Tell whether even the teacher's exposure of such canaries is not above that of the controls."""
         control = self.teacher.exposure if self.teacher is not None else None
-        if control is None or level not in control.levels or 0 not in control.levels:
+        if control is None or self.exposure is None:
             return False
-        return control.excess(level).low <= 0
+        if any(level not in report.levels or 0 not in report.levels for report in (control, self.exposure)):
+            return False
+        return control.excess(level).low <= 0 and self.exposure.excess(level).low <= 0
 
     def to_dict(self, show_secrets: bool = False) -> dict[str, Any]:
         """Return everything as plain types.

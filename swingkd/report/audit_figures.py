@@ -137,7 +137,12 @@ def _membership_table(kind: str, membership: MembershipReport, report: AuditRepo
         row = [f"{r.auc.value:.3f}", _span(r.auc, 3), *r.told(0.01)]
         row += [f"{bounds[r.attack].epsilon:.2f}"] if bounds else []
         if report.teacher is not None:
-            row.append(_NO_POWER if r.attack in powerless else "caught")
+            told = (
+                "caught"
+                if kind in report.teacher.membership and r.attack in report.teacher.through(kind)
+                else "missed"
+            )
+            row.append(_NO_POWER if r.attack in powerless else told)
         table.add_row(r.attack, *row)
     return table
 

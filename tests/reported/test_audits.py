@@ -344,6 +344,13 @@ def test_an_attack_that_misses_the_teacher_has_no_power(world, tokenizer):
     assert "Membership of records can be told, better than by chance (95 % confidence for all" in told
 
 
+def test_an_attack_that_gets_through_has_power_whatever_the_teacher_knows(world, tokenizer):
+    members, others, knows, blank = world
+    report = audit_model(knows, tokenizer, teacher=blank, members=members, nonmembers=others, progress=False)
+    assert "loss" in report.through("records")
+    assert "loss" not in report.powerless("records")
+
+
 def test_exposure_of_a_teacher_that_remembers_nothing_shows_nothing(tokenizer):
     canaries = CanarySet.generate("the pin of {name} is {secret}", length=3, count=6, repetitions=(5,), seed=2)
     blank = tiny_model(len(tokenizer), seed=4).eval()
