@@ -84,9 +84,9 @@ def epsilon_lower_bound(
         raise ValueError(f"confidence={confidence} must lie in (0, 1) and delta={delta} in [0, 1).")
     if method not in _METHODS:
         raise ValueError(f"method={method!r} is not known. Choose one of {', '.join(_METHODS)}.")
-    if method == "f_dp" and delta == 0:
-        raise ValueError("method='f_dp' needs delta > 0: a Gaussian trade-off has no finite epsilon at delta = 0.")
     if method == "f_dp":
+        if delta == 0:
+            raise ValueError("method='f_dp' needs delta > 0: a Gaussian trade-off has no finite epsilon at delta = 0.")
         check_resolved(delta)
     bound = _METHODS[method]
     rng = np.random.default_rng(seed)

@@ -19,8 +19,7 @@ from swingkd.trainer.config import LONGEST, PrivateDistillationConfig
 
 def check_different_models(student: str | PreTrainedModel, teacher: str | PreTrainedModel | None) -> None:
     """Refuse a teacher that is the student, by whatever path or letters."""
-    both = isinstance(student, str) and isinstance(teacher, str)
-    if student is teacher or (both and _same_place(str(student), str(teacher))):
+    if _same_model(student, teacher):
         raise ValueError(
             "The teacher is the student: there would be nothing to distil. Pass two models; for self-distillation "
             "load the checkpoint twice."
@@ -29,18 +28,20 @@ def check_different_models(student: str | PreTrainedModel, teacher: str | PreTra
 
 def check_public(public: str | PreTrainedModel | None, teacher: str | PreTrainedModel | None) -> None:
     """Refuse a public model that is the teacher: mixed into itself, its private targets would stay as they are."""
-    both = isinstance(public, str) and isinstance(teacher, str)
-    if public is not None and (public is teacher or (both and _same_place(str(public), str(teacher)))):
+    if public is not None and _same_model(public, teacher):
         raise ValueError(
             "The public model is the teacher, so nothing would be protected. Pass a model that never saw private text."
         )
 
 
-def _same_place(one: str, two: str) -> bool:
-    if os.path.exists(one) and os.path.exists(two):
-        return os.path.samefile(one, two)
+def _same_model(one: str | PreTrainedModel, other: str | PreTrainedModel | None) -> bool:
+    """Tell whether two models are one object, or two names one place."""
+    if not (isinstance(one, str) and isinstance(other, str)):
+        return one is other
+    if os.path.exists(one) and os.path.exists(other):
+        return os.path.samefile(one, other)
     # The Hub does not tell capitals apart.
-    return one.strip("/").casefold() == two.strip("/").casefold()
+    return one.strip("/").casefold() == other.strip("/").casefold()
 
 
 def check_apart(student: PreTrainedModel, teacher: PreTrainedModel | None) -> None:

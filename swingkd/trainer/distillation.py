@@ -143,6 +143,7 @@ class PrivateDistillationTrainer(PublishingTrainer):
 
     def _make_objective(self) -> Objective:
         args, tokenizer, tokens = self.args, self.processing_class, self.task.predicts_tokens
+        vocabulary = vocabulary_size(tokenizer) if tokens else self.setup.models.student.config.num_labels
         reads = args.fused_loss and tokens and not args.torch_compile
         if args.differentially_private and _reads_trained_head(self.model):
             reads = False
@@ -151,12 +152,12 @@ class PrivateDistillationTrainer(PublishingTrainer):
             self.teacher_model,
             self.public_model,
             # Heads are often padded to different sizes over one tokenizer; what lies beyond it is never a token.
-            vocabulary=vocabulary_size(tokenizer) if tokens else self.setup.models.student.config.num_labels,
+            vocabulary=vocabulary,
             end=getattr(tokenizer, "eos_token_id", None),
             task=self.task,
             autocast=self.accelerator.autocast,
             # A compiled model does not call the hooks that the fast path works in.
-            fused=reads and readable_head("student", self.model, vocabulary_size(tokenizer)),
+            fused=reads and readable_head("student", self.model, vocabulary),
             written_protected=self.setup.written,
         )
 

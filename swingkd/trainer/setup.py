@@ -288,10 +288,11 @@ def prepare_rows(data: GivenData, args: PrivateDistillationConfig, models: Model
             evaluation = prepare(evaluation, description="eval")
 
     def checked(rows: Any) -> Any:
+        if rows is None:
+            return None
         # Wrong columns first: what else is looked at counts on them.
-        rows = check_columns(rows, task, models.by_role) if rows is not None and len(column_names(rows)) else rows
-        if rows is not None:
-            check_rows(rows, models.by_role)
+        rows = check_columns(rows, task, models.by_role) if len(column_names(rows)) else rows
+        check_rows(rows, models.by_role)
         return rows
 
     train = checked(train)
