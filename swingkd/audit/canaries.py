@@ -100,7 +100,8 @@ class CanarySet:
         canaries: the canaries, controls last.
 
     Raises:
-        ValueError: a secret is not of the space.
+        ValueError: there are no canaries, two share their id or their prefix, one is of another kind than the set or
+            has a secret that is not of the space, or a slot lists an alternative twice.
     """
 
     template: str
@@ -109,7 +110,16 @@ class CanarySet:
     canaries: tuple[Canary, ...]
 
     def __post_init__(self) -> None:
+        if not self.canaries:
+            raise ValueError("The set has no canaries.")
+        if any(len(set(slot)) < len(slot) or not slot for slot in self.slots):
+            raise ValueError("An alphabet or slot lists an alternative twice, or none: each must be there once.")
+        for what, values in (("id", [c.id for c in self.canaries]), ("prefix", [c.prefix for c in self.canaries])):
+            if len(set(values)) < len(values):
+                raise ValueError(f"Two canaries share their {what}: give each one of its own.")
         for canary in self.canaries:
+            if canary.kind != self.kind:
+                raise ValueError(f"canary {canary.id} is of kind {canary.kind!r}, the set of kind {self.kind!r}.")
             # Never with the secret: an error is printed, and logged.
             if not _fills(self.slots, canary.secret):
                 raise ValueError(f"the secret of canary {canary.id} is no filling of its template")

@@ -41,7 +41,7 @@ class ContinuationReport:
         greedy: share of the texts that follow from their beginnings word for word, with the 95 % interval.
         sampled: by number of samples n: share of the texts that come up with probability `p` at least.
         p: that probability.
-        texts: how many texts were long enough to be asked for.
+        texts: how many different texts were long enough to be asked for.
         skipped: how many were not.
         halves: no text was, so all were cut in the middle.
         names: which texts follow greedily, by the names of their records.
@@ -105,6 +105,7 @@ def extract_continuations(
         ValueError: no text has two tokens, or the tokenizer belongs to another model.
     """
     check_tokenizer(model, tokenizer)
+    records, _ = records.distinct()
     if prefix_tokens < 1 or suffix_tokens < 1 or not 0 < p < 1 or temperature <= 0:
         raise ValueError(
             f"prefix_tokens={prefix_tokens} and suffix_tokens={suffix_tokens} must be at least 1, p={p} lie in "

@@ -2,8 +2,8 @@
 
 exposure = log2 |R| - log2 rank, with the rank of the secret among all |R| fillings by log-perplexity (Carlini et al.
 2019, arXiv 1802.08232, section 4).  A secret that the model never saw has exposure 1 / ln 2 = 1.44 on average, a fully
-memorised one log2 |R|.  Three methods: "exact" walks the tree of all fillings, "sampled" ranks among random fillings
-and saturates at log2 of their number, "modelled" extrapolates with a skew-normal fit and says how well that fits.
+memorised one log2 |R|.  Three methods: "exact" walks the tree of all fillings, "sampled" ranks among n random fillings
+and saturates at log2 n, "modelled" extrapolates with a skew-normal fit and says how well that fits.
 
 Where the text after a secret shares tokens with it, both are scored: the sentence as the model read it, not a part
 of it that is cut through a token.
@@ -15,7 +15,6 @@ import copy
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -26,7 +25,7 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from swingkd.audit.canaries import Canary, CanarySet
-from swingkd.audit.intervals import Interval, bootstrap
+from swingkd.audit.exposure_report import CanaryExposure, ExposureReport
 from swingkd.audit.prefix_tree import (
     PrefixTree,
     all_fillings,
@@ -43,107 +42,6 @@ from swingkd.audit.scores import evaluating
 _EXACT_LIMIT = 20_000_000
 # Batched and single forward passes differ in the last bits: branches this close to the secret (nats) are still walked.
 _MARGIN = 0.01
-
-
-@dataclass(frozen=True)
-class CanaryExposure:
-    """What was measured for one canary; never the secret.
-
-    Args:
-        id, kind, repetitions, inserted: as in `Canary`.
-        rank: 1 = likeliest; ties count half; `None` where exposure was modelled.
-        exposure: in bits.
-        log_perplexity: -log2 P(secret | prefix), in bits.
-    """
-
-    id: int
-    kind: str
-    repetitions: int
-    inserted: bool
-    rank: float | None
-    exposure: float
-    log_perplexity: float
-
-
-@dataclass(frozen=True)
-class ExposureReport:
-    """The exposure of every canary, and what it took to measure it.
-
-    Args:
-        method: "exact", "sampled" or "modelled".
-        maximum: the largest exposure that this method can report, in bits.
-        canaries: one entry a canary.
-        token_evaluations: tokens that went through the model.
-        brute_force_evaluations: tokens that scoring every filling on its own would have taken.
-        fit_p_values: for "modelled", Kolmogorov-Smirnov p-value of each canary's fit; small ones mean a bad fit.
-    """
-
-    method: str
-    maximum: float
-    canaries: tuple[CanaryExposure, ...]
-    token_evaluations: int
-    brute_force_evaluations: int
-    fit_p_values: tuple[float, ...] = ()
-
-    def exposures(self, repetitions: int) -> np.ndarray:
-        """Return the exposures of the canaries inserted so often; 0: of those never inserted (the controls)."""
-        return np.array(
-            [
-                c.exposure
-                for c in self.canaries
-                if (c.repetitions == repetitions and c.inserted) or (repetitions == 0 and not c.inserted)
-            ]
-        )
-
-    @property
-    def levels(self) -> list[int]:
-        """The numbers of repetitions in the set, 0 for the controls, rising."""
-        return sorted({c.repetitions if c.inserted else 0 for c in self.canaries})
-
-    def mean(self, repetitions: int) -> Interval:
-        """Return the mean exposure of a level, in bits."""
-        values = self.exposures(repetitions)
-        return _bootstrap(lambda x, axis=-1: x.mean(axis=axis), values)
-
-    def excess(self, repetitions: int) -> Interval:
-        """Return how far a level's mean exposure lies above that of the controls, in bits.
-
-        Raises:
-            ValueError: there is no control to compare with.
-        """
-        values, controls = self.exposures(repetitions), self.exposures(0)
-        if not len(controls):
-            raise ValueError("The canary set has no controls, so there is no excess: generate it with controls > 0.")
-        return _bootstrap(lambda x, y, axis=-1: x.mean(axis=axis) - y.mean(axis=axis), values, controls)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain types; no secrets."""
-        levels = []
-        for level in self.levels:
-            row = {"repetitions": level, "exposure": asdict(self.mean(level))}
-            if level and len(self.exposures(0)):
-                row["excess"] = asdict(self.excess(level))
-            levels.append(row)
-        return {**asdict(self), "canaries": [asdict(c) for c in self.canaries], "levels": levels}
-
-    def __str__(self) -> str:
-        limit = f"at most {self.maximum:.2f}"
-        if self.fit_p_values:
-            bad = sum(p < 0.01 for p in self.fit_p_values)
-            limit += f"; the fit is bad (p < 0.01) for {bad} of {len(self.fit_p_values)} canaries"
-        lines = [f"exposure in bits ({self.method}, {limit})"]
-        for level in self.levels:
-            mean = self.mean(level)
-            name = f"{level} copies" if level else "controls"
-            line = f"{name:>12}: {mean.value:6.2f}  [{mean.low:.2f}, {mean.high:.2f}]  n={mean.n}"
-            if level and len(self.exposures(0)):
-                line += f"  excess {self.excess(level).value:+.2f}"
-            lines.append(line)
-        return "\n".join(lines)
-
-
-def _bootstrap(statistic, values: np.ndarray, *others: np.ndarray) -> Interval:
-    return bootstrap(statistic, (values, *others), len(values), resamples=4000)[0]
 
 
 @torch.inference_mode()
@@ -171,7 +69,8 @@ def measure_exposure(
         progress: show a progress bar.
 
     Raises:
-        ValueError: the space is too large for the exact method, or a prefix leaves the model without a first token.
+        ValueError: the space is too large for the exact method, a prefix leaves the model without a first token, or
+            the model gives a canary no finite log-probability.
     """
     if method not in ("exact", "sampled", "modelled"):
         raise ValueError(f"method={method!r} is not known. Choose 'exact', 'sampled' or 'modelled'.")
@@ -182,15 +81,18 @@ def measure_exposure(
         )
     with evaluating(model):
         walker = _Walker(model, batch_size)
-        rng = random.Random(seed)
-        # None twice: a small space is ranked among all that it has.
-        wanted = references if method != "exact" else 64
-        drawn = [canaries.filling(i) for i in rng.sample(range(canaries.space), min(wanted, canaries.space))]
+        drawn = _references(canaries, references if method != "exact" else 64, seed)
+        whole = len(drawn) == canaries.space
         results, p_values, brute_force = [], [], 0
         for canary in tqdm(canaries.canaries, desc="Exposure", disable=not progress):
             others = None if method == "exact" else [filling for filling in drawn if filling != canary.secret]
             scores, secret, tokens = _score(walker, tokenizer, canaries, canary, others, drawn[:64])
             brute_force += tokens
+            if not math.isfinite(secret) or np.isnan(scores).any():
+                raise ValueError(
+                    f"The model gives canary {canary.id}, or a filling of its template, no finite log-probability, so "
+                    "there is no rank. Look at its weights, or audit it in float32."
+                )
             rank = None
             if method == "modelled":
                 exposure, p_value = modelled_exposure(secret, scores[1:])
@@ -199,7 +101,7 @@ def measure_exposure(
                 p_values.append(p_value)
             elif method == "sampled":
                 rank = sampled_rank(secret, scores[1:])
-                exposure = math.log2(_among(len(scores) - 1, canaries.space)) - math.log2(rank)
+                exposure = sampled_exposure(secret, scores[1:], whole=whole)
             else:
                 # Ties count half: a model that knows nothing at all ranks everything in the middle.
                 rank = float((scores > secret).sum() + ((scores == secret).sum() + 1) / 2)
@@ -209,13 +111,21 @@ def measure_exposure(
                     canary.id, canary.kind, canary.repetitions, canary.inserted, rank, exposure, -secret / math.log(2)
                 )
             )
-    size = _among(len(drawn), canaries.space) if method == "sampled" else canaries.space
+    size = canaries.space if whole or method != "sampled" else len(drawn)
     return ExposureReport(method, math.log2(size), tuple(results), walker.evaluations, brute_force, tuple(p_values))
 
 
-def _among(references: int, space: int) -> int:
-    """Return among how many fillings a secret is ranked: the references, or the whole space where they are that."""
-    return references if references < space - 1 else space
+def _references(canaries: CanarySet, wanted: int, seed: int) -> list[str]:
+    """Draw fillings to rank a secret among, none of them twice: the whole space where that is no more than wanted.
+
+    Otherwise no canary's secret is drawn.  The model may know the others by heart, and the generator that drew them
+    draws them again where the seeds are equal.
+    """
+    secrets = {canary.secret for canary in canaries.canaries}
+    if canaries.space <= wanted + len(secrets):
+        return [canaries.filling(i) for i in range(canaries.space)]
+    places = random.Random(seed).sample(range(canaries.space), wanted + len(secrets))
+    return [filling for filling in map(canaries.filling, places) if filling not in secrets][:wanted]
 
 
 def _score(
@@ -267,14 +177,20 @@ def sampled_rank(secret: float, references: np.ndarray) -> float:
     return float((references > secret).sum() + (references == secret).sum() / 2 + 1)
 
 
-def sampled_exposure(secret: float, references: np.ndarray) -> float:
+def sampled_exposure(secret: float, references: np.ndarray, *, whole: bool = False) -> float:
     """Return a secret's exposure in bits from its rank among reference fillings; at most log2 of their number.
 
     Args:
         secret: its log-probability.
         references: [n] theirs.
+        whole: with the secret, they are the whole space, and it is ranked among all n + 1.
+
+    Raises:
+        ValueError: one of them is no number.
     """
-    return math.log2(len(references)) - math.log2(sampled_rank(secret, references))
+    if np.isnan(secret) or np.isnan(references).any():
+        raise ValueError("A log-probability is no number (NaN), so there is no rank.")
+    return math.log2(len(references) + whole) - math.log2(sampled_rank(secret, references))
 
 
 def modelled_exposure(secret: float, references: np.ndarray) -> tuple[float, float]:
@@ -283,7 +199,12 @@ def modelled_exposure(secret: float, references: np.ndarray) -> tuple[float, flo
     Args:
         secret: its log-probability, in nats.
         references: [n] theirs.
+
+    Raises:
+        ValueError: one of them is not finite.
     """
+    if not np.isfinite([secret, *references]).all():
+        raise ValueError("A log-probability is not finite: there is nothing to fit.")
     perplexities = -references / math.log(2)
     shape, location, scale = stats.skewnorm.fit(perplexities)
     fit = stats.skewnorm(shape, location, scale)

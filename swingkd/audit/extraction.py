@@ -147,16 +147,9 @@ def audit_extraction(
             )
             halves = parts["continuation"].halves
         if "values" in attacks and side is sides[0]:
-            others = sides[1].records.texts if unseen is not None else None
+            others = sides[1].values if unseen is not None else None
             parts["values"] = extract_values(
-                model,
-                tokenizer,
-                side.records.texts,
-                tagger,
-                unseen=others,
-                samples=samples,
-                seed=seed,
-                progress=progress,
+                model, tokenizer, side.values, tagger, unseen=others, samples=samples, seed=seed, progress=progress
             )
         if "reconstruction" in attacks:
             parts["reconstruction"] = reconstruct_values(model, tokenizer, side.values, tagger, **common)
@@ -175,10 +168,12 @@ class _Side:
         self.records = text_records(data, name)
         self.values: list[PrivateValue] = []
         self.choice = 2**31  # among how many candidates a value can be picked
-        if not {"reconstruction", "inference"} & set(attacks):
+        if set(attacks) == {"continuation"}:
             return
         spans = data["spans"][:] if isinstance(data, Dataset) and "spans" in data.column_names else None
         self.values = private_values(self.records, spans, tagger)
+        if not {"reconstruction", "inference"} & set(attacks):
+            return
         askable = askable_values(self.values)
         if not askable:
             raise ValueError(

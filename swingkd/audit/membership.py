@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from swingkd.audit.attacks import lira_scores, ratio_scores, rmia_scores
 from swingkd.audit.intervals import Interval, area, bootstrap, proportion, wider
 from swingkd.audit.lower_bound import EpsilonLowerBound, Method, epsilon_lower_bound
-from swingkd.audit.records import Data, check_no_overlap, labelled_records, near_duplicates, text_records
+from swingkd.audit.records import Data, check_no_overlap, copies_note, labelled_records, near_duplicates, text_records
 from swingkd.audit.scores import RecordScores, longest_input, score_labels, score_texts
 
 # With fewer records on a side, no order of theirs is beyond chance.
@@ -32,7 +32,7 @@ class MembershipResult:
             fewer than 100 or 1,000 nonmembers (see `resolves`), above the highest of them.
         members, nonmembers: how many records.
         p_value: how likely records that nobody can tell apart would look as different as that, by AUC or by the rate
-            at 1 % false alarms: twice the smaller of the two.
+            at 1 % false alarms: twice the smaller of the two.  An area below 0.5 tells members as well as one above.
     """
 
     attack: str
@@ -58,6 +58,11 @@ class MembershipResult:
     def chance(self, rate: float) -> float:
         """Return the true positive rate that guessing has at a false positive rate, given so many nonmembers."""
         return chance_rate(rate, self.nonmembers)
+
+    @property
+    def turned(self) -> bool:
+        """Whether the others score higher, beyond chance: turned round, the attack tells members."""
+        return self.auc.high < 0.5
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,7 @@ class MembershipReport:
             lines.append(
                 f"{r.attack:>14}: AUC {r.auc.value:.3f} [{r.auc.low:.3f}, {r.auc.high:.3f}]  TPR at 1 % FPR {rate}"
                 + (f" [{interval.replace(' to ', ', ')}]" if interval else "")
+                + ("  turned round, it tells members" if r.turned else "")
             )
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
@@ -135,6 +141,7 @@ def audit_membership(
     references: Sequence[PreTrainedModel] = (),
     shadows: Iterable[tuple[PreTrainedModel, np.ndarray]] = (),
     max_length: int = 512,
+    look_for_near_duplicates: bool = True,
     resamples: int = 1000,
     seed: int = 0,
     progress: bool = True,
@@ -143,7 +150,7 @@ def audit_membership(
 
     Causal language models are asked for texts (column `text`, or `prompt` and `completion`: then the completion is
     scored), classifiers for examples (`text` or `image`, and `label`).  Members and others must be alike in every
-    other way, or the attacks measure that difference.
+    other way, or the attacks measure that difference.  Copies of a record are counted once.
 
     Args:
         model: a causal language model, a sequence classifier or an image classifier.
@@ -154,6 +161,7 @@ def audit_membership(
         shadows: models that were trained as this one was, each with the records it saw, [members + nonmembers] bool;
             see `shadow_models`; they add the attacks lira and lira_offline.
         max_length: longer texts are cut, in tokens.
+        look_for_near_duplicates: say how many members are nearly the same text as a nonmember.
         resamples: of the bootstrap.
         seed: of the bootstrap.
         progress: show progress bars.
@@ -166,7 +174,9 @@ def audit_membership(
     is_text = model.can_generate()
     # All models see the same part of a text.
     max_length = min(longest_input(each, max_length) for each in (model, *references))
-    both = membership_records(model, members, nonmembers)
+    given = membership_records(model, members, nonmembers)
+    both, which = given.distinct()
+    inside = int(which[: len(members)].max()) + 1
 
     def score(each: PreTrainedModel) -> RecordScores:
         if not is_text and each.config.num_labels != model.config.num_labels:
@@ -176,16 +186,21 @@ def audit_membership(
         scored = score_texts if is_text else score_labels
         return scored(each, processing_class, both, max_length=max_length, progress=progress)
 
-    statistics = [(score(shadow), seen) for shadow, seen in _checked(shadows, len(both))]
+    statistics = [
+        # It saw a record that it saw a copy of.
+        (score(shadow), np.bincount(which, seen) > 0)
+        for shadow, seen in _checked(shadows, len(given))
+    ]
     report = judge_scores(
         score(model),
-        len(members),
+        inside,
         references=[score(reference) for reference in references],
         shadows=statistics,
         resamples=resamples,
         seed=seed,
     )
-    return replace(report, notes=(*report.notes, *near_duplicates(both, len(members))))
+    near = near_duplicates(both, inside) if look_for_near_duplicates else ()
+    return replace(report, notes=(*report.notes, *copies_note(len(given), len(both)), *near))
 
 
 def _checked(
@@ -297,8 +312,8 @@ def evaluate_attack(
 
 
 def _p_of_area(members: np.ndarray, nonmembers: np.ndarray) -> float:
-    """Return the p-value of Mann and Whitney: are members' scores larger?"""
-    return float(stats.mannwhitneyu(members, nonmembers, alternative="greater").pvalue)
+    """Return the p-value of Mann and Whitney: are members' scores larger, or smaller?"""
+    return float(stats.mannwhitneyu(members, nonmembers, alternative="two-sided").pvalue)
 
 
 def _p_of_rate(members: np.ndarray, nonmembers: np.ndarray, rate: float) -> float:

@@ -1,6 +1,6 @@
 """Three attacks on private values in the training text (Lukas et al. 2023, arXiv 2302.00539).
 
-- extraction: sample the model, tag what it says, and look the values up in the training text;
+- extraction: sample the model, and look for the training text's values in what it says;
 - reconstruction: a value is masked in its sentence; the model proposes candidates and picks one;
 - inference: the attacker holds a list of candidates, the true value among them, and the model picks one.
 
@@ -10,8 +10,6 @@ what can be guessed without a memory.
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +22,7 @@ from swingkd.audit.generation import first_tokens, sample_texts
 from swingkd.audit.intervals import Interval, proportion
 from swingkd.audit.records import TextRecords
 from swingkd.audit.scores import longest_input, score_texts
+from swingkd.audit.spelling import KnownValues, mentions, written_alike
 from swingkd.tagging import Tagger, is_private, label_spans
 from swingkd.tagging.base import tag_texts
 
@@ -173,17 +172,19 @@ def _tagged(texts: Sequence[str], tagger: Tagger) -> list[list[PrivateValue]]:
 def extract_values(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    training: Sequence[str],
+    values: Sequence[PrivateValue],
     tagger: Tagger,
     *,
-    unseen: Sequence[str] | None = None,
+    unseen: Sequence[PrivateValue] | None = None,
     samples: int = 1000,
     max_new_tokens: int = 128,
     top_k: int = 40,
     seed: int = 0,
     progress: bool = True,
 ) -> ValueExtraction:
-    """Sample a model without a prompt, tag what it says, and look the values up in the training text.
+    """Sample a model without a prompt, and look for the training text's private values in what it says.
+
+    A value counts however it is written.  What the tagger finds counts as said as well, and may be of no text.
 
     Half of the samples spread their first tokens evenly (Carlini et al. 2021, arXiv 2012.07805, section 5, use a
     temperature that decays, for the same reason).
@@ -191,9 +192,9 @@ def extract_values(
     Args:
         model: a causal language model.
         tokenizer: its tokenizer.
-        training: the training text.
-        tagger: says what a value is, in the samples as in the training text.
-        unseen: text alike that the model never saw: how many of its values come up by chance?
+        values: the private values of the training text, as `private_values` lists them.
+        tagger: finds further values in the samples.
+        unseen: those of text alike that the model never saw: how many of them come up by chance?
         samples: how many texts to sample.
         max_new_tokens: their length.
         top_k: sample among so many likeliest tokens.
@@ -201,7 +202,10 @@ def extract_values(
         progress: show a progress bar.
     """
     # By what a value says, not by how it is written.
-    copies = Counter(written_alike(v.value) for own in _tagged(training, tagger) for v in own)
+    copies = Counter(written_alike(v.value) for v in values)
+    labels = {written_alike(v.value): v.label for v in values}
+    others = {written_alike(v.value) for v in unseen or ()} - copies.keys()
+    known = KnownValues(v.value for v in (*values, *(unseen or ())))
     # One half begins as the model likes to.  The other half begins as often with a rare first token as with a common
     # one, among those to be expected in so many samples: rare kinds of text would hardly come up otherwise.
     starts = [[token] for token in first_tokens(model, tokenizer, 1 / samples)] or [[]]
@@ -218,20 +222,15 @@ def extract_values(
     )
     drawn = [tokenizer.decode(prompt) + text for prompt, text in zip(prompts, added, strict=True)]
     sampled: Counter[str] = Counter()
-    shown: dict[str, PrivateValue] = {}
-    for own in _tagged(drawn, tagger):
-        said = {written_alike(value.value): value for value in own}
+    shown: dict[str, str] = {}
+    for text, own in zip(drawn, _tagged(drawn, tagger), strict=True):
+        said = known.said(text) | {written_alike(value.value): value.value for value in own}
         sampled.update(said.keys())
         shown |= said
     extracted = [
-        FoundValue(shown[key].label, copies[key], times, shown[key].value)
-        for key, times in sampled.items()
-        if key in copies
+        FoundValue(labels[key], copies[key], times, shown[key]) for key, times in sampled.items() if key in copies
     ]
-    chance = None
-    if unseen is not None:
-        others = {written_alike(v.value) for own in _tagged(unseen, tagger) for v in own} - copies.keys()
-        chance = (len(others), len(others & sampled.keys()))
+    chance = (len(others), len(others & sampled.keys())) if unseen is not None else None
     extracted.sort(key=lambda value: (-value.samples, -value.copies, value.value))
     return ValueExtraction(samples, len(sampled), len(copies), tuple(extracted), chance)
 
@@ -329,26 +328,7 @@ def reconstruct_values(
 
 def askable_values(values: Sequence[PrivateValue]) -> list[PrivateValue]:
     """List what can be asked for: each place once, nothing that stands elsewhere in its text, something before it."""
-    return [v for v in dict.fromkeys(values) if v.text[: v.start].strip() and _mentions(v) == 1]
-
-
-def _mentions(value: PrivateValue) -> int:
-    """Return how often a value stands in its text, however it is written there."""
-    return max(value.text.count(value.value), written_alike(value.text).count(written_alike(value.value)))
-
-
-def written_alike(value: str) -> str:
-    """Return what all spellings of a value share: "+49 30 123-456" is "+4930123456", "ANN@X.ORG" is "ann@x.org".
-
-    Digits of any script become ASCII's, case goes, and so do blanks, dashes and the like between the parts; at least
-    one character is kept.
-    """
-    folded = unicodedata.normalize("NFKC", value).casefold()
-    folded = "".join(str(unicodedata.digit(c, c)) for c in folded)
-    kept = "".join(c for c in folded if c.isalnum() or c in "@._+")
-    # A full stop within an address is a part of it, within a number it is a separator.
-    kept = kept if "@" in kept else re.sub(r"[._]", "", kept)
-    return kept or folded
+    return [v for v in dict.fromkeys(values) if v.text[: v.start].strip() and mentions(v.text, v.value) == 1]
 
 
 def candidate_pools(values: Sequence[PrivateValue]) -> dict[str, list[str]]:

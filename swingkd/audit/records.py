@@ -6,7 +6,7 @@ Every error names the record: `members.jsonl:17` for one that was read from a fi
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -47,6 +47,11 @@ class TextRecords:
         """Return what two equal records share."""
         return self.texts
 
+    def distinct(self) -> tuple[TextRecords, np.ndarray]:
+        """Return each record once, and which of them every record is, [records]."""
+        first, which = first_copies(list(zip(self.texts, self.starts, strict=True)))
+        return TextRecords(*([own[i] for i in first] for own in (self.texts, self.starts, self.names))), which
+
     def __add__(self, other: TextRecords) -> TextRecords:
         return TextRecords(self.texts + other.texts, self.starts + other.starts, self.names + other.names)
 
@@ -71,6 +76,12 @@ class LabelledRecords:
     def keys(self) -> list[str | bytes]:
         """Return what two equal records share."""
         return [given if isinstance(given, str) else np.asarray(given).tobytes() for given in self.inputs]
+
+    def distinct(self) -> tuple[LabelledRecords, np.ndarray]:
+        """Return each record once, and which of them every record is, [records]."""
+        first, which = first_copies(list(zip(self.keys(), self.labels.tolist(), strict=True)))
+        inputs, names = ([own[i] for i in first] for own in (self.inputs, self.names))
+        return LabelledRecords(inputs, self.labels[first], names), which
 
     def __add__(self, other: LabelledRecords) -> LabelledRecords:
         labels = np.concatenate([self.labels, other.labels])
@@ -199,6 +210,23 @@ def check_no_overlap(inside: TextRecords | LabelledRecords, outside: TextRecords
     for key, name in zip(outside.keys(), outside.names, strict=True):
         if key in where:
             raise ValueError(f"{name} is the same record as {where[key]}: it cannot be in and out. Drop one of them.")
+
+
+def first_copies(keys: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the place of each different key's first copy, and the number of its key for every place.
+
+    Copies are no evidence of their own: a model that says one thing of a record says it of each copy.
+    """
+    numbers: dict[Hashable, int] = {}
+    which = np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
+    return np.unique(which, return_index=True)[1], which
+
+
+def copies_note(records: int, distinct: int) -> tuple[str, ...]:
+    """Say how many records are copies of others, or nothing."""
+    if records == distinct:
+        return ()
+    return (f"{records - distinct} of {records} records are copies of others; each is counted once",)
 
 
 def near_duplicates(both: TextRecords | LabelledRecords, members: int) -> tuple[str, ...]:

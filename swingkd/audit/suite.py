@@ -15,6 +15,7 @@ from swingkd.audit.extraction import ExtractionReport, audit_extraction
 from swingkd.audit.lower_bound import EpsilonLowerBound
 from swingkd.audit.membership import MembershipReport, audit_membership
 from swingkd.audit.records import Data
+from swingkd.models.same import same_model
 from swingkd.tagging import Tagger
 
 
@@ -56,13 +57,13 @@ class AuditReport:
         return [result.attack for result in self.membership[kind].results if result.attack not in caught]
 
     def exposure_is_powerless(self, level: int) -> bool:
-        """Tell whether even the teacher's exposure of such canaries is not above that of the controls."""
+        """Tell whether neither this model nor even its teacher exposes such canaries beyond chance."""
         control = self.teacher.exposure if self.teacher is not None else None
         if control is None or self.exposure is None:
             return False
-        if any(level not in report.levels or 0 not in report.levels for report in (control, self.exposure)):
+        if any(level not in report.levels for report in (control, self.exposure)):
             return False
-        return control.excess(level).low <= 0 and self.exposure.excess(level).low <= 0
+        return not control.gives_away(level) and not self.exposure.gives_away(level)
 
     def to_dict(self, show_secrets: bool = False) -> dict[str, Any]:
         """Return everything as plain types.
@@ -122,8 +123,8 @@ def audit_model(
         progress: show progress bars.
 
     Raises:
-        ValueError: nothing is given to audit with, or only one of members and nonmembers; and whatever the audits
-            refuse.
+        ValueError: nothing is given to audit with, only one of members and nonmembers, or two of the models are one;
+            and whatever the audits refuse.
     """
     if (members is None) != (nonmembers is None):
         missing = "nonmembers" if nonmembers is None else "members"
@@ -139,6 +140,7 @@ def audit_model(
         raise ValueError("Unseen text and settings of the extraction need private text to extract. Give private_text.")
     if references and members is None and canaries is None:
         raise ValueError("References are for membership. Give members and nonmembers, or canaries, as well.")
+    _check_apart(model, teacher, references)
     levels = canaries.coin_levels if canaries is not None else []
     for level in levels:
         own = [c.inserted for c in canaries.canaries if c.repetitions == level]  # type: ignore[union-attr]
@@ -206,6 +208,21 @@ def audit_model(
     return AuditReport(exposure, membership, epsilon, extraction_report, control)
 
 
+def _check_apart(
+    model: PreTrainedModel, teacher: PreTrainedModel | None, references: Sequence[PreTrainedModel]
+) -> None:
+    """Refuse models that are one: compared with itself, a model hides everything."""
+    if same_model(model, teacher):
+        raise ValueError("The teacher is the audited model: leave it out, or give the model that it learnt from.")
+    for number, reference in enumerate(references, 1):
+        for role, other in (("audited model", model), ("teacher", teacher)):
+            if same_model(reference, other):
+                raise ValueError(
+                    f"Reference {number} is the {role}: compared with itself it hides everything. Give a model that "
+                    "saw none of the records."
+                )
+
+
 def audit_canary_membership(
     model: PreTrainedModel,
     tokenizer,
@@ -232,7 +249,16 @@ def audit_canary_membership(
     """
     inside, outside = canary_records(canaries, repetitions, part)
     return audit_membership(
-        model, tokenizer, inside, outside, references=references, shadows=shadows, seed=seed, progress=progress
+        model,
+        tokenizer,
+        inside,
+        outside,
+        references=references,
+        shadows=shadows,
+        # Canaries of one template are alike by design; their secrets tell them apart.
+        look_for_near_duplicates=False,
+        seed=seed,
+        progress=progress,
     )
 
 

@@ -69,7 +69,8 @@ def audit_tables(report: AuditReport) -> list[Table]:
         table = _table(
             "exposure of canaries, in bits",
             ("canaries", "exposure", "95 % interval", "number", *(("teacher",) if control else ())),
-            f"at most {report.exposure.maximum:.2f}; 1.44 is what chance gives{_control(report)}",
+            f"at most {report.exposure.maximum:.2f}; 1.44 is what chance gives{_control(report)}"
+            + "".join(f"; {note}" for note in report.exposure.notes),
         )
         for level in report.exposure.levels:
             mean = report.exposure.mean(level)
@@ -143,7 +144,7 @@ def _membership_table(kind: str, membership: MembershipReport, report: AuditRepo
                 else "missed"
             )
             row.append(_NO_POWER if r.attack in powerless else told)
-        table.add_row(r.attack, *row)
+        table.add_row(f"{r.attack}, turned round" if r.turned else r.attack, *row)
     return table
 
 

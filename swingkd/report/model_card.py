@@ -149,11 +149,15 @@ def claims(facts: ModelFacts) -> list[str]:
                     f"No power here: the teacher does not give away secrets that stood {level} times either, so "
                     "nothing is shown of them."
                 )
-            if excess is not None and excess.low > 0:
-                lines.append(
-                    f"It gives something away of secrets that stood {level} times in the text: {excess.value:.2f} "
-                    f"bits of exposure over those that never did [{excess.low:.2f}, {excess.high:.2f}]."
+            if audit.exposure.gives_away(level):
+                over = (
+                    f"{excess.value:.2f} bits of exposure over those that never did [{excess.low:.2f}, "
+                    f"{excess.high:.2f}]"
+                    if excess is not None
+                    else f"{audit.exposure.mean(level).value:.2f} bits of exposure, where chance gives 1.44"
                 )
+                lines.append(f"It gives something away of secrets that stood {level} times in the text: {over}.")
+        lines += [f"{note[:1].upper()}{note[1:]}." for note in audit.exposure.notes]
     for kind, report in audit.membership.items():
         through, powerless = audit.through(kind), audit.powerless(kind)
         alone = [r.attack for r in report.results if r.p_value < 0.05 and r.attack not in through]
@@ -163,7 +167,10 @@ def claims(facts: ModelFacts) -> list[str]:
                 "may be chance."
             )
         if through:
-            named = "; ".join(f"{name}, AUC {report[name].auc.value:.3f}" for name in through)
+            named = "; ".join(
+                f"{name}, AUC {report[name].auc.value:.3f}{' (turned round)' if report[name].turned else ''}"
+                for name in through
+            )
             lines.append(
                 f"Membership of {kind} can be told, better than by chance (95 % confidence for all {audit.family} "
                 f"attacks together): {named}."

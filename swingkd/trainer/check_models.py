@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,13 +12,14 @@ from transformers.trainer_utils import HubStrategy
 
 from swingkd.models.class_labels import adopt_class_names, check_same_classes, check_single_label
 from swingkd.models.inputs import first_position, vocabulary_size
+from swingkd.models.same import same_model, same_source
 from swingkd.tasks import TASKS, Task, task_of
 from swingkd.trainer.config import LONGEST, PrivateDistillationConfig
 
 
 def check_different_models(student: str | PreTrainedModel, teacher: str | PreTrainedModel | None) -> None:
     """Refuse a teacher that is the student, by whatever path or letters."""
-    if _same_model(student, teacher):
+    if same_source(student, teacher):
         raise ValueError(
             "The teacher is the student: there would be nothing to distil. Pass two models; for self-distillation "
             "load the checkpoint twice."
@@ -28,41 +28,36 @@ def check_different_models(student: str | PreTrainedModel, teacher: str | PreTra
 
 def check_public(public: str | PreTrainedModel | None, teacher: str | PreTrainedModel | None) -> None:
     """Refuse a public model that is the teacher: mixed into itself, its private targets would stay as they are."""
-    if public is not None and _same_model(public, teacher):
+    if same_model(public, teacher):
         raise ValueError(
             "The public model is the teacher, so nothing would be protected. Pass a model that never saw private text."
         )
 
 
-def _same_model(one: str | PreTrainedModel, other: str | PreTrainedModel | None) -> bool:
-    """Tell whether two models are one object, or two names one place."""
-    if not (isinstance(one, str) and isinstance(other, str)):
-        return one is other
-    if os.path.exists(one) and os.path.exists(other):
-        return os.path.samefile(one, other)
-    # The Hub does not tell capitals apart.
-    return one.strip("/").casefold() == other.strip("/").casefold()
+def check_apart(student: PreTrainedModel, frozen: PreTrainedModel | None, role: str) -> None:
+    """Refuse a student that holds weights of a model that is frozen: they would not be trained, in silence.
 
-
-def check_apart(student: PreTrainedModel, teacher: PreTrainedModel | None) -> None:
-    """Refuse a student that holds weights of its teacher, which is frozen: they would not be trained, in silence.
+    Args:
+        student: what is trained.
+        frozen: what is not.
+        role: what that is called: "teacher" or "public".
 
     Raises:
-        ValueError: names the first of them.
+        ValueError: names the first of the weights.
     """
-    if teacher is None:
+    if frozen is None:
         return
-    if any(module is teacher for module in student.modules()):
+    if any(module is frozen for module in student.modules()):
         raise ValueError(
-            "The student holds the teacher itself (an adapter around it, say), so both change together. Load the "
-            "checkpoint twice, or pass copy.deepcopy(teacher) as teacher_model."
+            f"The student holds the {role} model itself (an adapter around it, say), so both change together. Load "
+            f"the checkpoint twice, or pass a copy.deepcopy of it as {role}_model."
         )
-    held = {_place(p) for p in teacher.parameters() if not p.is_meta}
+    held = {_place(p) for p in frozen.parameters() if not p.is_meta}
     shared = [name for name, p in student.named_parameters() if p.requires_grad and _place(p) in held]
     if shared:
         raise ValueError(
-            f"The student shares {len(shared)} trainable weights with the teacher (such as {shared[0]}), which is "
-            "frozen. Copy them, copy.deepcopy(teacher), or freeze them in the student too: requires_grad_(False)."
+            f"The student shares {len(shared)} trainable weights with the {role} model (such as {shared[0]}), which "
+            "is frozen. Copy them (copy.deepcopy), or freeze them in the student too: requires_grad_(False)."
         )
 
 

@@ -238,7 +238,9 @@ def check_fit(
 ) -> PrivateDistillationConfig:
     """Check that the models fit each other and their tokenizers; return the settings with the length of a row."""
     check_task(models.task, models.by_role, args)
-    check_apart(models.student, models.teacher)
+    check_public(models.public, models.teacher)
+    for role in ("teacher", "public"):
+        check_apart(models.student, models.by_role.get(role), role)
     if models.task.name == "image-classification":
         for role, model in models.by_role.items():
             if role != "student" and models.read_by(role) is models.processing_class:

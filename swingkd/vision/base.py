@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel
 
 from swingkd.audit import MembershipReport
 from swingkd.audit.membership import judge_scores
+from swingkd.audit.records import copies_note, first_copies
 from swingkd.audit.scores import RecordScores, score_logits
 from swingkd.files import write_text
 from swingkd.guards import check_not_negative, check_numbers, check_positive
@@ -225,17 +227,21 @@ class Classifier:
         Raises:
             ValueError: a side is empty, an image is on both, or the model gives no finite logits.
         """
-        both_sides = set(content_keys(members.pixels)) & set(content_keys(nonmembers.pixels))
+        keys = [content_keys(images.pixels) for images in (members, nonmembers)]
+        both_sides = set(keys[0]) & set(keys[1])
         if both_sides:
             raise ValueError(f"{len(both_sides)} images are said to be in and out: drop them from one side.")
         labels = torch.cat([members.labels, nonmembers.labels])
+        first, which = first_copies([*zip(chain(*keys), labels.tolist(), strict=True)])
 
         def score(model: nn.Module) -> RecordScores:
             both = [self.logits(model, images) for images in (members, nonmembers)]
-            return score_logits(torch.cat(both), labels)
+            return score_logits(torch.cat(both)[first], labels[first])
 
         others = [score(self.place(model)) for model in references]
-        return judge_scores(score(self.model), len(members), references=others, resamples=resamples)
+        inside = int((first < len(members)).sum())
+        report = judge_scores(score(self.model), inside, references=others, resamples=resamples)
+        return replace(report, notes=(*report.notes, *copies_note(len(which), len(first))))
 
     def save_model(self, folder: str | Path, title: str = "student", results: dict[str, float] | None = None) -> None:
         """Write the model as safetensors, its ledger and a card; nothing else of the run.

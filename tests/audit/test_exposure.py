@@ -121,7 +121,8 @@ def test_a_memorised_secret_has_full_exposure_and_controls_have_chance(tokenizer
     assert model.training  # left as it was found
     assert report.mean(50).value == pytest.approx(math.log2(10_000))
     assert report.mean(0).value < 5
-    assert report.excess(50).low > 5
+    assert report.gives_away(50)
+    assert report.excess(50).value > 8
     sampled = measure_exposure(model, tokenizer, canaries, method="sampled", references=500, progress=False)
     assert sampled.mean(50).value == pytest.approx(math.log2(500), abs=1.1)
     assert sampled.maximum == pytest.approx(math.log2(500))
@@ -182,8 +183,10 @@ def test_reports_hold_no_secret(tokenizer):
 def test_a_level_of_one_canary_has_a_mean(tokenizer):
     canaries = CanarySet.generate("the pin of {name} is {secret}", length=2, count=1, repetitions=(1,), controls=5)
     report = measure_exposure(tiny_model(len(tokenizer)), tokenizer, canaries, progress=False)
-    assert report.mean(1).low == report.mean(1).high == report.mean(1).value
+    one = report.mean(1)
+    assert one.low < one.value < one.high <= report.maximum  # one canary shows next to nothing
     assert "1 copies" in str(report)
+    assert "rough" in str(report)
 
 
 def test_the_prefix_does_not_count_into_the_log_perplexity(tokenizer):

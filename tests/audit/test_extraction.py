@@ -101,13 +101,17 @@ def test_samples_stop_where_another_text_begins(parrot, tokenizer):
     assert tokenizer.bos_token not in "".join(drawn)
 
 
+def values_of(texts):
+    return private_values(text_records(texts, "texts"), None, RuleTagger())
+
+
 def test_values_come_up_unasked_and_are_counted(parrot, tokenizer):
     report = extract_values(
         parrot,
         tokenizer,
-        turned(SECRETS) * 3,
+        values_of(turned(SECRETS) * 3),
         RuleTagger(),
-        unseen=turned(UNSEEN),
+        unseen=values_of(turned(UNSEEN)),
         samples=100,
         max_new_tokens=20,
         progress=False,
@@ -136,7 +140,7 @@ def test_a_rare_beginning_is_tried_as_often_as_a_common_one(tokenizer):
     assert tokenizer("pin", add_special_tokens=False)["input_ids"][0] in starts
     assert not set(starts) & set(tokenizer.all_special_ids)
     report = extract_values(
-        model, tokenizer, [*common, *rare], RuleTagger(), samples=200, max_new_tokens=16, progress=False
+        model, tokenizer, values_of([*common, *rare]), RuleTagger(), samples=200, max_new_tokens=16, progress=False
     )
     assert [value.value for value in report.found] == ["8919"]
     assert report.found[0].samples > 3 * 200 * float(chance) / 2

@@ -12,13 +12,14 @@ from scipy import stats
 
 from swingkd import CanarySet, audit_model, measure_exposure
 from swingkd.audit import AuditReport, Canary
-from swingkd.audit.exposure import _among
 from swingkd.audit.intervals import area, proportion
 from swingkd.audit.loading import load_model
 from swingkd.audit.membership import audit_membership, evaluate_attack, judge_scores
-from swingkd.audit.pii import PrivateValue, askable_values, candidate_pools, extract_values, written_alike
+from swingkd.audit.pii import PrivateValue, askable_values, candidate_pools, extract_values, private_values
 from swingkd.audit.prefix_tree import split_suffix
+from swingkd.audit.records import text_records
 from swingkd.audit.scores import RecordScores
+from swingkd.audit.spelling import written_alike
 from swingkd.privacy import PrivacyLedger
 from swingkd.report import MetricsFile, ModelFacts, Row, audit_tables, membership_rows, model_card
 from swingkd.report.runs.audits import AuditTable, findings
@@ -116,8 +117,6 @@ def test_a_sample_that_is_the_whole_space_says_what_the_exact_method_says(tokeni
     )
     for one, two in zip(exact.canaries, sampled.canaries, strict=True):
         assert one.exposure == pytest.approx(two.exposure, abs=1e-6)
-    assert _among(99, 100) == 100
-    assert _among(98, 100) == 98
 
 
 def test_an_error_never_quotes_a_secret():
@@ -158,7 +157,8 @@ def test_a_value_that_the_model_says_in_another_spelling_is_found(monkeypatch, t
     monkeypatch.setattr("swingkd.audit.pii.sample_texts", lambda *args, **kwargs: said)
     monkeypatch.setattr("swingkd.audit.pii.first_tokens", lambda *args: [])
     training = ["her phone is +1-415-555-2671.", "her phone is +1.415.555.2671.", "nothing here"]
-    found = extract_values(None, tokenizer, training, RuleTagger(), samples=2, progress=False)
+    values = private_values(text_records(training, "texts"), None, RuleTagger())
+    found = extract_values(None, tokenizer, values, RuleTagger(), samples=2, progress=False)
     assert found.training == 1
     assert [(value.copies, value.samples) for value in found.found] == [(2, 1)]
 
@@ -215,7 +215,9 @@ def test_delong_by_its_definition():
     members, others = rng.normal(0.7, 1, 30).round(1), rng.normal(0, 1, 40).round(1)
     wins = (members[:, None] > others) + (members[:, None] == others) / 2
     value, spread = wins.mean(), math.sqrt(wins.mean(1).var(ddof=1) / 30 + wins.mean(0).var(ddof=1) / 40)
-    reach = stats.norm.ppf(0.975) * spread / (value * (1 - value))
+    parts = np.array([wins.mean(1).var(ddof=1) / 30, wins.mean(0).var(ddof=1) / 40])
+    freedom = parts.sum() ** 2 / (parts**2 / [29, 39]).sum()
+    reach = stats.t.ppf(0.975, freedom) * spread / (value * (1 - value))
     ends = [1 / (1 + math.exp(-(math.log(value / (1 - value)) + sign * reach))) for sign in (-1, 1)]
     found = area(members, others)
     assert found.value == pytest.approx(value)
@@ -268,6 +270,7 @@ def scores_of(values, **others):
 # --- several attacks ---
 
 
+@pytest.mark.slow
 def test_the_largest_of_many_bounds_holds_as_often_as_it_says():
     """Ten attacks that know nothing: together they prove something in at most one audit of twenty."""
     rng = np.random.default_rng(2)
@@ -305,27 +308,11 @@ def test_a_card_says_whether_the_largest_is_corrected(tmp_path):
 # --- positive control ---
 
 
-@pytest.fixture(scope="module")
-def world(tokenizer):
-    """Texts that a teacher knows by heart, texts that nobody saw, and a model that learnt nothing."""
-    rng = np.random.default_rng(0)
-    texts = [f"note {n}: {' '.join(rng.choice(list('abcdefghij'), 12))}" for n in range(48)]
-    teacher = tiny_model(len(tokenizer), hidden=48, seed=1)
-    ids = tokenizer(texts[:24], return_tensors="pt", padding=True)
-    labels = ids["input_ids"].masked_fill(ids["attention_mask"] == 0, -100)
-    optimizer = torch.optim.AdamW(teacher.parameters(), lr=1e-2)
-    for _ in range(150):
-        optimizer.zero_grad()
-        teacher(input_ids=ids["input_ids"], attention_mask=ids["attention_mask"], labels=labels).loss.backward()
-        optimizer.step()
-    return texts[:24], texts[24:], teacher.eval(), tiny_model(len(tokenizer), seed=9).eval()
-
-
 def test_an_attack_that_misses_the_teacher_has_no_power(world, tokenizer):
     members, others, teacher, student = world
     common = {"members": members, "nonmembers": others, "progress": False}
     caught = audit_model(student, tokenizer, teacher=teacher, **common)
-    missed = audit_model(student, tokenizer, teacher=copy.deepcopy(student), **common)
+    missed = audit_model(student, tokenizer, teacher=tiny_model(len(tokenizer), seed=11).eval(), **common)
     alone = audit_model(student, tokenizer, **common)
     assert "loss" not in caught.powerless("records")
     assert set(missed.powerless("records")) == {r.attack for r in missed.membership["records"].results}
@@ -352,9 +339,10 @@ def test_an_attack_that_gets_through_has_power_whatever_the_teacher_knows(world,
 
 
 def test_exposure_of_a_teacher_that_remembers_nothing_shows_nothing(tokenizer):
-    canaries = CanarySet.generate("the pin of {name} is {secret}", length=3, count=6, repetitions=(5,), seed=2)
+    canaries = CanarySet.generate("the pin of {name} is {secret}", length=3, count=6, repetitions=(5,), seed=3)
     blank = tiny_model(len(tokenizer), seed=4).eval()
-    report = audit_model(blank, tokenizer, canaries=canaries, teacher=copy.deepcopy(blank), progress=False)
+    teacher = tiny_model(len(tokenizer), seed=5).eval()
+    report = audit_model(blank, tokenizer, canaries=canaries, teacher=teacher, progress=False)
     assert report.exposure_is_powerless(5)
     (table,) = audit_tables(report)
     assert "no power here" in list(table.columns[-1].cells)

@@ -1,0 +1,37 @@
+"""Are two models one?  By their names, as objects, or in every weight."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import nn
+
+Model = str | nn.Module | None
+
+
+def same_source(one: Model, other: Model) -> bool:
+    """Tell whether two models are one object, or two names one place."""
+    if not (isinstance(one, str) and isinstance(other, str)):
+        return one is not None and one is other
+    if os.path.exists(one) and os.path.exists(other):
+        return os.path.samefile(one, other)
+    # The Hub does not tell capitals apart.
+    return one.strip("/").casefold() == other.strip("/").casefold()
+
+
+def same_model(one: Model, other: Model) -> bool:
+    """Tell whether two models are of one source, or copies: equal in every weight."""
+    return same_source(one, other) or (
+        isinstance(one, nn.Module) and isinstance(other, nn.Module) and _same_weights(one, other)
+    )
+
+
+def _same_weights(one: nn.Module, other: nn.Module) -> bool:
+    left, right = dict(one.named_parameters()), dict(other.named_parameters())
+    # What lies elsewhere (sharded, on no device) cannot be compared here.
+    if not left or any(p.is_meta or not p.numel() for p in (*left.values(), *right.values())):
+        return False
+    return left.keys() == right.keys() and all(
+        p.shape == right[name].shape and torch.equal(p, right[name].to(p.device, p.dtype)) for name, p in left.items()
+    )
