@@ -3,6 +3,7 @@ that are read with their types checked; and where the recipes are."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -16,6 +17,8 @@ from filelock import FileLock, Timeout
 from pydantic import StringConstraints, TypeAdapter, ValidationError
 
 T = TypeVar("T")
+#: What the files of a checkpoint hold; written last, so a checkpoint without it is not whole.
+SEAL_FILE = "seal.json"
 #: Where a run keeps its secrets: noise keys, canaries, what it averaged.
 PRIVATE = "_private"
 #: Text of somebody else that may be shown: one line, of no great length.
@@ -108,6 +111,44 @@ def write_json(path: str | os.PathLike, content: Any, *, owner_only: bool = Fals
     """Write JSON whole, indented so that versions of it can be compared."""
     with written_whole(path, owner_only=owner_only) as part:
         part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def digest_of(path: str | os.PathLike) -> str:
+    """Return the SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seal(folder: str | os.PathLike) -> None:
+    """Write down what every file of a folder holds, so that one that is changed or lost later is seen.
+
+    It shows an edit, not a forger, who could seal anew.
+    """
+    folder = Path(folder)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL_FILE)
+    write_json(folder / SEAL_FILE, {path.relative_to(folder).as_posix(): digest_of(path) for path in files})
+
+
+def check_seal(folder: str | os.PathLike) -> None:
+    """Refuse a folder of which a sealed file was changed or is gone; files that came later do no harm.
+
+    Raises:
+        ValueError: names the file; or the folder was never sealed.
+    """
+    folder = Path(folder)
+    if not (folder / SEAL_FILE).exists():
+        raise ValueError(
+            f"{folder} has no {SEAL_FILE}, so nobody can tell whether it is whole. Resume from another checkpoint, or "
+            "start afresh."
+        )
+    for name, digest in read_as(dict[str, str], (folder / SEAL_FILE).read_bytes(), str(folder / SEAL_FILE)).items():
+        path = folder / name
+        if not path.is_file() or digest_of(path) != digest:
+            happened = "was changed after it was written" if path.is_file() else "is gone"
+            raise ValueError(
+                f"{name} of {folder} {happened}. What the run spent and how it was trained is not known any more: "
+                "resume from another checkpoint, or start afresh."
+            )
 
 
 def read_as(schema: type[T], text: str | bytes, what: str) -> T:

@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 
 from swingkd.decentralized.labelled_examples import LabelledExamples, batches, logits_on
 from swingkd.decentralized.message import Message, Word, is_weight, load_weights, named_weights
+from swingkd.decentralized.messengers import fingerprint
 from swingkd.files import read_as, written_whole
 from swingkd.guards import check_not_negative, check_numbers, check_positive, check_share
 from swingkd.models.logits import logits_of
@@ -126,6 +127,7 @@ class _State(TypedDict):
     private_steps: Annotated[int, Field(ge=0)]
     args: dict[str, Any]
     examples: str
+    seal: str
 
 
 class Client:
@@ -356,6 +358,7 @@ class Client:
             "args": asdict(self.args),
             "examples": self.private.fingerprint(),
         }
+        words["seal"] = _seal(words, tensors)
         with written_whole(folder / "client.safetensors") as part:
             save_file(tensors, part, {"state": json.dumps(words)})
 
@@ -363,7 +366,8 @@ class Client:
         """Go on from what `save` wrote; return whether there was anything.
 
         Raises:
-            ValueError: it was written with other settings, or of other examples: its ledger would not be true.
+            ValueError: it was written with other settings or of other examples, or was changed since: its ledger would
+            not be true.
         """
         path = Path(folder) / "client.safetensors"
         if not path.exists():
@@ -371,6 +375,11 @@ class Client:
         with safe_open(path, "pt") as file:
             words = read_as(_State, (file.metadata() or {}).get("state", ""), str(path))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+        if words["seal"] != _seal({name: value for name, value in words.items() if name != "seal"}, tensors):
+            raise ValueError(
+                f"{path} was changed after it was written, so what {self.name} spent is not known. Choose another "
+                "folder, or start afresh."
+            )
         different = [name for name, value in asdict(self.args).items() if words["args"].get(name) != value]
         if different:
             name = different[0]
@@ -386,3 +395,9 @@ class Client:
         self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": state})
         self.run, self.answered, self.private_steps = words["run"], words["answered"], words["private_steps"]
         return True
+
+
+def _seal(words: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:
+    """Return a digest of all that a checkpoint holds: an edit is seen, though not a forger."""
+    told = json.dumps(words, sort_keys=True) + fingerprint(*(tensors[name] for name in sorted(tensors)))
+    return hashlib.sha256(told.encode()).hexdigest()

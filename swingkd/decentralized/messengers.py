@@ -35,11 +35,11 @@ class _About(TypedDict):
 
 
 def fingerprint(*tensors: torch.Tensor) -> str:
-    """Return a digest of the reference examples and their labels: who has others cannot take part."""
+    """Return a digest of tensors, their kinds and shapes: of reference examples, say, that all must share."""
     digest = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

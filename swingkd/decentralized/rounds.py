@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from swingkd.decentralized.message import Message, RefusedError
 from swingkd.decentralized.server import Server
-from swingkd.files import read_as, write_json
+from swingkd.files import digest_of, read_as, write_json
 
 log = logging.getLogger(__name__)
 # The server's state has the number of rounds in its name: it and the list of rounds are never of different rounds.
@@ -57,6 +57,7 @@ class _Content(TypedDict):
 
     run: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
     rounds: list[Round]
+    server: str
 
 
 class History:
@@ -73,12 +74,19 @@ class History:
         self.run = secrets.token_hex(8)
 
     def load(self, server: Server) -> None:
-        """Go on after the last round that was written down, if there is one."""
+        """Go on after the last round that was written down, if there is one.
+
+        Raises:
+            ValueError: what the server knew was changed since.
+        """
         if self.folder is None or not (self.folder / _STATE).exists():
             return
         content = self._read(self.folder)
         self.run, self.rounds = content["run"], content["rounds"]
-        server.load(self.folder / _SERVER.format(len(self.rounds)))
+        path = self.folder / _SERVER.format(len(self.rounds))
+        if not path.exists() or digest_of(path) != content["server"]:
+            raise ValueError(f"{path} is gone, or was changed after it was written. Choose another folder.")
+        server.load(path)
 
     @staticmethod
     def _read(folder: Path) -> _Content:
@@ -104,7 +112,8 @@ class History:
 
     def _write(self, server: Server) -> None:
         assert self.folder is not None
-        server.save(self.folder / _SERVER.format(len(self.rounds)))
+        path = self.folder / _SERVER.format(len(self.rounds))
+        server.save(path)
         rounds = [asdict(happened) for happened in self.rounds]
-        write_json(self.folder / _STATE, {"run": self.run, "rounds": rounds})
+        write_json(self.folder / _STATE, {"run": self.run, "rounds": rounds, "server": digest_of(path)})
         (self.folder / _SERVER.format(len(self.rounds) - 1)).unlink(missing_ok=True)

@@ -12,6 +12,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from swingkd.files import SEAL_FILE
+
 
 def last_complete_checkpoint(folder: str) -> str | None:
     """Return the last checkpoint that was written to its end; `None` where there is none."""
@@ -23,7 +25,8 @@ def last_complete_checkpoint(folder: str) -> str | None:
 def steps_of(checkpoint: str) -> int:
     """Return how many steps a checkpoint has behind it; -1 where it was not written to its end."""
     try:
-        # The trainer's state is written last.
+        if not (Path(checkpoint) / SEAL_FILE).exists():
+            return -1
         return json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text())["global_step"]
     except (OSError, ValueError, KeyError):
         return -1

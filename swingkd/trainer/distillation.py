@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,11 +18,11 @@ from peft import PeftConfig
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from swingkd.data import PII_COLUMNS, column_names
 from swingkd.data.teacher_columns import TEACHER_COLUMNS
-from swingkd.files import alone_in
+from swingkd.files import SEAL_FILE, alone_in
 from swingkd.models.inputs import first_position, takes, vocabulary_size
 from swingkd.models.whole import check_finite_weights
 from swingkd.report import forget_model_facts
@@ -328,8 +329,29 @@ class PrivateDistillationTrainer(PublishingTrainer):
             weights = {k: v.detach().cpu().contiguous() for k, v in hint.state_dict().items()}
             save_file(weights, os.path.join(folder, _HINT_FILE))
         self.ledger.seal(folder)
-        if checkpoint:
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # Around the whole of it.  Older checkpoints go once the new one is sealed, or a crash between the two would
+        # leave none to go on from.
+        keep, self.args.save_total_limit = self.args.save_total_limit, None
+        runs = self._get_output_dir(trial=trial)
+        folder = os.path.join(runs, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if self.args.should_save:
+            # Of a run that was here before; half written, its files are not what it says.
+            Path(folder, SEAL_FILE).unlink(missing_ok=True)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = keep
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
             save_run_settings(folder, run_settings(self.args, self._identity))
+            rotate_checkpoints(
+                output_dir=runs,
+                save_total_limit=keep,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # Around `model.load_state_dict(state_dict, False)`: no hint projection is in the weights, and some names on

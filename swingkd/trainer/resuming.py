@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -17,8 +16,7 @@ from torch import nn
 from typing_extensions import TypedDict
 
 from swingkd.data.teacher_columns import model_fingerprint
-from swingkd.files import read_as, write_json
-from swingkd.privacy.ledger import LEDGER_FILE
+from swingkd.files import check_seal, read_as, seal, write_json
 from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.publishing import public_settings
 
@@ -45,7 +43,6 @@ class _Content(TypedDict):
     """What stands in run_settings.json."""
 
     settings: dict[str, Any]
-    seal: str
 
 
 def run_settings(args: PrivateDistillationConfig, identity: dict[str, Any]) -> dict[str, Any]:
@@ -61,14 +58,9 @@ def run_settings(args: PrivateDistillationConfig, identity: dict[str, Any]) -> d
 
 
 def save_run_settings(checkpoint: str, settings: dict[str, Any]) -> None:
-    """Write into a checkpoint which run it is of, sealed together with its ledger."""
-    ledger = (Path(checkpoint) / LEDGER_FILE).read_bytes()
-    write_json(Path(checkpoint) / RUN_FILE, {"settings": settings, "seal": _seal(settings, ledger)})
-
-
-def _seal(settings: dict[str, Any], ledger: bytes) -> str:
-    """Return the SHA-256 of what a checkpoint says of itself: an edit of either file is seen."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode() + b"\0" + ledger).hexdigest()
+    """Write into a checkpoint which run it is of, and seal it: nothing is written after that."""
+    write_json(Path(checkpoint) / RUN_FILE, {"settings": settings})
+    seal(checkpoint)
 
 
 def check_same_run(checkpoint: str, now: dict[str, Any]) -> None:
@@ -79,22 +71,11 @@ def check_same_run(checkpoint: str, now: dict[str, Any]) -> None:
         now: what `run_settings` says of this run.
 
     Raises:
-        ValueError: names what differs; or the checkpoint says nothing of its run, or its files were changed.
+        ValueError: names what differs; or the checkpoint is not whole, or a file in it was changed.
     """
-    known, ledger = Path(checkpoint) / RUN_FILE, Path(checkpoint) / LEDGER_FILE
-    if not known.exists() or not ledger.exists():
-        missing = known.name if not known.exists() else ledger.name
-        raise ValueError(
-            f"{checkpoint} has no {missing}, so nobody can tell which run it is of. Resume from another checkpoint, "
-            "or start afresh."
-        )
-    content = read_as(_Content, known.read_bytes(), str(known))
-    before = content["settings"]
-    if content["seal"] != _seal(before, ledger.read_bytes()):
-        raise ValueError(
-            f"{known.name} or {ledger.name} of {checkpoint} was changed after they were written. What the run spent "
-            "and how it was trained is not known any more: resume from another checkpoint, or start afresh."
-        )
+    check_seal(checkpoint)
+    known = Path(checkpoint) / RUN_FILE
+    before = read_as(_Content, known.read_bytes(), str(known))["settings"]
     now = json.loads(json.dumps(now))
     differ = [
         f"{name}={before.get(name)!r} (now {now.get(name)!r})"

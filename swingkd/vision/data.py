@@ -10,9 +10,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -136,7 +138,16 @@ class Images:
             "std": list(self.std),
             "crop": self.crop,
             "flip": self.flip,
+            "content": self.digest,
         }
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of all pixels and labels, in their order."""
+        digest = hashlib.sha256()
+        for tensor in (self.pixels, self.labels):
+            digest.update(tensor.detach().cpu().contiguous().numpy().data)
+        return digest.hexdigest()
 
     def select(self, indices: torch.Tensor) -> Images:
         """Return some of the images."""

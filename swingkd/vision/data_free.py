@@ -18,10 +18,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from swingkd.files import written_whole
+from swingkd.files import digest_of, written_whole
 from swingkd.guards import check_not_negative, check_positive
 from swingkd.models.logits import logits_of
-from swingkd.privacy import SYNTHETIC_LABELS, TEACHER_DATA, DPSettings, LedgerEntry, PrivacyLedger
+from swingkd.privacy import SYNTHETIC_LABELS, TEACHER_DATA, DPSettings, LedgerEntry, PrivacyLedger, module_digest
 from swingkd.privacy.plan import epoch_steps
 from swingkd.vision.base import ImageArguments, check_trainable
 from swingkd.vision.data import augment, shuffled_batches
@@ -143,6 +143,7 @@ class DataFreeDistillation(DPStagedTraining):
         self.classes = classes
         self.images = torch.empty(0)
         self.answers: list[Answers] = []
+        self._digests: list[str] = []
         if args.gradient_epsilon is not None:
             settings = DPSettings(
                 units=args.images_per_round,
@@ -320,22 +321,34 @@ class DataFreeDistillation(DPStagedTraining):
             images = file.get_tensor("images")
             epsilon = float(file.metadata()["epsilon"])
             answers = Answers(file.get_tensor("targets"), file.get_tensor("candidates"), epsilon)
+        self._digests = [*self._digests[:number], digest_of(self._path(number))]
         self.images = images if number == 0 else torch.cat([self.images, images])
         self.answers = [*self.answers[:number], answers]
 
     def state(self) -> dict[str, Any]:
-        """Return how many rounds of images and private steps there were."""
-        return super().state() | {"rounds": len(self.answers)}
+        """Return the digests of each round's images and answers, and how many private steps there were."""
+        return super().state() | {"rounds": self._digests}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Read the images of the rounds that were made."""
+        """Read the images of the rounds that were made.
+
+        Raises:
+            ValueError: they are not those that were labelled.
+        """
         super().load_state(state)
-        for number in range(state["rounds"]):
+        for number, digest in enumerate(state["rounds"]):
+            path = self._path(number)
+            if not path.exists() or digest_of(path) != digest:
+                raise ValueError(f"{path} is gone, or was changed after it was written: start afresh.")
             self._read(number)
 
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with to be gone on from."""
-        critic = PrivacyLedger(self.critic_entries).lines() if self.critic is not None else "student"
+        critic = (
+            [module_digest(self.critic), *PrivacyLedger(self.critic_entries).lines()]
+            if self.critic is not None
+            else "student"
+        )
         labels = [described(labeller) for labeller in self.labellers]
         return super().settings() | {"labellers": labels, "critic": critic, "classes": self.classes}
 

@@ -90,7 +90,8 @@ class DPStagedTraining(StagedTraining):
             micro_batch_size: images whose gradients are in memory at a time.
 
         Raises:
-            ValueError: what Opacus calls the gradient of an image is not that of its own backward pass.
+            ValueError: what Opacus calls the gradient of an image is not that of its own backward pass, or there is no
+                noise for another step.
         """
         assert self.plan is not None
         assert self.dp is not None
@@ -104,6 +105,8 @@ class DPStagedTraining(StagedTraining):
             for part in torch.tensor(rows, dtype=torch.int64).split(micro_batch_size):
                 if len(part):
                     self.dp.accumulate(losses(part))
+            if self.private_steps >= self.plan.steps:
+                raise ValueError(f"There is noise for {self.plan.steps} private steps, and they are over.")
             self.dp.finish()
             self.private_steps += 1
             self.update()

@@ -21,9 +21,9 @@ from tqdm.auto import tqdm
 from transformers import get_scheduler
 from typing_extensions import TypedDict
 
-from swingkd.files import read_as
+from swingkd.files import check_seal, read_as, seal, write_json
 from swingkd.models.logits import logits_of
-from swingkd.privacy import PrivacyLedger, ShardAnswers
+from swingkd.privacy import PrivacyLedger, ShardAnswers, module_digest
 from swingkd.vision.base import Classifier, ImageArguments
 from swingkd.vision.data import Images
 
@@ -111,7 +111,8 @@ class StagedTraining(Classifier):
             resume_from_checkpoint: go on from the last checkpoint in `output_dir`, if there is one.
 
         Raises:
-            ValueError: the checkpoint is of other settings, or this run has begun already.
+            ValueError: the checkpoint is of other settings, images or teachers, or was changed; or this run has begun
+                already.
         """
         if self._begun and not resume_from_checkpoint:
             raise ValueError("This run has begun: train(resume_from_checkpoint=True) goes on; or make another.")
@@ -241,8 +242,9 @@ class StagedTraining(Classifier):
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             content = {"done": self.done, "history": self.history, "settings": self.settings(), "state": self.state()}
-            (part / _STATE).write_text(json.dumps(content))
+            write_json(part / _STATE, content)
             self.ledger.save(part)
+            seal(part)
             old = folder / "checkpoint.old"
             if (folder / "checkpoint").exists():
                 # A crash may have left it.
@@ -257,6 +259,7 @@ class StagedTraining(Classifier):
         folder = next((folder for folder in folders if (folder / _STATE).exists()), None)
         if folder is None:
             return
+        check_seal(folder)
         content = read_as(_State, (folder / _STATE).read_bytes(), str(folder / _STATE))
         now = json.loads(json.dumps(self.settings()))
         different = [name for name in now if now[name] != content["settings"].get(name)]
@@ -272,14 +275,16 @@ class StagedTraining(Classifier):
 
 
 def described(value: Any) -> Any:
-    """Return what a checkpoint says of an object: its public settings as plain types, and no weights.
+    """Return what a checkpoint says of an object: its public settings as plain types, and digests of weights.
 
-    Whoever goes on with other noise would have the steps before counted with it.
+    Whoever goes on with other noise, or another teacher, would have the steps before counted with it.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, PrivacyLedger):
         return value.lines()
+    if isinstance(value, nn.Module):
+        return module_digest(value)
     if isinstance(value, ShardAnswers):
         return {"noise_multiplier": value.noise_multiplier, "form": value.form, "unit": value.unit}
     if isinstance(value, list | tuple):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from swingkd.decentralized.aggregation import DSFL, Cronus, FedMD, RandomNeighbours, SDDist
@@ -441,3 +444,37 @@ def test_tied_weights_are_saved_and_feddf_follows_from_its_seed_with_dropout(ref
         DecentralizedDistillation(members, server, rounds=2, output_dir=str(folder)).run()
         found.append(server.last().tensors)
     assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
+
+
+@pytest.mark.reported
+def test_a_clients_file_that_was_edited_is_refused(reference, tmp_path):
+    """With fewer private steps in it, a client would spend more than it says."""
+    (client, _) = clients(reference, 2, target_epsilon=8.0)
+    client.learn(0)
+    client.save(tmp_path)
+    path = tmp_path / "client.safetensors"
+    with safe_open(path, "pt") as file:
+        words = json.loads(file.metadata()["state"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+    first = next(name for name in sorted(tensors) if tensors[name].is_floating_point())
+    edits = (
+        (words | {"private_steps": 0}, tensors),
+        (words | {"answered": 7}, tensors),
+        (words, tensors | {first: tensors[first] + 1}),
+    )
+    for said, held in edits:
+        save_file(held, path, {"state": json.dumps(said)})
+        with pytest.raises(ValueError, match="was changed after it was written, so what client-0 spent is not known"):
+            clients(reference, 2, target_epsilon=8.0)[0].load(tmp_path)
+    save_file(tensors, path, {"state": json.dumps(words)})
+    assert clients(reference, 2, target_epsilon=8.0)[0].load(tmp_path)
+
+
+@pytest.mark.reported
+def test_a_servers_file_that_was_edited_is_refused(reference, tmp_path):
+    federation(reference, SDDist(), rounds=1, output_dir=str(tmp_path)).run()
+    (path,) = tmp_path.glob("server-*.safetensors")
+    before = path.read_bytes()
+    path.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    with pytest.raises(ValueError, match="is gone, or was changed after"):
+        federation(reference, SDDist(), rounds=2, output_dir=str(tmp_path)).run(resume_from_checkpoint=True)

@@ -5,7 +5,6 @@ import re
 import shutil
 
 import pytest
-import torch
 from datasets import Dataset, IterableDataset, load_dataset
 
 from swingkd import PrivateDistillationTrainer, RuleTagger
@@ -247,22 +246,29 @@ def test_streams_are_known_by_their_source(tmp_path):
 
 
 def test_files_of_a_checkpoint_that_were_edited_are_refused(stopped):
+    """Each of them: the ledger, the settings, the weights, the optimizer's state, the number of the step."""
     make, checkpoint = stopped
-    for name in ("privacy_ledger.json", "run_settings.json"):
-        path = checkpoint / name
-        before = path.read_text()
-        content = json.loads(before)
-        content |= {"budget": 1.0} if "budget" in content else {"settings": {}}
-        for text in (json.dumps(content), "{}", "", "[]", before.replace("noise", "nojse", 1)):
-            path.write_text(text)
-            if text == before:
-                continue
-            with pytest.raises(ValueError, match=r"was changed after|damaged|no JSON"):
+    files = sorted(path for path in checkpoint.iterdir() if path.name != "seal.json")
+    assert {"privacy_ledger.json", "run_settings.json", "model.safetensors", "optimizer.pt", "trainer_state.json"} <= {
+        path.name for path in files
+    }
+    for path in files:
+        before = path.read_bytes()
+        for changed in (before[:-1], before + b" ", b"{}", b""):
+            path.write_bytes(changed)
+            with pytest.raises(ValueError, match=f"{path.name} of .* was changed after it was written"):
                 make().train(resume_from_checkpoint=str(checkpoint))
         path.unlink()
-        with pytest.raises(ValueError, match=f"has no {name}"):
+        with pytest.raises(ValueError, match=f"{path.name} of .* is gone"):
             make().train(resume_from_checkpoint=str(checkpoint))
-        path.write_text(before)
+        path.write_bytes(before)
+    seal = checkpoint / "seal.json"
+    before = seal.read_text()
+    for text, says in (("", "no JSON"), ("[]", "damaged"), (None, "has no seal.json")):
+        seal.unlink() if text is None else seal.write_text(text)
+        with pytest.raises(ValueError, match=says):
+            make().train(resume_from_checkpoint=str(checkpoint))
+    seal.write_text(before)
 
 
 def test_another_alpha_or_other_rows_are_refused(stopped, texts):
@@ -272,4 +278,3 @@ def test_another_alpha_or_other_rows_are_refused(stopped, texts):
     other = Dataset.from_dict({"text": [*texts["text"][:-1], "hello joe, my pin is 1234. thank you joe."]})
     with pytest.raises(ValueError, match="training_rows="):
         make(other).train(resume_from_checkpoint=str(checkpoint))
-    assert torch.isfinite(torch.tensor(1.0))

@@ -281,6 +281,7 @@ def test_nothing_in_the_output_folder_holds_a_generator(make, tmp_path, monkeypa
         "trainer_state.json",
         "training_args.bin",
         "run_settings.json",
+        "seal.json",
     }
     for path in (path for path in (tmp_path / "out").rglob("*") if path.is_file()):
         content = path.read_bytes()  # torch and safetensors write tensors as they are
@@ -354,7 +355,7 @@ def test_the_sum_before_the_noise_is_gone_afterwards(make):
 def test_a_checkpoint_without_its_ledger_is_refused(make, tmp_path):
     make(max_steps=2, save_strategy="steps", save_steps=1).train()
     (tmp_path / "out" / "checkpoint-2" / "privacy_ledger.json").unlink()
-    with pytest.raises(ValueError, match=r"has no privacy_ledger.json, so nobody can tell"):
+    with pytest.raises(ValueError, match=r"privacy_ledger.json of .* is gone"):
         make(max_steps=3).train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
 
 

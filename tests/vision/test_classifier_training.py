@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -27,8 +29,6 @@ def test_it_learns(public, unseen, tmp_path):
 
 def test_the_first_step_is_that_of_a_plain_loop(public, tmp_path):
     """Against AdamW by hand, on one batch of all images without augmentation."""
-    from dataclasses import replace
-
     images = replace(public, crop=0, flip=False)
     trained = make(tmp_path, images, epochs=1, batch_size=96, weight_decay=0.1)
     trained.train()
@@ -207,3 +207,32 @@ def test_gradients_that_do_not_add_up_are_refused_before_the_first_step(public, 
         with pytest.raises(ValueError, match="is not the gradient of a row"):
             run.train()
     assert run.private_steps == 0
+
+
+@pytest.mark.reported
+def test_only_the_checkpoint_that_was_written_is_gone_on_from(public, tmp_path):
+    """An edited count would spend noise that was spent, and other images would be told of as these."""
+    fields = {"target_epsilon": 8.0, "epochs": 3, "batch_size": 96, "checkpoint_every": 1}
+    make(tmp_path, public, **fields).train()
+    folder = tmp_path / "checkpoint"
+    for path in (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "seal.json"):
+        before = path.read_bytes()
+        path.write_bytes(before.replace(b'"private_steps": 3', b'"private_steps": 0') + b" ")
+        with pytest.raises(ValueError, match=f"{path.name} of .* was changed after"):
+            make(tmp_path, public, **fields).train(resume_from_checkpoint=True)
+        path.write_bytes(before)
+    pixels = public.pixels.clone()
+    pixels[-1, 0, 0, 0] ^= 1
+    with pytest.raises(ValueError, match="was written with images="):
+        make(tmp_path, replace(public, pixels=pixels), **fields).train(resume_from_checkpoint=True)
+    again = make(tmp_path, public, **fields)
+    again.train(resume_from_checkpoint=True)
+    assert again.private_steps == 3
+
+
+@pytest.mark.reported
+def test_no_step_goes_without_its_noise(public, tmp_path):
+    trained = make(tmp_path, public, target_epsilon=8.0, epochs=2, batch_size=96)
+    trained.private_steps = 1
+    with pytest.raises(ValueError, match="There is noise for 2 private steps, and they are over"):
+        trained.train()

@@ -362,3 +362,14 @@ def test_the_student_learns_moved_images_and_the_kept_ones_stay(tmp_path):
     known = {image.numpy().tobytes() for side in (crops, crops.flip(4)) for image in side.flatten(0, 1)}
     assert all(image.contiguous().numpy().tobytes() in known for image in torch.cat(learnt))
     assert not torch.equal(torch.cat(learnt).sort(0).values, trained.images.float().sort(0).values)
+
+
+@pytest.mark.reported
+def test_images_that_were_changed_are_not_learnt_on(tmp_path):
+    made = make(tmp_path, RandomizedTeacher(small(1), 10.0), checkpoint_every=1)
+    made.train()
+    path = made._path(0)
+    before = path.read_bytes()
+    path.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"round-1.safetensors is gone, or was changed"):
+        make(tmp_path, RandomizedTeacher(small(1), 10.0), checkpoint_every=1).train(resume_from_checkpoint=True)

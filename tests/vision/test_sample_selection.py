@@ -360,3 +360,11 @@ def test_the_published_method_is_one_argument_away_from_its_controls(public, tmp
         trained.train()
         assert trained.queries == 5
     assert isinstance(trained.guidance, PublishedNoise)
+
+
+@pytest.mark.reported
+def test_another_teacher_does_not_go_on_where_the_first_one_stopped(public, tmp_path):
+    run(Teacher(small(1), ""), tmp_path, public, checkpoint_every=1).train()
+    with pytest.raises(ValueError, match="written with guidance="):
+        run(Teacher(small(2), ""), tmp_path, public, checkpoint_every=1).train(resume_from_checkpoint=True)
+    run(Teacher(small(1), ""), tmp_path, public, checkpoint_every=1).train(resume_from_checkpoint=True)
