@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+import numpy as np
 import torch
+from datasets import ClassLabel, Dataset, Features, Image
+from PIL import Image as Picture
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
-from transformers import BertConfig, DistilBertConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    DistilBertConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
 
 from swingkd.targets import PrivatePositions, TokenFacts
 from swingkd.vision import Images, SlimResNet
@@ -103,3 +116,26 @@ def assert_same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor], **to
     assert one.keys() == two.keys()
     for name in one:
         torch.testing.assert_close(one[name], two[name], **(tolerance or {"rtol": 0, "atol": 0}))
+
+
+def masking(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_special_tokens({"mask_token": "<mask>"})
+    return tokenizer
+
+
+def vit(size=8, seed=0, **options):
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    return ViTForImageClassification(ViTConfig(image_size=size, patch_size=4, num_labels=3, **sizes, **options))
+
+
+def processor(size, mean=0.5):
+    return ViTImageProcessor(size={"height": size, "width": size}, image_mean=[mean] * 3)
+
+
+def pictures(label_names=("calm", "angry", "sad")):
+    rng = np.random.default_rng(0)
+    shown = [Picture.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)) for _ in range(12)]
+    kinds = Features(image=Image(), label=ClassLabel(names=list(label_names)))
+    return Dataset.from_dict({"image": shown, "label": [i % 3 for i in range(12)]}, features=kinds)

@@ -24,10 +24,10 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from swingkd.data.columns import IGNORE, PADDING, PII_COLUMNS, PII_TYPES, VERSION
+from swingkd.data.columns import IGNORE, PII_COLUMNS, PII_TYPES, VERSION
+from swingkd.data.padding import OF_EACH_TOKEN, unpadded
 from swingkd.data.spans import token_facts
 from swingkd.data.teacher_columns import TEACHER_COLUMNS
-from swingkd.models.inputs import OF_TOKENS
 from swingkd.tagging import Tagger, tag_texts
 from swingkd.tagging.identity import tagger_fingerprint
 from swingkd.tagging.windows import check_fast_tokenizer
@@ -111,7 +111,7 @@ def prepare_dataset(
     dataset = unformatted(dataset)
     columns = column_names(dataset)
     if "input_ids" in columns:
-        prepared = ready(dataset, tagger)
+        prepared = ready(dataset, tagger, OF_EACH_TOKEN)
     else:
         check_fast_tokenizer(tokenizer)
         read = _reader(columns, tokenizer, settings)
@@ -123,7 +123,7 @@ def prepare_dataset(
     if settings.packing and not set(TEACHER_COLUMNS) & set(columns):
         options = {"batched": True, "batch_size": 10_000, "fn_kwargs": {"length": settings.max_length}}
         if isinstance(prepared, Dataset):
-            kept = [c for c in prepared.column_names if c in (*PADDING, *OF_TOKENS)]
+            kept = [c for c in prepared.column_names if c in OF_EACH_TOKEN]
             prepared = prepared.select_columns(kept)
             options |= {"desc": f"Packing ({description})"}
         prepared = prepared.map(_pack, **options)
@@ -154,17 +154,27 @@ def tagged_map(
     return mapped
 
 
-def ready(dataset: Dataset | IterableDataset, tagger: Tagger | None) -> Dataset | IterableDataset:
-    """Return data that is tokenised already.
+def ready(
+    dataset: Dataset | IterableDataset, tagger: Tagger | None, of_each_token: tuple[str, ...]
+) -> Dataset | IterableDataset:
+    """Return data that is tokenised already, without padding.
+
+    Args:
+        dataset: the rows.
+        tagger: what would rate the text.
+        of_each_token: the columns with a value for each token.
 
     Raises:
-        ValueError: a tagger is to read text that is not there any more.
+        ValueError: a tagger is to read text that is not there any more, or a mask is no padding's.
     """
-    if tagger is not None and "pii_likelihood" not in column_names(dataset):
+    names = column_names(dataset)
+    if tagger is not None and "pii_likelihood" not in names:
         raise ValueError(
             "The dataset is tokenised already, so the tagger cannot read its text. Pass the text, or add a "
             "pii_likelihood column (uint8, one value per token; swingkd.data.prepare_dataset writes it)."
         )
+    for prefix in ("", "teacher_"):
+        dataset = unpadded(dataset, names, of_each_token, prefix)
     return dataset
 
 
@@ -282,6 +292,15 @@ def _tokenise(batch, read, tokenizer, tagger, settings, version):
 
 
 def _pack(batch, length):
+    # Joined, rows of unlike lengths would shift in silence.
+    for key, rows in batch.items():
+        for row, ids in zip(rows, batch["input_ids"], strict=True):
+            if row is None or ids is None or np.shape(row) != np.shape(ids):
+                own, needed = (np.shape(values) for values in (row, ids))
+                raise ValueError(
+                    f"A row's {key} cannot be packed: its shape is {own}, that of input_ids {needed}. Give one value "
+                    "for each token, or drop the row."
+                )
     packed = {}
     for key, rows in batch.items():
         joined = np.concatenate([np.asarray(row) for row in rows]) if rows else np.zeros(0, np.int64)

@@ -11,7 +11,11 @@ from transformers import PreTrainedConfig
 def class_number(label: Any, config: PreTrainedConfig) -> int | None:
     """Return the number of a class that is given by number or name; `None` where the model has no such class."""
     if isinstance(label, str):
-        label = config.label2id.get(label)
+        known_by = config.label2id.get(label)
+        if known_by is None:
+            # transformers leaves made-up names in label2id where only id2label was set.
+            known_by = next((i for i, name in config.id2label.items() if name == label), None)
+        label = known_by
     known = isinstance(label, int) and not isinstance(label, bool) and 0 <= label < config.num_labels
     return label if known else None
 
@@ -25,6 +29,39 @@ def class_names(config: PreTrainedConfig) -> list[str] | None:
     """Return the names of a model's classes, `None` where they were never named."""
     names = [config.id2label[i] for i in range(config.num_labels)]
     return None if names == [f"LABEL_{i}" for i in range(config.num_labels)] else names
+
+
+def check_named_once(role: str, config: PreTrainedConfig) -> None:
+    """Refuse classes without a number of their own, or of one name: nobody could tell which is meant.
+
+    Args:
+        role: what the model is called in the error.
+        config: the model's.
+
+    Raises:
+        ValueError: names the first of them.
+    """
+    missing = [i for i in range(config.num_labels) if i not in config.id2label]
+    if missing or len(config.id2label) != config.num_labels:
+        raise ValueError(
+            f"The {role} model's id2label has {len(config.id2label)} classes"
+            + (f" and none of number {missing[0]}" if missing else "")
+            + f", its num_labels is {config.num_labels}. Number them from 0."
+        )
+    names = [str(config.id2label[i]) for i in range(config.num_labels)]
+    twice = [i for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise ValueError(
+            f"Two classes of the {role} model are called {names[twice[0]]!r}, {names.index(names[twice[0]])} and "
+            f"{twice[0]}: give each its own name in id2label."
+        )
+    # transformers leaves the made-up names where only id2label was set.
+    wrong = [name for name, i in (config.label2id or {}).items() if name in names and names[i : i + 1] != [name]]
+    if wrong:
+        raise ValueError(
+            f"The {role} model's label2id says that {wrong[0]!r} is class {config.label2id[wrong[0]]}, its id2label "
+            f"that it is class {names.index(wrong[0])}. Make one the inverse of the other."
+        )
 
 
 def check_same_classes(student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:

@@ -54,6 +54,10 @@ class ImageClassification(LabelTask):
         names = {field: "labels"} | ({image: "image"} if image is not None else {})
         for old, new in names.items():
             dataset = dataset.rename_column(old, new) if old != new else dataset
+        if image is not None and not transformed:
+            # Grey, transparent or with a palette: as many channels as the model reads.
+            mode = "L" if getattr(config, "num_channels", 3) == 1 else "RGB"
+            dataset = dataset.cast_column("image", Image(mode=mode))
         dataset = by_number(dataset, config)
         if transformed and len(dataset):
             _check_transform(dataset)

@@ -67,8 +67,11 @@ class TextTask(LabelTask):
                 raise ValueError(
                     "The dataset is tokenised already, so it cannot be tokenised for the teacher. Pass the text."
                 )
-            dataset = ready(dataset, reading.tagger)
             dataset = dataset if field == "labels" else dataset.rename_column(field, "labels")
+            each = ("input_ids", "attention_mask", *OF_TOKENS)
+            if self.name == "token-classification":
+                each = (*each, "labels", *PII_COLUMNS)
+            dataset = ready(dataset, reading.tagger, each)
             return by_number(dataset, config)
         for tokenizer in (reading.processing_class, other):
             if tokenizer is not None:

@@ -33,7 +33,7 @@ class Seq2SeqLM(TokenTask):
         dataset = unformatted(dataset)
         columns = column_names(dataset)
         if {"input_ids", "labels"} <= set(columns):
-            return ready(dataset, reading.tagger)
+            return ready(dataset, reading.tagger, ("input_ids", "attention_mask"))
         if not {"prompt", "completion"} <= set(columns):
             raise ValueError(
                 f"The dataset has the columns {columns}; a sequence-to-sequence model needs 'prompt' and "

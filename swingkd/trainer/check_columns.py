@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel
 
 from swingkd.data.columns import IGNORE, PII_COLUMNS
 from swingkd.data.prepare import column_names
+from swingkd.models.inputs import first_position, takes, vocabulary_size
 from swingkd.tasks import Task
 from swingkd.trainer.check_models import positions
 
@@ -34,33 +36,46 @@ class Columns:
     Args:
         beside: a column, and the one that says how many values it has.
         ranges: a column, and the least and the largest whole number that it may hold, beside -100 for labels.
+        lists: a column, and whether a row of it is a list of numbers, or one number.
+        limits: a column, and how many values a row of it may have.
         floats: columns of numbers that may be -infinity (no target), never NaN.
     """
 
     beside: dict[str, str]
     ranges: dict[str, tuple[int, float]]
+    lists: dict[str, bool]
+    limits: dict[str, float]
     floats: tuple[str, ...] = field(default=_CACHED)
 
     @classmethod
-    def of(cls, names: list[str], task: Task, models: dict[str, PreTrainedModel]) -> Columns:
+    def of(cls, names: list[str], task: Task, models: dict[str, PreTrainedModel], tokenizer: Any) -> Columns:
         """Find out what the columns of a data set may hold.
 
         Args:
             names: of the columns.
             task: what the models are for.
             models: by their role, the student first.
+            tokenizer: the student's, or its image processor.
+
+        Raises:
+            ValueError: the student reads a column that no batch would bring it.
         """
+        _check_read(names, task, models["student"])
         apart = "teacher_input_ids" in names
         readers = [model for role, model in models.items() if not (apart and role == "teacher")]
         known = _vocabulary(readers)
+        if task.predicts_tokens:
+            # A head may have more places than there are tokens; nobody knows what they mean.
+            known = min(known, vocabulary_size(tokenizer))
         answers = known if task.predicts_tokens else models["student"].config.num_labels
         types = [getattr(model.config, "type_vocab_size", None) or math.inf for model in readers]
         placed = [positions(model) or math.inf for model in readers]
+        first = first_position(models["student"])
         ranges: dict[str, tuple[int, float]] = {
             "input_ids": (0, known - 1),
             "labels": (0, answers - 1),
             "attention_mask": (0, 1),
-            "position_ids": (0, min(placed) - 1),
+            "position_ids": (first, first + min(placed) - 1),
             "token_type_ids": (0, min(types) - 1),
             "pii_likelihood": (0, 255),
             "teacher_ids": (0, known - 1),
@@ -69,19 +84,30 @@ class Columns:
         if apart and "teacher" in models:
             ranges |= {"teacher_input_ids": (0, _vocabulary([models["teacher"]]) - 1)}
             ranges |= {"teacher_attention_mask": (0, 1), "teacher_labels": (0, answers - 1)}
+            kinds = getattr(models["teacher"].config, "type_vocab_size", None) or math.inf
+            ranges["teacher_token_type_ids"] = (0, kinds - 1)
         beside = dict.fromkeys(_OF_INPUT, "input_ids") | dict.fromkeys(_OF_TEACHER, "teacher_input_ids")
         of_answers = "labels" if task.name == "text2text-generation" else "input_ids"
         beside |= dict.fromkeys(("labels", *PII_COLUMNS), of_answers)
+        of_tokens = task.predicts_tokens or task.name == "token-classification"
+        lists = dict.fromkeys(("labels", "teacher_labels", *PII_COLUMNS), of_tokens)
+        more = "pixel_values", "input_ids", *_OF_INPUT, "teacher_input_ids", *_OF_TEACHER[:2], *_CACHED
+        lists |= dict.fromkeys(more, True)
+        limits = {"labels": min(placed)} if of_answers == "labels" else {}
+        if apart and "teacher" in models:
+            limits["teacher_input_ids"] = positions(models["teacher"]) or math.inf
         return cls(
             {name: other for name, other in beside.items() if {name, other} <= set(names) and name != other},
             {name: ends for name, ends in ranges.items() if name in names},
+            {name: nested for name, nested in lists.items() if name in names},
+            {name: limit for name, limit in limits.items() if name in names},
             tuple(name for name in _CACHED if name in names),
         )
 
     @property
     def names(self) -> list[str]:
         """The columns that are looked at."""
-        return sorted({*self.beside, *self.beside.values(), *self.ranges, *self.floats})
+        return sorted({*self.beside, *self.beside.values(), *self.ranges, *self.lists, *self.floats})
 
     def check(self, table: pa.Table, first: int = 0) -> None:
         """Refuse a part of the rows that holds something else.
@@ -95,16 +121,42 @@ class Columns:
         """
         for name in self.names:
             self._check_present(name, table[name], first)
+        for name, nested in self.lists.items():
+            if pa.types.is_nested(table[name].type) != nested:
+                kinds = "one number", "a list of numbers"
+                raise ValueError(
+                    f"The column {name} holds {kinds[not nested]} a row, and {kinds[nested]} is needed"
+                    f"{': one for each token' if nested else ''}."
+                )
+        for name in ("input_ids", "teacher_input_ids"):
+            self._check_some(name, table, first)
+        for name, limit in self.limits.items():
+            lengths = pc.list_value_length(table[name])
+            if limit < math.inf and (pc.max(lengths).as_py() or 0) > limit:
+                row = first + _first(pc.greater(lengths, limit))
+                raise ValueError(
+                    f"The column {name} has {pc.max(lengths)} values in row {row}; at most {limit:.0f} fit."
+                )
         for name, (low, high) in self.ranges.items():
             self._check_range(name, table[name], low, high, first)
         for name, other in self.beside.items():
             if pa.types.is_nested(table[name].type) and pa.types.is_nested(table[other].type):
                 _check_lengths(name, table[name], other, table[other], first)
+        if {"labels", "teacher_labels"} <= self.lists.keys():
+            _check_as_many(table["labels"], table["teacher_labels"], first)
+        if "pixel_values" in self.lists:
+            _check_one_size(table["pixel_values"], first)
         for name in self.floats:
             values = _flat(table[name]).cast(pa.float32())
             wrong = pc.or_(pc.is_nan(values), pc.equal(values, math.inf))
             if pc.any(wrong).as_py():
                 raise ValueError(f"The column {name} holds numbers that are not finite: cache the teacher again.")
+
+    def _check_some(self, name: str, table: pa.Table, first: int) -> None:
+        if name in self.lists:
+            empty = pc.equal(pc.list_value_length(table[name]), 0)
+            if pc.any(empty).as_py():
+                raise ValueError(f"The column {name} has no token in row {first + _first(empty)}. Drop such rows.")
 
     def _check_present(self, name: str, column: pa.ChunkedArray, first: int) -> None:
         missing = column.is_null()
@@ -144,14 +196,15 @@ class Columns:
 
 
 def check_columns(
-    rows: Dataset | IterableDataset, task: Task, models: dict[str, PreTrainedModel]
+    rows: Dataset | IterableDataset, task: Task, models: dict[str, PreTrainedModel], tokenizer: Any
 ) -> Dataset | IterableDataset:
     """Refuse rows that hold something else than the models read; a stream is looked at as it flows.
 
     Args:
         rows: tokenised.
         task: what the models are for.
-        models: by their role.
+        models: by their role, the student first.
+        tokenizer: the student's, or its image processor.
 
     Returns:
         The rows.
@@ -159,7 +212,7 @@ def check_columns(
     Raises:
         ValueError: names the column and the row.
     """
-    columns = Columns.of(column_names(rows), task, models)
+    columns = Columns.of(column_names(rows), task, models, tokenizer)
     if not columns.names:
         return rows
     if isinstance(rows, IterableDataset):
@@ -182,6 +235,16 @@ def _looked_at(batch: dict[str, list], indices: list[int], columns: Columns) -> 
         raise ValueError(f"A row of the stream mixes types or lengths: {error}.") from None
     columns.check(table, indices[0])
     return {}
+
+
+def _check_read(names: list[str], task: Task, student: PreTrainedModel) -> None:
+    """Refuse a column that the student reads and no batch would bring it: it would be guessed, in silence."""
+    lost = [name for name in names if takes(student, name) and name not in (*task.columns, "labels")]
+    if lost:
+        raise ValueError(
+            f"The student reads the column {lost[0]}, and {task.name} does not hand it on. Drop it, where the model "
+            f"works without (dataset.remove_columns({lost[0]!r})), or choose a model that does."
+        )
 
 
 def _vocabulary(models: list[PreTrainedModel]) -> int:
@@ -210,6 +273,32 @@ def _check_lengths(name: str, column: pa.ChunkedArray, other: str, beside: pa.Ch
             f"The column {name} has {lengths[at]} values in row {first + at}, {other} has {needed[at]}: one for each "
             "token is needed."
         )
+
+
+def _check_as_many(labels: pa.ChunkedArray, teacher: pa.ChunkedArray, first: int) -> None:
+    """Refuse rows of which the two models would be asked about different words."""
+    own, theirs = (
+        np.bincount(pc.list_parent_indices(column).to_numpy(), pc.not_equal(_flat(column), IGNORE), len(column))
+        for column in (labels, teacher)
+    )
+    if (own != theirs).any():
+        row = int(np.argmax(own != theirs))
+        raise ValueError(
+            f"Row {first + row} has {own[row]:.0f} labels and {theirs[row]:.0f} teacher_labels. Both models must be "
+            "asked about the same words."
+        )
+
+
+def _check_one_size(pixels: pa.ChunkedArray, first: int) -> None:
+    """Refuse images of unlike sizes, which no batch can hold."""
+    column, row_of = pixels.combine_chunks(), np.arange(len(pixels))
+    while pa.types.is_nested(column.type):
+        lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
+        if len(lengths) and (lengths != lengths[0]).any():
+            row = first + int(row_of[np.argmax(lengths != lengths[0])])
+            raise ValueError(f"The pixel_values of row {row} have another size than the first. Bring all to one.")
+        row_of = row_of[pc.list_parent_indices(column).to_numpy()]
+        column = pc.list_flatten(column)
 
 
 def _first(wrong: Any) -> int:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from peft import PeftConfig
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from swingkd.models.class_labels import adopt_class_names, check_same_classes, check_single_label
+from swingkd.models.class_labels import adopt_class_names, check_named_once, check_same_classes, check_single_label
 from swingkd.models.inputs import first_position, vocabulary_size
 from swingkd.models.same import same_model, same_source
 from swingkd.tasks import TASKS, Task, task_of
@@ -124,7 +123,8 @@ def check_tokenizer(
 def positions(model: PreTrainedModel) -> int | None:
     """Return how many tokens a model can place; `None` where it names no limit."""
     allowed = getattr(model.config, "max_position_embeddings", None)
-    return allowed - first_position(model) if allowed is not None else None
+    # XLNet says -1: as many as one likes.
+    return allowed - first_position(model) if allowed is not None and allowed > 0 else None
 
 
 def longest_row(args: PrivateDistillationConfig, models: Iterable[PreTrainedModel], *tokenizers: object) -> int:
@@ -143,6 +143,33 @@ def check_length(role: str, model: PreTrainedModel, max_length: int) -> None:
         raise ValueError(
             f"max_length={max_length} is longer than the {role} model allows ({allowed} positions). Set "
             f"max_length={allowed} or less."
+        )
+
+
+def check_padding_is_unread(role: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a classifier whose answer changes with the padding behind a text, as XLNet's does.
+
+    Raises:
+        ValueError: it does.
+    """
+    if any(p.is_meta or not p.numel() for p in model.parameters()):
+        return  # Its weights lie elsewhere.
+    ids = [i for i in range(vocabulary_size(tokenizer)) if i not in set(tokenizer.all_special_ids)][:3]
+    text = torch.tensor([ids], device=model.device)
+    padded = torch.nn.functional.pad(text, (0, 3), value=tokenizer.pad_token_id)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        alone = model(input_ids=text, attention_mask=torch.ones_like(text)).logits.float()
+        beside = model(input_ids=padded, attention_mask=(torch.arange(6, device=text.device) < 3).long()[None]).logits
+    model.train(was_training)
+    moved = float((alone - beside.float()).abs().max())
+    # Half precision has three digits.
+    if not moved <= (1e-3 if model.dtype in (torch.float32, torch.float64) else 0.1) * float(alone.abs().max()) + 1e-6:
+        raise ValueError(
+            f"The {role} model's answer depends on the padding behind a text (it moves by {moved:.2g}), so on what "
+            f"stands beside it in a batch: {type(model).__name__} reads it at the end of a row. Choose another "
+            "kind of model."
         )
 
 
@@ -168,6 +195,7 @@ def check_task(task: Task, models: dict[str, PreTrainedModel], args: PrivateDist
             )
         if not task.predicts_tokens:
             check_single_label(role, model.config)
+            check_named_once(role, model.config)
             check_same_classes(models["student"].config, model.config)
             adopt_class_names(models["student"].config, model.config)
     if args.hidden_weight > 0 and not task.predicts_tokens:
@@ -183,61 +211,6 @@ def check_teacher_processing(task: Task, processing_class: object) -> None:
         raise ValueError(
             f"teacher_processing_class is for classifiers; with {task.name} teacher and student share one tokenizer."
         )
-
-
-def check_pixels(role: str, model: PreTrainedModel, processor: Any) -> None:
-    """Refuse to show a model the student's pixels where it was trained on others: another size, or normalisation.
-
-    Args:
-        role: what the model is called: "teacher" or "public".
-        model: an image classifier.
-        processor: the student's image processor.
-
-    Raises:
-        ValueError: names what differs.
-    """
-    remedy = (
-        "Pass teacher_processing_class=AutoImageProcessor.from_pretrained(<the teacher>)."
-        if role == "teacher"
-        else "Choose one that was trained like the student."
-    )
-    name = getattr(model.config, "_name_or_path", "")
-    try:
-        trained_with = AutoImageProcessor.from_pretrained(name) if name else None
-    except (OSError, ValueError, KeyError):
-        trained_with = None  # Saved without one: the size of its input is all there is to compare.
-    if trained_with is not None:
-        ours, theirs = (part.to_dict() for part in (processor, trained_with))
-        different = [key for key in _PIXELS if _plain(ours.get(key)) != _plain(theirs.get(key))]
-        if different:
-            key = different[0]
-            raise ValueError(
-                f"The {role} model reads images with {key}={theirs.get(key)}, the student with {ours.get(key)}. "
-                f"{remedy}"
-            )
-    size = getattr(model.config, "image_size", None)
-    made = getattr(processor, "crop_size" if getattr(processor, "do_center_crop", False) else "size", None)
-    height = _plain(made).get("height") if made else None
-    if trained_with is None and isinstance(size, int) and height is not None and height != size:
-        raise ValueError(f"The {role} model reads images of {size} pixels, the student's are {height}. {remedy}")
-
-
-# What decides which numbers stand for an image.
-_PIXELS = (
-    "do_resize",
-    "size",
-    "do_center_crop",
-    "crop_size",
-    "do_rescale",
-    "rescale_factor",
-    "do_normalize",
-    "image_mean",
-    "image_std",
-)
-
-
-def _plain(value: Any) -> Any:
-    return dict(value) if hasattr(value, "keys") else list(value) if isinstance(value, tuple) else value
 
 
 def hidden_size(role: str, model: PreTrainedModel) -> int:

@@ -221,7 +221,8 @@ class PrivateDistillationTrainer(PublishingTrainer):
             return dataset
         columns = set(column_names(dataset))
         done = columns & {"input_ids", "pixel_values"} and (self.task.predicts_tokens or "labels" in columns)
-        return dataset if done else self.setup.prepare(dataset, description="eval")
+        ours = any(dataset is part for part in (self.train_dataset, *_parts(self.eval_dataset)))
+        return dataset if done and ours else self.setup.models.checked(self.setup.prepare(dataset, description="eval"))
 
     def predict(self, test_dataset, *args, **kwargs):
         """Predict as `Trainer.predict` does; text is tokenised and tagged first."""
@@ -331,8 +332,8 @@ class PrivateDistillationTrainer(PublishingTrainer):
         self.ledger.seal(folder)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        # Around the whole of it.  Older checkpoints go once the new one is sealed, or a crash between the two would
-        # leave none to go on from.
+        # Around `rotate_checkpoints(`: older checkpoints go once the new one is sealed, or a crash between the two
+        # would leave none to go on from.
         keep, self.args.save_total_limit = self.args.save_total_limit, None
         runs = self._get_output_dir(trial=trial)
         folder = os.path.join(runs, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
@@ -370,6 +371,11 @@ class PrivateDistillationTrainer(PublishingTrainer):
         # After `model.load_state_dict(state_dict, False)`, which passes renamed weights over in silence.
         super()._load_best_model()
         load_renamed(self.model, str(self.state.best_model_checkpoint))
+
+
+def _parts(dataset: Any) -> list[Any]:
+    """Return a data set, or those of a dict."""
+    return list(dataset.values()) if isinstance(dataset, dict) else [dataset]
 
 
 def _reads_trained_head(model: Any) -> bool:

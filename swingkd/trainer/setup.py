@@ -37,8 +37,8 @@ from swingkd.trainer.check_models import (
     check_length,
     check_metrics,
     check_one_device,
+    check_padding_is_unread,
     check_padding_token,
-    check_pixels,
     check_public,
     check_publishing,
     check_task,
@@ -47,6 +47,7 @@ from swingkd.trainer.check_models import (
     hidden_size,
     longest_row,
 )
+from swingkd.trainer.check_pixels import check_pixels
 from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.ledgers import first_ledger
 from swingkd.trainer.protections import check_protection, default_protection
@@ -104,6 +105,20 @@ class Models:
         """Those that there are."""
         every = {"student": self.student, "teacher": self.teacher, "public": self.public}
         return {role: model for role, model in every.items() if model is not None}
+
+    def checked(self, rows: Any) -> Any:
+        """Return prepared rows that the models can read; a stream is looked at as it flows.
+
+        Raises:
+            ValueError: names the column and the row that they cannot.
+        """
+        if rows is None:
+            return None
+        # Wrong columns first: what else is looked at counts on them.
+        if len(column_names(rows)):
+            rows = check_columns(rows, self.task, self.by_role, self.processing_class)
+        check_rows(rows, self.by_role)
+        return rows
 
     def read_by(self, role: str) -> Any:
         """Return what prepares the inputs of a model."""
@@ -253,6 +268,8 @@ def check_fit(
             check_tokenizer(role, model, tokenizer, models.task)
             align_padding(role, model, tokenizer)
             check_length(role, model, length)
+            if models.task.name == "text-classification":
+                check_padding_is_unread(role, model, tokenizer)
     if adapter is not None:
         check_adapter(adapter)
     return args.settled(max_length=length)
@@ -289,19 +306,11 @@ def prepare_rows(data: GivenData, args: PrivateDistillationConfig, models: Model
         elif evaluation is not None:
             evaluation = prepare(evaluation, description="eval")
 
-    def checked(rows: Any) -> Any:
-        if rows is None:
-            return None
-        # Wrong columns first: what else is looked at counts on them.
-        rows = check_columns(rows, task, models.by_role) if len(column_names(rows)) else rows
-        check_rows(rows, models.by_role)
-        return rows
-
-    train = checked(train)
+    train = models.checked(train)
     if isinstance(evaluation, dict):
-        evaluation = {name: checked(part) for name, part in evaluation.items()}
+        evaluation = {name: models.checked(part) for name, part in evaluation.items()}
     else:
-        evaluation = checked(evaluation)
+        evaluation = models.checked(evaluation)
     parts = list(evaluation.values()) if isinstance(evaluation, dict) else [evaluation]
     known = {"teacher": models.teacher, "tokenizer": models.processing_class, "args": args}
     for part in parts:

@@ -94,7 +94,7 @@ def cache_teacher(
     prepare = partial(prepare_dataset, tokenizer=processing_class, num_proc=args.dataset_num_proc)
     rows = prepare(dataset, tagger=tagger, settings=args.data_settings, description="cache")
     rows = rows.remove_columns([name for name in TEACHER_COLUMNS if name in rows.column_names])
-    check_columns(rows, TASKS[0], {"student": teacher_model, **models})
+    check_columns(rows, TASKS[0], {"student": teacher_model, **models}, processing_class)
     check_rows(rows, models)
     if protect:
         check_something_private(rows, args.protection)

@@ -2,11 +2,9 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Image, Value
-from PIL import Image as Picture
+from datasets import ClassLabel, Dataset, Features, Value
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -19,16 +17,13 @@ from transformers import (
     PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForMaskedLM,
-    ViTConfig,
-    ViTForImageClassification,
-    ViTImageProcessor,
 )
 
-from swingkd import PrivateDistillationTrainer, cache_teacher, distillation_loss, teacher_logits
+from swingkd import PrivateDistillationTrainer, RuleTagger, cache_teacher, distillation_loss, teacher_logits
 from swingkd.data import DistillationCollator
 from swingkd.data.teacher_columns import model_fingerprint
 from swingkd.models.inputs import vocabulary_size
-from tests.harness import TEXTS, bert, names, other_tokenizer, tiny_model
+from tests.harness import TEXTS, bert, masking, names, other_tokenizer, pictures, processor, tiny_model, vit
 
 CLASSES = ("calm", "angry", "sad")
 MOVED = ("sad", "calm", "angry")
@@ -136,12 +131,6 @@ def roberta(size, pad=1, seed=0):
     return RobertaForMaskedLM(config)
 
 
-def masking(tokenizer):
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.add_special_tokens({"mask_token": "<mask>"})
-    return tokenizer
-
-
 def test_models_that_count_positions_from_another_padding_token_are_refused(config, tokenizer, texts):
     reader = masking(tokenizer)
     models = [roberta(len(reader), 2, 1), roberta(len(reader), 1)]
@@ -164,65 +153,6 @@ def test_under_dp_positions_are_those_that_the_model_counts(config, tokenizer, t
     for row, own in zip(ids, positions, strict=True):
         real = int((row != reader.pad_token_id).sum())
         assert own[:real].tolist() == list(range(3, 3 + real))
-
-
-# --- pixels ---
-
-
-def vit(size=8, seed=0, **options):
-    torch.manual_seed(seed)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    return ViTForImageClassification(ViTConfig(image_size=size, patch_size=4, num_labels=3, **sizes, **options))
-
-
-def processor(size, mean=0.5):
-    return ViTImageProcessor(size={"height": size, "width": size}, image_mean=[mean] * 3)
-
-
-def pictures(label_names=CLASSES):
-    rng = np.random.default_rng(0)
-    shown = [Picture.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)) for _ in range(12)]
-    kinds = Features(image=Image(), label=ClassLabel(names=list(label_names)))
-    return Dataset.from_dict({"image": shown, "label": [i % 3 for i in range(12)]}, features=kinds)
-
-
-@pytest.mark.parametrize(("size", "mean"), [(16, 0.5), (8, 0.25)])
-def test_a_teacher_that_reads_other_pixels_needs_its_own_processor(tmp_path, config, size, mean):
-    teacher, own = vit(size, 1), processor(size, mean)
-    teacher.save_pretrained(tmp_path / "teacher")
-    own.save_pretrained(tmp_path / "teacher")
-    given = (vit(), str(tmp_path / "teacher"), config(protection="none"), pictures())
-    with pytest.raises(ValueError, match=r"teacher model reads images with .*teacher_processing_class"):
-        PrivateDistillationTrainer(*given, processing_class=processor(8))
-    trainer = PrivateDistillationTrainer(*given, processing_class=processor(8), teacher_processing_class=own)
-    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(12)])
-    found = teacher_logits(trainer.teacher_model, batch, "image-classification")
-    with torch.no_grad():
-        expected = vit(size, 1).eval()(**own(pictures()["image"][:], return_tensors="pt")).logits
-    torch.testing.assert_close(found, expected)
-    trainer.train()
-    trainer.evaluate(pictures())
-
-
-def test_sizes_are_compared_where_the_teacher_has_no_name(config):
-    with pytest.raises(ValueError, match="teacher model reads images of 16 pixels, the student's are 8"):
-        PrivateDistillationTrainer(vit(), vit(16), config(), pictures(), processing_class=processor(8))
-
-
-def test_pixels_made_for_the_student_are_not_shown_to_such_a_teacher(config):
-    def shown(batch):
-        return batch | {"pixel_values": processor(8)(batch["image"], return_tensors="np")["pixel_values"]}
-
-    for data in (pictures().with_transform(shown), pictures().map(shown, batched=True, remove_columns="image")):
-        with pytest.raises(ValueError, match="Pass the images themselves"):
-            PrivateDistillationTrainer(
-                vit(),
-                vit(16),
-                config(protection="none"),
-                data,
-                processing_class=processor(8),
-                teacher_processing_class=processor(16),
-            )
 
 
 # --- positions and token types ---
@@ -360,3 +290,53 @@ def test_tokenizers_with_gaps_in_their_ids(config):
 def test_the_public_model_is_not_the_teacher(config, student, teacher, tokenizer, texts):
     with pytest.raises(ValueError, match="The public model is the teacher"):
         PrivateDistillationTrainer(student, teacher, config(), texts, processing_class=tokenizer, public_model=teacher)
+
+
+def test_nor_is_it_a_copy_of_it(config, student, teacher, tokenizer, texts):
+    given = (student, teacher, config(), texts)
+    with pytest.raises(ValueError, match="The public model is the teacher"):
+        PrivateDistillationTrainer(*given, processing_class=tokenizer, public_model=copy.deepcopy(teacher))
+    with pytest.raises(ValueError, match="The public model is the teacher"):
+        cache_teacher(teacher, config(), texts, tokenizer, public_model=copy.deepcopy(teacher))
+    other = copy.deepcopy(teacher)
+    with torch.no_grad():
+        other.lm_head.weight[-1, -1] += 1
+    PrivateDistillationTrainer(*given, processing_class=tokenizer, public_model=other, tagger=RuleTagger())
+
+
+def test_nor_are_its_weights_the_students(config, student, teacher, tokenizer, texts):
+    public = copy.deepcopy(student)
+    public.model.embed_tokens.weight = student.model.embed_tokens.weight
+    with pytest.raises(ValueError, match="shares 1 trainable weights with the public model"):
+        PrivateDistillationTrainer(
+            student, teacher, config(), texts, processing_class=tokenizer, public_model=public, tagger=RuleTagger()
+        )
+
+
+# --- names of classes, again ---
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"id2label": {1: "a", 2: "b", 3: "c"}}, "none of number 0"),
+        ({"id2label": {0: "a", 1: "b", 2: "a"}}, "Two classes of the teacher model are called 'a', 0 and 2"),
+        ({"label2id": {"a": 2, "b": 1, "c": 0}}, "label2id says that 'a' is class 2, its id2label that it is class 0"),
+    ],
+)
+def test_classes_that_contradict_each_other_are_refused(config, tokenizer, change, says):
+    models = [bert(BertForSequenceClassification, len(tokenizer), **names("abc")) for _ in range(2)]
+    for name, value in change.items():
+        setattr(models[1].config, name, value)
+    rows = Dataset.from_dict({"text": TEXTS[:6], "label": [0, 1, 2] * 2})
+    with pytest.raises(ValueError, match=says):
+        PrivateDistillationTrainer(*models, config(protection="none"), rows, processing_class=tokenizer)
+
+
+def test_names_are_known_where_only_id2label_was_set(config, tokenizer):
+    models = [bert(BertForSequenceClassification, len(tokenizer), num_labels=3) for _ in range(2)]
+    for model in models:
+        model.config.id2label = dict(enumerate("abc"))
+    rows = Dataset.from_dict({"text": TEXTS[:6], "label": list("abcabc")})
+    trainer = PrivateDistillationTrainer(*models, config(protection="none"), rows, processing_class=tokenizer)
+    assert trainer.train_dataset["labels"][:] == [0, 1, 2, 0, 1, 2]
