@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
+from swingkd.guards import check_finite
 from swingkd.losses import token_losses
 from swingkd.models.head import at_least_float32
 from swingkd.targets import LiveTeacher, ProtectedTargets, Protection, TemperatureSettings, population
@@ -48,11 +49,16 @@ def distillation_loss(
 
     Raises:
         ValueError: a token is private and there is no protection; the logits do not fit the labels; alpha or beta is
-            no share.
+            no share; the likelihood does not lie in [0, 1]; the loss is no finite number.
     """
     for name, share in (("alpha", alpha), ("beta", beta)):
         if not 0 <= share <= 1:
             raise ValueError(f"{name}={share} must lie in [0, 1].")
+    likelihood = batch.get("pii_likelihood")
+    if likelihood is not None and not bool(((likelihood >= 0) & (likelihood <= 1)).all()):
+        raise ValueError("pii_likelihood must lie in [0, 1] everywhere: a column of 0 to 255 is divided by 255 first.")
+    if num_items_in_batch is not None:
+        check_finite("num_items_in_batch", float(num_items_in_batch))
     kind: Task = task_of("", task)
     width = max(getattr(protection, "context", 0), population.CONTEXT)
     tokens = kind.predicted(batch, width, end)
@@ -83,6 +89,8 @@ def distillation_loss(
     parts = token_losses(logits, targets, tokens.labels, of_each, beta=beta)
     total = parts.total(alpha).sum()
     count = max(len(tokens.labels), 1) if num_items_in_batch is None else num_items_in_batch
+    if not bool(total.isfinite()):
+        raise ValueError(f"The loss is {float(total.detach())}: look for NaN and infinity in the logits.")
     return total / torch.as_tensor(count, device=total.device).clamp(min=1)
 
 

@@ -102,14 +102,15 @@ def extract_continuations(
         progress: show a progress bar.
 
     Raises:
-        ValueError: no text has two tokens, or the tokenizer belongs to another model.
+        ValueError: no text has two tokens, a number is out of range, or the tokenizer belongs to another model.
     """
     check_tokenizer(model, tokenizer)
     records, _ = records.distinct()
-    if prefix_tokens < 1 or suffix_tokens < 1 or not 0 < p < 1 or temperature <= 0:
+    asked = prefix_tokens, suffix_tokens, *queries, *([top_k] if top_k is not None else [])
+    if min(asked) < 1 or not 0 < p < 1 or not 0 < temperature < math.inf:
         raise ValueError(
-            f"prefix_tokens={prefix_tokens} and suffix_tokens={suffix_tokens} must be at least 1, p={p} lie in "
-            f"(0, 1) and temperature={temperature} be positive."
+            f"prefix_tokens={prefix_tokens}, suffix_tokens={suffix_tokens}, queries={queries} and top_k={top_k} must "
+            f"be at least 1, p={p} lie in (0, 1) and temperature={temperature} be positive and finite."
         )
     longest = longest_input(model, 2**20)
     halves = bool(in_halves)

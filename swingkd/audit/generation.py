@@ -41,9 +41,11 @@ def sample_texts(
         progress: show a progress bar.
 
     Raises:
-        ValueError: the tokenizer belongs to another model, or has no token to start a text with.
+        ValueError: the tokenizer belongs to another model, or has no token to start a text with; a number is below 1.
     """
     check_tokenizer(model, tokenizer)
+    if min(max_new_tokens, top_k, batch_size) < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens}, top_k={top_k} and batch_size={batch_size}: at least 1.")
     ends = {tokenizer.eos_token_id, tokenizer.bos_token_id} - {None}
     start = text_start(tokenizer)
     longest = longest_input(model, 2**20)

@@ -174,7 +174,7 @@ class Client:
         if self.plan is not None:
             dp = self._dp(self.plan)
             try:
-                dp.check(lambda: self.own_losses(torch.arange(2) % len(private)))
+                dp.check(lambda rows: self.own_losses(rows % len(private)), 8)
             finally:
                 dp.detach()
 

@@ -185,7 +185,7 @@ def _losses_and_slope(
         if isinstance(log_q, TopTokens):
             log_q = log_q.dense(log_p)
         # A private token may have no target; then nothing is learnt there.
-        present = log_q.amax(1, keepdim=True) > -torch.inf if private else torch.ones_like(own)
+        present = log_q.amax(1, keepdim=True) != -torch.inf if private else torch.ones_like(own)
         divergence, slope = _divergence_and_slope(log_p, finite(log_q), work.beta)
         log_z = z.log_softmax(-1)
         label = work.labels[here, None]

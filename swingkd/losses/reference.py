@@ -80,7 +80,7 @@ def dense_targets(targets: ProtectedTargets, student_log_probs: torch.Tensor) ->
             part = ask(where)
             dense = part.dense(student_log_probs[where]) if isinstance(part, TopTokens) else part
             log_probs[where] = dense
-    return Targets(finite(log_probs), log_probs.amax(-1) > -torch.inf)
+    return Targets(finite(log_probs), log_probs.amax(-1) != -torch.inf)
 
 
 def token_losses(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from opacus.accountants import PRVAccountant, RDPAccountant
@@ -12,8 +13,13 @@ from opacus.accountants import PRVAccountant, RDPAccountant
 from swingkd.privacy.gaussian import gdp_epsilon
 
 Accountant = Literal["prv", "rdp"]
-# The PRV accountant's memory grows with epsilon; above this one, the Renyi bound is used, which is never too small.
-_PRV_LIMIT = 250.0
+# The PRV accountant's memory grows with epsilon and with the number of releases, its time with that of the kinds of
+# releases.  Above these, the Renyi bound is used, which is never too small.
+_PRV_LIMIT, _PRV_RELEASES, _PRV_KINDS = 250.0, 5_000_000, 20
+# It stumbles over more noise than this; counted as this much, epsilon is never too small.
+_MOST_NOISE = 1e4
+# Nor do accountants know larger ones; what holds at a smaller delta holds at a larger one.
+_LARGEST_DELTA = 0.1
 #: Below this delta the rounding of double precision decides what numerical accountants say, and they say too little.
 SMALLEST_DELTA = 1e-12
 
@@ -39,7 +45,14 @@ def gaussian_epsilon(history: Sequence[Releases], delta: float, accountant: Acco
     Raises:
         ValueError: the delta is too small for the PRV accountant.
     """
-    history = [releases for releases in history if releases.times]
+    # A ledger is asked for the same numbers again and again.
+    return _gaussian_epsilon(tuple(history), delta, accountant)
+
+
+@lru_cache(maxsize=1000)
+def _gaussian_epsilon(history: tuple[Releases, ...], delta: float, accountant: Accountant) -> float:
+    history = tuple(r._replace(noise_multiplier=min(r.noise_multiplier, _MOST_NOISE)) for r in history if r.times)
+    delta = min(delta, _LARGEST_DELTA)
     if not history:
         return 0.0
     if all(releases.sampling_rate == 1 for releases in history):
@@ -47,8 +60,8 @@ def gaussian_epsilon(history: Sequence[Releases], delta: float, accountant: Acco
     if accountant == "rdp":
         return _spent(RDPAccountant(), history, delta)
     check_resolved(delta)
-    bound = quick_bound(history, delta)
-    if bound > _PRV_LIMIT:
+    bound, times = quick_bound(history, delta), sum(releases.times for releases in history)
+    if bound > _PRV_LIMIT or times > _PRV_RELEASES or len(history) > _PRV_KINDS:
         return bound
     return _spent(PRVAccountant(), history, delta)
 

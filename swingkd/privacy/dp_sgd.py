@@ -21,7 +21,9 @@ from opacus.optimizers import DistributedDPOptimizer, DPOptimizer, DPOptimizerFa
 from opacus.optimizers.ddpoptimizer_fast_gradient_clipping import DistributedDPOptimizerFastGradientClipping
 from torch import nn
 
+from swingkd.guards import check_finite
 from swingkd.privacy.check_gradients import ADAPTER, check_gradient, check_left, check_modules
+from swingkd.privacy.check_rows_apart import check_rows_apart
 from swingkd.privacy.plan import PrivacyPlan
 from swingkd.privacy.randomness import secret_generator
 
@@ -49,7 +51,7 @@ class DPSGD:
         generator: of the noise; default: a secret one.  One that can be replayed undoes the guarantee; for tests only.
 
     Raises:
-        ValueError: the model cannot be trained with DP-SGD, and what to do instead.
+        ValueError: the model cannot be trained with DP-SGD, and what to do instead; or there are no units.
     """
 
     def __init__(
@@ -62,6 +64,8 @@ class DPSGD:
         ghost: bool = False,
         generator: torch.Generator | None = None,
     ):
+        if isinstance(units, bool) or not units >= 1 or units % 1:
+            raise ValueError(f"units={units!r} must be a whole number of at least 1.")
         check_modules(model, ghost=ghost)
         self.model, self.plan, self.ghost = model, plan, ghost
         self._named = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -124,6 +128,11 @@ class DPSGD:
                 rows, or meets a row without a finite gradient.
         """
         rows = _count(losses)
+        if units is not None and (units.shape != losses.shape or units.is_floating_point() or units.is_complex()):
+            raise ValueError(
+                f"units must be whole numbers, one for each of the {rows} rows, not {units.dtype} of shape "
+                f"{list(units.shape)}."
+            )
         self._parts += 1
         # Rarely, and more rarely with time: a layer whose input depends on the data may change its mind.
         looked_at = sorted({0, rows - 1}) if self._parts.bit_count() == 1 else []
@@ -175,9 +184,15 @@ class DPSGD:
         Args:
             loss: runs the model and returns the loss, a number.
             weight: of the noised gradient beside it.
+
+        Raises:
+            ValueError: the weight, or the loss, is no finite number.
         """
+        check_finite("weight", weight)
         with self._without_hooks(), _quiet():
-            gradients = torch.autograd.grad(loss(), list(self._named.values()), allow_unused=True)
+            value = loss()
+            check_finite("loss", float(value.detach()))
+            gradients = torch.autograd.grad(value, list(self._named.values()), allow_unused=True)
 
         def add(optimizer: DPOptimizer) -> None:
             optimizer.step_hook = None
@@ -189,20 +204,29 @@ class DPSGD:
 
         self.optimizer.attach_step_hook(add)
 
-    def check(self, losses: Callable[[], torch.Tensor]) -> None:
-        """Compare each row's gradient with the row's own backward pass; nothing is kept.
+    def check(self, losses: Callable[[torch.Tensor], torch.Tensor], rows: int = 2) -> None:
+        """Compare two rows' gradients with the rows' own backward passes, and rows alone with rows in a batch.
+
+        Nothing is kept.
 
         Args:
-            losses: runs the model on at least two rows and returns their losses [rows].
+            losses: runs the model on the rows with these numbers, [n], and returns their losses, [n].
+            rows: how many there are to try, 2 at least; more show more.
 
         Raises:
             ValueError: they differ, with the parameter and what to do.
         """
         try:
-            row_losses = losses()
-            rows = _count(row_losses)
+            row_losses = losses(torch.arange(2))
+            count = _count(row_losses)
             _backward(row_losses.sum(), retain_graph=True)
-            self._compare_rows(row_losses, self._norms(rows) if self.ghost else self._per_row(rows), range(rows))
+            found = self._norms(count) if self.ghost else self._per_row(count)
+            self._compare_rows(row_losses, found, range(count))
+            self._forget()
+            loose = any(own.dtype in (torch.bfloat16, torch.float16) for own in found)
+            loose = loose or torch.get_float32_matmul_precision() != "highest"
+            with self._without_hooks():
+                check_rows_apart(self.model, losses, rows, loose=loose)
         except NotImplementedError as error:
             raise ValueError(f"Ghost clipping cannot train this model: {error}. Set ghost_clipping=False.") from error
         except (RuntimeError, TypeError, IndexError, AttributeError) as error:

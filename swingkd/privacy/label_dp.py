@@ -39,7 +39,7 @@ def response_probabilities(labels: torch.Tensor, candidates: torch.Tensor, epsil
     Raises:
         ValueError: epsilon is not positive, a label is no class, or a row has no candidate.
     """
-    if not epsilon > 0:
+    if not 0 < epsilon < math.inf:
         raise ValueError(f"epsilon={epsilon} must be positive.")
     if candidates.dtype != torch.bool or candidates.ndim != 2 or len(candidates) != len(labels):
         raise ValueError(

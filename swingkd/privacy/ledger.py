@@ -23,7 +23,7 @@ from huggingface_hub import ModelCard
 from yaml import YAMLError
 
 from swingkd.files import read_as, write_json
-from swingkd.guards import check_numbers, check_positive
+from swingkd.guards import check_finite, check_numbers, check_positive
 from swingkd.privacy.accounting import Accountant, Releases, gaussian_epsilon, said_guarantee
 from swingkd.privacy.ledger_file import checked_content
 from swingkd.privacy.plan import PrivacyPlan
@@ -191,6 +191,9 @@ class PrivacyLedger:
         entries: to begin with.
         budget: the epsilon that the transfer set may cost; `None`: no limit.
         unknown: for a data set that no entry is about: why it is not covered.
+
+    Raises:
+        ValueError: the budget is no finite number.
     """
 
     def __init__(
@@ -200,6 +203,7 @@ class PrivacyLedger:
         budget: float | None = None,
         unknown: dict[str, str] | None = None,
     ):
+        check_finite("budget", budget)
         self.entries: list[LedgerEntry] = list(entries)
         self.budget = budget
         #: Digests of the weights that it speaks of, by file; none while they change.

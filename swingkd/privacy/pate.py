@@ -106,9 +106,9 @@ class ShardAnswers:
         unit: str = "record",
         generator: torch.Generator | None = None,
     ):
-        if not noise_multiplier > 0:
+        if not 0 < noise_multiplier < math.inf:
             raise ValueError(
-                f"noise_multiplier={noise_multiplier} must be positive: without noise nothing is private."
+                f"noise_multiplier={noise_multiplier} must be positive and finite: without noise nothing is private."
             )
         if form not in ("mean", "votes"):
             raise ValueError(f"form={form!r} is not known. Choose 'mean' or 'votes'.")

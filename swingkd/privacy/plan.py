@@ -138,7 +138,7 @@ class PrivacyPlan:
         plan = cls(**fields, **others)
         if epsilon is None:
             return plan
-        if not epsilon > 0:
+        if not 0 < epsilon < math.inf:
             raise ValueError(f"epsilon={epsilon} must be positive.")
 
         def spent(**changes: Any) -> float:

@@ -35,7 +35,7 @@ class TopTokens(NamedTuple):
         """
         others = shape.scatter(1, self.ids, -torch.inf)
         # With every token known there is no tail to shape.
-        mass = others.logsumexp(1, keepdim=True).nan_to_num_(neginf=0.0)
+        mass = others.logsumexp(1, keepdim=True).nan_to_num_(nan=torch.nan, neginf=0.0)
         return others.add_(self.tail - mass).scatter_(1, self.ids, self.log_probs)
 
 
@@ -98,14 +98,14 @@ class CachedTeacher:
         known = self.log_probs[rows].to(temperature) / temperature
         tail = torch.where(temperature == 1, self.tails[rows, :1], self.tails[rows, 1:]).to(known)
         # A token without any target has no mass to share out.
-        total = torch.cat([known, tail], 1).logsumexp(1, keepdim=True).nan_to_num(neginf=0.0)
+        total = torch.cat([known, tail], 1).logsumexp(1, keepdim=True).nan_to_num(nan=torch.nan, neginf=0.0)
         return TopTokens(self.ids[rows].long(), known - total, tail - total)
 
     def plain(self, rows: torch.Tensor, shape: torch.Tensor | None) -> torch.Tensor:
         """See `Teacher.plain`; without a shape the others are equally likely."""
         known, tail = self.log_probs[rows].to(self.temperature), self.tails[rows, :1].to(self.temperature)
         # Few bits were kept: what was written down does not add up to one exactly.
-        total = torch.cat([known, tail], 1).logsumexp(1, keepdim=True).nan_to_num(neginf=0.0)
+        total = torch.cat([known, tail], 1).logsumexp(1, keepdim=True).nan_to_num(nan=torch.nan, neginf=0.0)
         if shape is None:
             shape = known.new_zeros(len(rows), self.vocabulary)
         return TopTokens(self.ids[rows].long(), known - total, tail - total).dense(shape.to(known))

@@ -151,6 +151,12 @@ class Columns:
             wrong = pc.or_(pc.is_nan(values), pc.equal(values, math.inf))
             if pc.any(wrong).as_py():
                 raise ValueError(f"The column {name} holds numbers that are not finite: cache the teacher again.")
+            # Rounding apart.
+            if name == "teacher_log_probs" and (pc.max(values).as_py() or 0) > 1e-3:
+                raise ValueError(
+                    f"The column {name} holds {pc.max(values)}, which is the logarithm of no probability: cache the "
+                    "teacher again."
+                )
 
     def _check_some(self, name: str, table: pa.Table, first: int) -> None:
         if name in self.lists:

@@ -19,6 +19,8 @@ from swingkd.privacy import DPSGD, DPSettings, LedgerEntry, PoissonBatches, Priv
 from swingkd.trainer.config import PrivateDistillationConfig
 
 _MICRO_BATCH = 16
+# Rows that are tried, together and alone, before the first step.
+_LOOKED_AT = 8
 RowLosses = Callable[[list[dict[str, Any]]], torch.Tensor]
 
 
@@ -93,8 +95,8 @@ class PrivateRun:
         ledger.budget = self.args.target_epsilon
         ledger.afford(replace(self.entry, releases=steps))
         self.dp.model.train()
-        rows = [self.dataset[i % len(self.dataset)] for i in range(2)]
-        self.dp.check(lambda: losses(rows))
+        rows = [self.dataset[i % len(self.dataset)] for i in range(_LOOKED_AT)]
+        self.dp.check(lambda at: losses([rows[i] for i in at.tolist()]), len(rows))
         left = iter(range(steps))
 
         def count(_: Any) -> None:

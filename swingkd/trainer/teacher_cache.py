@@ -31,6 +31,7 @@ from swingkd.data.teacher_columns import (
 )
 from swingkd.files import PRIVATE, private_folder
 from swingkd.models.inputs import vocabulary_size
+from swingkd.models.whole import check_finite_weights
 from swingkd.tagging import Tagger
 from swingkd.tasks import TASKS
 from swingkd.trainer.check_cache import shares_text
@@ -87,6 +88,7 @@ def cache_teacher(
     check_public(public_model, teacher_model)
     models = {"teacher": teacher_model} | ({"public": public_model} if public_model is not None else {})
     for role, model in models.items():
+        check_finite_weights("public model" if role == "public" else role, model)
         check_tokenizer(role, model, processing_class)
     args = args.settled(max_length=longest_row(args, models.values(), processing_class))
     if protect:

@@ -215,18 +215,18 @@ def test_the_sum_moves_by_at_most_the_clip(autocast):
 def checked(model, loss, **options):
     dp = DPSGD(model, torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1), PLAN, ROWS, **options)
     try:
-        dp.check(lambda: loss(model))
+        dp.check(lambda at: loss(model, at), ROWS)
     finally:
         dp.detach()
 
 
-def lm_loss(model):
-    return losses(model, *data(model))
+def lm_loss(model, at):
+    return losses(model, *(part[at] for part in data(model)))
 
 
 def test_position_embeddings_shared_by_the_batch_are_refused():
-    def shared(model):
-        inputs, labels = data(model)
+    def shared(model, at):
+        inputs, labels = (part[at] for part in data(model))
         return F.cross_entropy(model(input_ids=inputs).logits, labels, reduction="none")
 
     with pytest.raises(ValueError, match=r"position_ids of shape \[batch, length\]"):
@@ -241,11 +241,13 @@ def test_models_without_gradients_per_row_are_pointed_to_adapters(family):
 
 
 def test_a_loss_that_reads_a_tied_head_is_refused():
-    def reads(model):
-        inputs, _ = data(model)
+    def reads(model, at):
+        inputs = data(model)[0][at]
         hidden = model.model(input_ids=inputs).last_hidden_state
         logits = F.linear(hidden[:, :-1], model.lm_head.weight)
-        return F.cross_entropy(logits.flatten(0, 1), inputs[:, 1:].flatten(), reduction="none").view(ROWS, -1).sum(1)
+        return (
+            F.cross_entropy(logits.flatten(0, 1), inputs[:, 1:].flatten(), reduction="none").view(len(at), -1).sum(1)
+        )
 
     with pytest.raises(ValueError, match=r"not the gradient of a row .*off by"):
         checked(llama(tie_word_embeddings=True), reads)

@@ -18,6 +18,7 @@ from transformers import (
     GPTNeoXConfig,
     Llama4TextConfig,
     LlamaConfig,
+    NllbMoeConfig,
     OPTConfig,
     Qwen2Config,
     Qwen2MoeConfig,
@@ -30,6 +31,7 @@ from transformers import (
 
 from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer
 from swingkd.privacy import DPSGD, PrivacyPlan
+from swingkd.privacy.check_rows_apart import check_rows_apart
 
 ROWS, LENGTH, CLIP = 6, 9, 0.1
 # Next to no noise, and a clip that every row reaches.
@@ -213,7 +215,7 @@ def test_one_record_moves_the_sum_by_at_most_the_clip(family):
     model = built(RECORDS[family])
     inputs, labels = inputs_of(model, ROWS)
     dp = dp_of(model)
-    dp.check(lambda: losses(model, inputs[:2], labels[:2]))
+    dp.check(lambda at: losses(model, inputs[at], labels[at]), len(inputs))
     dp.detach()
     whole = clipped_sum(model, inputs, labels, list(range(ROWS)))
     for row in range(ROWS):
@@ -228,7 +230,7 @@ def test_layers_that_see_tokens_are_refused_by_name(family, ghost):
     model = built(TOKENS[family])
     inputs, labels = inputs_of(model, 3)
     with pytest.raises(ValueError, match=REFUSED):
-        dp_of(model, ghost=ghost).check(lambda: losses(model, inputs[:2], labels[:2]))
+        dp_of(model, ghost=ghost).check(lambda at: losses(model, inputs[at], labels[at]), len(inputs))
     fresh = built(TOKENS[family])
     with pytest.raises(ValueError, match=REFUSED):
         accumulated(fresh, inputs, labels, ghost)
@@ -242,7 +244,7 @@ def test_as_many_time_steps_as_rows_do_not_pass_for_rows(ghost):
     with pytest.raises(ValueError, match=r"What is clipped at answer.weight is not the gradient of a row"):
         dp.accumulate(losses(model, inputs, labels))
     with pytest.raises(ValueError, match=r"answer.weight"):
-        dp.check(lambda: losses(model, inputs, labels))
+        dp.check(lambda at: losses(model, inputs[at], labels[at]), len(inputs))
 
 
 def test_a_sum_of_losses_is_no_loss_of_rows():
@@ -281,3 +283,73 @@ def test_the_trainer_refuses_before_the_first_step(tmp_path, tokenizer, texts):
     after = trainer(ATTENTION)
     after.train()
     assert after.ledger.epsilon() <= 8
+
+
+# --- rows that move each other without a gradient ---
+
+
+class BesideOthers(nn.Module):
+    """Its rows know each other by something that has no gradient."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.answer, self.how = nn.Linear(4, 3), how
+        self.register_buffer("seen", torch.zeros(4))
+
+    def forward(self, inputs):
+        if self.how == "a detached mean":
+            inputs = inputs * inputs.detach().mean()
+        elif self.how == "a capacity":
+            # Of all rows together, the first four are read.
+            inputs = inputs * (torch.arange(len(inputs)) < 4)[:, None]
+        elif self.how == "a memory":
+            self.seen += inputs.detach().sum(0)
+        return self.answer(inputs)
+
+
+@pytest.mark.parametrize("ghost", [False, True])
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("nothing", None),
+        ("a detached mean", "rows move each other's gradients"),
+        ("a capacity", "rows move each other's gradients"),
+        ("a memory", "seen changes while the model reads"),
+    ],
+)
+def test_rows_that_move_each_other_are_refused(how, says, ghost):
+    torch.manual_seed(0)
+    model, inputs, labels = BesideOthers(how), torch.randn(8, 4) + 1, torch.arange(8) % 3
+    dp = dp_of(model, ghost=ghost)
+
+    def of(at):
+        return F.cross_entropy(model(inputs[at]), labels[at], reduction="none")
+
+    if says is None:
+        dp.check(of, 8)
+        return
+    with pytest.raises(ValueError, match=says):
+        dp.check(of, 8)
+
+
+def test_experts_with_a_capacity_are_refused():
+    """Tokens of one record crowd out those of another."""
+    sizes = {"d_model": 16, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "vocab_size": 50, "num_experts": 2}
+    sizes |= {f"{part}_{what}": 2 for part in ("encoder", "decoder") for what in ("layers", "attention_heads")}
+    sizes |= {"encoder_sparse_step": 1, "decoder_sparse_step": 1, "expert_capacity": 4, "init_std": 0.3}
+    sizes |= dict.fromkeys(("dropout", "attention_dropout", "activation_dropout", "router_jitter_noise"), 0.0)
+    torch.manual_seed(0)
+    model = AutoModelForSeq2SeqLM.from_config(NllbMoeConfig(**sizes)).train()
+    inputs, labels = torch.randint(4, 50, (8, LENGTH)), torch.zeros(8, dtype=torch.int64)
+    with pytest.raises(ValueError, match="rows move each other's gradients"):
+        check_rows_apart(model, lambda at: losses(model, inputs[at], labels[at]), 8)
+
+
+def test_dropout_is_no_neighbour():
+    """What is drawn for a row is not what stands beside it; afterwards all rates are what they were."""
+    config = LlamaConfig(intermediate_size=24, attention_dropout=0.3, **SIZES)
+    model = get_peft_model(lm(config), LoraConfig(r=2, target_modules=ATTENTION, lora_dropout=0.3)).train()
+    inputs, labels = inputs_of(model, ROWS)
+    dp_of(model).check(lambda at: losses(model, inputs[at], labels[at]), ROWS)
+    assert {m.p for m in model.modules() if isinstance(m, nn.Dropout)} >= {0.3}
+    assert model.config.attention_dropout == 0.3

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import time
 
 import pytest
 import torch
@@ -12,12 +13,16 @@ from transformers import AutoModelForCausalLM
 
 from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer, cache_teacher, distillation_loss
 from swingkd.audit import epsilon_lower_bound
+from swingkd.audit.continuation import extract_continuations
+from swingkd.audit.generation import sample_texts
+from swingkd.audit.records import text_records
+from swingkd.data import DistillationCollator
 from swingkd.decentralized import ClientArguments, PartitionSettings
 from swingkd.decentralized.aggregation import DSFL, Cronus, RandomNeighbours, SDDist
 from swingkd.decentralized.federation import FederationSettings
 from swingkd.guards import _numbers
 from swingkd.models.loading import load_pretrained
-from swingkd.privacy import DPSettings, LedgerEntry, PrivacyPlan
+from swingkd.privacy import DPSGD, DPSettings, LedgerEntry, PrivacyLedger, PrivacyPlan, ShardAnswers
 from swingkd.privacy.accounting import Releases, gaussian_epsilon
 from swingkd.privacy.gaussian import gdp_delta, gdp_mu
 from swingkd.targets import MollifiedTarget, NoisedTarget, PopulationTarget, TemperatureSettings
@@ -209,3 +214,111 @@ def test_the_sharper_audit_bound_works_at_small_deltas(delta):
     looser = epsilon_lower_bound(inside, outside, delta=1e-5, method="f_dp")
     # The Gaussian trade-off that explains so much has a larger epsilon where less is forgiven.
     assert 1 < looser.epsilon < found.epsilon
+
+
+@pytest.mark.parametrize(
+    "releases",
+    [
+        [Releases(1.0, 1e-9, 10**9)],
+        [Releases(1e6, 0.01, 1000)],
+        [Releases(1e-3, 0.5, 10**9)],
+        [Releases(1 + i / 100, 0.01, 100) for i in range(100)],
+    ],
+    ids=["many", "noisy", "loud", "of many kinds"],
+)
+def test_whatever_a_ledger_may_hold_is_added_up_in_a_moment(releases):
+    """Where the tight accountant would take gigabytes or minutes: by a bound that is never too small."""
+    began = time.process_time()
+    found = gaussian_epsilon(releases, 1e-5)
+    assert time.process_time() - began < 20  # it took 50 s, or 13 GB
+    bound = gaussian_epsilon(releases, 1e-5, "rdp")
+    assert found > 0
+    assert found <= 2 * bound
+
+
+def test_more_noise_or_a_larger_delta_never_costs_more():
+    few = [Releases(1.0, 0.01, 1000)]
+    assert gaussian_epsilon(few, 0.999) <= gaussian_epsilon(few, 0.05)
+    assert gaussian_epsilon([Releases(1e6, 0.01, 1000)], 1e-5) <= gaussian_epsilon([Releases(1e3, 0.01, 1000)], 1e-5)
+    assert PrivacyLedger([LedgerEntry("Gaussian", releases=3, delta=0.999, noise_multiplier=1.0)]).lines()
+
+
+# --- numbers given to functions and objects ---
+
+
+def test_objects_of_privacy_take_no_such_numbers():
+    model = torch.nn.Linear(2, 2)
+    plan = PrivacyPlan(0.5, 10, 1.0)
+    for units in (math.nan, 0, -5, 2.5, True):
+        with pytest.raises(ValueError, match="units="):
+            DPSGD(model, torch.optim.SGD(model.parameters(), 0.1), plan, units)
+    dp = DPSGD(model, torch.optim.SGD(model.parameters(), 0.1), plan, 4)
+    for value in WRONG:
+        with pytest.raises(ValueError, match="weight="):
+            dp.beside(lambda: model.weight.sum(), value)
+        with pytest.raises(ValueError, match="loss="):
+            dp.beside(lambda v=value: model.weight.sum() * v, 1.0)
+        with pytest.raises(ValueError, match="budget="):
+            PrivacyLedger(budget=value)
+        with pytest.raises(ValueError, match="epsilon="):
+            PrivacyPlan.solve(epsilon=value, sampling_rate=0.1, steps=5)
+        if value != -math.inf:
+            with pytest.raises(ValueError, match="noise_multiplier="):
+                ShardAnswers(value)
+    losses = model(torch.ones(3, 2)).sum(1)
+    for units in (torch.tensor([math.nan, 1, 2]), torch.tensor([0, 1])):
+        with pytest.raises(ValueError, match="units must be whole numbers, one for each of the 3 rows"):
+            dp.accumulate(losses, units)
+
+
+class AsItIs:
+    """A protection of one's own, that changes nothing."""
+
+    def protect(self, log_probs, positions):
+        return log_probs
+
+
+def test_the_loss_as_a_function_takes_no_such_numbers(student, teacher, tokenizer):
+    batch = DistillationCollator(tokenizer.pad_token_id)([{"input_ids": tokenizer("hello bob")["input_ids"]}] * 2)
+    read = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    one, two = student(**read).logits, teacher(**read).logits
+    assert distillation_loss(one, two, batch).isfinite()
+    for logits in ((one * math.nan, two), (one, two * math.nan)):
+        with pytest.raises(ValueError, match="The loss is nan"):
+            distillation_loss(*logits, batch)
+    private = batch | {"pii_likelihood": torch.ones_like(batch["pii_likelihood"])}
+    for given in (batch, private):
+        with pytest.raises(ValueError, match="The loss is nan"):
+            distillation_loss(one, two * math.nan, given, protection=AsItIs())
+    for likelihood in (math.nan, -3.0, 255.0):
+        wrong = batch | {"pii_likelihood": torch.full_like(batch["pii_likelihood"], likelihood)}
+        with pytest.raises(ValueError, match="pii_likelihood must lie in"):
+            distillation_loss(one, two, wrong)
+    for count in WRONG:
+        with pytest.raises(ValueError, match="num_items_in_batch"):
+            distillation_loss(one, two, batch, num_items_in_batch=count)
+
+
+def test_a_teacher_that_is_none_is_not_cached(config, teacher, texts, tokenizer):
+    with pytest.raises(ValueError, match="weights of the teacher are not finite"):
+        cache_teacher(poisoned(teacher), config(protection="none"), texts, tokenizer)
+
+
+def test_a_cache_of_impossible_probabilities_is_refused(config, student, teacher, texts, tokenizer):
+    args = config(protection="none")
+    cached = cache_teacher(teacher, args, texts, tokenizer, exact=True)
+    spoilt = cached.to_dict()
+    spoilt["teacher_log_probs"][3][1] = 50.0
+    spoilt = Dataset.from_dict(spoilt, features=cached.features)
+    with pytest.raises(ValueError, match=r"teacher_log_probs holds 50.0, which is the logarithm of no probability"):
+        PrivateDistillationTrainer(student, None, args, spoilt, processing_class=tokenizer)
+
+
+@pytest.mark.parametrize("fields", [{"top_k": -1}, {"top_k": 0}, {"temperature": math.nan}, {"queries": (0,)}])
+def test_attacks_take_no_such_numbers(student, tokenizer, fields):
+    records = text_records(["hello bob, my pin is 1234."] * 2, "texts")
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        extract_continuations(student, tokenizer, records, prefix_tokens=2, suffix_tokens=2, **fields)
+    if "top_k" in fields:
+        with pytest.raises(ValueError, match="top_k"):
+            sample_texts(student, tokenizer, ["hello"], max_new_tokens=2, progress=False, **fields)
