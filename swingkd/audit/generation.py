@@ -33,7 +33,7 @@ def sample_texts(
         tokenizer: its tokenizer.
         prompts: the beginnings, as text or as token ids; "" starts a text of its own.
         max_new_tokens: length of a continuation; it ends earlier where the model ends the text.
-        top_k: sample among so many likeliest tokens.
+        top_k: sample among so many likeliest tokens; 0: among all.
         several: go on where the model ends a text and begins another, as models do that were trained on packed texts
             (the later ones are more like their training); the texts are put on lines of their own.
         batch_size: prompts at a time.
@@ -41,11 +41,14 @@ def sample_texts(
         progress: show a progress bar.
 
     Raises:
-        ValueError: the tokenizer belongs to another model, or has no token to start a text with; a number is below 1.
+        ValueError: the tokenizer belongs to another model, or has no token to start a text with; a number is too low.
     """
     check_tokenizer(model, tokenizer)
-    if min(max_new_tokens, top_k, batch_size) < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens}, top_k={top_k} and batch_size={batch_size}: at least 1.")
+    if min(max_new_tokens, batch_size) < 1 or top_k < 0:
+        raise ValueError(
+            f"max_new_tokens={max_new_tokens} and batch_size={batch_size} must be at least 1, top_k={top_k} at least "
+            "0 (all tokens)."
+        )
     ends = {tokenizer.eos_token_id, tokenizer.bos_token_id} - {None}
     start = text_start(tokenizer)
     longest = longest_input(model, 2**20)

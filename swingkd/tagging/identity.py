@@ -10,9 +10,10 @@ import ast
 import sys
 import sysconfig
 from collections.abc import Iterator
+from functools import partial
 from importlib.util import resolve_name
 from pathlib import Path
-from types import FunctionType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import xxhash
@@ -47,10 +48,22 @@ def _modules(value: Any, depth: int = _DEPTH) -> Iterator[str]:
     """Yield the names of the modules that an object's code stands in, and that of its parts."""
     if depth == 0 or isinstance(value, str | bytes | int | float | bool | None):
         return
-    if isinstance(value, FunctionType | type):
+    if isinstance(value, ModuleType):
+        yield from [value.__name__] if _is_users(value.__name__) else []
+        return
+    if isinstance(value, type):
         yield from _of_code(value)
         return
-    if isinstance(value, dict):
+    if isinstance(value, FunctionType):
+        yield from _of_code(value)
+        parts = _of_function(value)
+    elif isinstance(value, MethodType):
+        parts = [value.__func__, value.__self__]
+    elif isinstance(value, partial):
+        parts = [value.func, *value.args, *value.keywords.values()]
+    elif callable(value) and hasattr(value, "__wrapped__"):
+        parts = [value.__wrapped__]  # lru_cache and its kin
+    elif isinstance(value, dict):
         parts = list(value.values())
     elif isinstance(value, list | tuple | set | frozenset):
         parts = list(value)
@@ -61,6 +74,20 @@ def _modules(value: Any, depth: int = _DEPTH) -> Iterator[str]:
         parts = [*getattr(value, "__dict__", {}).values(), *_slots(value)]
     for part in parts[:1000]:
         yield from _modules(part, depth - 1)
+
+
+def _of_function(function: FunctionType) -> list[Any]:
+    """Return what a function reads beside its arguments: globals by their names, what it closes over, its defaults."""
+    names: set[str] = set()
+    codes = [function.__code__]
+    while codes:
+        code = codes.pop()
+        names.update(code.co_names)
+        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    known = [function.__globals__[name] for name in sorted(names) if name in function.__globals__]
+    closed = [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
+    wrapped = [function.__wrapped__] if hasattr(function, "__wrapped__") else []
+    return [*known, *closed, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *wrapped]
 
 
 def _of_code(code: Any) -> Iterator[str]:

@@ -14,6 +14,29 @@ NOTHING = -1.0
 _MOST_PARTS = 14
 
 
+# Letters of scripts that put blanks between words: Latin, Greek, Cyrillic, Hebrew, Arabic, those of India and their
+# neighbours.  Of the others (Chinese, Japanese, Korean, Thai), a letter beside a number is no part of it.
+_WORD = "0-9A-Za-z_\u00aa\u00b5\u00ba\u00c0-\u0dff\u10a0-\u10ff\u1e00-\u1fff"
+_AROUND = re.compile(r"\(\?<?[=!](?:\\.|\[(?:\\.|[^\]\\])*\]|[^()\\\[])*\)")
+_IN_CLASS = re.compile(r"\[(?:\\.|[^\]\\])*\]")
+
+
+def edged(pattern: str, flags: int = 0) -> re.Pattern[str]:
+    r"""Compile a pattern in which `\w` of what may stand around a value is a letter of a script with blanks.
+
+    Args:
+        pattern: as for `re.compile`; only its lookarounds are changed, `\w` and `[^\W_]` in them.
+        flags: as for `re.compile`.
+    """
+
+    def around(match: re.Match[str]) -> str:
+        text = match[0].replace(r"[^\W_]", f"[{_WORD.replace('_', '', 1)}]")
+        text = _IN_CLASS.sub(lambda inside: inside[0].replace(r"\w", _WORD), text)
+        return text.replace(r"\w", f"[{_WORD}]")
+
+    return re.compile(_AROUND.sub(around, pattern), flags)
+
+
 @dataclass(frozen=True)
 class Rule:
     """One kind of private text.
@@ -83,12 +106,14 @@ def digits_of(text: str) -> str:
 
 
 def beside(match: re.Match[str], words: re.Pattern[str]) -> bool:
-    """Tell whether one of the words stands near the match."""
+    """Tell whether one of the words stands near the match; the heading of a table is not near its first rows."""
     start, end = match.span()
-    text = match.string
-    return bool(
-        words.search(text, max(0, start - _CONTEXT_BEFORE), start) or words.search(text, end, end + _CONTEXT_AFTER)
-    )
+    text, first = match.string, max(0, start - _CONTEXT_BEFORE)
+    line = text.rfind("\n", first, start) + 1
+    above = text[max(text.rfind("\n", 0, line - 1) + 1, line - 200) : line - 1] if line else ""
+    if _CELLS.search(above) and not _COMMA.search(above):
+        first = line
+    return bool(words.search(text, first, start) or words.search(text, end, end + _CONTEXT_AFTER))
 
 
 def valid(check: Callable[[str], bool], text: str) -> bool:
@@ -104,6 +129,8 @@ def always(likelihood: float) -> Callable[[re.Match[str]], float]:
     return lambda match: likelihood
 
 
+# Cells of a table, and the comma of a sentence.
+_CELLS, _COMMA = re.compile(r"\S[,;|\t]\S"), re.compile(r"[,;]\s")
 _NEAR = 200
 _LETTERS = re.compile(r"[^\W\d_]{2,}")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")

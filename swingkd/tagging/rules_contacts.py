@@ -10,13 +10,20 @@ import phonenumbers
 import tldextract
 from stdnum import isbn, issn
 
-from swingkd.tagging.rule import NOTHING, Rule, always, beside, digits_of, in_table, valid
+from swingkd.tagging.rule import NOTHING, Rule, always, beside, digits_of, edged, in_table, valid
 from swingkd.tagging.rules_dates import NUMERIC_DATE
 
-_PHONE_CONTEXT = re.compile(
+_PHONE_CONTEXT = edged(
     r"(?<![A-Za-z])(?:phone|tel(?:ephone|efon|éfono|efono|efone)?|tf?no|mobile|móvil|mobil|cell|handy|fax|call|dial"
     r"|reach"
-    r"|ring|text|sms|whatsapp|contact|number|office|home|desk|direct|hotline|rufnummer|numéro|appeler)(?![A-Za-z])",
+    r"|ring|text|sms|whatsapp|contact|number|office|home|desk|direct|hotline|rufnummer|numéro|appeler)(?![A-Za-z])"
+    r"|电话|電話|手机|手機|携帯|联系|전화|휴대폰|연락처|โทร",
+    re.IGNORECASE,
+)
+# Nothing else is meant by these.
+_CALLED = edged(
+    r"(?<![A-Za-z])(?:phone|tel(?:ephone|efon|éfono|efono|efone)?|mobile|móvil|mobil|handy|fax|call|sms|whatsapp"
+    r"|rufnummer)(?![A-Za-z])|电话|電話|手机|手機|携帯|전화|휴대폰",
     re.IGNORECASE,
 )
 # Endings of file names; some are countries as well.
@@ -39,8 +46,8 @@ def _suffixes() -> tldextract.TLDExtract:
 def _judge_mail(match: re.Match[str]) -> float:
     host = match["host"].lower()
     last = host.rpartition(".")[2]
-    if last in _FILES:
-        return 0.0  # logo@2x.png
+    if last in _FILES or last.isdigit():
+        return 0.0  # logo@2x.png, lodash@4.17.21
     return 1.0 if last in _LOCAL or _suffixes()(host).suffix else 0.6
 
 
@@ -53,8 +60,8 @@ def _judge_domain(match: re.Match[str]) -> float:
         return 0.0
     if host.lower().rpartition(".")[2] in _FILES and not host.lower().startswith("www."):
         return 0.0  # setup.py
-    # A program's own names are called and indexed.
-    if match.string[match.end() : match.end() + 1] in tuple("([=_"):
+    # A program's own names are called, indexed, compared and assigned.
+    if re.match(r"\s?[=!<>]=|\s?=\s|[(\[=_]", match.string[match.end() : match.end() + 3]):
         return 0.0
     return 0.8 if _suffixes()(host).suffix else 0.0
 
@@ -64,6 +71,8 @@ def _judge_ip(match: re.Match[str]) -> float:
     # `b::` and `std::a` are names of programs.
     if ":" in text and (len(re.findall(r"[0-9A-Fa-f]", text)) < 4 or not re.search(r"\d", text)):
         return 0.0
+    if _VERSION.search(match.string, max(match.start() - 24, 0), match.start()):
+        return 0.0
     try:
         ipaddress.ip_address(text)
     except ValueError:
@@ -71,14 +80,25 @@ def _judge_ip(match: re.Match[str]) -> float:
     return 1.0
 
 
+_VERSION = re.compile(
+    r"(?:\bversions?|\bver\.?|\bv\.?|\brelease|\bbuild|\bkernel)(?:\s(?:is|was|to))?[:=]?\s?$", re.IGNORECASE
+)
+_PAGES = re.compile(r"(?:\bpp?\.|\bpages?|\bpágs?\.?|\bpaginas?|\bSeiten?|\bS\.|\blines?|§+)\s?$", re.IGNORECASE)
+# 1.234.567, and with blanks 1 234 567: one number.
+_THOUSANDS = re.compile(r"[1-9]\d{0,2}(?:\.\d{3}){2,}|[1-9](?: \d{3}){2,}")
+_DATE_FIRST = re.compile(r"\d{4}([-/.])\d{2}\1\d{2}(?!\d)")
+_CARD = re.compile(r"\d{4}([ -])\d{4}\1\d{4}\1\d{4}")
 _YEARS = re.compile(r"(?:1[5-9]|20)\d\d\s?[-/]\s?(?:(?:1[5-9]|20)\d\d|\d\d)")
-_DECIMAL = re.compile(r"[-+]?\d+\.\d+")
-_GROUPED = re.compile(r"\(\d{2,5}\)[ -]?\d|\d{3}[-.]\d{3}[-.]\d{4}")
+_DECIMAL = edged(r"[-+]?\d+\.\d+")
+_GROUPED = edged(r"\(\d{2,5}\)[ -]?\d|\d{3}[-.]\d{3}[-.]\d{4}")
 
 
 def is_publication(match: re.Match[str]) -> bool:
     """Tell whether a number is an ISBN or ISSN: its check digit is right, and it is written like one."""
     text = match[0].strip(" ()")
+    # Its check digit may be a letter.
+    if x := re.match(r"-?[Xx](?!\w)", match.string[match.end() : match.end() + 3]):
+        text += x[0]
     named = re.search(
         r"\bIS[BS]N(?:-1[03])?(?:\s(?:number|no\.?))?:?\s?$",
         match.string[max(match.start() - 24, 0) : match.start()],
@@ -90,20 +110,38 @@ def is_publication(match: re.Match[str]) -> bool:
     return valid(isbn.is_valid, text) and (long or bool(named) or text.count("-") == 3)
 
 
+def _is_something_else(match: re.Match[str]) -> bool:
+    """Tell whether a number is a book's, a year's, a page's, a version's, a card's, or one of many thousands."""
+    text, start = match[0], match.start()
+    if is_publication(match) or _YEARS.fullmatch(text) or any(map(_DECIMAL.fullmatch, text.split())):
+        return True
+    if _DATE_FIRST.match(text) or _PAGES.search(match.string, max(start - 12, 0), start):
+        return True
+    parts = text.split(".")
+    version = len(parts) >= 4 and any(len(part) == 1 or len(part) > 4 for part in parts)
+    return (
+        version
+        or _CARD.fullmatch(text) is not None
+        or (_THOUSANDS.fullmatch(text) is not None and not beside(match, _CALLED))
+    )
+
+
 def _judge_phone(match: re.Match[str]) -> float:
     text = match[0]
     digits = digits_of(text)
-    if is_publication(match) or _YEARS.fullmatch(text) or any(map(_DECIMAL.fullmatch, text.split())):
+    if _is_something_else(match):
         return NOTHING
     if not 7 <= len(digits) <= 15 or re.fullmatch(NUMERIC_DATE, text):
         return 0.0
     if text.startswith("+"):
         return 1.0
+    if "\n" in text and not beside(match, _PHONE_CONTEXT):
+        return 0.0  # Perhaps a list of them: its parts are looked at.
     if in_table(match) and not _GROUPED.search(text):
-        return NOTHING
+        return 1.0 if _listed(match) else NOTHING
     if beside(match, _PHONE_CONTEXT):
         return 1.0
-    if "\n" in text or (len(digits) == len(text) and len(digits) < 10):
+    if len(digits) == len(text) and len(digits) < 10:
         return 0.0
     for region in ("US", "GB", "DE"):
         try:
@@ -115,6 +153,27 @@ def _judge_phone(match: re.Match[str]) -> float:
         if known(number):
             return 1.0
     return 0.6 if len(digits) != len(text) else 0.0
+
+
+def _listed(match: re.Match[str]) -> bool:
+    """Tell whether a number among numbers is a telephone's all the same: in a list of them."""
+    text, string = match[0], match.string
+    if not 9 <= len(digits_of(text)) <= 13 or "\n" in text:
+        return False
+    if re.match(r"0[1-9]\d*[ /-]", text):
+        return True  # No table writes its numbers so.
+    begins = match.start() == 0 or string[match.start() - 1] == "\n"
+    ends = string[match.end() : match.end() + 1] in ("", "\n", "\r")
+    return begins and ends and any(_is_number(text, region) for region in ("US", "GB", "DE", "ES", "FR"))
+
+
+def _is_number(text: str, region: str) -> bool:
+    if not re.search(r"[ /-]", text):
+        return False
+    try:
+        return phonenumbers.is_valid_number(phonenumbers.parse(text, region))
+    except phonenumbers.NumberParseException:
+        return False
 
 
 def _judge_handle(match: re.Match[str]) -> float:
@@ -134,49 +193,50 @@ CONTACT_RULES: tuple[Rule, ...] = (
     Rule(
         # With a name and a password in it; whole, whatever its parts look like.
         "URL_CREDENTIALS",
-        re.compile(
-            r"(?<![\w+.-])[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s/@:<>\"']*:[^\s/@<>\"']+@[^\s<>\"']+[^\s<>\"'.,;!?)\]]"
+        edged(
+            r"(?<![\w+.-])[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s/@:<>\"']*:(?!\d{1,5}/)[^\s@<>\"']+@[^\s<>\"']+"
+            r"[^\s<>\"'.,;!?)\]]"
         ),
         always(1.0),
-        re.compile(r"://[^\s/]*@"),
+        edged(r"://[^\s@]*@"),
     ),
     Rule(
         "EMAIL_ADDRESS",
-        re.compile(r"(?<![\w.+%'-])[\w.+%'-]{1,64}@(?P<host>(?:[\w-]{1,63}\.){1,8}\w{2,24})"),
+        edged(r"(?<![\w.+%'-])[\w.+%'-]{1,64}@(?P<host>(?:[\w-]{1,63}\.){1,8}\w{2,24})"),
         _judge_mail,
-        re.compile("@"),
+        edged("@"),
     ),
     Rule(
         "DOMAIN_NAME",
-        re.compile(
+        edged(
             r"(?<![\w@.-])(?P<scheme>(?:https?|ftp)://[^\s<>\"]+[^\s<>\".,;:!?)'\]])"
             r"|(?<![\w@.-])(?P<host>(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24})(?![\w@])"
             r"(?:/[^\s<>\"]*[^\s<>\".,;:!?)'\]])?"
         ),
         _judge_domain,
-        re.compile(r"://|\w\.[A-Za-z]{2}"),
+        edged(r"://|\w\.[A-Za-z]{2}"),
     ),
     Rule(
         "IP_ADDRESS",
-        re.compile(
+        edged(
             r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)"
             r"|(?<![\w:.])(?=[0-9A-Fa-f]*:[0-9A-Fa-f]*:)[0-9A-Fa-f:]{3,39}(?![\w:])"
         ),
         _judge_ip,
-        re.compile(r"\d\.\d{1,3}\.\d|[0-9A-Fa-f:]:[0-9A-Fa-f]{0,4}:"),
+        edged(r"\d\.\d{1,3}\.\d|[0-9A-Fa-f:]:[0-9A-Fa-f]{0,4}:"),
     ),
     Rule(
         "MAC_ADDRESS",
-        re.compile(
-            r"(?<![\w:-])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![\w:-])"
+        edged(
+            r"(?<![\w-])(?<![0-9A-Fa-f]:)[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![\w:-])"
             r"|(?<![\w.])(?=[0-9a-fA-F.]*[a-fA-F])[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}(?![\w.])"
         ),
         always(1.0),
-        re.compile(r"[0-9A-Fa-f]{2}[:-][0-9A-Fa-f]{2}[:-]|[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\."),
+        edged(r"[0-9A-Fa-f]{2}[:-][0-9A-Fa-f]{2}[:-]|[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\."),
     ),
     Rule(
         "USERNAME",
-        re.compile(
+        edged(
             r"(?<![A-Za-z])(?:user\s?name|user\s?id|screen\s?name|handle|nick(?:name)?|login|account\sname|twitter|instagram"
             r"|insta|telegram|discord|skype|snapchat|tiktok|github|gamertag|mastodon|bluesky)\s{0,2}(?:is|:|=|handle|account|name){1,2}"
             r"\s{0,2}[\"']?(?P<value>@?[\w.-]{2,38}\w(?:#\d{4})?)(?![\w(@])",
@@ -190,23 +250,24 @@ CONTACT_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "USERNAME",
-        re.compile(
+        edged(
             r"(?<![\w@.+/-])@[A-Za-z_][\w.]{1,29}\w(?:@[\w-]+\.[\w.]+\w)?(?![\w@/])|(?<![\w/])/?u/[\w-]{3,20}(?![\w/])"
         ),
         _judge_handle,
-        re.compile(r"@[A-Za-z_]|\bu/\w"),
+        edged(r"@[A-Za-z_]|\bu/\w"),
     ),
 )
 
 PHONE_RULE = Rule(
     "PHONE_NUMBER",
-    re.compile(
-        rf"(?<![\w.$€£-])(?:\+ ?|\(\+?)?\d(?:{_BLANKS}\d){{5,16}}(?:\s?(?:x|ext\.?)\s?\d{{1,6}})?"
+    edged(
+        rf"(?<![\w.$€£-])(?:\+ ?|\(\+?)?\d(?:{_BLANKS}\d){{5,16}}"
+        r"(?:,?\s?(?:x|ext(?:ension|\.)?|durchwahl|poste)\s?\d{1,6})?"
         r"(?!\w|[.-]\d)",
         re.IGNORECASE,
     ),
     _judge_phone,
-    re.compile(r"\d[\d ().\-/\r\n]{5}"),
+    edged(r"\d[\d ().\-/\r\n]{5}"),
     parts=True,
     apart=True,
 )

@@ -13,10 +13,10 @@ from itertools import pairwise
 
 from stdnum import bitcoin
 
-from swingkd.tagging.rule import Rule, always, beside
+from swingkd.tagging.rule import Rule, always, beside, edged
 
-_PREFIXED = re.compile(
-    r"(?<![\w-])(?:"
+_PREFIXED = edged(
+    r"(?<![A-Za-z0-9])(?:"
     r"(?:AKIA|ASIA|AROA|AIDA)[0-9A-Z]{16}"  # Amazon
     r"|gh[oprsu]_[A-Za-z0-9]{30,255}|github_pat_[A-Za-z0-9_]{40,255}"
     r"|gl(?:pat|ptt|dt|rt|cbt|ft|soat)-[\w-]{20,}"  # GitLab
@@ -34,20 +34,31 @@ _PREFIXED = re.compile(
     r"|https://hooks\.slack\.com/services/[\w/]{20,}|https://discord(?:app)?\.com/api/webhooks/\d+/[\w-]{20,}"
     r")(?![\w-])"
 )
-_JWT = re.compile(r"(?<![\w-])eyJ[\w-]{8,}\.eyJ[\w-]{4,}\.[\w-]{8,}(?![\w-])")
-_PEM = re.compile(
+_JWT = edged(r"(?<![\w-])eyJ[\w-]{8,}\.eyJ[\w-]{4,}\.[\w-]{8,}(?![\w-])")
+_PEM = edged(
     r"-----BEGIN (?P<what>[A-Z0-9 ]{0,30}(?:KEY|CERTIFICATE|MESSAGE)(?: BLOCK)?)-----[\s\S]{16,20000}?"
     r"-----END (?P=what)-----"
     r"|-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----[\sA-Za-z0-9+/=:,-]{16,20000}"
-    r"|(?<!\S)ssh-(?:rsa|ed25519|dss) AAAA[A-Za-z0-9+/=]{40,}"
+    r"|(?<!\S)(?:sk-)?(?:ssh-(?:rsa|ed25519|dss)|ecdsa-sha2-nistp\d{3})(?:@openssh\.com)? AAAA[A-Za-z0-9+/=]{40,}"
 )
 
 _PASSWORD_WORDS = (
-    r"pass(?:word|wd|phrase|code|wort)?|pwd|pw|kennwort|contrase(?:ñ|n)a|clave|mot\sde\spasse|mdp|senha|palavra-passe|parola"
+    r"[a-z]{2,12}(?:password|passwd|pwd)|pass(?:word|wd|phrase|code|wort)?|pwd|pw|kennwort|contrase(?:ñ|n)a|clave|mot\sde\spasse|mdp|senha|palavra-passe|parola"
     r"(?:\sd'ordine)?|wachtwoord|has(?:ł|l)o|l(?:ö|o)senord|adgangskode|salasana|heslo|jelsz(?:ó|o)|şifre|пароль"
+    r"|密码|密碼|口令|パスワード|暗証番号|비밀번호|암호"
 )
-_KEY_WORDS = r"(?:api|access|secret|private|auth|client|signing|encryption|refresh|bearer)[\s_-]?(?:key|token|secret)"
-_VALUE = r"(?P<value>[^\s\"'`<>{}()\[\]]{4,128}(?<![.,;:!?]))"
+_KEY_WORDS = (
+    r"(?:api|access|secret|private|auth|client|signing|encryption|refresh|bearer|account|shared[\s_-]?access|storage|master"
+    r"|primary|secondary|host)[\s_-]?(?:key|token|secret|signature)"
+)
+_SESSION_WORDS = r"(?:token|(?:[a-z]{2,10})?sess(?:ion)?[\s_-]?id|session|sid|csrf|xsrf|otp|cookie)"
+# Between quotes, all of it; else up to a blank.
+_VALUE = r"(?P<value>(?<=[\"'`])[^\"'`\n]{4,128}(?=[\"'`])|[^\s\"'`<>{}()\[\]]{4,128}(?<![.,;:!?]))"
+_PROMPT = edged(
+    r"(?<![A-Za-z])(?:please|enter|your|must|should|cannot|forgot(?:ten)?|invalid|incorrect|required|confirm|type|choose|reset"
+    r"|the|and|for|with|not)(?![A-Za-z])",
+    re.IGNORECASE,
+)
 _NO_VALUE = frozenset(
     "string str none null nil true false optional required bytes bool boolean text undefined empty hidden unknown "
     "password passwd secret token varchar char object number integer default changed reset expired incorrect wrong "
@@ -59,6 +70,8 @@ def _judge_password(match: re.Match[str]) -> float:
     value, sign = match["value"], match["sign"].strip().lower()
     if value.lower() in _NO_VALUE or set(value) <= set("*•xX.-_#"):
         return 0.0
+    if " " in value and _PROMPT.search(value):
+        return 0.0  # What a form says of it.
     mixed = bool(re.search(r"[\d\W_]", value)) or (value.lower() != value and value.capitalize() != value)
     # A program's own names: a call, an attribute, a variable that is written with the same word.
     after = match.string[match.end("value") : match.end("value") + 1]
@@ -72,13 +85,24 @@ def _judge_password(match: re.Match[str]) -> float:
     return 1.0 if mixed and bool(re.search(r"[\d\W]", value)) else 0.0
 
 
+def _judge_session(match: re.Match[str]) -> float:
+    value = match["value"]
+    return 1.0 if len(value) >= 8 and re.search(r"\d", value) and re.search(r"[A-Za-z]", value) else 0.0
+
+
+def _judge_header(match: re.Match[str]) -> float:
+    value = match["value"]
+    mixed = re.search(r"\d", value) or (re.search(r"[a-z][A-Z]", value) and len(value) >= 12)
+    return 1.0 if mixed else 0.0
+
+
 def entropy(text: str) -> float:
     """Return the entropy of a text's characters, in bits a character: words have 2 to 3, random keys 4 to 6."""
     counts = Counter(text)
     return -sum(n / len(text) * math.log2(n / len(text)) for n in counts.values())
 
 
-_KEY_CONTEXT = re.compile(
+_KEY_CONTEXT = edged(
     r"(?<![A-Za-z])(?:key|token|secret|credential|bearer|authorization|api|auth|signature|apikey)s?(?![A-Za-z])",
     re.IGNORECASE,
 )
@@ -100,6 +124,7 @@ def _judge_random(match: re.Match[str]) -> float:
 
 def _judge_wallet(match: re.Match[str]) -> float:
     text = match[0]
+    text = text.lower() if text.startswith(("BC1", "LTC1")) else text
     if text.startswith(("0x", "bc1p", "ltc1", "addr1")) or text[0] in "r4":
         # Their checksums are hashes that no library here has; of random letters and digits, nothing else is so long.
         return 1.0 if re.search(r"\d", text[3:]) and re.search(r"[A-Za-z]", text[3:]) and entropy(text) > 3 else 0.0
@@ -114,12 +139,36 @@ def _judge_wallet(match: re.Match[str]) -> float:
 
 
 SECRET_RULES: tuple[Rule, ...] = (
-    Rule("SECRET", _PEM, always(1.0), re.compile(r"-----BEGIN|AAAA")),
-    Rule("SECRET", _JWT, always(1.0), re.compile(r"eyJ")),
-    Rule("SECRET", _PREFIXED, always(1.0), re.compile(r"[A-Za-z0-9/]{12}|[\w-]{16}")),
+    Rule("SECRET", _PEM, always(1.0), edged(r"-----BEGIN|AAAA")),
+    Rule("SECRET", _JWT, always(1.0), edged(r"eyJ")),
+    Rule("SECRET", _PREFIXED, always(1.0), edged(r"[A-Za-z0-9/]{12}|[\w-]{16}")),
+    Rule(
+        # As a request's header has them, or a command.
+        "SECRET",
+        edged(r"(?<![A-Za-z])(?:Bearer|Basic)\s{1,2}(?P<value>[\w.~+/-]{8,4000}={0,2})(?![\w+/=])", re.IGNORECASE),
+        _judge_header,
+        ("bearer", "basic"),
+    ),
+    Rule(
+        "PASSWORD",
+        edged(
+            r"(?<![\w-])(?:curl|wget|http)\b[^\n]{0,200}?\s(?:-u|--user)[\s=]{0,2}[\"']?[^\s:\"']{1,64}:(?P<value>[^\s\"']{3,128})"
+        ),
+        always(1.0),
+        ("-u ", "--user"),
+    ),
     Rule(
         "SECRET",
-        re.compile(
+        edged(
+            rf"(?<![A-Za-z]){_SESSION_WORDS}[\"'`]?\s{{0,2}}(?P<sign>:=|=>|[:=])\s{{0,2}}[\"'`]?(?P<value>[\w.~+/%-]{{8,4000}}={{0,2}})",
+            re.IGNORECASE,
+        ),
+        _judge_session,
+        ("token", "sess", "sid", "csrf", "xsrf", "otp", "cookie"),
+    ),
+    Rule(
+        "SECRET",
+        edged(
             rf"(?<![A-Za-z])(?:{_KEY_WORDS})[\"'`]?\s{{0,2}}(?P<sign>:=|=>|[:=])\s{{0,2}}(?:Bearer\s)?[\"'`]?{_VALUE}",
             re.IGNORECASE,
         ),
@@ -128,32 +177,34 @@ SECRET_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "PASSWORD",
-        re.compile(
-            rf"(?<![A-Za-z])(?:{_PASSWORD_WORDS})[\"'`]?\s{{0,2}}(?P<sign>:=|=>|[:=]|\b(?:is|was|lautet|ist|est|es|é))\s{{0,2}}"
+        edged(
+            rf"(?<![A-Za-z])(?:{_PASSWORD_WORDS})[\"'`]?\s{{0,2}}(?P<sign>:=|=>|[:=]|\b(?:is|was|lautet|ist|est|es|é)\b|是|为|は|が|은|는)\s{{0,2}}"
             rf"[\"'`]?{_VALUE}",
             re.IGNORECASE,
         ),
         _judge_password,
         tuple(
             "pass pwd pw kennwort contrase clave passe mdp senha palavra parola wachtwoord hasło haslo losenord "
-            "lösenord adgangskode salasana heslo jelsz şifre пароль".split()
+            "lösenord adgangskode salasana heslo jelsz şifre пароль 密码 密碼 口令 パスワード "
+            "暗証番号 비밀번호 암호".split()
         ),
     ),
     Rule(
         "SECRET",
-        re.compile(
+        edged(
             r"(?<![\w+/=-])[A-Za-z0-9_-]{20,200}={0,2}(?![\w+/=-])|(?<![\w+/=-])[A-Za-z0-9+/]{32,200}={0,2}(?![\w+/=-])"
         ),
         _judge_random,
-        re.compile(r"[A-Za-z0-9+/_-]{20}"),
+        edged(r"[A-Za-z0-9+/_-]{20}"),
     ),
     Rule(
         "CRYPTO",
-        re.compile(
-            r"(?<!\w)(?:[13LMD][1-9A-HJ-NP-Za-km-z]{25,34}|(?:bc|ltc)1[02-9ac-hj-np-z]{11,87}|0x[0-9a-fA-F]{40}"
+        edged(
+            r"(?<!\w)(?:[13LMD][1-9A-HJ-NP-Za-km-z]{25,34}|(?:bc|ltc)1[02-9ac-hj-np-z]{11,87}"
+            r"|(?:BC|LTC)1[02-9AC-HJ-NP-Z]{11,87}|0x[0-9a-fA-F]{40}"
             r"|r[1-9A-HJ-NP-Za-km-z]{24,34}|4[0-9AB][1-9A-HJ-NP-Za-km-z]{93}|addr1[02-9ac-hj-np-z]{40,110})(?!\w)"
         ),
         _judge_wallet,
-        re.compile(r"[A-Za-z0-9]{25}"),
+        edged(r"[A-Za-z0-9]{25}"),
     ),
 )

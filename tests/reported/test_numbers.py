@@ -319,6 +319,7 @@ def test_attacks_take_no_such_numbers(student, tokenizer, fields):
     records = text_records(["hello bob, my pin is 1234."] * 2, "texts")
     with pytest.raises(ValueError, match=next(iter(fields))):
         extract_continuations(student, tokenizer, records, prefix_tokens=2, suffix_tokens=2, **fields)
-    if "top_k" in fields:
+    # Here 0 means all tokens, as it does to `generate`.
+    if fields.get("top_k", 0) < 0:
         with pytest.raises(ValueError, match="top_k"):
             sample_texts(student, tokenizer, ["hello"], max_new_tokens=2, progress=False, **fields)

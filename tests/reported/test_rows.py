@@ -1,5 +1,7 @@
 """Tokenised rows are not trusted: each column is looked at, all at once, before the first step."""
 
+import functools
+import importlib
 import logging
 import sys
 from pathlib import Path
@@ -259,3 +261,40 @@ def test_the_fingerprint_of_the_librarys_taggers_is_that_of_their_code(monkeypat
     copied.write_text(Path(rules.__file__).read_text() + "\n# edited\n")
     monkeypatch.setattr(rules, "__file__", str(copied))
     assert tagger_fingerprint(RuleTagger()) != one
+
+
+HELPER = "def strength(text):\n    return {value}\n\nclass Kept:\n    def of(self, text):\n        return {value}\n"
+
+
+def given_as(how, helper):
+    """A tagger that reaches a helper's code in a way of its own."""
+    strength, kept = helper.strength, helper.Kept()
+    given = {
+        "a partial": lambda: functools.partial(strength, "text"),
+        "a cache": lambda: functools.lru_cache(strength),
+        "a bound method": lambda: kept.of,
+        "a module": lambda: helper,
+        "a lambda": lambda: lambda text: strength(text),
+        "a global": lambda: eval("lambda text: helper.strength(text)", {"helper": helper}),
+    }[how]()
+
+    class Tagger:
+        def __init__(self):
+            self.rate = given
+
+    return Tagger()
+
+
+@pytest.mark.parametrize("how", ["a partial", "a cache", "a bound method", "a module", "a lambda", "a global"])
+def test_a_tagger_is_known_by_its_code_however_it_holds_it(how, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    prints = []
+    for value in ("1.0", "1.0", "0.5"):
+        (tmp_path / "my_tagger_of_today.py").write_text(HELPER.format(value=value))
+        sys.modules.pop("my_tagger_of_today", None)
+        importlib.invalidate_caches()
+        helper = importlib.import_module("my_tagger_of_today")
+        prints.append(tagger_fingerprint(given_as(how, helper)))
+    sys.modules.pop("my_tagger_of_today")
+    assert prints[0] == prints[1] != prints[2]
