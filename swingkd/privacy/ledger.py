@@ -294,6 +294,12 @@ class PrivacyLedger:
             for scope in self.scopes()
             if not self.covers(scope) and self.unknown.get(scope, NO_TEACHER) not in _NOTHING_PRIVATE
         }
+        if self.own_word:
+            unknown |= {
+                _EARLIER + scope: f"{PUBLIC_DATA}, by the earlier model's own word"
+                for scope in self.scopes()
+                if self.unknown.get(scope) == PUBLIC_DATA and not self.about(scope)
+            }
         if not same_weights:
             return [], unknown | {_EARLIER + scope: _OTHER_WEIGHTS for scope in self.scopes() if self.about(scope)}
         return entries, unknown

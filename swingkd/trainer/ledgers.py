@@ -53,13 +53,8 @@ def resumed_ledger(now: PrivacyLedger, checkpoint: str, steps: int, private: boo
         ValueError: some of its steps were not counted, or it learnt from another teacher.
     """
     known = PrivacyLedger.load(checkpoint)
-    if known is None and private:
-        raise ValueError(
-            f"{checkpoint} has no privacy ledger, so what it spent is not known and no guarantee could go on. "
-            "Resume from another checkpoint, or start afresh."
-        )
-    if known is None:
-        return now
+    # A checkpoint without one is not whole, and was refused.
+    assert known is not None
     counted = sum(entry.releases for entry in known.about(TRANSFER_SET))
     if (private or counted) and counted != steps:
         raise ValueError(

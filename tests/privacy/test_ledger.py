@@ -116,6 +116,14 @@ def test_a_model_that_is_trained_on_brings_its_ledger_along():
     assert len(private.as_teacher()) == 1
 
 
+def test_that_data_is_public_is_the_earlier_models_own_word(tmp_path):
+    public = PrivacyLedger(unknown={TRANSFER_SET: PUBLIC_DATA, TEACHER_DATA: NO_TEACHER})
+    assert public.as_earlier() == ([], {})  # we know it ourselves
+    public.save(tmp_path)
+    _, unknown = PrivacyLedger.load(tmp_path).as_earlier()
+    assert unknown == {"earlier transfer set": "it is public, by the earlier model's own word"}
+
+
 def test_what_does_not_hold_is_shown_and_never_added_up():
     nominal = entry(
         noise_multiplier=10.0,
