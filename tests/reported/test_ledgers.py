@@ -248,6 +248,7 @@ def test_streams_are_known_by_their_source(tmp_path):
 def test_files_of_a_checkpoint_that_were_edited_are_refused(stopped):
     """Each of them: the ledger, the settings, the weights, the optimizer's state, the number of the step."""
     make, checkpoint = stopped
+    trainer = make()
     files = sorted(path for path in checkpoint.iterdir() if path.name != "seal.json")
     assert {"privacy_ledger.json", "run_settings.json", "model.safetensors", "optimizer.pt", "trainer_state.json"} <= {
         path.name for path in files
@@ -257,10 +258,10 @@ def test_files_of_a_checkpoint_that_were_edited_are_refused(stopped):
         for changed in (before[:-1], before + b" ", b"{}", b""):
             path.write_bytes(changed)
             with pytest.raises(ValueError, match=f"{path.name} of .* was changed after it was written"):
-                make().train(resume_from_checkpoint=str(checkpoint))
+                trainer.train(resume_from_checkpoint=str(checkpoint))
         path.unlink()
         with pytest.raises(ValueError, match=f"{path.name} of .* is gone"):
-            make().train(resume_from_checkpoint=str(checkpoint))
+            trainer.train(resume_from_checkpoint=str(checkpoint))
         path.write_bytes(before)
     seal = checkpoint / "seal.json"
     before = seal.read_text()
