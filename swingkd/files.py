@@ -19,6 +19,8 @@ from pydantic import StringConstraints, TypeAdapter, ValidationError
 T = TypeVar("T")
 #: What the files of a checkpoint hold; written last, so a checkpoint without it is not whole.
 SEAL_FILE = "seal.json"
+#: Stands in a folder while it is written, until it is sealed.
+UNFINISHED = "unfinished"
 #: Where a run keeps its secrets: noise keys, canaries, what it averaged.
 PRIVATE = "_private"
 #: Text of somebody else that may be shown: one line, of no great length.
@@ -125,8 +127,9 @@ def seal(folder: str | os.PathLike) -> None:
     It shows an edit, not a forger, who could seal anew.
     """
     folder = Path(folder)
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL_FILE)
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (SEAL_FILE, UNFINISHED))
     write_json(folder / SEAL_FILE, {path.relative_to(folder).as_posix(): digest_of(path) for path in files})
+    (folder / UNFINISHED).unlink(missing_ok=True)
 
 
 def check_seal(folder: str | os.PathLike) -> None:

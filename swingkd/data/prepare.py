@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
@@ -122,9 +124,8 @@ def prepare_dataset(
         prepared = tagged_map(dataset, _tokenise, known, **options)
     if settings.packing and not set(TEACHER_COLUMNS) & set(columns):
         options = {"batched": True, "batch_size": 10_000, "fn_kwargs": {"length": settings.max_length}}
+        prepared = prepared.select_columns([c for c in column_names(prepared) if c in OF_EACH_TOKEN])
         if isinstance(prepared, Dataset):
-            kept = [c for c in prepared.column_names if c in OF_EACH_TOKEN]
-            prepared = prepared.select_columns(kept)
             options |= {"desc": f"Packing ({description})"}
         prepared = prepared.map(_pack, **options)
     return prepared
@@ -175,7 +176,22 @@ def ready(
         )
     for prefix in ("", "teacher_"):
         dataset = unpadded(dataset, names, of_each_token, prefix)
+    _check_not_empty(dataset)
     return dataset
+
+
+def _check_not_empty(dataset: Dataset | IterableDataset) -> None:
+    """Refuse rows without tokens that somebody else tokenised; an empty text of the user's is its own affair."""
+    if not isinstance(dataset, Dataset):
+        return
+    first = 0
+    for part in dataset.select_columns(["input_ids"]).with_format("arrow").iter(10_000):
+        ids = part["input_ids"]
+        empty = pc.equal(pc.list_value_length(ids), 0) if pa.types.is_nested(ids.type) else None
+        if empty is not None and pc.any(empty).as_py():
+            row = first + pc.index(empty, True).as_py()
+            raise ValueError(f"The column input_ids has no token in row {row}. Drop such rows.")
+        first += len(part)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,10 @@ from transformers import PreTrainedConfig
 def class_number(label: Any, config: PreTrainedConfig) -> int | None:
     """Return the number of a class that is given by number or name; `None` where the model has no such class."""
     if isinstance(label, str):
+        if sum(name == label for name in config.id2label.values()) > 1:
+            raise ValueError(f"Two classes of the model are called {label!r}: a label could be either. Give numbers.")
         known_by = config.label2id.get(label)
+        known_by = int(known_by) if str(known_by).isdecimal() else None
         if known_by is None:
             # transformers leaves made-up names in label2id where only id2label was set.
             known_by = next((i for i, name in config.id2label.items() if name == label), None)
@@ -31,8 +34,10 @@ def class_names(config: PreTrainedConfig) -> list[str] | None:
     return None if names == [f"LABEL_{i}" for i in range(config.num_labels)] else names
 
 
-def check_named_once(role: str, config: PreTrainedConfig) -> None:
-    """Refuse classes without a number of their own, or of one name: nobody could tell which is meant.
+def check_numbered(role: str, config: PreTrainedConfig) -> None:
+    """Refuse classes without a number of their own, or names that stand for two numbers.
+
+    Two classes may share a name, as the two cranes of ImageNet do, as long as nobody calls them by it.
 
     Args:
         role: what the model is called in the error.
@@ -49,14 +54,9 @@ def check_named_once(role: str, config: PreTrainedConfig) -> None:
             + f", its num_labels is {config.num_labels}. Number them from 0."
         )
     names = [str(config.id2label[i]) for i in range(config.num_labels)]
-    twice = [i for i, name in enumerate(names) if name in names[:i]]
-    if twice:
-        raise ValueError(
-            f"Two classes of the {role} model are called {names[twice[0]]!r}, {names.index(names[twice[0]])} and "
-            f"{twice[0]}: give each its own name in id2label."
-        )
+    known = {name: int(i) for name, i in (config.label2id or {}).items() if str(i).isdecimal()}
     # transformers leaves the made-up names where only id2label was set.
-    wrong = [name for name, i in (config.label2id or {}).items() if name in names and names[i : i + 1] != [name]]
+    wrong = [name for name, i in known.items() if name in names and names[i : i + 1] != [name]]
     if wrong:
         raise ValueError(
             f"The {role} model's label2id says that {wrong[0]!r} is class {config.label2id[wrong[0]]}, its id2label "

@@ -28,9 +28,9 @@ def same_model(one: Model, other: Model) -> bool:
 
 
 def _same_weights(one: nn.Module, other: nn.Module) -> bool:
-    left, right = dict(one.named_parameters()), dict(other.named_parameters())
+    left, right = ({**dict(model.named_parameters()), **dict(model.named_buffers())} for model in (one, other))
     # What lies elsewhere (sharded, on no device) cannot be compared here.
-    if not left or any(p.is_meta or not p.numel() for p in (*left.values(), *right.values())):
+    if not left or any(p.is_meta for p in (*left.values(), *right.values())):
         return False
     return left.keys() == right.keys() and all(
         p.shape == right[name].shape and torch.equal(p, right[name].to(p.device, p.dtype)) for name, p in left.items()

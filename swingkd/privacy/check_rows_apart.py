@@ -14,6 +14,8 @@ from torch import nn
 
 # A row alone is padded otherwise than in a batch; half precision has three digits.
 _ALLOWED, _LOOSE = 3e-5, 0.03
+# Nats: a loss that is nearly 0 is the rounding of its parts.
+_LEAST = 3.0
 
 
 def check_rows_apart(
@@ -46,7 +48,7 @@ def check_rows_apart(
     if not torch.equal(together, again):
         return  # It draws numbers of its own: nothing can be compared.
     among = together[[0, rows - 1]]
-    if not bool(((among - alone).abs() <= (_LOOSE if loose else _ALLOWED) * alone.abs().clamp_min(1e-3)).all()):
+    if not bool(((among - alone).abs() <= (_LOOSE if loose else _ALLOWED) * alone.abs().clamp_min(_LEAST)).all()):
         raise ValueError(
             f"A row's loss is {float(alone[0]):.4g} alone and {float(among[0]):.4g} among {rows} rows (the last one's "
             f"{float(alone[1]):.4g} and {float(among[1]):.4g}): rows move each other's gradients, and no clip bounds "

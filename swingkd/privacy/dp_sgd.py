@@ -223,8 +223,9 @@ class DPSGD:
             found = self._norms(count) if self.ghost else self._per_row(count)
             self._compare_rows(row_losses, found, range(count))
             self._forget()
-            loose = any(own.dtype in (torch.bfloat16, torch.float16) for own in found)
-            loose = loose or torch.get_float32_matmul_precision() != "highest"
+            half = {torch.bfloat16, torch.float16}
+            loose = not half.isdisjoint({own.dtype for own in found} | {p.dtype for p in self.model.parameters()})
+            loose = loose or not _multiplies_exactly()
             with self._without_hooks():
                 check_rows_apart(self.model, losses, rows, loose=loose)
         except NotImplementedError as error:
@@ -283,6 +284,14 @@ class DPSGD:
             setattr(parameter, _ROWS, None)
             if self.ghost:
                 setattr(parameter, _NORMS, None)
+
+
+def _multiplies_exactly() -> bool:
+    """Tell whether products of float32 are computed in float32, and not in TF32."""
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:
+        return False  # It was set in the new way, one kind of product at a time.
 
 
 def _count(losses: torch.Tensor) -> int:

@@ -55,6 +55,7 @@ class ImageClassification(LabelTask):
         for old, new in names.items():
             dataset = dataset.rename_column(old, new) if old != new else dataset
         if image is not None and not transformed:
+            _check_eight_bits(dataset)
             # Grey, transparent or with a palette: as many channels as the model reads.
             mode = "L" if getattr(config, "num_channels", 3) == 1 else "RGB"
             dataset = dataset.cast_column("image", Image(mode=mode))
@@ -111,6 +112,16 @@ class ImageCollator:
             shown = self.teacher_processor([row["image"] for row in rows], return_tensors="pt")
             batch["teacher_pixel_values"] = shown["pixel_values"]
         return batch | {"pixel_values": pixels}
+
+
+def _check_eight_bits(dataset: Any) -> None:
+    """Refuse images of more than eight bits a channel: converted, nearly all of them would be white."""
+    mode = dataset[0]["image"].mode if isinstance(dataset, Dataset) and len(dataset) and dataset[0]["image"] else "RGB"
+    if mode.startswith(("I", "F")):
+        raise ValueError(
+            f"The images have the mode {mode!r}, with more than eight bits a channel. Scale them to 0..255 first, and "
+            "store them as 'L' or 'RGB'."
+        )
 
 
 def _check_transform(dataset: Dataset) -> None:

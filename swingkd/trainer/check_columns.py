@@ -21,6 +21,7 @@ from swingkd.data.prepare import column_names
 from swingkd.models.inputs import first_position, takes, vocabulary_size
 from swingkd.tasks import Task
 from swingkd.trainer.check_models import positions
+from swingkd.trainer.check_pixels import check_one_size
 
 _AT_ONCE = 10_000
 # Columns with one value for each token of another one; of the labels, where they are tokens of their own.
@@ -91,7 +92,7 @@ class Columns:
         beside |= dict.fromkeys(("labels", *PII_COLUMNS), of_answers)
         of_tokens = task.predicts_tokens or task.name == "token-classification"
         lists = dict.fromkeys(("labels", "teacher_labels", *PII_COLUMNS), of_tokens)
-        more = "pixel_values", "input_ids", *_OF_INPUT, "teacher_input_ids", *_OF_TEACHER[:2], *_CACHED
+        more = "input_ids", *_OF_INPUT, "teacher_input_ids", *_OF_TEACHER[:2], *_CACHED
         lists |= dict.fromkeys(more, True)
         limits = {"labels": min(placed)} if of_answers == "labels" else {}
         if apart and "teacher" in models:
@@ -128,8 +129,6 @@ class Columns:
                     f"The column {name} holds {kinds[not nested]} a row, and {kinds[nested]} is needed"
                     f"{': one for each token' if nested else ''}."
                 )
-        for name in ("input_ids", "teacher_input_ids"):
-            self._check_some(name, table, first)
         for name, limit in self.limits.items():
             lengths = pc.list_value_length(table[name])
             if limit < math.inf and (pc.max(lengths).as_py() or 0) > limit:
@@ -144,8 +143,6 @@ class Columns:
                 _check_lengths(name, table[name], other, table[other], first)
         if {"labels", "teacher_labels"} <= self.lists.keys():
             _check_as_many(table["labels"], table["teacher_labels"], first)
-        if "pixel_values" in self.lists:
-            _check_one_size(table["pixel_values"], first)
         for name in self.floats:
             values = _flat(table[name]).cast(pa.float32())
             wrong = pc.or_(pc.is_nan(values), pc.equal(values, math.inf))
@@ -157,12 +154,6 @@ class Columns:
                     f"The column {name} holds {pc.max(values)}, which is the logarithm of no probability: cache the "
                     "teacher again."
                 )
-
-    def _check_some(self, name: str, table: pa.Table, first: int) -> None:
-        if name in self.lists:
-            empty = pc.equal(pc.list_value_length(table[name]), 0)
-            if pc.any(empty).as_py():
-                raise ValueError(f"The column {name} has no token in row {first + _first(empty)}. Drop such rows.")
 
     def _check_present(self, name: str, column: pa.ChunkedArray, first: int) -> None:
         missing = column.is_null()
@@ -219,6 +210,8 @@ def check_columns(
         ValueError: names the column and the row.
     """
     columns = Columns.of(column_names(rows), task, models, tokenizer)
+    if "pixel_values" in column_names(rows):
+        rows = check_one_size(rows)
     if not columns.names:
         return rows
     if isinstance(rows, IterableDataset):
@@ -293,18 +286,6 @@ def _check_as_many(labels: pa.ChunkedArray, teacher: pa.ChunkedArray, first: int
             f"Row {first + row} has {own[row]:.0f} labels and {theirs[row]:.0f} teacher_labels. Both models must be "
             "asked about the same words."
         )
-
-
-def _check_one_size(pixels: pa.ChunkedArray, first: int) -> None:
-    """Refuse images of unlike sizes, which no batch can hold."""
-    column, row_of = pixels.combine_chunks(), np.arange(len(pixels))
-    while pa.types.is_nested(column.type):
-        lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
-        if len(lengths) and (lengths != lengths[0]).any():
-            row = first + int(row_of[np.argmax(lengths != lengths[0])])
-            raise ValueError(f"The pixel_values of row {row} have another size than the first. Bring all to one.")
-        row_of = row_of[pc.list_parent_indices(column).to_numpy()]
-        column = pc.list_flatten(column)
 
 
 def _first(wrong: Any) -> int:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
+from datasets import Dataset, IterableDataset
 from PIL import Image
 from transformers import AutoImageProcessor, PreTrainedModel
 
@@ -69,3 +72,46 @@ def _difference(ours: Any, theirs: Any, shown: torch.Tensor, meant: torch.Tensor
         if not key.endswith("processor_type") and str(one.get(key)) != str(two.get(key)):
             return f"{key}={two.get(key)}, not {one.get(key)}"
     return f"{type(theirs).__name__} against {type(ours).__name__}"
+
+
+def check_one_size(rows: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    """Refuse `pixel_values` that are missing, or of unlike sizes, which no batch can hold; a stream as it flows.
+
+    Raises:
+        ValueError: names the row.
+    """
+    if isinstance(rows, IterableDataset):
+        return rows.map(_of_one_size, batched=True, with_indices=True, fn_kwargs={"first": []})
+    begun, sizes = 0, None
+    for part in rows.select_columns(["pixel_values"]).with_format("arrow").iter(1000):
+        column = part["pixel_values"].combine_chunks()
+        if column.null_count:
+            _refuse(begun + pc.index(column.is_null(), True).as_py(), "has no value", "Drop such rows")
+        if isinstance(column, pa.ExtensionArray):
+            column = column.storage  # of one shape, by its type
+        row_of, levels = np.arange(len(column)), list[int]()
+        while pa.types.is_nested(column.type) and len(column):
+            lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
+            wanted = sizes[len(levels)] if sizes is not None and len(levels) < len(sizes) else lengths[0]
+            if (lengths != wanted).any():
+                row = begun + int(row_of[np.argmax(lengths != wanted)])
+                _refuse(row, "has another size than the first", "Bring all to one")
+            levels.append(wanted)
+            row_of = row_of[pc.list_parent_indices(column).to_numpy()]
+            column = pc.list_flatten(column)
+        sizes, begun = sizes or levels, begun + len(part)
+    return rows
+
+
+def _of_one_size(batch: dict[str, list], indices: list[int], first: list) -> dict[str, list]:
+    for row, pixels in zip(indices, batch["pixel_values"], strict=True):
+        if pixels is None:
+            _refuse(row, "has no value", "Drop such rows")
+        first.append(np.shape(pixels)) if not first else None
+        if np.shape(pixels) != first[0]:
+            _refuse(row, "has another size than the first", "Bring all to one")
+    return {}
+
+
+def _refuse(row: int, what: str, remedy: str) -> None:
+    raise ValueError(f"pixel_values {what} in row {row}. {remedy}.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 from pathlib import Path
 
 from safetensors import safe_open
@@ -12,14 +14,54 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from swingkd.files import SEAL_FILE
+from swingkd.files import SEAL_FILE, UNFINISHED
+
+log = logging.getLogger(__name__)
 
 
 def last_complete_checkpoint(folder: str) -> str | None:
-    """Return the last checkpoint that was written to its end; `None` where there is none."""
-    checkpoints = {steps_of(str(path)): str(path) for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*")}
+    """Return the last checkpoint that was written to its end; `None` where there is none.
+
+    Raises:
+        ValueError: there are checkpoints, none of which is of this library, or all are older than its seals.
+    """
+    paths = list(Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
+    checkpoints = {steps_of(str(path)): str(path) for path in paths}
     last = max(checkpoints, default=-1)
+    strange = [path for path in paths if not (path / SEAL_FILE).exists() and not (path / UNFINISHED).exists()]
+    if last < 0 and strange:
+        raise ValueError(
+            f"{strange[0]} has no {SEAL_FILE}, so nobody can tell whether it is whole. Delete it, or choose another "
+            "output folder."
+        )
     return checkpoints[last] if last >= 0 else None
+
+
+def begin_checkpoint(folder: str) -> None:
+    """Mark a checkpoint as unfinished; of one that is written over, the seal goes: half of it is another one's."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / UNFINISHED).touch()
+    (Path(folder) / SEAL_FILE).unlink(missing_ok=True)
+
+
+def later_checkpoints(folder: str, steps: int) -> list[str]:
+    """Return the checkpoints in a folder after so many steps, whole or not."""
+    paths = Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    numbers = {str(path): path.name.rpartition("-")[2] for path in paths if path.is_dir()}
+    return [path for path, number in numbers.items() if number.isdecimal() and int(number) > steps]
+
+
+def forget_unfinished(paths: list[str]) -> list[str]:
+    """Remove checkpoints that a crash left half written; return the others.
+
+    Their steps are taken again.  Under differential privacy nobody counts what the first ones released, so their
+    weights must not stay.
+    """
+    for path in paths:
+        if (Path(path) / UNFINISHED).exists() and not (Path(path) / SEAL_FILE).exists():
+            log.warning("%s was never finished: it is removed, and its steps are taken again.", path)
+            shutil.rmtree(path)
+    return [path for path in paths if Path(path).exists()]
 
 
 def steps_of(checkpoint: str) -> int:

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from swingkd.data import PII_COLUMNS, column_names
 from swingkd.data.teacher_columns import TEACHER_COLUMNS
-from swingkd.files import SEAL_FILE, alone_in
+from swingkd.files import alone_in
 from swingkd.models.inputs import first_position, takes, vocabulary_size
 from swingkd.models.whole import check_finite_weights
 from swingkd.report import forget_model_facts
@@ -30,7 +29,7 @@ from swingkd.tagging import Tagger, is_private
 from swingkd.targets import Protection
 from swingkd.tasks.language import MaskingCollator, NewMasks, evaluated
 from swingkd.trainer.check_data import check_fresh_masks
-from swingkd.trainer.checkpoints import last_complete_checkpoint, load_renamed
+from swingkd.trainer.checkpoints import begin_checkpoint, last_complete_checkpoint, load_renamed
 from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.objective import Objective, StepLosses, frozen_model, readable_head
 from swingkd.trainer.protections import build_protection
@@ -338,8 +337,7 @@ class PrivateDistillationTrainer(PublishingTrainer):
         runs = self._get_output_dir(trial=trial)
         folder = os.path.join(runs, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         if self.args.should_save:
-            # Of a run that was here before; half written, its files are not what it says.
-            Path(folder, SEAL_FILE).unlink(missing_ok=True)
+            begin_checkpoint(folder)
         try:
             super()._save_checkpoint(model, trial)
         finally:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 from transformers import Trainer
 
 from swingkd.privacy import PrivacyLedger
-from swingkd.trainer.checkpoints import last_complete_checkpoint, steps_of
+from swingkd.trainer.checkpoints import forget_unfinished, last_complete_checkpoint, later_checkpoints, steps_of
 from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.dp_run import PrivateRun
 from swingkd.trainer.ledgers import resumed_ledger
@@ -53,17 +54,28 @@ class DPTrainer(Trainer):
                 "target_epsilon or noise_multiplier is set, but the trainer was made without a training set, from "
                 "which the batches are drawn. Pass train_dataset=... when you make it."
             )
-        last = last_complete_checkpoint(self.args.output_dir) if self.private is not None else None
-        if last is not None and resume_from_checkpoint and steps_of(last) > steps_of(str(resume_from_checkpoint)):
-            raise ValueError(
-                f"The output folder holds a later checkpoint ({last}). What its steps released would not be counted: "
-                "resume from it, or delete it, if nobody has seen it."
-            )
+        if self.private is not None and resume_from_checkpoint:
+            self._check_later(resume_from_checkpoint)
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
             if self.private is not None:
                 self.private.end()
+
+    def _check_later(self, resumed: str | bool) -> None:
+        """Refuse to forget what later checkpoints released; one that a crash left half written goes."""
+        folder = self.args.output_dir
+        given = last_complete_checkpoint(folder) if resumed is True else str(resumed)
+        later = later_checkpoints(folder, steps_of(given) if given is not None else 0)
+        if self.args.process_index == 0:
+            later = forget_unfinished(later)
+        self.accelerator.wait_for_everyone()
+        later = [path for path in later if os.path.exists(path)]
+        if later:
+            raise ValueError(
+                f"The output folder holds a later checkpoint ({later[0]}). What its steps released would not be "
+                "counted: resume from it, or delete it, if nobody has seen it."
+            )
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Run a step as `Trainer` does; under DP, on a Poisson sample cut into parts that fit the memory."""

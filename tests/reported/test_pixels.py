@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Image
+from datasets import Array3D, ClassLabel, Dataset, Features, Image, IterableDataset, Value
+from PIL import Image as Picture
 from transformers import MobileViTImageProcessor, ViTForImageClassification, ViTImageProcessor
 
 from swingkd import PrivateDistillationTrainer, teacher_logits
@@ -104,7 +105,7 @@ def test_images_of_any_mode_train(config, mode):
 def test_pixels_that_are_missing_or_of_two_sizes_are_refused(config):
     for wrong, says in (
         (None, "pixel_values has no value in row 3"),
-        ((3, 4, 8), "pixel_values of row 3 have another"),
+        ((3, 4, 8), "has another size than the first in row 3"),
     ):
         rows = [np.zeros((3, 8, 8)).tolist() for _ in range(6)]
         rows[3] = None if wrong is None else np.zeros(wrong).tolist()
@@ -113,3 +114,42 @@ def test_pixels_that_are_missing_or_of_two_sizes_are_refused(config):
             PrivateDistillationTrainer(
                 vit(), vit(8, 1), config(protection="none"), data, processing_class=processor(8)
             )
+
+
+def test_pixels_are_read_however_they_are_kept(config):
+    """As lists, as arrays of one shape, and in streams as numpy or torch have them."""
+    pixels = np.random.default_rng(0).normal(size=(6, 3, 8, 8)).astype(np.float32)
+    labels = [0, 1, 2] * 2
+    kept = Features(pixel_values=Array3D((3, 8, 8), "float32"), label=Value("int64"))
+
+    def rows(make):
+        for values, label in zip(pixels, labels, strict=True):
+            yield {"pixel_values": make(values), "label": label}
+
+    streams = [
+        IterableDataset.from_generator(rows, gen_kwargs={"make": make}) for make in (np.asarray, torch.as_tensor)
+    ]
+    maps = [
+        Dataset.from_dict({"pixel_values": pixels.tolist(), "label": labels}),
+        Dataset.from_dict({"pixel_values": pixels, "label": labels}, features=kept),
+    ]
+    for data in (*maps, *streams):
+        args = config(protection="none", max_steps=2)
+        PrivateDistillationTrainer(vit(), vit(8, 1), args, data, processing_class=processor(8)).train()
+    wrong = IterableDataset.from_generator(rows, gen_kwargs={"make": lambda v: v[:, : 4 + 4 * (v[0, 0, 0] > 0)]})
+    with pytest.raises(ValueError, match="has another size than the first"):
+        PrivateDistillationTrainer(
+            vit(), vit(8, 1), config(protection="none", max_steps=2), wrong, processing_class=processor(8)
+        ).train()
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_images_of_many_bits_are_not_cut_to_white(config, mode):
+    shown = [Picture.fromarray(np.full((8, 8), 40_000, np.uint16)).convert("I").convert(mode) for _ in range(6)]
+    kinds = Features(image=Image(), label=ClassLabel(names=list(CLASSES)))
+    try:
+        data = Dataset.from_dict({"image": shown, "label": [0, 1, 2] * 2}, features=kinds)
+    except (OSError, ValueError):
+        pytest.skip(f"datasets stores no {mode} images")
+    with pytest.raises(ValueError, match="more than eight bits"):
+        PrivateDistillationTrainer(vit(), vit(8, 1), config(protection="none"), data, processing_class=processor(8))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
+    BartForSequenceClassification,
     BertForMaskedLM,
     BertForSequenceClassification,
     BertForTokenClassification,
@@ -16,6 +17,8 @@ from transformers import (
     LayoutLMForTokenClassification,
     RobertaConfig,
     RobertaForMaskedLM,
+    T5Config,
+    T5ForSequenceClassification,
     XLNetConfig,
     XLNetForSequenceClassification,
     XLNetLMHeadModel,
@@ -254,3 +257,54 @@ def test_rows_given_later_are_looked_at_as_well(train, ids, how):
             getattr(trainer, how)(Dataset.from_dict({name: rows[name][:3] for name in rows}))
     assert np.isfinite(trainer.evaluate(Dataset.from_dict({"input_ids": ids}))["eval_loss"])
     assert torch.isfinite(torch.tensor(trainer.evaluate(trainer.train_dataset)["eval_loss"]))
+
+
+# --- what was refused for no reason ---
+
+
+@pytest.mark.parametrize("family", ["bart", "t5"])
+def test_classifiers_that_read_at_the_end_of_sentence_token_train(config, tokenizer, family):
+    size = len(tokenizer)
+    special = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "vocab_size": size}
+    sizes = {f"{part}_{what}": 2 for part in ("encoder", "decoder") for what in ("attention_heads", "ffn_dim")}
+    bart = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "max_position_embeddings": 80}
+    torch.manual_seed(0)
+    make = {
+        "bart": lambda: BartForSequenceClassification(BartConfig(**special, **sizes, **bart, num_labels=3)),
+        "t5": lambda: T5ForSequenceClassification(
+            T5Config(
+                **special,
+                d_model=16,
+                d_kv=8,
+                d_ff=16,
+                num_layers=1,
+                num_heads=2,
+                decoder_start_token_id=0,
+                num_labels=3,
+            )
+        ),
+    }[family]
+    ended = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in TEXTS[:6]]
+    rows = Dataset.from_dict({"input_ids": ended, "label": [0, 1, 2] * 2})
+    PrivateDistillationTrainer(
+        make(), make(), config(protection="none", max_length=64), rows, processing_class=tokenizer
+    ).train()
+
+
+def test_two_classes_of_one_name_are_told_apart_by_number(config, tokenizer, ids):
+    """As the two cranes of ImageNet."""
+    models = [bert(BertForSequenceClassification, len(tokenizer), num_labels=3) for _ in range(2)]
+    for model in models:
+        model.config.id2label = {0: "crane", 1: "dog", 2: "crane"}
+        model.config.label2id = {"crane": "2", "dog": "1"}
+    rows = {"text": TEXTS[:6], "label": [0, 1, 2] * 2}
+    given = (*models, config(protection="none"))
+    PrivateDistillationTrainer(*given, Dataset.from_dict(rows), processing_class=tokenizer).train()
+    rows["label"] = ["dog", "crane"] * 3
+    with pytest.raises(ValueError, match="Two classes of the model are called 'crane'"):
+        PrivateDistillationTrainer(*given, Dataset.from_dict(rows), processing_class=tokenizer)
+
+
+def test_a_stream_with_more_columns_is_packed(train, ids):
+    rows = Dataset.from_dict({"input_ids": ids, "id": list(range(len(ids)))}).to_iterable_dataset()
+    train(rows, packing=True, max_steps=2).train()

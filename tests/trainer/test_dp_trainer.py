@@ -361,7 +361,10 @@ def test_a_checkpoint_without_its_ledger_is_refused(make, tmp_path):
 
 def test_half_written_checkpoints_are_passed_over(make, tmp_path):
     make(max_steps=3, save_strategy="steps", save_steps=1).train()
-    (tmp_path / "out" / "checkpoint-3" / "trainer_state.json").write_text('{"global_step"')
+    killed = tmp_path / "out" / "checkpoint-3"
+    (killed / "trainer_state.json").write_text('{"global_step"')
+    (killed / "seal.json").unlink()
+    (killed / "unfinished").touch()
     again = make(max_steps=3)
     again.train(resume_from_checkpoint=True)
     assert again.ledger.entries[0].releases == 3
@@ -554,3 +557,32 @@ def test_gradient_checkpointing_works(make, tokenizer, adapter):
     trainer = make(gradient_checkpointing=True, peft_config=peft)
     trainer.train()
     assert trainer.ledger.entries[0].releases == 2
+
+
+@pytest.mark.reported
+def test_a_checkpoint_that_was_killed_before_its_seal_is_taken_again(make, tmp_path):
+    """Its steps are noised anew, so the first ones' weights must not stay: nobody counts them."""
+    make(max_steps=3, save_strategy="steps", save_steps=1).train()
+    killed = tmp_path / "out" / "checkpoint-3"
+    (killed / "seal.json").unlink()
+    (killed / "unfinished").touch()
+    again = make(max_steps=4, save_strategy="steps", save_steps=4)
+    again.train(resume_from_checkpoint=True)
+    assert again.ledger.entries[0].releases == again.state.global_step == 4
+    # It was taken, and written, again.
+    assert (killed / "seal.json").exists()
+    assert not (killed / "unfinished").exists()
+
+
+@pytest.mark.reported
+@pytest.mark.parametrize("resume", [True, "checkpoint-2"])
+def test_a_later_checkpoint_of_unknown_origin_is_not_passed_over(make, tmp_path, resume):
+    make(max_steps=3, save_strategy="steps", save_steps=1).train()
+    (tmp_path / "out" / "checkpoint-3" / "seal.json").unlink()
+    with pytest.raises(ValueError, match="holds a later checkpoint"):
+        make(max_steps=4).train(resume_from_checkpoint=resume if resume is True else str(tmp_path / "out" / resume))
+    for path in (tmp_path / "out").glob("*/seal.json"):
+        path.unlink()
+    # Of an older version, say: nothing begins anew over them, in silence.
+    with pytest.raises(ValueError, match=r"has no seal\.json"):
+        make(max_steps=4).train(resume_from_checkpoint=True)
