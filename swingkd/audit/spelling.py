@@ -7,27 +7,37 @@ the numbers, in a name it parts words.
 from __future__ import annotations
 
 import calendar
+import ipaddress
 import re
 import unicodedata
 from collections.abc import Iterable
+from contextlib import suppress
 
-_RUN = re.compile(r"[^\W_]+")
+# Digits, Latin, Greek, Cyrillic, Armenian, Hebrew and Arabic, in small letters: written with blanks between words.
+_WITH_BLANKS = r"0-9a-z\u00df-\u024f\u0370-\u0586\u05d0-\u05ea\u0620-\u06d3"
+# Marks belong to their letter: vowels of India's and Thailand's scripts are marks.
+_MARKS = "".join(chr(c) for c in range(0x300, 0x2000) if unicodedata.category(chr(c)).startswith("M"))
+# Letters and digits, up to where another way of writing begins.
+_RUN = re.compile(rf"[{_WITH_BLANKS}{_MARKS}]+|(?:[^\W_{_WITH_BLANKS}]|[{_MARKS}])+")
 _EMAIL = re.compile(r"(?:mailto:)?([^\s@]+)\s?@\s?([\w-]+(?:\.[\w-]+)+)")
-_URL = re.compile(r"(?:https?://(?:www\.)?|www\.)(\S+?)/?")
-_NET = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}|[0-9a-f]{0,4}(?::[0-9a-f]{0,4}){2,7}")
-_DATE = re.compile(r"(\d{4})\s?[-./]\s?(\d{1,2})\s?[-./]\s?(\d{1,2})|(\d{1,2})\s?[-./]\s?(\d{1,2})\s?[-./]\s?(\d{4})")
+_URL = re.compile(r"(?:https?://)?(?:www\.)?([a-z0-9-]+(?:\.[a-z0-9-]+)*\.[a-z]{2,24}(?::\d+)?(?:/\S+?)?)/?")
+_MAC = re.compile(r"[0-9a-f]{2}(?:[:-][0-9a-f]{2}){5}")
+_DATE = re.compile(
+    r"(\d{4})\s?[-./年]\s?(\d{1,2})\s?[-./月]\s?(\d{1,2})日?|(\d{1,2})\s?[-./]\s?(\d{1,2})\s?[-./]\s?(\d{4})"
+)
 _DATE_IN_WORDS = re.compile(
-    r"(\d{1,2})(?:st|nd|rd|th|\.)?(?: of)? ([a-z]{3,9})\.?,? (\d{4})"
+    r"(\d{1,2})(?:st|nd|rd|th|\.)?(?: of)?[ -]([a-z]{3,9})\.?,?[ -](\d{4})"
     r"|([a-z]{3,9})\.? (\d{1,2})(?:st|nd|rd|th)?,? (\d{4})"
 )
 _MONTHS = {name.lower(): i for i in range(1, 13) for name in (calendar.month_name[i], calendar.month_abbr[i])}
-_NUMBER = re.compile(r"\+?[\d\s()./\u00b7\u2010-\u2014-]+")
-# Digits, Latin, Greek, Cyrillic, Armenian, Hebrew and Arabic, in small letters: written with blanks between words.
-_WITH_BLANKS = r"0-9a-z\u00df-\u024f\u0370-\u0586\u05d0-\u05ea\u0620-\u06d3"
+_MONTHS["sept"] = 9
+_NUMBER = re.compile(r"(?:tel:)?\+?[\d\s()./\u00b7\u2010-\u2014-]+")
 # With fewer digits, a separator may part two numbers.
 _LONG_NUMBER = 7
-# The longest value that is looked for, in runs of letters and digits.
-_MOST_RUNS = 12
+# What parts the groups of an account's number, and means nothing; it has so many letters and digits at least.
+_GROUPED, _LONG_CODE = re.compile(r"[a-z0-9]+(?:[ -][a-z0-9]+)*"), 12
+# What stands before a value and belongs to it.
+_SIGNS = "@$€£#"
 
 
 def written_alike(value: str) -> str:
@@ -42,22 +52,31 @@ def written_alike(value: str) -> str:
         return f"{found[1]}@{found[2]}"
     if found := _URL.fullmatch(folded):
         return found[1]
-    if _NET.fullmatch(folded):
-        return folded
+    if _MAC.fullmatch(folded):
+        return folded.replace("-", ":")
+    with suppress(ValueError):
+        return str(ipaddress.ip_address(folded))
     date = _date(folded)
     if date:
         return date
     if _NUMBER.fullmatch(folded):
+        folded = folded.removeprefix("tel:")
         digits = re.sub(r"\D", "", re.sub(r"^((?:\+|00)[\d\s]{1,5})\(0\)", r"\1", folded))
         if len(digits) >= _LONG_NUMBER:
             abroad = folded.startswith("+") or digits.startswith("00")
             return "+" + digits.removeprefix("00") if abroad else digits
         return "-".join(_RUN.findall(folded)) or folded
     runs = _RUN.findall(folded)
-    joined = "".join(
-        f" {run}" if i and run[0].isalpha() and runs[i - 1][-1].isalpha() else run for i, run in enumerate(runs)
-    )
+    code = _GROUPED.fullmatch(folded) and sum(map(len, runs)) >= _LONG_CODE and any(c.isdigit() for c in folded)
+    joined = "".join(_between(runs[i - 1][-1], run[0], bool(code)) + run if i else run for i, run in enumerate(runs))
     return joined or folded
+
+
+def _between(one: str, other: str, code: bool) -> str:
+    """Return what stands between two runs: between words a blank, between numbers a mark, unless they are one code."""
+    if one.isdigit() and other.isdigit():
+        return "" if code else "-"
+    return " " if not one.isdigit() and not other.isdigit() else ""
 
 
 def fold(text: str) -> str:
@@ -88,12 +107,18 @@ def mentions(text: str, value: str) -> int:
     between = r"[\W_]{0,3}"
     if _NUMBER.fullmatch(key) and sum(c.isdigit() for c in key) >= _LONG_NUMBER and not _date(key):
         pattern = between.join(re.findall(r"\d", key))
-    elif _EMAIL.fullmatch(key) or _NET.fullmatch(key) or "/" in key:
+    elif _EMAIL.fullmatch(key) or _URL.fullmatch(key) or ":" in key or re.fullmatch(r"[\d.]+", key):
         pattern = re.escape(key)
     else:
         pattern = between.join(map(re.escape, _RUN.findall(key))) or re.escape(key)
     spelled = re.escape(fold(value).strip())
-    return max(1, *(len(re.findall(_whole(each), folded)) for each in (pattern, spelled)))
+    others = sum(len(re.findall(_whole(_loose(other)), folded)) for other in set(_other_spellings(key)) if _date(key))
+    return max(1, others, *(len(re.findall(_whole(each), folded)) for each in (pattern, spelled)))
+
+
+def _loose(spelling: str) -> str:
+    """Return a pattern of a spelling, whatever parts its runs."""
+    return r"[\W_]{1,3}".join(map(re.escape, _RUN.findall(spelling)))
 
 
 def _whole(pattern: str) -> str:
@@ -109,34 +134,66 @@ class KnownValues:
     """
 
     def __init__(self, values: Iterable[str]):
-        self._keys: dict[str, str] = {}
-        for value in values:
-            key = written_alike(value)
-            for compact in ("".join(_RUN.findall(fold(value))), "".join(_RUN.findall(key))):
-                if compact:
-                    self._keys[compact] = key
+        #: By letters and digits alone: what the values share that are written with these, and the sign before them.
+        self._keys: dict[str, set[tuple[str, str]]] = {}
+        self._runs = 1
+        for value in dict.fromkeys(values):
+            key, folded = written_alike(value), fold(value).strip()
+            sign = folded[0] if folded[:1] in tuple(_SIGNS) else ""
+            for spelling in (folded, key, *_other_spellings(key)):
+                runs = _RUN.findall(spelling)
+                self._runs = max(self._runs, len(runs))
+                if runs:
+                    self._keys.setdefault("".join(runs), set()).add((key, sign))
         self._longest = max(map(len, self._keys), default=0)
         # Without blanks there are no runs to go by.
-        self._unparted = [compact for compact in self._keys if not re.search(f"[{_WITH_BLANKS}]", compact)]
+        self._unparted = [
+            compact
+            for compact in self._keys
+            if not re.fullmatch(f"[{_WITH_BLANKS}].*[{_WITH_BLANKS}]|.", compact, re.DOTALL)
+        ]
 
     def said(self, text: str) -> dict[str, str]:
         """Return the values that a text says, by what their spellings share, as they are written there."""
         folded = fold(text)
         runs = list(_RUN.finditer(folded))
-        found = {self._keys[value]: value for value in self._unparted if value in folded}
+        found = {key: value for value in self._unparted if value in folded for key, _ in self._keys[value]}
         for i, first in enumerate(runs):
             compact = ""
-            for last in runs[i : i + _MOST_RUNS]:
+            for last in runs[i : i + self._runs + 1]:
                 compact += last[0]
                 if len(compact) > self._longest:
                     break
-                key = self._keys.get(compact)
-                if key is None or key in found:
-                    continue
-                # A sign before it, or a bracket, may belong to it.
-                for start in (first.start(), max(first.start() - 1, 0), max(first.start() - 2, 0)):
-                    spelled = folded[start : last.end()]
-                    if written_alike(spelled) == key:
+                for key, sign in self._keys.get(compact, ()):
+                    spelled = self._spelled(folded, first.start(), last.end(), key, sign) if key not in found else None
+                    if spelled is not None:
                         found[key] = spelled
-                        break
         return found
+
+    @staticmethod
+    def _spelled(folded: str, start: int, end: int, key: str, sign: str) -> str | None:
+        """Return how a value stands in a text, if it does; signs and brackets before it may belong to it."""
+        if sign:
+            return folded[start - 1 : end] if folded[max(start - 1, 0) : start] == sign else None
+        for begin in range(start, max(start - 3, -1), -1):
+            if written_alike(folded[begin:end]) == key:
+                return folded[begin:end]
+        return None
+
+
+def _other_spellings(key: str) -> list[str]:
+    """Return further ways to write a value that may stand in a text: a number called from abroad, a date."""
+    if key.startswith("+"):
+        # With the zero that is left out, as "+49 (0)30", after a country's code of one to three digits.
+        return [f"00{key[1:]}", *(f"{key[:n]} 0{key[n:]}" for n in (2, 3, 4))]
+    if found := re.fullmatch(r"(\d{1,2})-(\d{1,2})-(\d{4})", key):
+        day, month, year = found.groups()
+        names = [name for name, number in _MONTHS.items() if number == int(month)]
+        figures = [f"{d}-{m}-{year}" for d in {day, day.zfill(2)} for m in {month, month.zfill(2)}]
+        turned = [f"{year}-{m}-{d}" for d in {day, day.zfill(2)} for m in {month, month.zfill(2)}]
+        ends = ("", "st", "nd", "rd", "th")
+        words = [
+            part for name in names for e in ends for part in (f"{day}{e} {name} {year}", f"{name} {day}{e} {year}")
+        ]
+        return [*figures, *turned, *words, *(f"{day}{e} of {name} {year}" for name in names for e in ends)]
+    return []

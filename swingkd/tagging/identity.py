@@ -7,13 +7,17 @@ into that key by its name alone: its code may have been edited since.
 from __future__ import annotations
 
 import ast
+import inspect
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from importlib.util import resolve_name
+from itertools import islice
 from pathlib import Path
-from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import CellType, CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import xxhash
@@ -24,7 +28,8 @@ _INSTALLED = tuple(
     for name, path in sysconfig.get_paths().items()
     if name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
-_DEPTH, _OURS = 5, "swingkd.tagging"
+# Parts of a tagger that are looked at.
+_MOST, _OURS = 20_000, "swingkd.tagging"
 
 
 def tagger_fingerprint(tagger: object | None) -> str | None:
@@ -44,36 +49,51 @@ def tagger_fingerprint(tagger: object | None) -> str | None:
     return digest.hexdigest()
 
 
-def _modules(value: Any, depth: int = _DEPTH) -> Iterator[str]:
-    """Yield the names of the modules that an object's code stands in, and that of its parts."""
-    if depth == 0 or isinstance(value, str | bytes | int | float | bool | None):
-        return
-    if isinstance(value, ModuleType):
-        yield from [value.__name__] if _is_users(value.__name__) else []
-        return
-    if isinstance(value, type):
-        yield from _of_code(value)
-        return
+def _modules(tagger: Any) -> Iterator[str]:
+    """Yield the names of the modules that a tagger's code stands in, and that of its parts."""
+    seen: set[int] = set()
+    left = deque([tagger])
+    while left and len(seen) < _MOST:
+        value = left.popleft()
+        if id(value) in seen or isinstance(value, str | bytes | int | float | bool | None):
+            continue
+        seen.add(id(value))
+        if isinstance(value, ModuleType):
+            yield from [value.__name__] if _is_users(value.__name__) else []
+            continue
+        if not isinstance(value, FunctionType | MethodType | partial):
+            yield from _of_code(value if isinstance(value, type) else type(value))
+        elif isinstance(value, FunctionType):
+            yield from _of_code(value)
+        left.extend(islice(_parts(value), _MOST))
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """Yield what an object is made of, or its code reads."""
     if isinstance(value, FunctionType):
-        yield from _of_code(value)
-        parts = _of_function(value)
+        yield from _of_function(value)
     elif isinstance(value, MethodType):
-        parts = [value.__func__, value.__self__]
+        yield from (value.__func__, value.__self__)
     elif isinstance(value, partial):
-        parts = [value.func, *value.args, *value.keywords.values()]
-    elif callable(value) and hasattr(value, "__wrapped__"):
-        parts = [value.__wrapped__]  # lru_cache and its kin
-    elif isinstance(value, dict):
-        parts = list(value.values())
-    elif isinstance(value, list | tuple | set | frozenset):
-        parts = list(value)
-    else:
-        yield from _of_code(type(value))
-        if not _is_users(type(value).__module__):
-            return  # A library's object: its parts are the library's.
-        parts = [*getattr(value, "__dict__", {}).values(), *_slots(value)]
-    for part in parts[:1000]:
-        yield from _modules(part, depth - 1)
+        yield from (value.func, *value.args, *value.keywords.values())
+    elif isinstance(value, type):
+        # Of a script or a notebook, what its methods read; of a module, the module's own source tells.
+        methods = [getattr(part, "__func__", part) for part in vars(value).values()]
+        yield from (part for part in methods if isinstance(part, FunctionType) and value.__module__ == "__main__")
+    elif isinstance(value, Mapping):
+        yield from (part for pair in value.items() for part in pair)
+    elif isinstance(value, list | tuple | set | frozenset | deque):
+        yield from value
+    # A library's object: its parts are the library's, unless it is a bag, or wraps a function.
+    wrapped = inspect.getattr_static(value, "__wrapped__", None)
+    if not isinstance(value, FunctionType | MethodType | type) and isinstance(wrapped, FunctionType):
+        yield wrapped
+    kind = type(value)
+    if kind is SimpleNamespace or kind.__module__ == "__main__" or _is_users(kind.__module__):
+        yield kind
+        with suppress(AttributeError):
+            yield from object.__getattribute__(value, "__dict__").values()
+        yield from _slots(value)
 
 
 def _of_function(function: FunctionType) -> list[Any]:
@@ -96,9 +116,14 @@ def _of_code(code: Any) -> Iterator[str]:
             yield kind.__module__
 
 
-def _slots(value: Any) -> list[Any]:
-    names = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
-    return [getattr(value, name) for name in names if hasattr(value, name)]
+def _slots(value: Any) -> Iterator[Any]:
+    for kind in type(value).__mro__:
+        names = kind.__dict__.get("__slots__", ())
+        for name in (names,) if isinstance(names, str) else names:
+            member = inspect.getattr_static(type(value), name, None)
+            if isinstance(member, MemberDescriptorType):
+                with suppress(AttributeError):
+                    yield member.__get__(value)
 
 
 def _sources(name: str, seen: set[str]) -> Iterator[str]:
@@ -110,7 +135,11 @@ def _sources(name: str, seen: set[str]) -> Iterator[str]:
     yield str(path)
     if path.suffix != ".py":
         return
-    for other in _imported(ast.parse(path.read_bytes()), sys.modules[name].__package__ or ""):
+    try:
+        source = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return  # Half edited: its bytes are hashed all the same.
+    for other in _imported(source, sys.modules[name].__package__ or ""):
         # Of this package, the taggers alone: which of its other parts were loaded by now is chance.
         if not other.startswith("swingkd.") or other.startswith(_OURS):
             yield from _sources(other, seen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 # How far from a value a word such as "account" still explains it, in characters.
 _CONTEXT_BEFORE, _CONTEXT_AFTER = 60, 24
@@ -49,6 +50,7 @@ class Rule:
             one must stand there, in lower case.
         parts: where the judge says 0, try the candidate's parts, the longest first: what stands beside a card number
             may look like more of it.
+        sizes: how many letters and digits a part has, at least and at most.
         apart: it is no candidate where an earlier rule is as sure of some of its characters.
     """
 
@@ -57,6 +59,7 @@ class Rule:
     judge: Callable[[re.Match[str]], float]
     needs: re.Pattern[str] | tuple[str, ...]
     parts: bool = False
+    sizes: tuple[int, int] = (1, 100)
     apart: bool = False
 
     def find(self, text: str, lowered: str | None = None) -> Iterator[tuple[int, int, float]]:
@@ -90,7 +93,17 @@ class Rule:
             return match, 0.0
         starts = [first, *(first + end for _, end in gaps)]
         ends = [*(first + start for start, _ in gaps), last]
-        pairs = [(start, end) for start in starts for end in ends if start < end and (start, end) != (first, last)]
+        # Of each place, how many letters and digits stand before it.
+        before = list(accumulate((c.isalnum() for c in text[first:last]), initial=0))
+        least, most = self.sizes
+        pairs = [
+            (start, end)
+            for start in starts
+            for end in ends
+            if start < end
+            and (start, end) != (first, last)
+            and least <= before[end - first] - before[start - first] <= most
+        ]
         # On one line before across lines, then the longest, then the first.
         for start, end in sorted(pairs, key=lambda pair: (text.count("\n", *pair), pair[0] - pair[1], pair[0])):
             part = self.pattern.fullmatch(text, start, end)
@@ -106,13 +119,13 @@ def digits_of(text: str) -> str:
 
 
 def beside(match: re.Match[str], words: re.Pattern[str]) -> bool:
-    """Tell whether one of the words stands near the match; the heading of a table is not near its first rows."""
+    """Tell whether one of the words stands near the match, in its line or the one above; no table's heading is."""
     start, end = match.span()
     text, first = match.string, max(0, start - _CONTEXT_BEFORE)
     line = text.rfind("\n", first, start) + 1
-    above = text[max(text.rfind("\n", 0, line - 1) + 1, line - 200) : line - 1] if line else ""
-    if _CELLS.search(above) and not _COMMA.search(above):
-        first = line
+    if line:
+        above = max(text.rfind("\n", 0, line - 1) + 1, line - 200)
+        first = line if _is_heading(text[above : line - 1]) else max(first, above)
     return bool(words.search(text, first, start) or words.search(text, end, end + _CONTEXT_AFTER))
 
 
@@ -129,8 +142,12 @@ def always(likelihood: float) -> Callable[[re.Match[str]], float]:
     return lambda match: likelihood
 
 
-# Cells of a table, and the comma of a sentence.
-_CELLS, _COMMA = re.compile(r"\S[,;|\t]\S"), re.compile(r"[,;]\s")
+def _is_heading(line: str) -> bool:
+    """Tell whether a line names the columns of a table: a few words in each cell, and no number."""
+    cells = re.split(r"[,;|\t]", line)
+    return len(cells) > 1 and not re.search(r"\d|[,;] ", line) and all(len(cell.split()) <= 3 for cell in cells)
+
+
 _NEAR = 200
 _LETTERS = re.compile(r"[^\W\d_]{2,}")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")

@@ -16,14 +16,15 @@ from swingkd.tagging.rules_dates import NUMERIC_DATE
 _PHONE_CONTEXT = edged(
     r"(?<![A-Za-z])(?:phone|tel(?:ephone|efon|éfono|efono|efone)?|tf?no|mobile|móvil|mobil|cell|handy|fax|call|dial"
     r"|reach"
-    r"|ring|text|sms|whatsapp|contact|number|office|home|desk|direct|hotline|rufnummer|numéro|appeler)(?![A-Za-z])"
+    r"|ring|text|sms|whatsapp|contact|number|office|home|desk|direct|hotline|rufnummer|numéro|n[úu]mero|appeler|gsm"
+    r"|ll[áa]m[ae]\w*)(?![A-Za-z])"
     r"|电话|電話|手机|手機|携帯|联系|전화|휴대폰|연락처|โทร",
     re.IGNORECASE,
 )
 # Nothing else is meant by these.
 _CALLED = edged(
     r"(?<![A-Za-z])(?:phone|tel(?:ephone|efon|éfono|efono|efone)?|mobile|móvil|mobil|handy|fax|call|sms|whatsapp"
-    r"|rufnummer)(?![A-Za-z])|电话|電話|手机|手機|携帯|전화|휴대폰",
+    r"|gsm|ll[áa]m[ae]\w*|n[úu]mero\s(?:es|de\stel\w*)|rufnummer)(?![A-Za-z])|电话|電話|手机|手機|携帯|전화|휴대폰",
     re.IGNORECASE,
 )
 # Endings of file names; some are countries as well.
@@ -81,12 +82,14 @@ def _judge_ip(match: re.Match[str]) -> float:
 
 
 _VERSION = re.compile(
-    r"(?:\bversions?|\bver\.?|\bv\.?|\brelease|\bbuild|\bkernel)(?:\s(?:is|was|to))?[:=]?\s?$", re.IGNORECASE
+    r"(?:\bversions?|\bver\.?|\bv\.?|\brelease|\bbuild|\bkernel|==)(?:\s(?:is|was|to))?[:=]?\s?$", re.IGNORECASE
 )
-_PAGES = re.compile(r"(?:\bpp?\.|\bpages?|\bpágs?\.?|\bpaginas?|\bSeiten?|\bS\.|\blines?|§+)\s?$", re.IGNORECASE)
+_PAGES = re.compile(
+    r"(?:\bpp?\.|\bpages?|\bpágs?\.?|\bpaginas?|\bSeiten?|(?<![\w.])S\.|\blines?|§+)\s?$", re.IGNORECASE
+)
 # 1.234.567, and with blanks 1 234 567: one number.
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}(?:\.\d{3}){2,}|[1-9](?: \d{3}){2,}")
-_DATE_FIRST = re.compile(r"\d{4}([-/.])\d{2}\1\d{2}(?!\d)")
+_DATE_FIRST = re.compile(r"(?:19|20)\d{2}([-/.])(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])(?!\d)")
 _CARD = re.compile(r"\d{4}([ -])\d{4}\1\d{4}\1\d{4}")
 _YEARS = re.compile(r"(?:1[5-9]|20)\d\d\s?[-/]\s?(?:(?:1[5-9]|20)\d\d|\d\d)")
 _DECIMAL = edged(r"[-+]?\d+\.\d+")
@@ -115,15 +118,15 @@ def _is_something_else(match: re.Match[str]) -> bool:
     text, start = match[0], match.start()
     if is_publication(match) or _YEARS.fullmatch(text) or any(map(_DECIMAL.fullmatch, text.split())):
         return True
+    if _CARD.fullmatch(text):
+        return True
+    if text.startswith("+") or "(0)" in text or beside(match, _CALLED):
+        return False
     if _DATE_FIRST.match(text) or _PAGES.search(match.string, max(start - 12, 0), start):
         return True
     parts = text.split(".")
     version = len(parts) >= 4 and any(len(part) == 1 or len(part) > 4 for part in parts)
-    return (
-        version
-        or _CARD.fullmatch(text) is not None
-        or (_THOUSANDS.fullmatch(text) is not None and not beside(match, _CALLED))
-    )
+    return version or _THOUSANDS.fullmatch(text) is not None
 
 
 def _judge_phone(match: re.Match[str]) -> float:
@@ -269,5 +272,6 @@ PHONE_RULE = Rule(
     _judge_phone,
     edged(r"\d[\d ().\-/\r\n]{5}"),
     parts=True,
+    sizes=(7, 15),
     apart=True,
 )

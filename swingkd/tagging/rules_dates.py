@@ -36,8 +36,8 @@ január február március április május június július augusztus szeptember o
 """.split()
 _KNOWN = frozenset(_MONTHS)
 _BORN = (
-    r"(?:D\.?O\.?B\.?|birth(?:\s?date|day)?|date of birth|born|geb(?:oren|urtsdatum)?\.?|n[ée]e?|nacid[oa]|nascid[oa]"
-    r"|nat[oa])"
+    r"(?:D\.?O\.?B\.?|birth[\s_-]?(?:date|day)?|born|geb(?:oren|urtsdatum)?\.?|née?|nacid[oa]|nascid[oa]|nat[oa]\sil"
+    r"|fecha\sde\snacimiento|date\sde\snaissance|data\sd[ei]\s(?:nascimento|nascita))"
 )
 # Whether it is one, the judge looks up.
 _MONTH = r"[^\W\d_]{3,14}\.?"
@@ -105,7 +105,7 @@ DATE_RULES: tuple[Rule, ...] = (
     Rule(
         "DATE_TIME",
         edged(
-            rf"(?<![A-Za-z]){_BORN}[\s:=-]{{0,3}}(?:on\s|am\s|le\s|el\s)?(?P<value>\d{{8}}|\d{{6}})(?!\w)",
+            rf"(?<![^\W\d_]){_BORN}[\s:=\"'-]{{0,5}}(?:on\s|am\s|le\s|el\s)?(?P<value>\d{{8}}|\d{{6}})(?!\w)",
             re.IGNORECASE,
         ),
         _judge_in_one_piece,

@@ -25,24 +25,29 @@ from swingkd.tagging.rules_contacts import is_publication
 
 _ID_CONTEXT = edged(
     # Not a program's: token_id, self.id, status code.
-    r"(?<![^\W_])(?<!token_)(?<!\.)(?<!(?:status|return) )(?<!(?:error) )(?:ids?|identifier|identity|no\.|nr\.?|num"
-    r"|codes?|pins?|passwords?|passcode|accounts?(?!\s+for\b)|acct"
+    r"(?<![^\W_])(?<!token_)(?<!(?:status|return) )(?<!(?:error) )(?:(?<!\.)(?:ids?|key)|identifier|identity|no\.|num"
+    r"|[a-zäöü]*nr\.?|№|codes?|pins?|passwords?|passcode|otp|accounts?(?!\s+for\s+$)|acct"
     r"|track(?:ing)?|tickets?|reference|ref|customer|member(?:ship)?|licen[cs]e|passport|ssn|social security"
-    r"|card|policy|patient|mrn|routing|serial|invoice|confirmation|secret|key"
+    r"|card|policy|patient|mrn|routing|serial|invoice|confirmation|secret"
     # "A number of people", "in the case of", "of the order of": no word about a number.
     r"|(?:numbers?|orders?|case|record)(?!\s+of\b)"
     r"|[a-zäöü]*(?:nummer|kennzeichen)|[a-z]+-nr\.?|aktenzeichen|konto|ausweis|n[°º]|dossier|compte|commande|client"
     r"|expediente|historia|cuenta|cliente|pedido|c[óo]digo|clave|documento|conto|pratica|codice|tessera|conta|processo"
-    r"|rekening|klant|numer|klient|паспорт|сч[её]т|номер|договор)(?![^\W_])"
-    r"|号码|號碼|编号|編號|番号|账号|帐号|帳號|卡号|口座|身份证|身分證|护照|订单|密码|密碼|暗証|번호|계좌|비밀번호",
+    r"|rekening|klant|numer|klient|паспорт|сч[её]т|номер|договор|код)(?![^\W_])"
+    r"|号码|號碼|编号|編號|番号|账号|帐号|帳號|卡号|口座|身份证|身分證|护照|订单|验证码|密码|密碼|暗証|번호|계좌|비밀번호",
     re.IGNORECASE,
 )
 # A year, or the size of something in a computer, needs the word right before it.
 _YEAR_OR_SIZE = re.compile(r"(?:19|20)\d\d|1024|2048|4096|8192|16384|32768|65536")
 _RIGHT_BEFORE = re.compile(
-    r"(?:pin|code|password|passcode|account|number|no\.|id|nr\.?|card)(?:\s(?:is|was))?\s?[:=#]?\s?$", re.IGNORECASE
+    r"(?:pin|code|password|passcode|account|number|no\.|id|nr\.?|card|ticket|order|invoice|case"
+    r"|ref(?:erence)?)(?:\s(?:is|was))?\s?[:=#]?\s?$",
+    re.IGNORECASE,
 )
-_CALCULATED = re.compile(r"(?:[=<>%+*/]|\bmod)\s?$", re.IGNORECASE)
+# A number that is assigned to a name, unless that says whose it is, or computed with.
+_CALCULATED = re.compile(
+    r"(?:[\w\])](?<!id)(?<!no)(?<!nr)(?<!num)(?<!number)(?<!account))\s?(?:[=<>%+*/]=?|\bmod)\s?$", re.IGNORECASE
+)
 # Of a national number whose checksum is weak, or that is nothing but digits.
 _NATIONAL_CONTEXT = edged(
     r"(?<![A-Za-z])(?:ssn|nhs|bsn|cpf|cpr|pesel|aadhaar|pan|nir|insee|nino|steuer|idnr|personnummer|burgerservice|sécurité"
@@ -71,7 +76,9 @@ def _judge_card(match: re.Match[str]) -> float:
         return NOTHING
     # In a table too: a column of cards is no table of numbers.
     if len(set(digits)) > 1 and valid(luhn.is_valid, digits):
-        return 1.0
+        # Of numbers that stand in a row by chance, some would be one.
+        grouped = re.fullmatch(r"\d+|(?:\d{4}([ -]|\r?\n)){3}\d{1,7}|\d{4}([ -])\d{6}\2\d{4,5}", match[0])
+        return 1.0 if grouped or beside(match, _CARD_CONTEXT) else 0.0
     # With a slip in it, by the way it is written.
     written = re.fullmatch(r"\d{4}([ -])\d{4}\1\d{4}\1\d{4}", match[0])
     if not written or len(set(digits)) < 3 or in_table(match):
@@ -119,7 +126,7 @@ def _judge_number(match: re.Match[str]) -> float:
         return 0.0
     if digits >= 4 and beside(match, _ID_CONTEXT) and not in_table(match):
         return 1.0
-    calculated = _CALCULATED.search(text, max(start - 8, 0), start)
+    calculated = _CALCULATED.search(text, max(start - 12, 0), start)
     return 0.6 if digits >= 9 and not calculated and not in_table(match) else 0.0
 
 
@@ -140,11 +147,13 @@ NUMBER_RULES: tuple[Rule, ...] = (
         "IBAN_CODE",
         edged(
             r"(?<!\w)(?:IBAN)?"
-            r"(?P<value>[A-Za-z]{2}[ .]?\d{2}[A-Za-z0-9]{0,30}(?:(?:[ .-]|\r?\n)[A-Za-z0-9]{1,30}){0,9})(?!\w)"
+            r"(?P<value>(?:[A-Za-z]{2}|[A-Z]{2}[ .](?=\d{2}[ .]\w{4}))\d{2}[A-Za-z0-9]{0,30}"
+            r"(?:(?:[ .-]|\r?\n)[A-Za-z0-9]{1,30}){0,9})(?!\w)"
         ),
         _judge_iban,
         edged(r"[A-Za-z]{2}[ .]?\d{2}[ .A-Za-z0-9\r\n-]{8}"),
         parts=True,
+        sizes=(15, 38),
     ),
     Rule(
         "CREDIT_CARD",
@@ -152,6 +161,7 @@ NUMBER_RULES: tuple[Rule, ...] = (
         _judge_card,
         edged(r"\d{2}[\d \r\n-]{9}"),
         parts=True,
+        sizes=(12, 19),
         apart=True,
     ),
     Rule(

@@ -5,6 +5,7 @@ The prefixes are those that the services publish so that their tokens can be fou
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import math
 import re
@@ -23,7 +24,9 @@ _PREFIXED = edged(
     r"|xox[abeoprs]-[\w-]{10,}|xapp-\d-[\w-]{10,}"  # Slack
     r"|(?:sk|pk|rk)_(?:live|test)_[A-Za-z0-9]{16,}|whsec_[A-Za-z0-9+/=]{24,}"  # Stripe
     r"|AIza[\w-]{35}|ya29\.[\w-]{20,}|GOCSPX-[\w-]{28}"  # Google
-    r"|sk-(?:ant-|proj-|svcacct-)?[\w-]{20,}"  # OpenAI, Anthropic and those that copied them
+    r"|\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}|\$(?:5|6|y|argon2(?:id?|d))\$[^\s:]{20,200}"  # passwords, hashed
+    # OpenAI, Anthropic and those that copied them; not a style sheet's names.
+    r"|sk-(?:ant-|proj-|svcacct-)?(?=[\w-]{0,40}\d)(?!\w{0,40}__)[\w-]{20,}"
     r"|hf_[A-Za-z0-9]{30,}|gsk_[A-Za-z0-9]{40,}|r8_[A-Za-z0-9]{37}"
     r"|npm_[A-Za-z0-9]{36}|pypi-[\w-]{16,}|rubygems_[0-9a-f]{48}|dckr_pat_[\w-]{20,}"
     r"|SG\.[\w-]{16,32}\.[\w-]{16,64}|key-[0-9a-f]{32}"  # SendGrid, Mailgun
@@ -51,12 +54,15 @@ _KEY_WORDS = (
     r"(?:api|access|secret|private|auth|client|signing|encryption|refresh|bearer|account|shared[\s_-]?access|storage|master"
     r"|primary|secondary|host)[\s_-]?(?:key|token|secret|signature)"
 )
-_SESSION_WORDS = r"(?:token|(?:[a-z]{2,10})?sess(?:ion)?[\s_-]?id|session|sid|csrf|xsrf|otp|cookie)"
+_SESSION_WORDS = r"(?:token|(?:[a-z]{1,10})?sess(?:ion)?[\s_-]?id|session|sid|[cx]srf(?:[\s_-]?token)?|cookie)"
 # Between quotes, all of it; else up to a blank.
-_VALUE = r"(?P<value>(?<=[\"'`])[^\"'`\n]{4,128}(?=[\"'`])|[^\s\"'`<>{}()\[\]]{4,128}(?<![.,;:!?]))"
+_VALUE = (
+    r"(?P<value>(?<=\")[^\"\n]{4,128}(?=\")|(?<=')[^'\n]{4,128}(?=')|(?<=`)[^`\n]{4,128}(?=`)"
+    r"|[^\s\"'`<>{}()\[\]]{4,128}(?<![.,;:!?]))"
+)
 _PROMPT = edged(
     r"(?<![A-Za-z])(?:please|enter|your|must|should|cannot|forgot(?:ten)?|invalid|incorrect|required|confirm|type|choose|reset"
-    r"|the|and|for|with|not)(?![A-Za-z])",
+    r")(?![A-Za-z])",
     re.IGNORECASE,
 )
 _NO_VALUE = frozenset(
@@ -87,13 +93,23 @@ def _judge_password(match: re.Match[str]) -> float:
 
 def _judge_session(match: re.Match[str]) -> float:
     value = match["value"]
-    return 1.0 if len(value) >= 8 and re.search(r"\d", value) and re.search(r"[A-Za-z]", value) else 0.0
+    after = match.string[match.end("value") : match.end("value") + 1]
+    # A program's names have a number or two in them; of random ones, letters and digits change places.
+    changes = len(re.findall(r"(?<=\d)[A-Za-z]|(?<=[A-Za-z])\d", re.sub(r"[^A-Za-z\d]", "", value)))
+    return 1.0 if changes >= 3 and after not in ("(", "[") else 0.0
 
 
 def _judge_header(match: re.Match[str]) -> float:
-    value = match["value"]
-    mixed = re.search(r"\d", value) or (re.search(r"[a-z][A-Z]", value) and len(value) >= 12)
-    return 1.0 if mixed else 0.0
+    value, kind = match["value"], match["kind"].lower()
+    if match["header"]:
+        return 1.0 if len(value) >= 6 else 0.0
+    if kind == "basic":
+        try:
+            # A name and a password.
+            return 1.0 if b":" in base64.b64decode(value, validate=True) else 0.0
+        except ValueError:
+            return 0.0
+    return 1.0 if kind == "bearer" and len(value) >= 16 and re.search(r"\d", value) else 0.0
 
 
 def entropy(text: str) -> float:
@@ -145,9 +161,13 @@ SECRET_RULES: tuple[Rule, ...] = (
     Rule(
         # As a request's header has them, or a command.
         "SECRET",
-        edged(r"(?<![A-Za-z])(?:Bearer|Basic)\s{1,2}(?P<value>[\w.~+/-]{8,4000}={0,2})(?![\w+/=])", re.IGNORECASE),
+        edged(
+            r"(?<![A-Za-z])(?P<header>Authorization[\"']?\s?[:=]\s?[\"']?)?(?P<kind>Bearer|Basic|ApiKey|Token)\s{1,2}"
+            r"(?P<value>[\w.~+/-]{6,4000}+={0,2})(?![\w+/=])",
+            re.IGNORECASE,
+        ),
         _judge_header,
-        ("bearer", "basic"),
+        ("bearer", "basic", "authorization"),
     ),
     Rule(
         "PASSWORD",
@@ -160,11 +180,12 @@ SECRET_RULES: tuple[Rule, ...] = (
     Rule(
         "SECRET",
         edged(
-            rf"(?<![A-Za-z]){_SESSION_WORDS}[\"'`]?\s{{0,2}}(?P<sign>:=|=>|[:=])\s{{0,2}}[\"'`]?(?P<value>[\w.~+/%-]{{8,4000}}={{0,2}})",
+            rf"(?<![A-Za-z]){_SESSION_WORDS}[\"'`]?\s{{0,2}}(?P<sign>:=|=>|[:=])\s{{0,2}}[\"'`]?(?P<value>[\w.~+/%-]{{8,4000}}+={{0,2}})"
+            r"(?![=\w])",
             re.IGNORECASE,
         ),
         _judge_session,
-        ("token", "sess", "sid", "csrf", "xsrf", "otp", "cookie"),
+        ("token", "sess", "sid", "csrf", "xsrf", "cookie"),
     ),
     Rule(
         "SECRET",
@@ -178,7 +199,7 @@ SECRET_RULES: tuple[Rule, ...] = (
     Rule(
         "PASSWORD",
         edged(
-            rf"(?<![A-Za-z])(?:{_PASSWORD_WORDS})[\"'`]?\s{{0,2}}(?P<sign>:=|=>|[:=]|\b(?:is|was|lautet|ist|est|es|é)\b|是|为|は|が|은|는)\s{{0,2}}"
+            rf"(?<![A-Za-z])(?:{_PASSWORD_WORDS})[\"'`]?\s{{0,2}}(?P<sign>:=|=>|[:=]|\b(?:is|was|lautet|ist|est|es|é)\b:?|是|为|は|が|은|는)\s{{0,2}}"
             rf"[\"'`]?{_VALUE}",
             re.IGNORECASE,
         ),

@@ -38,6 +38,16 @@ def test_a_value_that_was_given_is_found_where_the_tagger_knows_nothing(monkeypa
         ("March 5, 1980", "1980-03-05"),
         ("5th of march 1980", "5.3.1980"),
         ("Anna-Lena", "anna lena"),
+        ("5 Sept 1980", "5 September 1980"),
+        ("5-Mar-1980", "5 Mar 1980"),
+        ("1980年3月5日", "1980-03-05"),
+        ("tel:+49 30 1234567", "+49301234567"),
+        ("https://www.x.org/", "x.org"),
+        ("00-1a-2b-3c-4d-5e", "00:1A:2B:3C:4D:5E"),
+        ("fe80::1", "fe80:0::1"),
+        ("4111 1111 1111 1111", "4111-1111-1111-1111"),
+        ("DE89 3704 0044 0532 0130 00", "de89370400440532013000"),
+        ("@ann_lee", "ann_lee"),
     ],
 )
 def test_further_spellings_of_one_value(one, two):
@@ -53,6 +63,15 @@ def test_further_spellings_of_one_value(one, two):
         ("fe80::1", "fe8::01"),
         ("ann lee", "annlee"),
         ("1-23", "12-3"),
+        ("राम", "रोम"),
+        ("กิน", "กัน"),
+        ("மணி", "மண"),
+        ("$12.50", "$1,250"),
+        ("3.5 mg", "35 mg"),
+        ("1-11 Oak St", "11-1 Oak St"),
+        ("10:15", "101:5"),
+        ("12-3", "1-23"),
+        ("192.168.1.11", "192.168.11.1"),
     ],
 )
 def test_a_separator_that_means_something_stays(one, two):
@@ -99,3 +118,35 @@ def test_canaries_are_told_apart(what):
         dataclasses.replace(canaries, canaries=(first, double, *rest))
     with pytest.raises(ValueError, match="twice"):
         CanarySet.generate("the pin of {name} is {secret}", length=8, alphabet="0011")
+
+
+@pytest.mark.parametrize(
+    ("values", "text", "number"),
+    [
+        (["192.168.1.11", "192.168.11.1"], "host 192.168.1.11", 1),
+        (["12-3", "1-23"], "number 12-3 and 1-23", 2),
+        (["+49 30 1234567"], "call 0049 30 1234567", 1),
+        (["+49 30 1234567"], "call +49 (0)30 1234567", 1),
+        (["12 March 2020"], "on March 12, 2020", 1),
+        (["12 March 2020"], "on 2020-03-12", 1),
+        (["13812345678"], "他的电话是13812345678吗", 1),
+        (["ann@mail.org"], "邮箱ann@mail.org谢谢", 1),
+        (["北京市3号"], "他住在北京市3号是", 1),
+        (["1980年3月5日"], "生于1980年3月5日。", 1),
+        (["https://x.org/a"], "see https://www.x.org/a/ ok", 1),
+        (["@john"], "john said", 0),
+        (["@john"], "hi @john", 1),
+        (["$100"], "100 men", 0),
+        (["a b c d e f g h i j k l m n"], "x a b c d e f g h i j k l m n y", 1),
+        (["อานนท์"], "ชื่อ อานนท์ ครับ", 1),
+        (["Ann Lee", "张伟"], "他叫张伟是的 ann lee", 2),
+        (["Ann"], "Hannover", 0),
+    ],
+)
+def test_known_values_are_found_however_they_are_written(values, text, number):
+    assert len(KnownValues(values).said(text)) == number
+
+
+def test_a_date_written_otherwise_is_a_mention():
+    assert mentions("1980-03-05 and 5.3.1980", "1980-03-05") == 2
+    assert mentions("born March 5, 1980, that is 05/03/1980", "1980-03-05") == 2

@@ -1,9 +1,12 @@
 """Tokenised rows are not trusted: each column is looked at, all at once, before the first step."""
 
+import collections
 import functools
 import importlib
 import logging
+import re
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +14,10 @@ import pytest
 from datasets import Dataset
 from transformers import BertForSequenceClassification, BertForTokenClassification
 
-from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer, RuleTagger, cache_teacher
+from swingkd import EnsembleTagger, PrivateDistillationConfig, PrivateDistillationTrainer, RuleTagger, cache_teacher
 from swingkd.data import DistillationCollator
 from swingkd.tagging.identity import tagger_fingerprint
+from swingkd.tagging.rules import DEFAULT_RULES, Rule
 from tests.harness import TEXTS, bert, tiny_model
 
 
@@ -276,6 +280,11 @@ def given_as(how, helper):
         "a module": lambda: helper,
         "a lambda": lambda: lambda text: strength(text),
         "a global": lambda: eval("lambda text: helper.strength(text)", {"helper": helper}),
+        "a bag": lambda: types.SimpleNamespace(rate=strength),
+        "a deque": lambda: collections.deque([{"rate": types.MappingProxyType({strength: 1})}]),
+        "an ensemble": lambda: EnsembleTagger(
+            RuleTagger((*DEFAULT_RULES, Rule("X", re.compile("x"), strength, ("x",))))
+        ),
     }[how]()
 
     class Tagger:
@@ -285,7 +294,9 @@ def given_as(how, helper):
     return Tagger()
 
 
-@pytest.mark.parametrize("how", ["a partial", "a cache", "a bound method", "a module", "a lambda", "a global"])
+@pytest.mark.parametrize(
+    "how", [*"a partial,a cache,a bound method,a module,a lambda,a global,a bag,a deque,an ensemble".split(",")]
+)
 def test_a_tagger_is_known_by_its_code_however_it_holds_it(how, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
@@ -298,3 +309,26 @@ def test_a_tagger_is_known_by_its_code_however_it_holds_it(how, tmp_path, monkey
         prints.append(tagger_fingerprint(given_as(how, helper)))
     sys.modules.pop("my_tagger_of_today")
     assert prints[0] == prints[1] != prints[2]
+
+
+def test_a_strange_tagger_has_a_fingerprint():
+    """Attributes that raise when they are asked for, and one that holds itself."""
+
+    class Strange:
+        __slots__ = "inner"
+
+        def __getattr__(self, name):
+            raise RuntimeError(name)
+
+        def __call__(self):
+            return None
+
+    class Tagger:
+        def __init__(self):
+            self.own, self.strange = self, Strange()
+
+        @property
+        def __wrapped__(self):
+            raise KeyError("never asked")
+
+    assert tagger_fingerprint(Tagger()) == tagger_fingerprint(Tagger())
