@@ -129,6 +129,26 @@ def beside(match: re.Match[str], words: re.Pattern[str]) -> bool:
     return bool(words.search(text, first, start) or words.search(text, end, end + _CONTEXT_AFTER))
 
 
+def is_cell(match: re.Match[str]) -> bool:
+    """Tell whether a match fills a cell between commas, semicolons, bars or tabs."""
+    before = match.string[max(match.start() - 1, 0) : match.start()].strip("\"'")
+    after = match.string[match.end() : match.end() + 2].strip("\"'")
+    ends = (not before or before in ",;|\t\n") and (not after or after[0] in ",;|\t\r\n")
+    # A comma with a blank behind it is a sentence's.
+    return ends and (before in tuple(",;|\t") or (after[:1] in tuple(",;|\t") and after[1:] != " "))
+
+
+def column_heading(match: re.Match[str]) -> str:
+    """Return what the first line of a table calls the column that a match stands in; nothing outside of one."""
+    text = match.string
+    heading = text[: text.find("\n")] if 0 < text.find("\n", 0, 500) < match.start() else ""
+    if not is_cell(match) or not _is_heading(heading):
+        return ""
+    cells = re.split(r"[,;|\t]", heading)
+    place = len(re.findall(r"[,;|\t]", text[text.rfind("\n", 0, match.start()) + 1 : match.start()]))
+    return cells[place] if place < len(cells) else ""
+
+
 def valid(check: Callable[[str], bool], text: str) -> bool:
     """Tell whether a checksum library takes a number for one; whatever it stumbles over is none."""
     try:

@@ -10,7 +10,18 @@ import phonenumbers
 import tldextract
 from stdnum import isbn, issn
 
-from swingkd.tagging.rule import NOTHING, Rule, always, beside, digits_of, edged, in_table, valid
+from swingkd.tagging.rule import (
+    NOTHING,
+    Rule,
+    always,
+    beside,
+    column_heading,
+    digits_of,
+    edged,
+    in_table,
+    is_cell,
+    valid,
+)
 from swingkd.tagging.rules_dates import NUMERIC_DATE
 
 _PHONE_CONTEXT = edged(
@@ -109,6 +120,8 @@ def is_publication(match: re.Match[str]) -> bool:
     )
     if re.fullmatch(r"\d{4}-\d{3}[\dXx]", text):
         return valid(issn.is_valid, text)
+    if len(digits_of(text)) not in (9, 10, 13):
+        return False
     long = re.match(r"97[89]", digits_of(text)) is not None
     return valid(isbn.is_valid, text) and (long or bool(named) or text.count("-") == 3)
 
@@ -132,7 +145,10 @@ def _is_something_else(match: re.Match[str]) -> bool:
 def _judge_phone(match: re.Match[str]) -> float:
     text = match[0]
     digits = digits_of(text)
-    if _is_something_else(match):
+    ungrouped = not text.startswith("+") and "\n" not in text and not _GROUPED.search(text)
+    # Cheapest first: of a table of numbers each may be looked at, and each part.
+    in_numbers = 7 <= len(digits) <= 15 and ungrouped and in_table(match)
+    if (in_numbers and not _listed(match)) or _is_something_else(match):
         return NOTHING
     if not 7 <= len(digits) <= 15 or re.fullmatch(NUMERIC_DATE, text):
         return 0.0
@@ -140,10 +156,12 @@ def _judge_phone(match: re.Match[str]) -> float:
         return 1.0
     if "\n" in text and not beside(match, _PHONE_CONTEXT):
         return 0.0  # Perhaps a list of them: its parts are looked at.
-    if in_table(match) and not _GROUPED.search(text):
-        return 1.0 if _listed(match) else NOTHING
-    if beside(match, _PHONE_CONTEXT):
+    if in_numbers:
         return 1.0
+    if beside(match, _PHONE_CONTEXT) or _CALLED.search(column_heading(match)):
+        return 1.0
+    if len(digits) == len(text) and is_cell(match):
+        return NOTHING  # of a table, whose heading says nothing of telephones
     if len(digits) == len(text) and len(digits) < 10:
         return 0.0
     for region in ("US", "GB", "DE"):

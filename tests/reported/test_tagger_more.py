@@ -183,3 +183,15 @@ def test_edges_are_those_of_scripts_with_blanks():
     for beside in ("n12345", "ж12345", "é12345", "_12345"):
         assert not pattern.search(beside)
     assert edged(r"\w+").pattern == r"\w+"  # nothing but what stands around
+
+
+def test_a_tables_heading_says_what_all_of_a_column_is():
+    """Of the last row as of the first; a column of counts is none of telephones."""
+    names = ["ann", "bob", "cleo", "dora", "emil"]
+    numbers = [f"20255501{i:02d}" for i in range(5)]
+    rows = [f"{name},{number},{i}" for i, (name, number) in enumerate(zip(names, numbers, strict=True))]
+    for heading, private in (("name,phone,rank", True), ("name,count,rank", False)):
+        text = "\n".join([heading, *rows])
+        likelihood = TAGGER.tag([text])[0].likelihood
+        assert [bool((likelihood[text.index(n) : text.index(n) + 10] > 0).all()) for n in numbers] == [private] * 5
+        assert private or not likelihood.any()
