@@ -129,6 +129,12 @@ def beside(match: re.Match[str], words: re.Pattern[str]) -> bool:
     return bool(words.search(text, first, start) or words.search(text, end, end + _CONTEXT_AFTER))
 
 
+def alone(match: re.Match[str]) -> bool:
+    """Tell whether a match is all that stands in its line."""
+    before = match.string[max(match.start() - 1, 0) : match.start()]
+    return before in ("", "\n") and match.string[match.end() : match.end() + 1] in ("", "\n", "\r")
+
+
 def is_cell(match: re.Match[str]) -> bool:
     """Tell whether a match fills a cell between commas, semicolons, bars or tabs."""
     before = match.string[max(match.start() - 1, 0) : match.start()].strip("\"'")

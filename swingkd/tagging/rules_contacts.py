@@ -13,6 +13,7 @@ from stdnum import isbn, issn
 from swingkd.tagging.rule import (
     NOTHING,
     Rule,
+    alone,
     always,
     beside,
     column_heading,
@@ -178,14 +179,15 @@ def _judge_phone(match: re.Match[str]) -> float:
 
 def _listed(match: re.Match[str]) -> bool:
     """Tell whether a number among numbers is a telephone's all the same: in a list of them."""
-    text, string = match[0], match.string
+    text = match[0]
     if not 9 <= len(digits_of(text)) <= 13 or "\n" in text:
         return False
     if re.match(r"0[1-9]\d*[ /-]", text):
         return True  # No table writes its numbers so.
-    begins = match.start() == 0 or string[match.start() - 1] == "\n"
-    ends = string[match.end() : match.end() + 1] in ("", "\n", "\r")
-    return begins and ends and any(_is_number(text, region) for region in ("US", "GB", "DE", "ES", "FR"))
+    # The rows of a table have more columns, or shorter numbers in them.
+    groups = re.findall(r"\d+", text)
+    few = len(groups) <= 4 and min(map(len, groups)) >= 3
+    return few and alone(match) and any(_is_number(text, region) for region in ("US", "GB", "DE", "ES", "FR"))
 
 
 def _is_number(text: str, region: str) -> bool:

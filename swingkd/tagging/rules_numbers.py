@@ -20,7 +20,7 @@ from stdnum.nl import bsn
 from stdnum.pl import pesel
 from stdnum.se import personnummer
 
-from swingkd.tagging.rule import NOTHING, Rule, always, beside, digits_of, edged, in_table, valid
+from swingkd.tagging.rule import NOTHING, Rule, alone, always, beside, digits_of, edged, in_table, valid
 from swingkd.tagging.rules_contacts import is_publication
 
 _ID_CONTEXT = edged(
@@ -78,7 +78,8 @@ def _judge_card(match: re.Match[str]) -> float:
     if len(set(digits)) > 1 and valid(luhn.is_valid, digits):
         # Of numbers that stand in a row by chance, some would be one.
         grouped = re.fullmatch(r"\d+|(?:\d{4}([ -]|\r?\n)){3}\d{1,7}|\d{4}([ -])\d{6}\2\d{4,5}", match[0])
-        return 1.0 if grouped or beside(match, _CARD_CONTEXT) else 0.0
+        of_its_own = match[0].isdigit() or alone(match) or not in_table(match)
+        return 1.0 if (grouped and of_its_own) or beside(match, _CARD_CONTEXT) else 0.0
     # With a slip in it, by the way it is written.
     written = re.fullmatch(r"\d{4}([ -])\d{4}\1\d{4}\1\d{4}", match[0])
     if not written or len(set(digits)) < 3 or in_table(match):
