@@ -202,8 +202,8 @@ def extract_values(
         progress: show a progress bar.
     """
     # By what a value says, not by how it is written.
-    copies = Counter(written_alike(v.value) for v in values)
-    labels = {written_alike(v.value): v.label for v in values}
+    keys = [written_alike(v.value) for v in values]
+    copies, labels = Counter(keys), dict(zip(keys, (v.label for v in values), strict=True))
     others = {written_alike(v.value) for v in unseen or ()} - copies.keys()
     known = KnownValues(v.value for v in (*values, *(unseen or ())))
     # One half begins as the model likes to.  The other half begins as often with a rare first token as with a common

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
+from datasets import Dataset
 
 from swingkd.targets.facts import FACT_TYPES, TokenFacts
 
@@ -24,6 +28,17 @@ IGNORE = -100
 PADDING = {"input_ids": 0, "labels": IGNORE, "attention_mask": 0, **dict.fromkeys(PII_COLUMNS, 0)}
 # A likelihood of 1, in a column.
 _SURE = 255
+
+
+def in_parts(dataset: Dataset, column: str, rows: int = 10_000) -> Iterator[pa.ChunkedArray]:
+    """Yield a column as Arrow keeps it, so many rows at a time."""
+    for part in dataset.select_columns([column]).with_format("arrow").iter(rows):
+        yield part[column]
+
+
+def flat(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the numbers of a column: of all tokens, where it holds lists."""
+    return pc.list_flatten(column) if pa.types.is_nested(column.type) else column
 
 
 def labels_of(row: dict[str, Any]) -> Any:

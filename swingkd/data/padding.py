@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 
-from swingkd.data.columns import PADDING
+from swingkd.data.columns import PADDING, flat, in_parts
 from swingkd.models.inputs import OF_TOKENS
 
 #: What a row of a language model says of each of its tokens.
@@ -40,12 +40,11 @@ def unpadded(
 
 
 def _leaves_out(dataset: Dataset, mask: str) -> bool:
-    parts = dataset.select_columns([mask]).with_format("arrow").iter(10_000)
-    # What is no list of numbers is refused where all columns are looked at.
-    for part in parts:
-        values = pc.list_flatten(part[mask]) if pa.types.is_nested(part[mask].type) else part[mask].slice(0, 0)
+    for column in in_parts(dataset, mask):
+        values = flat(column)
         counts = pa.types.is_integer(values.type) or pa.types.is_boolean(values.type)
-        if counts and pc.any(pc.equal(values.cast(pa.int64()), 0)).as_py():
+        # What is no list of numbers is refused where all columns are looked at.
+        if pa.types.is_nested(column.type) and counts and pc.any(pc.equal(values.cast(pa.int64()), 0)).as_py():
             return True
     return False
 

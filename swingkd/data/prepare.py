@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from swingkd.data.columns import IGNORE, PII_COLUMNS, PII_TYPES, VERSION
+from swingkd.data.columns import IGNORE, PII_COLUMNS, PII_TYPES, VERSION, in_parts
 from swingkd.data.padding import OF_EACH_TOKEN, unpadded
 from swingkd.data.spans import token_facts
 from swingkd.data.teacher_columns import TEACHER_COLUMNS
@@ -185,13 +185,12 @@ def _check_not_empty(dataset: Dataset | IterableDataset) -> None:
     if not isinstance(dataset, Dataset):
         return
     first = 0
-    for part in dataset.select_columns(["input_ids"]).with_format("arrow").iter(10_000):
-        ids = part["input_ids"]
+    for ids in in_parts(dataset, "input_ids"):
         empty = pc.equal(pc.list_value_length(ids), 0) if pa.types.is_nested(ids.type) else None
         if empty is not None and pc.any(empty).as_py():
             row = first + pc.index(empty, True).as_py()
             raise ValueError(f"The column input_ids has no token in row {row}. Drop such rows.")
-        first += len(part)
+        first += len(ids)
 
 
 @dataclass(frozen=True)

@@ -129,8 +129,9 @@ def _membership_table(kind: str, membership: MembershipReport, report: AuditRepo
         caption += (
             f"; epsilon of a canary with all its copies, at delta {delta:g}, with 95 % confidence for all together"
         )
-    powerless = report.powerless(kind)
+    powerless, caught = report.powerless(kind), list[str]()
     if report.teacher is not None:
+        caught = report.teacher.through(kind) if kind in report.teacher.membership else []
         headings.append("on the teacher")
     caption += _control(report) + "".join(f"; {note}" for note in membership.notes)
     table = _table(f"membership of {kind}: {first.members} in, {first.nonmembers} out", headings, caption)
@@ -138,11 +139,7 @@ def _membership_table(kind: str, membership: MembershipReport, report: AuditRepo
         row = [f"{r.auc.value:.3f}", _span(r.auc, 3), *r.told(0.01)]
         row += [f"{bounds[r.attack].epsilon:.2f}"] if bounds else []
         if report.teacher is not None:
-            told = (
-                "caught"
-                if kind in report.teacher.membership and r.attack in report.teacher.through(kind)
-                else "missed"
-            )
+            told = "caught" if r.attack in caught else "missed"
             row.append(_NO_POWER if r.attack in powerless else told)
         table.add_row(f"{r.attack}, turned round" if r.turned else r.attack, *row)
     return table

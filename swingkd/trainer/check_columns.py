@@ -6,7 +6,6 @@ Whoever brings ids of their own is told the column, the row and what is wrong th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +15,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel
 
-from swingkd.data.columns import IGNORE, PII_COLUMNS
+from swingkd.data.columns import IGNORE, PII_COLUMNS, flat
 from swingkd.data.prepare import column_names
 from swingkd.models.inputs import first_position, takes, vocabulary_size
 from swingkd.tasks import Task
@@ -144,7 +143,7 @@ class Columns:
         if {"labels", "teacher_labels"} <= self.lists.keys():
             _check_as_many(table["labels"], table["teacher_labels"], first)
         for name in self.floats:
-            values = _flat(table[name]).cast(pa.float32())
+            values = flat(table[name]).cast(pa.float32())
             wrong = pc.or_(pc.is_nan(values), pc.equal(values, math.inf))
             if pc.any(wrong).as_py():
                 raise ValueError(f"The column {name} holds numbers that are not finite: cache the teacher again.")
@@ -162,12 +161,12 @@ class Columns:
                 f"The column {name} has no value in row {first + _first(missing)} (None). Drop such rows, such as "
                 f"dataset.filter(lambda row: row[{name!r}] is not None)."
             )
-        if pa.types.is_nested(column.type) and _flat(column).null_count:
-            row = first + _row(column, _flat(column).is_null())
+        if pa.types.is_nested(column.type) and flat(column).null_count:
+            row = first + _row(column, flat(column).is_null())
             raise ValueError(f"The column {name} lacks a value within row {row} (None). Drop such rows.")
 
     def _check_range(self, name: str, column: pa.ChunkedArray, low: int, high: float, first: int) -> None:
-        values = _flat(column)
+        values = flat(column)
         if not (pa.types.is_integer(values.type) or pa.types.is_boolean(values.type)):
             if name == "labels" and pa.types.is_string(values.type):
                 return  # Classes by their names; the task knows them.
@@ -209,22 +208,20 @@ def check_columns(
     Raises:
         ValueError: names the column and the row.
     """
-    columns = Columns.of(column_names(rows), task, models, tokenizer)
-    if "pixel_values" in column_names(rows):
+    # Once: of a stream, they are those of its first row.
+    names = column_names(rows)
+    columns = Columns.of(names, task, models, tokenizer)
+    if "pixel_values" in names:
         rows = check_one_size(rows)
     if not columns.names:
         return rows
     if isinstance(rows, IterableDataset):
         return rows.map(_looked_at, batched=True, with_indices=True, fn_kwargs={"columns": columns})
     first = 0
-    for table in _tables(rows.select_columns(columns.names)):
+    for table in rows.select_columns(columns.names).with_format("arrow").iter(_AT_ONCE):
         columns.check(table, first)
         first += len(table)
     return rows
-
-
-def _tables(rows: Dataset) -> Iterator[pa.Table]:
-    return rows.with_format("arrow").iter(_AT_ONCE)
 
 
 def _looked_at(batch: dict[str, list], indices: list[int], columns: Columns) -> dict[str, list]:
@@ -259,10 +256,6 @@ def _embeddings(model: PreTrainedModel) -> Any:
         return None
 
 
-def _flat(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.list_flatten(column) if pa.types.is_nested(column.type) else column
-
-
 def _check_lengths(name: str, column: pa.ChunkedArray, other: str, beside: pa.ChunkedArray, first: int) -> None:
     lengths, needed = pc.list_value_length(column), pc.list_value_length(beside)
     wrong = pc.not_equal(lengths, needed)
@@ -277,7 +270,7 @@ def _check_lengths(name: str, column: pa.ChunkedArray, other: str, beside: pa.Ch
 def _check_as_many(labels: pa.ChunkedArray, teacher: pa.ChunkedArray, first: int) -> None:
     """Refuse rows of which the two models would be asked about different words."""
     own, theirs = (
-        np.bincount(pc.list_parent_indices(column).to_numpy(), pc.not_equal(_flat(column), IGNORE), len(column))
+        np.bincount(pc.list_parent_indices(column).to_numpy(), pc.not_equal(flat(column), IGNORE), len(column))
         for column in (labels, teacher)
     )
     if (own != theirs).any():

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel
 
-from swingkd.data.columns import IGNORE
+from swingkd.data.columns import IGNORE, flat, in_parts
 from swingkd.data.prepare import column_names
 from swingkd.trainer.check_models import positions
 from swingkd.trainer.config import PrivateDistillationConfig
@@ -23,10 +23,7 @@ def check_rows(dataset: Dataset | IterableDataset, models: dict[str, PreTrainedM
         raise ValueError("The data set is empty: no row is left after tokenising.")
     if "input_ids" not in dataset.column_names:
         return
-    longest = max(
-        pc.max(pc.list_value_length(batch["input_ids"])).as_py()
-        for batch in dataset.select_columns(["input_ids"]).with_format("arrow").iter(10_000)
-    )
+    longest = max(pc.max(pc.list_value_length(ids)).as_py() for ids in in_parts(dataset, "input_ids"))
     for role, model in models.items():
         allowed = positions(model)
         if allowed is not None and longest > allowed:
@@ -38,9 +35,7 @@ def check_rows(dataset: Dataset | IterableDataset, models: dict[str, PreTrainedM
 
 def _values(dataset: Dataset, column: str) -> Iterator[pa.ChunkedArray]:
     """Yield the numbers of a column in parts, of all tokens where it holds lists."""
-    for batch in dataset.select_columns([column]).with_format("arrow").iter(10_000):
-        values = batch[column]
-        yield pc.list_flatten(values) if pa.types.is_nested(values.type) else values
+    return map(flat, in_parts(dataset, column))
 
 
 def check_fresh_masks(args: PrivateDistillationConfig) -> None:

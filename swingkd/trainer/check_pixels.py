@@ -12,6 +12,8 @@ from datasets import Dataset, IterableDataset
 from PIL import Image
 from transformers import AutoImageProcessor, PreTrainedModel
 
+from swingkd.data.columns import in_parts
+
 # Of normalised pixels, on average: two versions of one resizing differ by less, and no two settings do.
 _ALIKE = 0.02
 
@@ -83,8 +85,8 @@ def check_one_size(rows: Dataset | IterableDataset) -> Dataset | IterableDataset
     if isinstance(rows, IterableDataset):
         return rows.map(_of_one_size, batched=True, with_indices=True, fn_kwargs={"first": []})
     begun, sizes = 0, None
-    for part in rows.select_columns(["pixel_values"]).with_format("arrow").iter(1000):
-        column = part["pixel_values"].combine_chunks()
+    for part in in_parts(rows, "pixel_values", 1000):
+        column = part.combine_chunks()
         if column.null_count:
             _refuse(begun + pc.index(column.is_null(), True).as_py(), "has no value", "Drop such rows")
         if isinstance(column, pa.ExtensionArray):

@@ -51,8 +51,8 @@ def later_checkpoints(folder: str, steps: int) -> list[str]:
     return [path for path, number in numbers.items() if number.isdecimal() and int(number) > steps]
 
 
-def forget_unfinished(paths: list[str]) -> list[str]:
-    """Remove checkpoints that a crash left half written; return the others.
+def forget_unfinished(paths: list[str]) -> None:
+    """Remove checkpoints that a crash left half written.
 
     Their steps are taken again.  Under differential privacy nobody counts what the first ones released, so their
     weights must not stay.
@@ -61,7 +61,6 @@ def forget_unfinished(paths: list[str]) -> list[str]:
         if (Path(path) / UNFINISHED).exists() and not (Path(path) / SEAL_FILE).exists():
             log.warning("%s was never finished: it is removed, and its steps are taken again.", path)
             shutil.rmtree(path)
-    return [path for path in paths if Path(path).exists()]
 
 
 def steps_of(checkpoint: str) -> int:

@@ -41,7 +41,7 @@ from swingkd.trainer.resuming import (
     save_run_settings,
     weights_fingerprint,
 )
-from swingkd.trainer.setup import GivenData, GivenModels, Setup
+from swingkd.trainer.setup import GivenData, GivenModels, Setup, parts_of
 
 _HINT_FILE = "hint_projection.safetensors"
 
@@ -220,7 +220,7 @@ class PrivateDistillationTrainer(PublishingTrainer):
             return dataset
         columns = set(column_names(dataset))
         done = columns & {"input_ids", "pixel_values"} and (self.task.predicts_tokens or "labels" in columns)
-        ours = any(dataset is part for part in (self.train_dataset, *_parts(self.eval_dataset)))
+        ours = any(dataset is part for part in (self.train_dataset, *parts_of(self.eval_dataset)))
         return dataset if done and ours else self.setup.models.checked(self.setup.prepare(dataset, description="eval"))
 
     def predict(self, test_dataset, *args, **kwargs):
@@ -369,11 +369,6 @@ class PrivateDistillationTrainer(PublishingTrainer):
         # After `model.load_state_dict(state_dict, False)`, which passes renamed weights over in silence.
         super()._load_best_model()
         load_renamed(self.model, str(self.state.best_model_checkpoint))
-
-
-def _parts(dataset: Any) -> list[Any]:
-    """Return a data set, or those of a dict."""
-    return list(dataset.values()) if isinstance(dataset, dict) else [dataset]
 
 
 def _reads_trained_head(model: Any) -> bool:

@@ -68,7 +68,7 @@ class DPTrainer(Trainer):
         given = last_complete_checkpoint(folder) if resumed is True else str(resumed)
         later = later_checkpoints(folder, steps_of(given) if given is not None else 0)
         if self.args.process_index == 0:
-            later = forget_unfinished(later)
+            forget_unfinished(later)
         self.accelerator.wait_for_everyone()
         later = [path for path in later if os.path.exists(path)]
         if later:

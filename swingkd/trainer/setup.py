@@ -17,7 +17,6 @@ from datasets import Dataset, IterableDataset
 from peft import PeftConfig, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from swingkd.data import column_names
 from swingkd.data.teacher_columns import CacheInfo
 from swingkd.losses import HintProjection
 from swingkd.models.inputs import align_padding
@@ -115,8 +114,7 @@ class Models:
         if rows is None:
             return None
         # Wrong columns first: what else is looked at counts on them.
-        if len(column_names(rows)):
-            rows = check_columns(rows, self.task, self.by_role, self.processing_class)
+        rows = check_columns(rows, self.task, self.by_role, self.processing_class)
         check_rows(rows, self.by_role)
         return rows
 
@@ -174,6 +172,11 @@ class Setup:
     def written(self) -> bool:
         """Whether cached targets were protected when they were written down."""
         return self.cache is not None and self.cache.protection is not None
+
+
+def parts_of(dataset: Any) -> list[Any]:
+    """Return a data set, or those of a dict."""
+    return list(dataset.values()) if isinstance(dataset, dict) else [dataset]
 
 
 def load_models(given: GivenModels, data: GivenData, args: PrivateDistillationConfig) -> Models:
@@ -311,9 +314,8 @@ def prepare_rows(data: GivenData, args: PrivateDistillationConfig, models: Model
         evaluation = {name: models.checked(part) for name, part in evaluation.items()}
     else:
         evaluation = models.checked(evaluation)
-    parts = list(evaluation.values()) if isinstance(evaluation, dict) else [evaluation]
     known = {"teacher": models.teacher, "tokenizer": models.processing_class, "args": args}
-    for part in parts:
+    for part in parts_of(evaluation):
         check_same_cache(check_cached_teacher(task, part, required=False, **known), cache)
     if train is not None:
         check_something_to_learn(train)

@@ -101,11 +101,11 @@ class DPStagedTraining(StagedTraining):
             self._checked = True
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         for rows in PoissonBatches(self.plan, rows=self.drawn_from, rank=rank, processes=processes):
+            if self.private_steps >= self.plan.steps:
+                raise ValueError(f"There is noise for {self.plan.steps} private steps, and they are over.")
             for part in torch.tensor(rows, dtype=torch.int64).split(micro_batch_size):
                 if len(part):
                     self.dp.accumulate(losses(part))
-            if self.private_steps >= self.plan.steps:
-                raise ValueError(f"There is noise for {self.plan.steps} private steps, and they are over.")
             self.dp.finish()
             self.private_steps += 1
             self.update()
