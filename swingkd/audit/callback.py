@@ -18,8 +18,11 @@ class PrivacyAuditCallback(TrainerCallback):
         trainer.add_callback(PrivacyAuditCallback(trainer, canaries=canaries, members=texts, nonmembers=others))
 
     Logged are `audit_exposure_x10` (mean over the canaries that stand there ten times, in bits),
-    `audit_exposure_controls`, `audit_auc_<attack>` and `audit_tpr_at_1_fpr_<attack>`; never a secret.  Every process
-    measures the same, since sharded models need all of them in a forward pass.
+    `audit_exposure_controls`, `audit_auc_<attack>` and `audit_tpr_at_1_fpr_<attack>`; never a secret.  They stand
+    among the evaluation's metrics too, as `eval_audit_...`, so that `metric_for_best_model` and
+    `EarlyStoppingCallback` can be on a leak; less is better (with another trainer than ours, set
+    `greater_is_better=False`).  Every process measures the same, since sharded models need all of them in a forward
+    pass.
 
     Args:
         trainer: the trainer, of this library or any other `transformers.Trainer` with a processing class.
@@ -55,10 +58,22 @@ class PrivacyAuditCallback(TrainerCallback):
         self.canaries = canaries.head(exposure_canaries) if canaries else None
         self.members, self.nonmembers = members, nonmembers
         self.references = exposure_references
+        self._measured: tuple[int, dict[str, float]] | None = None
 
-    def on_evaluate(self, args, state, control, **kwargs) -> None:
-        """Measure, and write to the trainer's log."""
-        self.trainer.log(self.measure())
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        """Come before the other callbacks: one that stops on a leak has to find it measured."""
+        self._measured = None
+        callbacks = self.trainer.callback_handler.callbacks
+        callbacks.insert(0, callbacks.pop(callbacks.index(self)))
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs) -> None:
+        """Measure, write to the trainer's log, and add to the metrics of the evaluation."""
+        # Once where several data sets are evaluated after one step.
+        if self._measured is None or self._measured[0] != state.global_step or not self.trainer.is_in_train:
+            self._measured = state.global_step, self.measure()
+            self.trainer.log(dict(self._measured[1]))
+        if metrics is not None:
+            metrics |= {f"eval_{name}": value for name, value in self._measured[1].items()}
 
     def measure(self) -> dict[str, float]:
         """Return what would be logged, measured now."""

@@ -111,8 +111,8 @@ def distill(
     stop = StopOnInterrupt()
     trainer = PrivateDistillationTrainer(
         student,
-        teacher,
         args,
+        teacher_model=teacher,
         train_dataset=rows,
         eval_dataset=load_rows(eval_data, eval_split) if eval_data else None,
         tagger=make_tagger(tagger) if text and not plain else None,

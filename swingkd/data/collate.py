@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from swingkd.data.columns import IGNORE, PADDING, labels_of, likelihoods
+from swingkd.data.columns import IGNORE, PADDING, labels_of, likelihoods, text_begins
 from swingkd.data.teacher_columns import CacheInfo, read_teacher
 from swingkd.models.inputs import OF_TOKENS
 
@@ -42,7 +42,7 @@ def pad_rows(rows: list[dict[str, Any]], fillers: dict[str, int], like: str) -> 
 class DistillationCollator:
     """Pad rows on the right into one batch; the first token of a row, which nothing predicts, gets no label.
 
-    A cached teacher's targets come along, where the rows carry them.
+    A cached teacher's targets come along, where the rows carry them.  Batches of packed rows have no attention mask.
 
     Args:
         pad_token_id: what fills `input_ids`.
@@ -61,6 +61,9 @@ class DistillationCollator:
         batch = pad_rows(rows, PADDING | {"input_ids": self.pad_token_id} | more, "input_ids")
         if not self.first:
             batch["labels"][:, 0] = IGNORE
+        if "position_ids" in more and any(text_begins(row["position_ids"]).any() for row in rows):
+            # Several texts in a row: models keep them apart by their positions, where no mask is given.
+            del batch["attention_mask"]
         if "teacher_row" in rows[0]:
             batch |= read_teacher(rows, batch["input_ids"].size(1), self.cache)
         batch["pii_likelihood"] = likelihoods(batch["pii_likelihood"])

@@ -42,13 +42,21 @@ def flat(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def labels_of(row: dict[str, Any]) -> Any:
-    """Return what a row of tokens learns: its labels, or its own tokens, but for those that are padding."""
-    if "labels" in row:
-        return row["labels"]
-    ids = row["input_ids"]
-    if "attention_mask" not in row:
-        return ids
-    return np.where(np.asarray(row["attention_mask"]) == 0, IGNORE, np.asarray(ids))
+    """Return what a row of tokens learns: its labels, or its own tokens, but for those that are padding.
+
+    Where several texts stand in one row, nothing predicts the first token of each.
+    """
+    labels = row["labels"] if "labels" in row else row["input_ids"]
+    if "labels" not in row and "attention_mask" in row:
+        labels = np.where(np.asarray(row["attention_mask"]) == 0, IGNORE, np.asarray(labels))
+    if "position_ids" in row and (begins := text_begins(row["position_ids"])).any():
+        labels = np.where(begins, IGNORE, np.asarray(labels))
+    return labels
+
+
+def text_begins(positions: Any) -> np.ndarray:
+    """Return where in a row another text begins, by its position ids [T]; not at the row's own start."""
+    return np.append(False, np.diff(np.asarray(positions)) != 1)[: len(positions)]
 
 
 def stored(likelihood: np.ndarray | float) -> np.ndarray:

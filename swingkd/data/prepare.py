@@ -13,10 +13,11 @@ They describe the token *itself*; the loss reads them at the position that predi
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,7 +28,9 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from swingkd.data.columns import IGNORE, PII_COLUMNS, PII_TYPES, VERSION, in_parts
+from swingkd.data.packing import PackingStrategy, pack
 from swingkd.data.padding import OF_EACH_TOKEN, unpadded
+from swingkd.data.retag import tag_tokenised
 from swingkd.data.spans import token_facts
 from swingkd.data.teacher_columns import TEACHER_COLUMNS
 from swingkd.tagging import Tagger, tag_texts
@@ -42,9 +45,9 @@ class DataSettings:
     """How rows become tokens.
 
     Args:
-        text_field: the column with the text, for rows of plain text.
+        text_field: the column with the text, for rows of plain text; of sentence pairs, the two columns.
         max_length: longest row or block, in tokens.
-        packing: join rows and cut them into blocks of `max_length`; otherwise longer rows are cut off.
+        packing: how rows are joined into blocks of `max_length`, see `pack`; `None`: they are not.
         completion_only_loss: learn only the completion; default: yes for prompt/completion rows.
         assistant_only_loss: learn only the assistant's turns (the chat template must mark them).
         dilation: how many neighbouring tokens inherit a private token's likelihood.
@@ -52,9 +55,9 @@ class DataSettings:
         example_likelihood: how an example that has one label inherits the likelihood of its tokens: "max" or "mean".
     """
 
-    text_field: str = "text"
+    text_field: str | list[str] = "text"
     max_length: int = 1024
-    packing: bool = False
+    packing: PackingStrategy | None = None
     completion_only_loss: bool | None = None
     assistant_only_loss: bool = False
     dilation: int = 1
@@ -95,6 +98,7 @@ def prepare_dataset(
     num_proc: int | None = None,
     description: str = "train",
     keep: tuple[str, ...] = (),
+    first: int = 0,
 ) -> Dataset | IterableDataset:
     """Tokenise and tag a dataset.
 
@@ -106,6 +110,7 @@ def prepare_dataset(
         num_proc: processes for map-style data.
         description: shown beside the progress bar.
         keep: other columns to keep, of rows that are not packed.
+        first: the number of a packed row's first position, see `models.inputs.first_position`.
 
     Raises:
         ValueError: slow tokenizer, unknown columns, a row without text, a transform, or likelihoods that are no uint8.
@@ -113,6 +118,11 @@ def prepare_dataset(
     dataset = unformatted(dataset)
     columns = column_names(dataset)
     if "input_ids" in columns:
+        if tagger is not None and "pii_likelihood" not in columns and readable(columns, settings):
+            check_fast_tokenizer(tokenizer)
+            known = {"tokenizer": tokenizer, "tagger": tagger, "settings": settings}
+            known["read"] = _reader(columns, tokenizer, settings)
+            dataset = tagged_map(dataset, tag_tokenised, known, batched=True, with_indices=True)
         prepared = ready(dataset, tagger, OF_EACH_TOKEN)
     else:
         check_fast_tokenizer(tokenizer)
@@ -123,11 +133,12 @@ def prepare_dataset(
         known = {"read": read, "tokenizer": tokenizer, "tagger": tagger, "settings": settings}
         prepared = tagged_map(dataset, _tokenise, known, **options)
     if settings.packing and not set(TEACHER_COLUMNS) & set(columns):
-        options = {"batched": True, "batch_size": 10_000, "fn_kwargs": {"length": settings.max_length}}
+        known = {"strategy": settings.packing, "length": settings.max_length, "first": first}
+        options = {"batched": True, "batch_size": 10_000, "fn_kwargs": known}
         prepared = prepared.select_columns([c for c in column_names(prepared) if c in OF_EACH_TOKEN])
         if isinstance(prepared, Dataset):
             options |= {"desc": f"Packing ({description})"}
-        prepared = prepared.map(_pack, **options)
+        prepared = prepared.map(pack, **options)
     return prepared
 
 
@@ -171,7 +182,8 @@ def ready(
     names = column_names(dataset)
     if tagger is not None and "pii_likelihood" not in names:
         raise ValueError(
-            "The dataset is tokenised already, so the tagger cannot read its text. Pass the text, or add a "
+            "The dataset is tokenised already and its text is gone, so the tagger cannot read it. Keep the text in "
+            "its column, or pass the text instead, or add a "
             "pii_likelihood column (uint8, one value per token; swingkd.data.prepare_dataset writes it)."
         )
     for prefix in ("", "teacher_"):
@@ -211,6 +223,13 @@ class _TextReader:
         return _Rendered(row[self.field])
 
 
+def _template_inputs(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what a chat template reads beside the messages, as TRL names it: tools (perhaps as JSON) and others."""
+    tools = row.get("tools")
+    known: dict[str, Any] = {"tools": json.loads(tools) if isinstance(tools, str) else tools} if tools else {}
+    return known | (row.get("chat_template_kwargs") or {})
+
+
 class _CompletionReader:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, completion_only: bool):
         self.tokenizer = tokenizer
@@ -223,8 +242,9 @@ class _CompletionReader:
         if isinstance(prompt, str) or prompt is None:
             prompt = prompt or ""
             return _Rendered(prompt + completion, len(prompt) if self.completion_only else 0)
-        start = self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-        text = self.tokenizer.apply_chat_template(prompt + completion, tokenize=False)
+        known = _template_inputs(row)
+        start = self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True, **known)
+        text = self.tokenizer.apply_chat_template(prompt + completion, tokenize=False, **known)
         if not text.startswith(start):
             raise ValueError(
                 "The chat template renders a prompt differently once the completion follows, so the completion cannot "
@@ -239,11 +259,12 @@ class _MessagesReader:
         self.assistant_only = assistant_only
 
     def __call__(self, row: dict[str, Any]) -> _Rendered:
-        text = self.tokenizer.apply_chat_template(row["messages"], tokenize=False)
+        known = _template_inputs(row)
+        text = self.tokenizer.apply_chat_template(row["messages"], tokenize=False, **known)
         if not self.assistant_only:
             return _Rendered(text, templated=True)
         marked = self.tokenizer.apply_chat_template(
-            row["messages"], return_dict=True, return_assistant_tokens_mask=True
+            row["messages"], return_dict=True, return_assistant_tokens_mask=True, **known
         )["assistant_masks"]
         if not any(marked):
             raise ValueError(
@@ -253,8 +274,19 @@ class _MessagesReader:
         return _Rendered(text, learn=marked, templated=True)
 
 
+def readable(columns: Sequence[str], settings: DataSettings) -> bool:
+    """Tell whether rows have a text that can be read."""
+    own = settings.text_field in columns if isinstance(settings.text_field, str) else False
+    return own or "messages" in columns or {"prompt", "completion"} <= set(columns)
+
+
 def _reader(columns: list[str], tokenizer: PreTrainedTokenizerBase, settings: DataSettings):
     """Choose how a row is read by its columns."""
+    if not isinstance(settings.text_field, str):
+        raise ValueError(
+            f"dataset_text_field={settings.text_field} names the two texts of a pair, which a classifier reads. Name "
+            "one column."
+        )
     if "messages" in columns:
         return _MessagesReader(tokenizer, settings.assistant_only_loss)
     if "prompt" in columns and "completion" in columns:
@@ -281,7 +313,7 @@ def _tokenise(batch, read, tokenizer, tagger, settings, version):
         texts, add_special_tokens=not rows[0].templated, return_offsets_mapping=True, return_attention_mask=False
     )
     tags = tag_texts(tagger, texts) if tagger is not None else [None] * size
-    cut = None if settings.packing else settings.max_length
+    cut = settings.max_length if settings.packing in (None, "bfd") else None
     out: dict[str, list] = {key: [] for key in ("input_ids", "labels")}
     if tagger is not None:
         out |= {key: [] for key in PII_COLUMNS}
@@ -304,20 +336,3 @@ def _tokenise(batch, read, tokenizer, tagger, settings, version):
         for column, values, kind in zip(PII_COLUMNS, tagged, PII_TYPES, strict=True):
             out[column].append(values.astype(kind)[:cut])
     return out
-
-
-def _pack(batch, length):
-    # Joined, rows of unlike lengths would shift in silence.
-    for key, rows in batch.items():
-        for row, ids in zip(rows, batch["input_ids"], strict=True):
-            if row is None or ids is None or np.shape(row) != np.shape(ids):
-                own, needed = (np.shape(values) for values in (row, ids))
-                raise ValueError(
-                    f"A row's {key} cannot be packed: its shape is {own}, that of input_ids {needed}. Give one value "
-                    "for each token, or drop the row."
-                )
-    packed = {}
-    for key, rows in batch.items():
-        joined = np.concatenate([np.asarray(row) for row in rows]) if rows else np.zeros(0, np.int64)
-        packed[key] = [joined[i : i + length] for i in range(0, len(joined), length)]
-    return packed

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForTokenClassification, PreTrained
 
 from swingkd.audit.scores import RecordScores, score_logits
 from swingkd.experiments import corpus
-from swingkd.tasks.labels import first_tokens
+from swingkd.tasks.examples import first_tokens
 
 _FEATURES = Features(
     text=Value("string"), spans=List({"start": Value("int64"), "end": Value("int64"), "label": Value("string")})

@@ -149,7 +149,7 @@ class Classifiers:
                 fields = {"alpha": 0.0, "protection": "none", "task": "fill-mask", **self.config["pretraining"]}
                 args = self.arguments(folder.name, 0, "teacher_training", fields)
                 trainer = PrivateDistillationTrainer(
-                    model, None, args, train_dataset=text, processing_class=self.tokenizer
+                    model, args, teacher_model=None, train_dataset=text, processing_class=self.tokenizer
                 )
                 quiet(trainer).train()
                 trainer.save_model(str(folder))

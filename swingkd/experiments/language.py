@@ -55,7 +55,7 @@ class Language:
 
     def tokenise(self, data: Dataset, tagger: BaseTagger | None) -> Dataset:
         """Return packed rows."""
-        settings = DataSettings(max_length=self.config["max_length"], packing=True)
+        settings = DataSettings(max_length=self.config["max_length"], packing="wrapped")
         return prepare_dataset(data, self.tokenizer, tagger, settings)  # type: ignore[return-value]
 
     def arguments(self, kind: str, folder: str, seed: int) -> dict[str, Any]:

@@ -89,4 +89,6 @@ def probe(model: PreTrainedModel, tokenizer: Any, folder: Path, **settings: Any)
         **settings: of `PrivateDistillationConfig`.
     """
     fields = training_settings(**settings | {"output_dir": str(folder), "alpha": 0.0, "protection": "none"})
-    return PrivateDistillationTrainer(model, None, PrivateDistillationConfig(**fields), processing_class=tokenizer)
+    return PrivateDistillationTrainer(
+        model, PrivateDistillationConfig(**fields), teacher_model=None, processing_class=tokenizer
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 from typing import Any
@@ -19,6 +20,30 @@ OF_TOKENS = ("position_ids", "token_type_ids")
 def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return one more than the largest id of a tokenizer; more than its length where ids were left out."""
     return max(len(tokenizer), max(tokenizer.get_vocab().values(), default=-1) + 1)
+
+
+def padding(tokenizer: Any) -> Any:
+    """Return a tokenizer that can pad: one without a padding token gets the end of a text for it, as with TRL.
+
+    The copy is what is saved with the student; labels are taken before a row is padded, so a real end stays learnt.
+
+    Args:
+        tokenizer: a user's own, which is left as it is; what pads nothing (an image processor, `None`) is returned.
+
+    Raises:
+        ValueError: it has no end of a text either.
+    """
+    if not isinstance(tokenizer, PreTrainedTokenizerBase) or tokenizer.pad_token_id is not None:
+        return tokenizer
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            "The tokenizer has neither a padding token nor one that ends a text, so rows of different length cannot "
+            "share a batch. Set one: tokenizer.pad_token = <one of its tokens that no text holds>."
+        )
+    own = copy.deepcopy(tokenizer)
+    own.pad_token = own.eos_token
+    log.warning("The tokenizer has no padding token: rows are padded with %s, which ends a text.", own.eos_token)
+    return own
 
 
 def takes(model: nn.Module, name: str) -> bool:

@@ -13,6 +13,7 @@ from rich.table import Table
 from swingkd.audit import AuditReport
 from swingkd.privacy import TEACHER_DATA, TRANSFER_SET, PrivacyLedger
 from swingkd.report.audit_figures import audit_tables
+from swingkd.report.protected import Protected, protected_lines
 from swingkd.report.render import fill, plain
 
 _TAGS = ("knowledge-distillation", "privacy", "swingkd")
@@ -41,6 +42,7 @@ class ModelFacts:
         trained: how long, and on what.
         page: the file with the report, beside the card.
         library: what loads the weights.
+        protected: what its training protected; `None`: it is not known.
     """
 
     title: str
@@ -62,6 +64,7 @@ class ModelFacts:
     trained: dict[str, str] = field(default_factory=dict)
     page: str | None = None
     library: str = "transformers"
+    protected: Protected | None = None
 
 
 def model_card(facts: ModelFacts) -> str:
@@ -82,6 +85,7 @@ def model_card(facts: ModelFacts) -> str:
         metadata=metadata(facts),
         facts=facts,
         promises=map(plain, facts.ledger.lines()),
+        protected=map(plain, protected_lines(facts.protected) if facts.protected else ()),
         tables=[markdown(table) for table in audit_tables(audit)],
         claims=map(plain, claims(facts)),
         settings=json.dumps(facts.settings, indent=1, default=str),

@@ -64,6 +64,7 @@ class Page:
         promises: what was promised, a line each.
         claims: what does not hold, a line each.
         claims_heading: what they are called.
+        protected: what was protected, a line each.
         tables: numbers without a figure.
         figures: figures with their numbers.
         tokens: texts, token by token, from `shown_tokens`.
@@ -76,6 +77,7 @@ class Page:
     figures: Sequence[Figure] = ()
     tokens: Sequence[Sequence[ShownToken]] = field(default=())
     claims_heading: str = "What does not hold"
+    protected: Sequence[str] = ()
 
 
 def write_page(page: Page, path: Path) -> Path:

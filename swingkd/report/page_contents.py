@@ -13,6 +13,7 @@ from swingkd.report.audit_figures import audit_tables, roc_figure
 from swingkd.report.model_card import ModelFacts, claims
 from swingkd.report.page import Figure, Page, ShownToken, svg_of, table_of
 from swingkd.report.plots import epsilon_curves, epsilon_figure, repetition_figure
+from swingkd.report.protected import protected_lines
 from swingkd.report.summary import Summary, summarise
 
 _AT = (0.001, 0.01, 0.1)
@@ -23,7 +24,8 @@ def model_page(facts: ModelFacts, tokens: Sequence[Sequence[ShownToken]] = ()) -
     figures = audit_figures(facts.audit or AuditReport(), facts.title) + epsilon_figures(facts.ledger)
     used = Figure("Use", "", ("metric", "value"), [(name, f"{value:.4f}") for name, value in facts.results.items()])
     tables = [*([used] if facts.results else []), *map(table_of, audit_tables(facts.audit or AuditReport()))]
-    return Page(facts.title, facts.ledger.lines(), claims(facts), tables, figures, tokens)
+    protected = protected_lines(facts.protected) if facts.protected else []
+    return Page(facts.title, facts.ledger.lines(), claims(facts), tables, figures, tokens, protected=protected)
 
 
 def audit_page(report: AuditReport, title: str) -> Page:

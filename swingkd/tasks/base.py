@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
-from transformers import EvalPrediction, PreTrainedModel
+from transformers import PreTrainedModel
 
 from swingkd.data import DataSettings, column_names
 from swingkd.data.columns import IGNORE
@@ -31,6 +32,7 @@ class Reading:
         model: the student, whose configuration names the classes.
         teacher_processing_class: the teacher's tokenizer, where it is another one.
         num_proc: processes for map-style data.
+        labelled: a classifier's rows must have labels; those that are only predicted need none.
     """
 
     processing_class: Any
@@ -39,6 +41,7 @@ class Reading:
     model: PreTrainedModel
     teacher_processing_class: Any = None
     num_proc: int | None = None
+    labelled: bool = True
 
     def mapping(self, dataset: Dataset | IterableDataset, description: str, keep: tuple[str, ...]) -> dict[str, Any]:
         """Return the arguments of `dataset.map` for a batch of texts.
@@ -55,6 +58,11 @@ class Reading:
         if isinstance(dataset, Dataset):
             options |= {"num_proc": self.num_proc, "desc": f"Tagging and tokenising ({description})"}
         return options
+
+
+#: What is summed over the answers of a sequence: how many there are, how many are flagged, the hard loss of all and of
+#: the flagged ones, the soft loss, and the loss that is trained.
+SUMS = ("answers", "flagged", "hard", "hard_flagged", "soft", "loss")
 
 
 class Task(ABC):
@@ -123,9 +131,17 @@ class Task(ABC):
         """Return the batch as the teacher reads it: where it has a tokenizer of its own, in its tokens."""
         return inputs
 
-    def metrics(self, prediction: EvalPrediction, model: PreTrainedModel) -> dict[str, float]:
-        """Turn what evaluation gathered into numbers."""
-        raise NotImplementedError
+    @abstractmethod
+    def metrics(
+        self, sums: np.ndarray, answers: Iterable[tuple[np.ndarray, np.ndarray]], model: PreTrainedModel
+    ) -> dict[str, float]:
+        """Turn what evaluation gathered into numbers.
+
+        Args:
+            sums: [len(SUMS)] over all answers, see `SUMS`.
+            answers: of a classifier, the guessed classes and the labels of each batch.
+            model: the student.
+        """
 
 
 def labelled(labels: torch.Tensor) -> torch.Tensor:

@@ -3,47 +3,66 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 
 import numpy as np
 from seqeval.metrics import f1_score as entity_f1
 from seqeval.metrics import precision_score, recall_score
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import accuracy_score, f1_score
-from transformers import EvalPrediction
 
 from swingkd.data.columns import IGNORE
 
+#: Which class was guessed for each answer of a batch, and its labels.
+Answers = Iterable[tuple[np.ndarray, np.ndarray]]
 
-def example_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Return accuracy and macro-F1 of examples (over the classes that occur)."""
-    guessed, labels = np.asarray(prediction.predictions).argmax(-1), np.asarray(prediction.label_ids)
+
+def mean_loss(sums: np.ndarray) -> dict[str, float]:
+    """Return the loss of an answer on average: the Trainer's own is a mean of means, and moves with the batch size."""
+    answers, *_, loss = sums
+    return {"loss": float(loss / answers)} if answers else {}
+
+
+def example_metrics(answers: Answers) -> dict[str, float]:
+    """Return accuracy and macro-F1 of examples (over the classes that occur).
+
+    Args:
+        answers: of each batch, guesses [B] and labels [B].
+    """
+    guessed, labels = (np.concatenate(parts) for parts in zip(*answers, strict=True))
     known = labels != IGNORE
+    if not known.any():
+        return {}
     return {
         "accuracy": float(accuracy_score(labels[known], guessed[known])),
         "macro_f1": float(f1_score(labels[known], guessed[known], average="macro", zero_division=0.0)),
     }
 
 
-def entity_metrics(prediction: EvalPrediction, names: list[str]) -> dict[str, float]:
+def entity_metrics(answers: Answers, names: list[str]) -> dict[str, float]:
     """Return the accuracy of words, and precision, recall and F1 of entities as seqeval counts them.
 
     Args:
-        prediction: logits [B, T, C] and labels [B, T].
+        answers: of each batch, guesses [B, T] and labels [B, T].
         names: of the classes; without a prefix such as "B-" each run of a class is one entity, and "O" or class 0 is
             none.
     """
-    guessed, labels = np.asarray(prediction.predictions).argmax(-1), np.asarray(prediction.label_ids)
-    known = labels != IGNORE
     tags = _tags(names)
-    true, predicted = (
-        [[tags[number] for number in row[at]] for row, at in zip(values, known, strict=True) if at.any()]
-        for values in (labels, guessed)
-    )
+    true, predicted = [], []
+    for guessed, labels in answers:
+        for one, two in zip(guessed, labels, strict=True):
+            known = two != IGNORE
+            if known.any():
+                true.append([tags[number] for number in two[known]])
+                predicted.append([tags[number] for number in one[known]])
+    if not true:
+        return {}
+    right = [one == two for row in zip(true, predicted, strict=True) for one, two in zip(*row, strict=True)]
     with warnings.catch_warnings():
         # No entity at all, true or found: 0, and that says enough.
         warnings.simplefilter("ignore", UndefinedMetricWarning)
         return {
-            "accuracy": float(accuracy_score(labels[known], guessed[known])),
+            "accuracy": float(np.mean(right)),
             "precision": float(precision_score(true, predicted)),
             "recall": float(recall_score(true, predicted)),
             "f1": float(entity_f1(true, predicted)),

@@ -7,15 +7,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from datasets import Dataset, Image
+from datasets import Dataset, Image, IterableDataset
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from swingkd.data import PII_COLUMNS, column_names, has_transform
 from swingkd.data.columns import IGNORE, likelihoods
 from swingkd.models.class_labels import check_class_names
 from swingkd.targets import ProtectionName
-from swingkd.tasks.classification_metrics import example_metrics
-from swingkd.tasks.labels import LabelTask, by_number, label_field
+from swingkd.tasks.classification_metrics import example_metrics, mean_loss
+from swingkd.tasks.examples import by_number, label_field
+from swingkd.tasks.labels import LabelTask
 
 _NO_IMAGE = (
     "The rows hold pixel_values, or a transform that makes them for the student; the teacher reads images in its own "
@@ -42,24 +43,34 @@ class ImageClassification(LabelTask):
         transformed = has_transform(dataset)
         dataset = dataset if transformed else dataset.with_format(None)
         columns = column_names(dataset)
-        field = label_field(columns, reading.settings)
+        field = label_field(columns, reading.settings, reading.labelled)
         config = reading.model.config
-        check_class_names(dataset.features, field, config)
+        if field is not None:
+            check_class_names(dataset.features, field, config)
         features = dataset.features or {}
-        image = next((name for name in columns if isinstance(features.get(name), Image)), None)
+        stream = isinstance(dataset, IterableDataset)
+        # A generator tells no types: its first row shows them.
+        shown = next(iter(dataset), {}) if stream and not features else {}
+        image = next(
+            (name for name in columns if isinstance(features.get(name), Image) or hasattr(shown.get(name), "mode")),
+            None,
+        )
         if image is None and "pixel_values" not in columns:
             raise ValueError(f"The dataset has the columns {columns}; an image, or 'pixel_values', is needed.")
         if reading.teacher_processing_class is not None and (image is None or transformed):
             raise ValueError(_NO_IMAGE)
-        names = {field: "labels"} | ({image: "image"} if image is not None else {})
+        names = ({field: "labels"} if field is not None else {}) | ({image: "image"} if image is not None else {})
         for old, new in names.items():
             dataset = dataset.rename_column(old, new) if old != new else dataset
         if image is not None and not transformed:
-            _check_eight_bits(dataset)
             # Grey, transparent or with a palette: as many channels as the model reads.
             mode = "L" if getattr(config, "num_channels", 3) == 1 else "RGB"
-            dataset = dataset.cast_column("image", Image(mode=mode))
-        dataset = by_number(dataset, config)
+            if stream:
+                dataset = dataset.map(_in_mode, fn_kwargs={"mode": mode})
+            else:
+                _check_eight_bits(dataset[0]["image"] if len(dataset) else None)
+                dataset = dataset.cast_column("image", Image(mode=mode))
+        dataset = by_number(dataset, config) if field is not None else dataset
         if transformed and len(dataset):
             _check_transform(dataset)
         return dataset
@@ -75,8 +86,8 @@ class ImageClassification(LabelTask):
             return inputs
         return {"labels": inputs["labels"], "pixel_values": inputs["teacher_pixel_values"]}
 
-    def metrics(self, prediction, model):
-        return example_metrics(prediction)
+    def metrics(self, sums, answers, model):
+        return mean_loss(sums) | example_metrics(answers)
 
 
 class ImageCollator:
@@ -103,6 +114,9 @@ class ImageCollator:
             pixels = torch.stack([torch.as_tensor(np.asarray(row["pixel_values"], np.float32)) for row in rows])
         else:
             pixels = self.processor([row["image"] for row in rows], return_tensors="pt")["pixel_values"]
+        if "labels" not in rows[0]:
+            # Rows that are only predicted.
+            return {"pixel_values": pixels}
         own = {"labels": IGNORE, **dict.fromkeys(PII_COLUMNS, 0)}
         batch = {name: torch.tensor([row.get(name, own[name]) for row in rows]) for name in own}
         batch["pii_span"] = torch.tensor([_image_hash(row) for row in rows])
@@ -114,9 +128,14 @@ class ImageCollator:
         return batch | {"pixel_values": pixels}
 
 
-def _check_eight_bits(dataset: Any) -> None:
+def _in_mode(row: dict[str, Any], mode: str) -> dict[str, Any]:
+    _check_eight_bits(row["image"])
+    return {"image": row["image"].convert(mode)}
+
+
+def _check_eight_bits(image: Any) -> None:
     """Refuse images of more than eight bits a channel: converted, nearly all of them would be white."""
-    mode = dataset[0]["image"].mode if isinstance(dataset, Dataset) and len(dataset) and dataset[0]["image"] else "RGB"
+    mode = image.mode if image is not None else "RGB"
     if mode.startswith(("I", "F")):
         raise ValueError(
             f"The images have the mode {mode!r}, with more than eight bits a channel. Scale them to 0..255 first, and "

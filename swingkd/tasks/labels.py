@@ -9,28 +9,34 @@ The teacher may have a tokenizer of its own: its answers are about the same exam
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from datasets import Dataset, IterableDataset
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
-from swingkd.data import PII_COLUMNS, DataSettings, column_names, pad_rows, ready, tagged_map, unformatted
-from swingkd.data.columns import IGNORE, likelihoods, stored
-from swingkd.models.class_labels import check_class_names, class_number, described
+from swingkd.data import PII_COLUMNS, column_names, pad_rows, ready, tagged_map, unformatted
+from swingkd.data.columns import IGNORE, likelihoods
+from swingkd.data.retag import offsets_of, placed
+from swingkd.models.class_labels import check_class_names
 from swingkd.models.inputs import OF_TOKENS, of_tokens
-from swingkd.tagging import CharTags, align, dilate, tag_texts
+from swingkd.tagging import tag_texts
 from swingkd.tagging.windows import check_fast_tokenizer
-from swingkd.targets import ProtectionName, TokenFacts
-from swingkd.targets.population import GROUP_STRIDE
+from swingkd.targets import ProtectionName
 from swingkd.tasks.base import Task, labelled
-from swingkd.tasks.classification_metrics import entity_metrics, example_metrics
+from swingkd.tasks.classification_metrics import entity_metrics, example_metrics, mean_loss
+from swingkd.tasks.examples import (
+    by_number,
+    encoded_parts,
+    example_facts,
+    first_tokens,
+    label_field,
+    number,
+    text_parts,
+    word_facts,
+)
 from swingkd.tasks.predicted import predicted_tokens
 
-_LABEL_FIELDS = ("label", "labels", "ner_tags", "tags")
 TEACHER_INPUTS = ("teacher_input_ids", "teacher_attention_mask", "teacher_token_type_ids", "teacher_labels")
 
 
@@ -58,21 +64,26 @@ class TextTask(LabelTask):
     def prepare(self, dataset, reading, *, description="train", keep=()):
         dataset = unformatted(dataset)
         columns = column_names(dataset)
-        field = label_field(columns, reading.settings)
+        field = label_field(columns, reading.settings, reading.labelled)
         config, other = reading.model.config, reading.teacher_processing_class
-        check_class_names(dataset.features, field, config)
+        if field is not None:
+            check_class_names(dataset.features, field, config)
         if "input_ids" in columns:
             needed = {"teacher_input_ids"} | ({"teacher_labels"} if self.name == "token-classification" else set())
             if other is not None and not needed <= set(columns):
                 raise ValueError(
                     "The dataset is tokenised already, so it cannot be tokenised for the teacher. Pass the text."
                 )
-            dataset = dataset if field == "labels" else dataset.rename_column(field, "labels")
+            dataset = dataset if field in ("labels", None) else dataset.rename_column(field, "labels")
             each = ("input_ids", "attention_mask", *OF_TOKENS)
             if self.name == "token-classification":
                 each = (*each, "labels", *PII_COLUMNS)
+            if reading.tagger is not None and "pii_likelihood" not in columns and self.has_text(columns, reading):
+                check_fast_tokenizer(reading.processing_class)
+                known = {"tokenizer": reading.processing_class, "tagger": reading.tagger, "settings": reading.settings}
+                dataset = tagged_map(dataset, self.retag, known, batched=True, with_indices=True)
             dataset = ready(dataset, reading.tagger, each)
-            return by_number(dataset, config)
+            return by_number(dataset, config) if field is not None else dataset
         for tokenizer in (reading.processing_class, other):
             if tokenizer is not None:
                 check_fast_tokenizer(tokenizer)
@@ -89,6 +100,16 @@ class TextTask(LabelTask):
     @staticmethod
     def tokenise(batch, tokenizer, teacher_tokenizer, tagger, settings, config, field, version):
         """Tokenise and tag a batch of rows."""
+        raise NotImplementedError
+
+    @staticmethod
+    def has_text(columns, reading) -> bool:
+        """Tell whether rows that are tokenised already still have their text."""
+        raise NotImplementedError
+
+    @staticmethod
+    def retag(batch, indices, tokenizer, tagger, settings, version):
+        """Tag a batch of rows that are tokenised already."""
         raise NotImplementedError
 
     def collator(self, processing_class, teacher_processing_class=None, cache=None):
@@ -116,36 +137,43 @@ class SequenceClassification(TextTask):
 
     @staticmethod
     def tokenise(batch, tokenizer, teacher_tokenizer, tagger, settings, config, field, version):
-        texts = batch.get(settings.text_field)
-        if texts is None or not all(isinstance(text, str) for text in texts):
-            raise ValueError(
-                f"A row has no text in {settings.text_field!r} (the columns are {', '.join(batch)}). Set "
-                "dataset_text_field, and drop rows without text."
-            )
-        options = {"truncation": True, "max_length": settings.max_length}
-        encoded = tokenizer(texts, return_offsets_mapping=True, **options)
-        out: dict[str, list] = {
-            "input_ids": encoded["input_ids"],
-            "labels": [number(label, config) for label in batch[field]],
-        }
-        read = [encoded["offset_mapping"]]
+        parts, texts = text_parts(batch, settings)
+        out, offsets = encoded_parts(tokenizer, parts, settings.max_length)
+        if field is not None:
+            out["labels"] = [number(label, config) for label in batch[field]]
+        read = [offsets]
         if teacher_tokenizer is not None:
-            teacher_encoded = teacher_tokenizer(texts, return_offsets_mapping=True, **options)
-            out["teacher_input_ids"] = teacher_encoded["input_ids"]
-            read.append(teacher_encoded["offset_mapping"])
+            own, offsets = encoded_parts(teacher_tokenizer, parts, settings.max_length)
+            out |= {f"teacher_{name}": values for name, values in own.items()}
+            read.append(offsets)
         if tagger is None:
             return out
         out |= {key: [] for key in PII_COLUMNS}
         for i, (text, tags) in enumerate(zip(texts, tag_texts(tagger, texts), strict=True)):
             # What one of the two models sees of a text, its answer may be about.
-            every = [example_facts(text, tags, np.array(of[i], np.int64).reshape(-1, 2), settings) for of in read]
+            every = [example_facts(text, tags, of[i], settings) for of in read]
             tagged = max(every, key=lambda facts: (facts.likelihood, facts.group))
             for column, value in zip(PII_COLUMNS, tagged, strict=True):
                 out[column].append(value)
         return out
 
-    def metrics(self, prediction, model):
-        return example_metrics(prediction)
+    @staticmethod
+    def has_text(columns, reading):
+        field = reading.settings.text_field
+        return {field} <= set(columns) if isinstance(field, str) else False
+
+    @staticmethod
+    def retag(batch, indices, tokenizer, tagger, settings, version):
+        _, texts = text_parts(batch, settings)
+        offsets = placed(batch["input_ids"], texts, tokenizer, indices)
+        out: dict[str, list] = {name: [] for name in PII_COLUMNS}
+        for text, tags, of in zip(texts, tag_texts(tagger, texts), offsets, strict=True):
+            for column, value in zip(PII_COLUMNS, example_facts(text, tags, of, settings), strict=True):
+                out[column].append(value)
+        return out
+
+    def metrics(self, sums, answers, model):
+        return mean_loss(sums) | example_metrics(answers)
 
 
 class TokenClassification(TextTask):
@@ -173,6 +201,8 @@ class TokenClassification(TextTask):
             firsts.append([first_tokens(row, at) for row, at in zip(words, offsets, strict=True)])
             out[f"{prefix}input_ids"] = encoded["input_ids"]
         lengths = [[len(ids) for ids in out[name]] for name in out]
+        if field is None:
+            return out
         names = [name.replace("input_ids", "labels") for name in out]
         out |= {name: [] for name in (*names, *(PII_COLUMNS if tagger is not None else ()))}
         tagged = tag_texts(tagger, texts) if tagger is not None else [None] * len(texts)
@@ -194,118 +224,30 @@ class TokenClassification(TextTask):
                     out[column].append(placed)
         return out
 
-    def metrics(self, prediction, model):
-        return entity_metrics(prediction, [model.config.id2label[i] for i in range(model.config.num_labels)])
+    @staticmethod
+    def has_text(columns, reading):
+        return "tokens" in columns
 
+    @staticmethod
+    def retag(batch, indices, tokenizer, tagger, settings, version):
+        words, texts = batch["tokens"], [" ".join(row) for row in batch["tokens"]]
+        encoded = tokenizer(words, is_split_into_words=True, add_special_tokens=False)
+        special = np.array(tokenizer.all_special_ids)
+        out: dict[str, list] = {name: [] for name in PII_COLUMNS}
+        for i, (row, ids, tags) in enumerate(zip(words, batch["input_ids"], tag_texts(tagger, texts), strict=True)):
+            number = np.array(encoded.word_ids(i), np.int64)
+            # A word's number in the place of a character's: first and one past it.
+            spans = offsets_of(ids, encoded["input_ids"][i], np.stack([number, number + 1], 1), special, indices[i])
+            real = spans[:, 1] > spans[:, 0]
+            for column, of_words in zip(PII_COLUMNS, word_facts(row, tags, settings.dilation), strict=True):
+                values = np.zeros(len(ids), np.int64)
+                values[real] = np.broadcast_to(of_words, len(row))[spans[real, 0]]
+                out[column].append(values)
+        return out
 
-def label_field(columns: Sequence[str], settings: DataSettings) -> str:
-    """Return the column with the labels.
-
-    Raises:
-        ValueError: there is none.
-    """
-    names = (settings.label_field,) if settings.label_field else _LABEL_FIELDS
-    field = next((name for name in names if name in columns), None)
-    if field is None:
-        raise ValueError(
-            f"The dataset has the columns {list(columns)}; none of them is {' or '.join(map(repr, names))}. Set "
-            "dataset_label_field to the column with the labels."
-        )
-    return field
-
-
-def by_number(dataset: Dataset | IterableDataset, config: Any) -> Dataset | IterableDataset:
-    """Return rows whose `labels` are numbers of the model's classes."""
-    if isinstance(dataset, IterableDataset):
-        return dataset.map(numbered, batched=True, fn_kwargs={"config": config})
-    labels = numbered({"labels": dataset.with_format(None)["labels"][:]}, config)["labels"]
-    # Only this column is written: images are left where they are.
-    return dataset.remove_columns("labels").add_column("labels", labels)
-
-
-def number(label: Any, config: Any) -> int:
-    """Return the number of a class.
-
-    Raises:
-        ValueError: the model has no such class.
-    """
-    if label == IGNORE:
-        return IGNORE
-    known = class_number(label, config)
-    if known is None:
-        raise ValueError(
-            f"A label ({described(label)}) is none of the model's {config.num_labels} classes. Give its number, or "
-            "its name in the model's config (id2label); dataset_label_field names the column with the labels."
-        )
-    return known
-
-
-def numbered(batch: dict[str, list], config: Any) -> dict[str, list]:
-    """Return the labels of a batch by their numbers, of examples or of tokens."""
-    labels = [
-        [number(label, config) for label in row] if isinstance(row, (list, tuple)) else number(row, config)
-        for row in batch["labels"]
-    ]
-    return {"labels": labels}
-
-
-def example_facts(text: str, tags: CharTags, offsets: np.ndarray, settings: DataSettings) -> TokenFacts:
-    """Return what a whole example inherits of its tokens.
-
-    Args:
-        text: the example.
-        tags: of its characters.
-        offsets: [tokens, 2] of the tokens that a model sees, special ones empty.
-        settings: `example_likelihood`.
-    """
-    real = offsets[:, 1] > offsets[:, 0]
-    of_tokens = align(tags.likelihood, offsets)
-    whole = of_tokens[real].mean() if settings.example_likelihood == "mean" else of_tokens.max(initial=0.0)
-    likelihood = int(stored(whole if real.any() else 0.0))
-    label = int(align(tags.labels, offsets)[of_tokens.argmax()]) if likelihood else 0
-    group = label * GROUP_STRIDE + 1 if likelihood else 0
-    return TokenFacts(likelihood=likelihood, group=group, span=text_hash(text))
-
-
-def word_facts(words: list[str], tags: CharTags, dilation: int) -> TokenFacts:
-    """Return what is known of each word, all [words]."""
-    offsets = word_offsets(words)
-    likelihood = stored(dilate(align(tags.likelihood, offsets), dilation))
-    private = likelihood > 0
-    group = np.where(private, align(tags.labels, offsets).astype(np.int64) * GROUP_STRIDE + 1, 0)
-    span = np.array([text_hash(word) for word in words], np.int64).reshape(-1)
-    return TokenFacts(likelihood=likelihood, group=group, span=span)
-
-
-def word_offsets(words: list[str]) -> np.ndarray:
-    """Return where words stand that blanks join, [words, 2]."""
-    lengths = np.array([len(word) for word in words], np.int64)
-    starts = np.cumsum(lengths + 1) - lengths - 1
-    return np.stack([starts, starts + lengths], axis=1).reshape(-1, 2)
-
-
-def first_tokens(words: list[str], offsets: np.ndarray) -> np.ndarray:
-    """Return the first token of each word, [words]; -1 where it has none (cut off, or not a character of it is known).
-
-    Args:
-        words: that blanks join.
-        offsets: [tokens, 2] in the joined text.
-    """
-    first = np.full(len(words), -1, np.int64)
-    real = np.flatnonzero(offsets[:, 1] > offsets[:, 0])
-    if not len(real) or not words:
-        return first
-    # By its last character: the first may be the blank before it.
-    word = np.searchsorted(word_offsets(words)[:, 0], offsets[real, 1] - 1, side="right") - 1
-    present, at = np.unique(word, return_index=True)
-    first[present] = real[at]
-    return first
-
-
-def text_hash(text: str) -> int:
-    """Hash an example or a word, whatever its case."""
-    digest = hashlib.blake2b(text.casefold().encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
+    def metrics(self, sums, answers, model):
+        names = [model.config.id2label[i] for i in range(model.config.num_labels)]
+        return mean_loss(sums) | entity_metrics(answers, names)
 
 
 class LabelCollator:
@@ -324,6 +266,9 @@ class LabelCollator:
         """Return tensors; `labels` and those about privacy are [rows], or [rows, longest] where words have them."""
         fillers = self.fillers | {name: 0 for name in OF_TOKENS if name in rows[0]}
         own = {"labels": IGNORE, **dict.fromkeys(PII_COLUMNS, 0)}
+        if "labels" not in rows[0]:
+            # Rows that are only predicted.
+            return pad_rows(rows, fillers, "input_ids")
         if isinstance(rows[0]["labels"], int):
             batch = pad_rows(rows, fillers, "input_ids")
             batch |= {name: torch.tensor([row.get(name, own[name]) for row in rows]) for name in own}

@@ -15,7 +15,6 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
     DataCollatorForLanguageModeling,
-    EvalPrediction,
     PreTrainedTokenizerBase,
     TrainerCallback,
 )
@@ -23,7 +22,7 @@ from transformers import (
 from swingkd.data import DistillationCollator, prepare_dataset
 from swingkd.data.columns import IGNORE
 from swingkd.data.teacher_columns import CacheInfo
-from swingkd.models.inputs import of_tokens
+from swingkd.models.inputs import first_position, of_tokens
 from swingkd.tasks.base import Task, labelled
 from swingkd.tasks.predicted import preceding, predicted_tokens
 
@@ -42,15 +41,17 @@ class TokenTask(Task):
             num_proc=reading.num_proc,
             description=description,
             keep=keep,
+            first=first_position(reading.model),
         )
 
     def call(self, inputs, model):
-        read = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "use_cache": False}
-        return read | of_tokens(inputs, model)
+        return _ids_and_mask(inputs) | {"use_cache": False} | of_tokens(inputs, model)
 
-    def metrics(self, prediction: EvalPrediction, model):
+    def metrics(self, sums, answers, model):
         """Make perplexities (all, flagged, unflagged) and the distillation loss of sums over tokens."""
-        tokens, flagged, nll, flagged_nll, soft, loss = np.asarray(prediction.predictions, np.float64).sum(0)
+        tokens, flagged, nll, flagged_nll, soft, loss = sums
+        if not tokens:
+            return {}
         # The Trainer's own loss is a mean of means of batches, and moves with their size.
         metrics = {"perplexity": np.exp(nll / tokens), "loss": loss / tokens}
         if not np.isnan(soft):  # there was a teacher to be near to
@@ -78,11 +79,10 @@ class CausalLM(TokenTask):
         return F.pad(labelled(inputs["labels"])[:, 1:], (0, 1), value=False)
 
     def predicted(self, inputs, width, end):
-        ids = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -1)
         # The first token of a row is predicted by nothing.
         learnt = labelled(inputs["labels"])
         learnt[:, 0] = False
-        return predicted_tokens(inputs, self.at(inputs), learnt, preceding(ids, width, end))
+        return predicted_tokens(inputs, self.at(inputs), learnt, _context(inputs, inputs["input_ids"], width, end))
 
 
 class MaskedLM(TokenTask):
@@ -102,12 +102,22 @@ class MaskedLM(TokenTask):
         at = self.at(inputs)
         # The context that chooses a draw is the text's own, whatever is masked in it this time.
         ids = torch.where(at, inputs["labels"], inputs["unmasked_ids"])
-        ids = ids.masked_fill(inputs["attention_mask"] == 0, -1)
-        return predicted_tokens(inputs, at, at, preceding(ids, width, end))
+        return predicted_tokens(inputs, at, at, _context(inputs, ids, width, end))
 
     def call(self, inputs, model):
-        read = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
-        return read | of_tokens(inputs, model)
+        return _ids_and_mask(inputs) | of_tokens(inputs, model)
+
+
+def _ids_and_mask(inputs: dict[str, torch.Tensor]) -> dict[str, Any]:
+    # Packed rows have no mask: their positions keep them apart.
+    return {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
+
+
+def _context(inputs: dict[str, torch.Tensor], ids: torch.Tensor, width: int, end: int | None) -> torch.Tensor:
+    """Return the ids before each token, see `preceding`: those of its own text."""
+    if "attention_mask" in inputs:
+        ids = ids.masked_fill(inputs["attention_mask"] == 0, -1)
+    return preceding(ids, width, end, inputs.get("position_ids"))
 
 
 class MaskingCollator:
@@ -138,7 +148,7 @@ class MaskingCollator:
         ids = batch["unmasked_ids"] = batch["input_ids"].clone()
         kept = (batch["labels"] == IGNORE) | torch.isin(ids, torch.tensor(self.tokenizer.all_special_ids))
         visit = "evaluation" if self.visit == self.EVALUATION else f"{self.seed} {self.visit}"
-        for i, length in enumerate(batch["attention_mask"].sum(1).tolist()):
+        for i, length in enumerate(len(row["input_ids"]) for row in rows):
             own = slice(i, i + 1), slice(0, length)
             seed = xxhash.xxh3_64_intdigest(ids[own].numpy().tobytes() + visit.encode()) >> 1
             self._mask.generator = torch.Generator().manual_seed(seed)

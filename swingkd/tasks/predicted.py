@@ -45,13 +45,14 @@ class PredictedTokens(NamedTuple):
         return places
 
 
-def preceding(ids: torch.Tensor, width: int, end: int | None) -> torch.Tensor:
+def preceding(ids: torch.Tensor, width: int, end: int | None, positions: torch.Tensor | None = None) -> torch.Tensor:
     """Return the ids just before each token, [B, T, width], the nearest last; -1 where there is none.
 
     Args:
         ids: [B, T]; -1 where a row is padded.
         width: how many.
         end: id that ends a record; what stands before it belongs to another record and is left out (packed rows).
+        positions: [B, T], which begin anew with each record of a packed row.
     """
     if not ids.size(1):
         return ids.new_zeros(len(ids), 0, width)
@@ -60,6 +61,12 @@ def preceding(ids: torch.Tensor, width: int, end: int | None) -> torch.Tensor:
         # Everything up to the last end of a record in the window.
         ended = (windows == end).flip(2).cumsum(2).flip(2) > 0
         windows = windows.masked_fill(ended, -1)
+    if positions is not None:
+        place = torch.arange(ids.size(1), device=ids.device)
+        begins = F.pad(positions.diff(dim=1) != 1, (1, 0), value=True)
+        since = place - torch.where(begins, place, 0).cummax(1).values
+        back = torch.arange(width, 0, -1, device=ids.device)
+        windows = windows.masked_fill(since[..., None] < back, -1)
     return windows
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForSeq2SeqLM
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from swingkd.data import PII_COLUMNS, PII_TYPES, column_names, pad_rows, ready, tagged_map, token_facts, unformatted
 from swingkd.data.columns import IGNORE, likelihoods
+from swingkd.data.retag import placed
 from swingkd.data.teacher_columns import CacheInfo
 from swingkd.tagging import tag_texts
 from swingkd.tagging.windows import check_fast_tokenizer
@@ -32,9 +33,14 @@ class Seq2SeqLM(TokenTask):
     def prepare(self, dataset, reading, *, description="train", keep=()):
         dataset = unformatted(dataset)
         columns = column_names(dataset)
+        texts = {"prompt", "completion"} <= set(columns)
         if {"input_ids", "labels"} <= set(columns):
+            if texts and reading.tagger is not None and "pii_likelihood" not in columns:
+                check_fast_tokenizer(reading.processing_class)
+                known = {"tokenizer": reading.processing_class, "tagger": reading.tagger, "settings": reading.settings}
+                dataset = tagged_map(dataset, _retag, known, batched=True, with_indices=True)
             return ready(dataset, reading.tagger, ("input_ids", "attention_mask"))
-        if not {"prompt", "completion"} <= set(columns):
+        if not texts:
             raise ValueError(
                 f"The dataset has the columns {columns}; a sequence-to-sequence model needs 'prompt' and "
                 "'completion', or 'input_ids' and 'labels'."
@@ -54,9 +60,21 @@ class Seq2SeqLM(TokenTask):
         return predicted_tokens(inputs, at, at, preceding(inputs["labels"].masked_fill(~at, -1), width, None))
 
     def call(self, inputs, model):
-        return super().call(inputs, model) | {
-            "decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels=inputs["labels"])
-        }
+        return super().call(inputs, model) | {"decoder_input_ids": decoder_inputs(inputs["labels"], model)}
+
+
+def decoder_inputs(labels: torch.Tensor, model: PreTrainedModel) -> torch.Tensor:
+    """Return what the decoder reads while it says the labels [B, T]: the same, one place later, [B, T].
+
+    Args:
+        labels: -100 where there is none.
+        model: some (M2M100, NLLB, Blenderbot) do it in their forward only, and are told here.
+    """
+    if hasattr(model, "prepare_decoder_input_ids_from_labels"):
+        return model.prepare_decoder_input_ids_from_labels(labels=labels)
+    config = model.config
+    start = labels.new_full((len(labels), 1), config.decoder_start_token_id)
+    return torch.cat([start, labels[:, :-1].masked_fill(labels[:, :-1] == IGNORE, config.pad_token_id)], 1)
 
 
 def _tokenise(batch, tokenizer, tagger, settings, version):
@@ -79,7 +97,7 @@ def _tokenise(batch, tokenizer, tagger, settings, version):
     if tagger is None:
         return out
     out |= {key: [] for key in PII_COLUMNS}
-    texts = [f"{prompt}\n{completion}" for prompt, completion in zip(prompts, completions, strict=True)]
+    texts = _whole(batch)
     for i, (text, char_tags) in enumerate(zip(texts, tag_texts(tagger, texts), strict=True)):
         before, offsets = (np.array(part["offset_mapping"][i], np.int64).reshape(-1, 2) for part in (read, target))
         # Special tokens have empty spans, wherever they are moved.
@@ -87,6 +105,27 @@ def _tokenise(batch, tokenizer, tagger, settings, version):
         tagged = token_facts(text, char_tags, both, settings.dilation)
         for column, values, kind in zip(PII_COLUMNS, tagged, PII_TYPES, strict=True):
             out[column].append(values[len(before) :].astype(kind))
+    return out
+
+
+def _whole(batch: dict[str, list]) -> list[str]:
+    """Return what the tagger reads: the prompt counts as the completion's context."""
+    return [f"{prompt}\n{completion}" for prompt, completion in zip(batch["prompt"], batch["completion"], strict=True)]
+
+
+def _retag(batch, indices, tokenizer, tagger, settings, version):
+    rows = [[token for token in row if token != IGNORE] for row in batch["labels"]]
+    offsets = placed(rows, batch["completion"], tokenizer, indices)
+    out: dict[str, list] = {key: [] for key in PII_COLUMNS}
+    every = zip(_whole(batch), batch["prompt"], batch["labels"], offsets, strict=True)
+    tags = tag_texts(tagger, _whole(batch))
+    for (text, prompt, labels, at), char_tags in zip(every, tags, strict=True):
+        facts = token_facts(text, char_tags, at + len(prompt) + 1, settings.dilation)
+        real = np.asarray(labels) != IGNORE
+        for column, values, kind in zip(PII_COLUMNS, facts, PII_TYPES, strict=True):
+            whole = np.zeros(len(labels), kind)
+            whole[real] = values.astype(kind)
+            out[column].append(whole)
     return out
 
 

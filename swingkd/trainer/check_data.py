@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +14,36 @@ from swingkd.data.columns import IGNORE, flat, in_parts
 from swingkd.data.prepare import column_names
 from swingkd.trainer.check_models import positions
 from swingkd.trainer.config import PrivateDistillationConfig
+
+
+def check_kind(dataset: Any, name: str, several: bool = True) -> None:
+    """Refuse what is no data set of the `datasets` library: its rows could not be tokenised and tagged.
+
+    Args:
+        dataset: what was given; `None`, or the name of an evaluation set, is nobody's business here.
+        name: of the argument.
+        several: whether a dict of data sets may be given.
+
+    Raises:
+        ValueError: says what to make of it.
+    """
+    if isinstance(dataset, dict):
+        if several:
+            for part, rows in dataset.items():
+                check_kind(rows, f"{name}[{part!r}]", several=False)
+            return
+        parts = ", ".join(map(repr, dataset))
+        raise ValueError(
+            f"{name} is a {type(dataset).__name__} with the splits {parts}. Pass one of them: "
+            f"{name}=dataset[{next(iter(dataset), 'train')!r}]."
+        )
+    if dataset is None or isinstance(dataset, (Dataset, IterableDataset)) or (several and isinstance(dataset, str)):
+        return
+    how = "Dataset.from_pandas(rows)" if hasattr(dataset, "iloc") else "Dataset.from_list([dict(row) for row in rows])"
+    raise ValueError(
+        f"{name} is a {type(dataset).__module__}.{type(dataset).__qualname__}. Make it a data set of the datasets "
+        f"library, so that its text can be tagged: {how}."
+    )
 
 
 def check_rows(dataset: Dataset | IterableDataset, models: dict[str, PreTrainedModel]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 import torch
@@ -14,6 +15,8 @@ from swingkd.models.inputs import first_position, vocabulary_size
 from swingkd.models.same import same_model, same_source
 from swingkd.tasks import TASKS, Task, task_of
 from swingkd.trainer.config import LONGEST, PrivateDistillationConfig
+
+log = logging.getLogger(__name__)
 
 
 def check_different_models(student: str | PreTrainedModel, teacher: str | PreTrainedModel | None) -> None:
@@ -77,12 +80,15 @@ def check_one_device(args: TrainingArguments) -> None:
         )
 
 
-def check_padding_token(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a tokenizer without a padding token."""
-    if tokenizer.pad_token_id is None:
-        raise ValueError(
-            "The tokenizer has no padding token, so rows of different length cannot share a batch. Set one, for "
-            "example tokenizer.pad_token = tokenizer.eos_token."
+def check_precision(student: PreTrainedModel) -> None:
+    """Warn of a student whose trained weights are in half precision: small updates are rounded away."""
+    trained = {p.dtype for p in student.parameters() if p.requires_grad} & {torch.bfloat16, torch.float16}
+    if trained:
+        log.warning(
+            "The student's weights are in %s, and updates smaller than their last digit are lost. Load it with "
+            "dtype=torch.float32, as happens where it is passed by its name; bf16=True computes in half precision "
+            "all the same.",
+            str(trained.pop()).removeprefix("torch."),
         )
 
 
@@ -91,7 +97,7 @@ def check_tokenizer(
 ) -> None:
     """Refuse a model whose head or whose own tokenizer does not fit the shared one; added tokens are fine."""
     head = model.get_output_embeddings() if task.predicts_tokens else model.get_input_embeddings()
-    rows = head.weight.shape[0] if head else model.config.vocab_size
+    rows = head.weight.shape[0] if head else model.config.get_text_config().vocab_size
     size = vocabulary_size(tokenizer)
     if rows < size:
         raise ValueError(
@@ -122,7 +128,8 @@ def check_tokenizer(
 
 def positions(model: PreTrainedModel) -> int | None:
     """Return how many tokens a model can place; `None` where it names no limit."""
-    allowed = getattr(model.config, "max_position_embeddings", None)
+    # Vision-language models keep it where the rest of their text model is described.
+    allowed = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     # XLNet says -1: as many as one likes.
     return allowed - first_position(model) if allowed is not None and allowed > 0 else None
 
@@ -226,15 +233,6 @@ def hidden_size(role: str, model: PreTrainedModel) -> int:
     if size is None:
         raise ValueError(f"hidden_weight > 0 needs hidden states, but the {role} model's config names no hidden_size.")
     return size
-
-
-def check_metrics(task: Task, compute_metrics: object) -> None:
-    """Refuse metrics of a user's own where nobody makes the logits that they would read."""
-    if compute_metrics is not None and task.predicts_tokens:
-        raise ValueError(
-            f"compute_metrics would need [rows, tokens, vocabulary] logits, which {task.name} never makes. Leave "
-            "it out: perplexities are told. Or evaluate the saved model with another tool."
-        )
 
 
 def check_publishing(args: TrainingArguments) -> None:

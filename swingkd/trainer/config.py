@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, get_args
 
 from transformers import TrainingArguments
 
 from swingkd.data import DataSettings
+from swingkd.data.packing import PackingStrategy
 from swingkd.guards import check_at_least_one, check_not_negative, check_numbers, check_positive, check_share
 from swingkd.models.loading import check_options
 from swingkd.targets import ProtectionName, TemperatureSettings
+from swingkd.trainer.metrics import least_is_best
 
 #: Tokens of a row where nobody says otherwise and every model allows it.
 LONGEST = 1024
@@ -25,6 +27,11 @@ Mode = Literal["teacher_only", "symmetric"]
 Schedule = Literal["power", "geometric"]
 Distribution = Literal["laplace", "gaussian"]
 Inherited = Literal["max", "mean"]
+
+
+def _changed(settings: Any, one: Field) -> bool:
+    default = one.default if one.default_factory is MISSING else one.default_factory()
+    return getattr(settings, one.name) != default
 
 
 def _setting(default: Any, about: str, choices: Any = None) -> Any:
@@ -134,14 +141,22 @@ class PrivateDistillationConfig(TrainingArguments):
     teacher_model_init_kwargs: dict[str, Any] | str | None = _setting(
         None, "Arguments of from_pretrained for a teacher given by name."
     )
-    dataset_text_field: str = _setting("text", "The column with the text.")
+    dataset_text_field: str | list[str] = _setting(
+        "text", "The column with the text; of sentence pairs the two columns (default: sentence1 and sentence2)."
+    )
     dataset_label_field: str | None = _setting(
         None, "The column with a classifier's labels; default: label, labels, ner_tags or tags."
     )
     max_length: int | None = _setting(
         None, "Longest row or packed block, in tokens; default: 1024, or what the models allow."
     )
-    packing: bool = _setting(False, "Join rows and cut them into blocks of max_length.")
+    packing: bool = _setting(False, "Join rows into blocks of max_length.")
+    packing_strategy: PackingStrategy = _setting(
+        "bfd",
+        "How: bfd (whole rows, each sees itself only; longer ones are cut off), bfd_split (longer ones go on in "
+        "another block) or wrapped (cut anywhere; the rows of a block see each other).",
+        PackingStrategy,
+    )
     completion_only_loss: bool | None = _setting(
         None, "Learn only the completion; default: yes for prompt/completion rows."
     )
@@ -161,9 +176,39 @@ class PrivateDistillationConfig(TrainingArguments):
         inherited = {field.name for field in fields(TrainingArguments)}
         return [field for field in fields(cls) if field.name not in inherited]
 
+    @classmethod
+    def of(cls, args: TrainingArguments | None) -> PrivateDistillationConfig:
+        """Return settings of ours: those given, or plain ones with our defaults beside them.
+
+        Args:
+            args: of `Trainer` or TRL's SFTTrainer; `None`: defaults.
+
+        Raises:
+            ValueError: they say something that has no meaning here, so that it would be passed over in silence.
+        """
+        if isinstance(args, cls):
+            return args
+        if args is None:
+            return cls()
+        if hasattr(args, "lmbda"):
+            raise ValueError(
+                f"A {type(args).__name__} describes another loss, partly on text that the student writes. Make a "
+                "PrivateDistillationConfig: alpha=1 learns from the teacher alone, beta and temperature are its own."
+            )
+        known = {field.name for field in fields(cls) if field.init}
+        given = {field.name: field for field in fields(args) if field.init}
+        lost = [name for name, one in given.items() if name not in known and _changed(args, one)]
+        if lost:
+            raise ValueError(
+                f"{', '.join(lost)} of {type(args).__name__} {'have' if len(lost) > 1 else 'has'} no meaning here. "
+                "Leave out what is not needed, or make a PrivateDistillationConfig."
+            )
+        return cls(**{name: getattr(args, name) for name in given if name in known})
+
     def __post_init__(self):
         # Before TrainingArguments rounds, with errors that name no field.
         self._check_numbers()
+        self._direct()
         super().__post_init__()
         self.check()
         self._settle()
@@ -198,6 +243,11 @@ class PrivateDistillationConfig(TrainingArguments):
         check_at_least_one(self, "max_length", "population_min_spans", "loss_memory", "records_per_user")
         for options in (self.model_init_kwargs, self.teacher_model_init_kwargs):
             check_options(options)  # type: ignore[arg-type]  # read by TrainingArguments
+        if self.label_smoothing_factor:
+            raise ValueError(
+                f"label_smoothing_factor={self.label_smoothing_factor}: the teacher's soft targets are what smooths "
+                "the labels here. Leave it at 0; a larger alpha or temperature smooths more."
+            )
         if self.torch_compile and self.hidden_weight > 0:
             raise ValueError(
                 "hidden_weight > 0 reads hidden states in a hook, which torch_compile=True does not call."
@@ -282,6 +332,7 @@ class PrivateDistillationConfig(TrainingArguments):
 
     def _settle(self) -> None:
         """Set what DP-SGD needs of the Trainer's own settings."""
+        self._direct()
         if not self.differentially_private:
             return
         self.max_grad_norm = 0.0
@@ -291,6 +342,13 @@ class PrivateDistillationConfig(TrainingArguments):
         for name in _CHECKPOINTING:
             if getattr(self, name, False):
                 setattr(self, f"{name}_kwargs", {**(getattr(self, f"{name}_kwargs") or {}), "use_reentrant": True})
+
+    def _direct(self) -> None:
+        # Transformers takes every metric whose name does not end in "loss" for one that is to rise.
+        metric = self.metric_for_best_model
+        rises: bool | None = self.greater_is_better  # type: ignore[has-type]
+        if rises is None and metric is not None and least_is_best(metric):
+            self.greater_is_better = False
 
     def settled(self, **decided: Any) -> PrivateDistillationConfig:
         """Return a copy with what was decided; the caller's own object is left as it is.
@@ -306,6 +364,20 @@ class PrivateDistillationConfig(TrainingArguments):
         own.check()
         own._settle()
         return own
+
+    def of_streams(self) -> PrivateDistillationConfig:
+        """Return a copy in which each process reads a stream itself: rows of unlike lengths cannot be handed round.
+
+        Raises:
+            ValueError: the caller asked for them to be handed round.
+        """
+        if self.accelerator_config.dispatch_batches:
+            raise ValueError(
+                "accelerator_config={'dispatch_batches': True} hands the batches of a stream from one process to the "
+                "others, which joins rows of unlike lengths. Leave dispatch_batches out."
+            )
+        # Chosen anew for a copy of its own: the caller's object is left as it is.
+        return self.settled(accelerator_config=replace(self.accelerator_config, dispatch_batches=False))
 
     @property
     def temperature_settings(self) -> TemperatureSettings:
@@ -326,7 +398,7 @@ class PrivateDistillationConfig(TrainingArguments):
         return DataSettings(
             text_field=self.dataset_text_field,
             max_length=self.max_length or LONGEST,
-            packing=self.packing,
+            packing=self.packing_strategy if self.packing else None,
             completion_only_loss=self.completion_only_loss,
             assistant_only_loss=self.assistant_only_loss,
             dilation=self.tag_dilation,

@@ -6,8 +6,8 @@ The trainer holds hooks only; the formulas are in `swingkd.losses` and `swingkd.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -16,24 +16,27 @@ from datasets import Dataset, IterableDataset
 from peft import PeftConfig
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
+from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from swingkd.data import PII_COLUMNS, column_names
+from swingkd.data import PII_COLUMNS
 from swingkd.data.teacher_columns import TEACHER_COLUMNS
 from swingkd.files import alone_in
 from swingkd.models.inputs import first_position, takes, vocabulary_size
 from swingkd.models.whole import check_finite_weights
 from swingkd.report import forget_model_facts
-from swingkd.tagging import Tagger, is_private
+from swingkd.tagging import Tagger
 from swingkd.targets import Protection
-from swingkd.tasks.language import MaskingCollator, NewMasks, evaluated
+from swingkd.tasks.language import MaskingCollator, NewMasks
+from swingkd.trainer.check_arguments import check_arguments
 from swingkd.trainer.check_data import check_fresh_masks
 from swingkd.trainer.checkpoints import begin_checkpoint, last_complete_checkpoint, load_renamed
 from swingkd.trainer.config import PrivateDistillationConfig
+from swingkd.trainer.evaluation import preprocessing
+from swingkd.trainer.metrics import Metrics
 from swingkd.trainer.objective import Objective, StepLosses, frozen_model, readable_head
+from swingkd.trainer.protected import SayWhatIsProtected, what_is_protected
 from swingkd.trainer.protections import build_protection
-from swingkd.trainer.publishing import PublishingTrainer
 from swingkd.trainer.resuming import (
     check_same_run,
     rows_fingerprint,
@@ -41,12 +44,13 @@ from swingkd.trainer.resuming import (
     save_run_settings,
     weights_fingerprint,
 )
-from swingkd.trainer.setup import GivenData, GivenModels, Setup, parts_of
+from swingkd.trainer.searching import SearchingTrainer, made_by
+from swingkd.trainer.setup import GivenData, GivenModels, Setup
 
 _HINT_FILE = "hint_projection.safetensors"
 
 
-class PrivateDistillationTrainer(PublishingTrainer):
+class PrivateDistillationTrainer(SearchingTrainer):
     """Distil a teacher into a student while its targets are protected where they are private.
 
     For causal, masked and sequence-to-sequence language models, and for classifiers of texts, words and images: what
@@ -55,22 +59,25 @@ class PrivateDistillationTrainer(PublishingTrainer):
 
     Args:
         model: the student, or its name on the Hub or on disk.
+        args: a `PrivateDistillationConfig`; plain `TrainingArguments` get our defaults.
+        data_collator: as in `Trainer`.
+        train_dataset: text, prompt/completion, messages, text or words or images with labels, or tokenised rows;
+            map-style or streaming.
+        eval_dataset: the same, or a dict of such data sets; a classifier's may lack labels.
+        processing_class: the fast tokenizer that teacher and student share, or the image processor; default: the
+            student's.
+        model_init: as in `Trainer`: makes the student anew for each run, in place of `model`.
+        compute_loss_func: refused: the loss is distillation.
+        compute_metrics: as in `Trainer`.  Of classifiers it replaces accuracy and F1; of language models it stands
+            beside the perplexities, and logits are only kept where it is given.
+        callbacks, optimizers, optimizer_cls_and_kwargs, preprocess_logits_for_metrics: as in `Trainer`.
         teacher_model: the teacher, or its name; it may be quantised.  By its name, its privacy ledger is read too.
             `None`: its targets are cached in the data (`swingkd.cache_teacher`); rows without them can only be
             evaluated, by their perplexity, or learnt from with `alpha=0`.
-        args: a `PrivateDistillationConfig`.
-        train_dataset: text, prompt/completion, messages, text or words or images with labels, or tokenised rows;
-            map-style or streaming.
-        eval_dataset: the same, or a dict of such data sets.
-        processing_class: the fast tokenizer that teacher and student share, or the image processor; default: the
-            student's.
         teacher_processing_class: for classifiers: the teacher's tokenizer or image processor, where it has its own.
         tagger: what rates the text; not needed where the data has a `pii_likelihood` column.
         public_model: a model like the student, trained on public data; makes `"mollify"` the default.
         target_protection: an object with a `protect` method, used instead of `args.protection`.
-        compute_metrics: as in `Trainer`, for classifiers; default: accuracy and F1.  Language models tell
-            perplexities.
-        data_collator, callbacks, optimizers: as in `Trainer`.
         peft_config: train an adapter instead of the whole student.
 
     Raises:
@@ -82,25 +89,33 @@ class PrivateDistillationTrainer(PublishingTrainer):
 
     def __init__(
         self,
-        model: str | PreTrainedModel,
-        teacher_model: str | PreTrainedModel | None,
-        args: PrivateDistillationConfig,
+        model: str | PreTrainedModel | None = None,
+        args: PrivateDistillationConfig | TrainingArguments | None = None,
+        data_collator: Callable | None = None,
         train_dataset: Dataset | IterableDataset | None = None,
         eval_dataset: Dataset | IterableDataset | dict[str, Dataset] | None = None,
         processing_class: Any = None,
+        model_init: Callable[..., PreTrainedModel] | None = None,
+        compute_loss_func: Callable | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+        *,
+        teacher_model: str | PreTrainedModel | None = None,
+        teacher_processing_class: Any = None,
         tagger: Tagger | None = None,
         public_model: str | PreTrainedModel | None = None,
         target_protection: Protection | None = None,
-        compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
-        data_collator: Callable | None = None,
-        callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple = (None, None),
         peft_config: PeftConfig | None = None,
-        teacher_processing_class: Any = None,
     ):
+        check_arguments(model, args, compute_loss_func, model_init)
+        args = PrivateDistillationConfig.of(args)
+        first = model if model_init is None else made_by(model_init, args)
         self.setup = setup = Setup.of(
-            GivenModels(model, teacher_model, public_model, processing_class, teacher_processing_class, peft_config),
-            GivenData(train_dataset, eval_dataset, tagger, target_protection, compute_metrics),
+            GivenModels(first, teacher_model, public_model, processing_class, teacher_processing_class, peft_config),
+            GivenData(train_dataset, eval_dataset, tagger, target_protection),
             args,
         )
         #: What the models are for.
@@ -114,11 +129,27 @@ class PrivateDistillationTrainer(PublishingTrainer):
             train_dataset=setup.train_dataset,
             eval_dataset=setup.eval_dataset,
             processing_class=setup.models.processing_class,
-            compute_metrics=compute_metrics or (lambda prediction: self.task.metrics(prediction, self.model)),
+            compute_metrics=Metrics(
+                self.task, lambda: self.model, compute_metrics, preprocess_logits_for_metrics is not None
+            ),
             callbacks=callbacks,
             optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=preprocessing(preprocess_logits_for_metrics),
         )
+        # Not given to the Trainer, which would call it at once: its models are finished here.
+        self.model_init = model_init
         self._protection = target_protection
+        #: What is protected, by what, and how much of the training text.
+        self.protected = what_is_protected(
+            self.train_dataset,
+            tagger,
+            self.processing_class,
+            protection=self.args.protection or type(target_protection).__name__,
+            why=setup.why,
+            counted=not self.args.differentially_private,
+        )
+        self.add_callback(SayWhatIsProtected(self))
         self._begin(own_collator=data_collator is not None)
 
     def _begin(self, own_collator: bool) -> None:
@@ -130,7 +161,14 @@ class PrivateDistillationTrainer(PublishingTrainer):
         models = (self.setup.models.teacher, self.setup.models.public)
         self.teacher_model, self.public_model = (frozen_model(m, self.args.device) if m else None for m in models)
         self._set_up_dp()
-        self.objective = self._make_objective()
+        self.distillation = self._make_objective()
+
+    def _begin_anew(self, trial: Any) -> None:
+        # Another trial may protect otherwise; a second run of the same settings protects as the first did.
+        if trial is not None:
+            self._protection = self.setup.own
+        self.distillation = self._make_objective()
+        _ = self.protection
 
     def _follow_epochs(self, own_collator: bool) -> None:
         """Let masks change from epoch to epoch, where tokens are masked."""
@@ -174,15 +212,15 @@ class PrivateDistillationTrainer(PublishingTrainer):
         return self._protection
 
     def _build_protection(self, reuse: bool) -> Protection | None:
-        if self.objective.written_protected or (self.teacher_model is None and not self.cached):
+        if self.distillation.written_protected or (self.teacher_model is None and not self.cached):
             return None
-        return build_protection(self.args, self.objective, self.train_dataset, self.data_collator, reuse=reuse)
+        return build_protection(self.args, self.distillation, self.train_dataset, self.data_collator, reuse=reuse)
 
     # --- the loss --------------------------------------------------------------------------------------------------
 
     def _losses(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> StepLosses:
         student = self.accelerator.unwrap_model(model)
-        return self.objective.losses(model, student, inputs, lambda: self.protection)
+        return self.distillation.losses(model, student, inputs, lambda: self.protection)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the sum over tokens divided by the tokens of the whole optimisation step (never the logits)."""
@@ -208,53 +246,9 @@ class PrivateDistillationTrainer(PublishingTrainer):
             inputs["row_positions"] = torch.arange(first, first + length, device=self.args.device).repeat(rows_, 1)
         with self.compute_loss_context_manager():
             # Past the wrapper of data-parallel training: clipped gradients are summed over processes, not plain ones.
-            _, _, per_token, tokens = self._losses(self.model, inputs)
+            _, _, per_token, tokens, _ = self._losses(self.model, inputs)
         row = tokens.at.nonzero()[:, 0]
         return per_token.new_zeros(len(rows)).index_add(0, row, per_token)
-
-    # --- evaluation --------------------------------------------------------------------------------------------------
-
-    def _ready(self, dataset: Any) -> Any:
-        """Return rows that are evaluated: text is tokenised and tagged first."""
-        if not isinstance(dataset, (Dataset, IterableDataset)):
-            return dataset
-        columns = set(column_names(dataset))
-        done = columns & {"input_ids", "pixel_values"} and (self.task.predicts_tokens or "labels" in columns)
-        ours = any(dataset is part for part in (self.train_dataset, *parts_of(self.eval_dataset)))
-        return dataset if done and ours else self.setup.models.checked(self.setup.prepare(dataset, description="eval"))
-
-    def predict(self, test_dataset, *args, **kwargs):
-        """Predict as `Trainer.predict` does; text is tokenised and tagged first."""
-        _ = self.protection
-        with evaluated(self.data_collator):
-            return super().predict(self._ready(test_dataset), *args, **kwargs)
-
-    def evaluate(self, eval_dataset=None, *args, **kwargs):
-        """Evaluate as `Trainer.evaluate` does; text is tokenised and tagged first."""
-        eval_dataset = self._ready(eval_dataset)
-        # Every process takes part in building it, whatever its share of the data holds.
-        _ = self.protection
-        with evaluated(self.data_collator):
-            return super().evaluate(eval_dataset, *args, **kwargs)
-
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Return the loss and what the metrics are made of: a classifier's logits, of tokens sums per sequence."""
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad():
-            _, parts, loss, tokens = self._losses(model, inputs)
-            if not self.task.predicts_tokens:
-                arguments = self.task.call(inputs, self.accelerator.unwrap_model(model))
-                logits = None if prediction_loss_only else model(**arguments).logits
-                return loss.sum() / max(len(loss), 1), logits, inputs["labels"]
-        row = tokens.at.nonzero()[:, 0]
-        flagged = is_private(tokens.likelihood).to(loss)
-        columns = torch.stack(
-            [torch.ones_like(loss), flagged, parts.hard, parts.hard * flagged, parts.soft, loss], dim=1
-        )
-        sums = columns.new_zeros(len(tokens.at), columns.size(1)).index_add_(0, row, columns)
-        mean = loss.sum() / max(len(loss), 1)
-        # The third value makes the Trainer call compute_metrics; nothing reads it.
-        return mean.detach(), sums, sums[:, 0]
 
     # --- hooks of the Trainer -------------------------------------------------------------------------------------
 
@@ -355,20 +349,28 @@ class PrivateDistillationTrainer(PublishingTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # Around `model.load_state_dict(state_dict, False)`: no hint projection is in the weights, and some names on
         # disk are not the model's own.
-        hint = self.model._modules.pop("hint_projection", None)
-        try:
+        with self._without_hint(resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             load_renamed(model or self.model, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        # Around `model.load_state_dict(state_dict, False)`, for the same two reasons.
+        best = str(self.state.best_model_checkpoint)
+        with self._without_hint(best):
+            super()._load_best_model()
+            load_renamed(self.model, best)
+
+    @contextmanager
+    def _without_hint(self, checkpoint: str) -> Iterator[None]:
+        """Load a model's weights without its hint projection, and then that from a file of its own."""
+        hint = self.model._modules.pop("hint_projection", None)
+        try:
+            yield
         finally:
             if hint is not None:
                 self.model.add_module("hint_projection", hint)
         if hint is not None:
-            hint.load_state_dict(load_file(os.path.join(resume_from_checkpoint, _HINT_FILE)))
-
-    def _load_best_model(self) -> None:
-        # After `model.load_state_dict(state_dict, False)`, which passes renamed weights over in silence.
-        super()._load_best_model()
-        load_renamed(self.model, str(self.state.best_model_checkpoint))
+            hint.load_state_dict(load_file(os.path.join(checkpoint, _HINT_FILE)))
 
 
 def _reads_trained_head(model: Any) -> bool:

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from swingkd.losses import TokenLosses, fused_token_losses, hint_losses, token_losses
+from swingkd.models.experts import balance_loss
 from swingkd.models.head import Head, at_least_float32, captured_hidden, check_readable, compute_dtype
 from swingkd.targets import CachedTeacher, LiveTeacher, PrivatePositions, ProtectedTargets, Protection, population
 from swingkd.targets.teacher import Teacher
@@ -29,12 +30,13 @@ from swingkd.trainer.config import PrivateDistillationConfig
 
 class StepLosses(NamedTuple):
     """A batch's losses: `total`, summed over tokens, carries the gradient; the parts do not.  `per_token` [N] does
-    too, except where the fast path trains the output head."""
+    too, except where the fast path trains the output head.  `logits` are the student's, where they were made."""
 
     total: torch.Tensor
     parts: TokenLosses
     per_token: torch.Tensor
     tokens: PredictedTokens
+    logits: torch.Tensor | None = None
 
 
 @dataclass
@@ -94,28 +96,31 @@ class Objective:
         targets = teacher_targets if teacher_targets is not None else self._nothing(tokens)
         alpha = self.args.alpha if teacher_targets is not None else 0.0
 
-        def finish(hidden: torch.Tensor | None, logits: torch.Tensor) -> dict[str, torch.Tensor]:
+        def finish(hidden: torch.Tensor | None, outputs: Any) -> dict[str, torch.Tensor]:
             chosen = hidden[tokens.at] if hidden is not None else None
             total, per_token, parts = self._student_losses(
-                student, chosen, logits, targets, tokens, temperatures, alpha
+                student, chosen, outputs["logits"], targets, tokens, temperatures, alpha
             )
+            if torch.is_grad_enabled():
+                total = total + len(tokens.labels) * balance_loss(student, outputs)
             if chosen is not None and teacher_hidden is not None:
                 far = self._hint_losses(student, chosen, teacher_hidden, tokens.likelihood)
                 total, per_token = total + far.sum(), per_token + far
             if teacher_targets is None:
                 parts = parts._replace(soft=torch.full_like(parts.soft, torch.nan))
-            return {"loss": total, "per_token": per_token, **parts._asdict()}
+            made = {} if self.task.predicts_tokens else {"logits": outputs["logits"]}
+            return {"loss": total, "per_token": per_token, **parts._asdict(), **made}
 
         if self.fused or self.args.hidden_weight > 0:
             with (
                 captured_hidden(student, skip_logits=self.fused) as captured,
-                finishing(student, lambda outputs: finish(captured.hidden, outputs["logits"])),
+                finishing(student, lambda outputs: finish(captured.hidden, outputs)),
             ):
                 out = model(**self.task.call(inputs, student), **_positions(inputs))
         else:
-            out = finish(None, model(**self.task.call(inputs, student), **_positions(inputs))["logits"])
+            out = finish(None, model(**self.task.call(inputs, student), **_positions(inputs)))
         parts = TokenLosses(*(out[name] for name in TokenLosses._fields))
-        return StepLosses(out["loss"], parts, out["per_token"], tokens)
+        return StepLosses(out["loss"], parts, out["per_token"], tokens, out.get("logits"))
 
     def _student_losses(
         self,

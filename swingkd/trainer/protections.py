@@ -30,8 +30,12 @@ from swingkd.trainer.config import AVERAGING, PrivateDistillationConfig
 from swingkd.trainer.objective import Objective
 
 
-def default_protection(args: PrivateDistillationConfig, task: Task, *, public: bool, teacher: bool) -> ProtectionName:
-    """Return what is done at private answers where nobody says: what kept the most at no measurable leak in the cards.
+def default_protection(
+    args: PrivateDistillationConfig, task: Task, *, public: bool, teacher: bool
+) -> tuple[ProtectionName, str]:
+    """Return what is done at private answers where nobody says, and the reason.
+
+    It is what kept the most at no measurable leak in the cards.
 
     Args:
         args: the settings.
@@ -40,12 +44,13 @@ def default_protection(args: PrivateDistillationConfig, task: Task, *, public: b
         teacher: there is a teacher, live or cached; without one there is nothing to protect.
     """
     if public:
-        return "mollify"
+        return "mollify", "the default where there is a public model"
     if not teacher:
-        return "none"
+        return "none", "there is no teacher whose answers could be protected"
     # Averages over the training set are not for differential privacy.
-    averaged = task.default_protection == "population"
-    return "noise" if args.differentially_private and averaged else task.default_protection
+    if args.differentially_private and task.default_protection == "population":
+        return "noise", "the default under differential privacy without a public model"
+    return task.default_protection, f"the default for {task.name} without a public model"
 
 
 def check_protection(

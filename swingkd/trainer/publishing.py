@@ -25,6 +25,7 @@ from swingkd.models.whole import check_finite_weights
 from swingkd.report import ModelFacts, ShownToken, write_model_files
 from swingkd.report.metrics import environment
 from swingkd.report.model_files import CARD_FILE
+from swingkd.report.protected import Protected
 from swingkd.report.published import SETTINGS_FILE, public_content, public_files
 from swingkd.tasks import Task
 from swingkd.trainer.config import PrivateDistillationConfig
@@ -63,6 +64,7 @@ class PublishingTrainer(DPTrainer):
 
     setup: Setup
     task: Task
+    protected: Protected
     #: Whether training went on from a checkpoint.
     resumed: bool = False
 
@@ -129,6 +131,7 @@ class PublishingTrainer(DPTrainer):
             license=license,
             tags=tuple(_listed(tags)),
             trained=self._how_long(),
+            protected=self.protected,
         )
         write_model_files(facts, folder, tokens)
 

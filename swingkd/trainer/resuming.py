@@ -24,6 +24,8 @@ from swingkd.trainer.publishing import public_settings
 RUN_FILE = "run_settings.json"
 # Rows whose bytes are hashed at a time.
 _ROWS = 10_000
+# Where an optimizer's state is: of the Trainer and Accelerate, and of DeepSpeed.
+_OPTIMIZER = ("optimizer*", "global_step*")
 # What a run may change on its way: how long it is, and how the work is done.
 _MAY_CHANGE = {
     "fused_loss",
@@ -74,6 +76,11 @@ def check_same_run(checkpoint: str, now: dict[str, Any]) -> None:
         ValueError: names what differs; or the checkpoint is not whole, or a file in it was changed.
     """
     check_seal(checkpoint)
+    if not any(path for name in _OPTIMIZER for path in Path(checkpoint).glob(name)):
+        raise ValueError(
+            f"{Path(checkpoint).name} holds the weights alone (save_only_model=True), so the run cannot go on as it "
+            f"began. Start a new one from them: model={checkpoint!r}, in another output folder."
+        )
     known = Path(checkpoint) / RUN_FILE
     before = read_as(_Content, known.read_bytes(), str(known))["settings"]
     now = json.loads(json.dumps(now))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from swingkd.data.teacher_columns import CacheInfo
 from swingkd.losses import HintProjection
-from swingkd.models.inputs import align_padding
+from swingkd.models.experts import check_balance
+from swingkd.models.inputs import align_padding, padding
 from swingkd.models.loading import is_hub_id, load_pretrained, looked_up, name_of, public_name
 from swingkd.privacy import PrivacyLedger
 from swingkd.tagging import Tagger
@@ -28,16 +28,21 @@ from swingkd.tasks import Reading, Task, task_of
 from swingkd.trainer.adapters import adapter_of_task
 from swingkd.trainer.check_cache import check_cached_teacher, check_same_cache
 from swingkd.trainer.check_columns import check_columns
-from swingkd.trainer.check_data import check_dp_rows, check_rows, check_something_private, check_something_to_learn
+from swingkd.trainer.check_data import (
+    check_dp_rows,
+    check_kind,
+    check_rows,
+    check_something_private,
+    check_something_to_learn,
+)
 from swingkd.trainer.check_models import (
     check_adapter,
     check_apart,
     check_different_models,
     check_length,
-    check_metrics,
     check_one_device,
     check_padding_is_unread,
-    check_padding_token,
+    check_precision,
     check_public,
     check_publishing,
     check_task,
@@ -46,6 +51,7 @@ from swingkd.trainer.check_models import (
     hidden_size,
     longest_row,
 )
+from swingkd.trainer.check_packing import check_packing
 from swingkd.trainer.check_pixels import check_pixels
 from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.ledgers import first_ledger
@@ -72,7 +78,6 @@ class GivenData:
     eval_dataset: Dataset | IterableDataset | dict[str, Dataset] | None = None
     tagger: Tagger | None = None
     target_protection: Protection | None = None
-    compute_metrics: Callable | None = None
 
 
 @dataclass(frozen=True)
@@ -132,18 +137,22 @@ class Setup:
         args: the caller's settings with the protection, the row length and what DP-SGD needs.
         models: the loaded models; the student with its adapter and hint projection.
         cache: what wrote the teacher's targets into the training rows; `None`: a live teacher, or none.
-        prepare: makes rows of what a user has.
+        adapter: what a new student is to get.
+        reading: how rows are made of what a user has.
         train_dataset, eval_dataset: the prepared rows.
         own: the user's own protection.
+        why: the reason for the protection.
     """
 
     args: PrivateDistillationConfig
     models: Models
     cache: CacheInfo | None
-    prepare: Callable[..., Dataset | IterableDataset]
+    adapter: PeftConfig | None
+    reading: Reading
     train_dataset: Dataset | IterableDataset | None
     eval_dataset: Dataset | IterableDataset | dict[str, Dataset] | None
     own: Protection | None = None
+    why: str = ""
 
     @classmethod
     def of(cls, given: GivenModels, data: GivenData, args: PrivateDistillationConfig) -> Setup:
@@ -157,11 +166,30 @@ class Setup:
             ValueError: what was given does not fit together; what costs little is looked at first.
         """
         args = args.settled()
+        if any(isinstance(part, IterableDataset) for part in (data.train_dataset, *parts_of(data.eval_dataset))):
+            args = args.of_streams()
+        check_kind(data.train_dataset, "train_dataset", several=False)
+        check_kind(data.eval_dataset, "eval_dataset")
         models = load_models(given, data, args)
-        args, cache = choose_protection(data, args, models)
+        args, cache, why = choose_protection(data, args, models)
         args = check_fit(given.peft_config, args, models)
         models = add_adapter(given.peft_config, args, models)
-        return prepare_rows(data, args, models, cache)
+        return replace(prepare_rows(data, given.peft_config, args, models, cache), why=why)
+
+    def with_student(self, student: PreTrainedModel) -> Setup:
+        """Return the same with another student, which is looked at as the first one was.
+
+        Raises:
+            ValueError: it does not fit.
+        """
+        models = replace(self.models, student=_student_of(self.models.task, student, self.args))
+        check_fit(self.adapter, self.args, models)
+        return replace(self, models=add_adapter(self.adapter, self.args, models))
+
+    def evaluated(self, dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
+        """Return rows that are evaluated, prepared as the training rows were; a classifier's may lack labels."""
+        reading = replace(self.reading, labelled=False)
+        return self.models.checked(self.models.task.prepare(dataset, reading, description="eval"))
 
     def collator(self) -> Callable:
         """Return what makes batches of the rows."""
@@ -190,30 +218,32 @@ def load_models(given: GivenModels, data: GivenData, args: PrivateDistillationCo
         check_dp_rows(args, data.train_dataset)
     task = task_of(teacher if teacher is not None else student, args.task)
     check_teacher_processing(task, given.teacher_processing_class)
-    check_metrics(task, data.compute_metrics)
     processing_class = given.processing_class
     if processing_class is None:
         processing_class = _load_processing_class(student, task)
-    for tokenizer in (processing_class, given.teacher_processing_class):
-        if isinstance(tokenizer, PreTrainedTokenizerBase):
-            check_padding_token(tokenizer)
+    processing_class, teacher_processing_class = map(padding, (processing_class, given.teacher_processing_class))
     ledger = first_ledger(student, teacher, args)
-    # A checkpoint in half precision would be trained in half precision: the student's weights are float32.
-    student_options: Any = {"dtype": torch.float32, **(args.model_init_kwargs or {})}  # type: ignore[dict-item]
     teacher_options: Any = args.teacher_model_init_kwargs or {}
     return Models(
         task,
-        load_pretrained(
-            task.auto_model, student, role="student", new_head=not task.predicts_tokens, **student_options
-        ),
+        _student_of(task, student, args),
         load_pretrained(task.auto_model, teacher, role="teacher", **teacher_options) if teacher is not None else None,
         load_pretrained(task.auto_model, public, role="public model") if public is not None else None,
         processing_class,
-        given.teacher_processing_class,
+        teacher_processing_class,
         ledger,
         names={"student": public_name(name_of(student)), "teacher": public_name(name_of(teacher))},
         began_on_hub=is_hub_id(name_of(student)),
     )
+
+
+def _student_of(task: Task, student: str | PreTrainedModel, args: PrivateDistillationConfig) -> PreTrainedModel:
+    """Load the student, or look at one that is loaded."""
+    # A checkpoint in half precision would be trained in half precision: the student's weights are float32.
+    options: Any = {"dtype": torch.float32, **(args.model_init_kwargs or {})}  # type: ignore[dict-item]
+    model = load_pretrained(task.auto_model, student, role="student", new_head=not task.predicts_tokens, **options)
+    check_balance(model, args.differentially_private)
+    return model
 
 
 def _named(model: Any) -> Any:
@@ -233,8 +263,8 @@ def _load_processing_class(student: str | PreTrainedModel, task: Task) -> Any:
 
 def choose_protection(
     data: GivenData, args: PrivateDistillationConfig, models: Models
-) -> tuple[PrivateDistillationConfig, CacheInfo | None]:
-    """Return the settings with a protection, and what wrote cached targets: they may be protected already.
+) -> tuple[PrivateDistillationConfig, CacheInfo | None, str]:
+    """Return the settings with a protection, what wrote cached targets (they may be protected), and the reason.
 
     A protection of the user's own has no name; nothing else is chosen in its place.
     """
@@ -244,11 +274,13 @@ def choose_protection(
     written = cache.protection if cache is not None else None
     public, has_teacher = models.public is not None, models.teacher is not None or cache is not None
     own = data.target_protection
-    chosen = args.protection or written
-    if chosen is None and own is None:
-        chosen = default_protection(args, models.task, public=public, teacher=has_teacher)
+    chosen, why = args.protection or written, "as asked for" if args.protection else "as the cache was written"
+    if own is not None:
+        why = "the caller's own"
+    elif chosen is None:
+        chosen, why = default_protection(args, models.task, public=public, teacher=has_teacher)
     check_protection(chosen, args, own, public=public, known=written is not None or own is not None)
-    return args.settled(protection=chosen), cache
+    return args.settled(protection=chosen), cache, why
 
 
 def check_fit(
@@ -286,10 +318,17 @@ def add_adapter(adapter: PeftConfig | None, args: PrivateDistillationConfig, mod
     if args.hidden_weight > 0 and models.teacher is not None:
         widths = hidden_size("student", student), hidden_size("teacher", models.teacher)
         student.add_module("hint_projection", HintProjection(*widths))
+    check_precision(student)
     return replace(models, student=student)
 
 
-def prepare_rows(data: GivenData, args: PrivateDistillationConfig, models: Models, cache: CacheInfo | None) -> Setup:
+def prepare_rows(
+    data: GivenData,
+    adapter: PeftConfig | None,
+    args: PrivateDistillationConfig,
+    models: Models,
+    cache: CacheInfo | None,
+) -> Setup:
     """Tokenise and tag the rows, and check that there is something to learn, and to protect."""
     task, train, evaluation = models.task, data.train_dataset, data.eval_dataset
     reading = Reading(
@@ -300,14 +339,14 @@ def prepare_rows(data: GivenData, args: PrivateDistillationConfig, models: Model
         models.teacher_processing_class,
         args.dataset_num_proc,
     )
-    prepare = partial(task.prepare, reading=reading)
+    unlabelled = replace(reading, labelled=False)
     with args.main_process_first(desc="tokenising", local=True):
         if train is not None:
-            train = prepare(train, description="train", keep=(args.privacy_unit,))
+            train = task.prepare(train, reading, description="train", keep=(args.privacy_unit,))
         if isinstance(evaluation, dict):
-            evaluation = {name: prepare(part, description=name) for name, part in evaluation.items()}
+            evaluation = {name: task.prepare(part, unlabelled, description=name) for name, part in evaluation.items()}
         elif evaluation is not None:
-            evaluation = prepare(evaluation, description="eval")
+            evaluation = task.prepare(evaluation, unlabelled, description="eval")
 
     train = models.checked(train)
     if isinstance(evaluation, dict):
@@ -317,8 +356,11 @@ def prepare_rows(data: GivenData, args: PrivateDistillationConfig, models: Model
     known = {"teacher": models.teacher, "tokenizer": models.processing_class, "args": args}
     for part in parts_of(evaluation):
         check_same_cache(check_cached_teacher(task, part, required=False, **known), cache)
+    if task.predicts_tokens:
+        for part in (train, *parts_of(evaluation)):
+            check_packing(part, task, models.by_role, args.packing)
     if train is not None:
         check_something_to_learn(train)
         if args.protection != "none" or data.tagger is not None or data.target_protection is not None:
             check_something_private(train, args.protection)
-    return Setup(args, models, cache, prepare, train, evaluation, data.target_protection)
+    return Setup(args, models, cache, adapter, reading, train, evaluation, data.target_protection)

@@ -30,20 +30,22 @@ from swingkd.data.teacher_columns import (
     tokenizer_fingerprint,
 )
 from swingkd.files import PRIVATE, private_folder
-from swingkd.models.inputs import vocabulary_size
+from swingkd.models.inputs import OF_TOKENS, padding, vocabulary_size
 from swingkd.models.whole import check_finite_weights
 from swingkd.tagging import Tagger
 from swingkd.tasks import TASKS
 from swingkd.trainer.check_cache import shares_text
 from swingkd.trainer.check_columns import check_columns
 from swingkd.trainer.check_data import check_rows, check_something_private
-from swingkd.trainer.check_models import check_padding_token, check_public, check_tokenizer, longest_row
+from swingkd.trainer.check_models import check_public, check_tokenizer, longest_row
 from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.objective import Objective, frozen_model
 from swingkd.trainer.protections import PROTECTIONS, build_protection, protection_of
 
 # Rows of one part of the work: what is done when a process is killed stays done.
 _PART = 2048
+# What the teacher's answers depend on.
+_READ = ("input_ids", "labels", "attention_mask", *OF_TOKENS, *PII_COLUMNS)
 
 
 def cache_teacher(
@@ -84,7 +86,7 @@ def cache_teacher(
         raise ValueError("A stream cannot be cached: make it a map-style data set first, Dataset.from_generator(...).")
     if top_k < 1:
         raise ValueError(f"top_k={top_k} keeps nothing of the teacher: use at least 1 (64 is a good start).")
-    check_padding_token(processing_class)
+    processing_class = padding(processing_class)
     check_public(public_model, teacher_model)
     models = {"teacher": teacher_model} | ({"public": public_model} if public_model is not None else {})
     for role, model in models.items():
@@ -100,7 +102,7 @@ def cache_teacher(
     check_rows(rows, models)
     if protect:
         check_something_private(rows, args.protection)
-        whole = replace(args.data_settings, packing=False, max_length=2**31)
+        whole = replace(args.data_settings, packing=None, max_length=2**31)
         _check_public_text(rows, prepare(private_dataset, tagger=None, settings=whole, description="private"))
     writer = _Writer(teacher_model, public_model, args, rows, processing_class, top_k, exact, protect)
     folder = private_folder(private_folder(Path(args.output_dir) / PRIVATE) / "teacher_cache")
@@ -179,9 +181,7 @@ class _Writer:
         """Name a part's results by everything that they depend on."""
         digest = xxhash.xxh3_128(self.settings.encode())
         for row in part:
-            digest.update(
-                repr([row.get(name) for name in ("input_ids", "labels", "attention_mask", *PII_COLUMNS)]).encode()
-            )
+            digest.update(repr([row.get(name) for name in _READ]).encode())
         return digest.hexdigest()
 
     def __call__(self, batch: dict[str, list]) -> dict[str, list]:

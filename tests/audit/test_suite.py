@@ -71,8 +71,8 @@ def test_the_callback_measures_while_a_model_learns(tmp_path, tokenizer, student
         args = config(max_steps=20, eval_strategy="steps", eval_steps=10)
         trainer = PrivateDistillationTrainer(
             student,
-            teacher,
             args,
+            teacher_model=teacher,
             train_dataset=data,
             eval_dataset=data.select(range(4)),
             tagger=RuleTagger(),

@@ -50,7 +50,11 @@ def main() -> None:
                 set_seed(seed)
                 asked = teacher if kept is None else None
                 trainer = PrivateDistillationTrainer(
-                    language.new("student"), asked, args, train_dataset=data, processing_class=language.tokenizer
+                    language.new("student"),
+                    args,
+                    teacher_model=asked,
+                    train_dataset=data,
+                    processing_class=language.tokenizer,
                 )
                 quiet(trainer).train()
                 perplexities.append(trainer.evaluate(experiment.evaluation["test"])["eval_perplexity"])

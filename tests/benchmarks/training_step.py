@@ -80,7 +80,11 @@ def main() -> None:
 
         def trainer(teacher, data):
             made = PrivateDistillationTrainer(
-                model(options.vocabulary, 256, 6), teacher, args, train_dataset=data, processing_class=tokenizer
+                model(options.vocabulary, 256, 6),
+                args,
+                teacher_model=teacher,
+                train_dataset=data,
+                processing_class=tokenizer,
             )
             made.model.to(args.device)
             return made, torch.optim.AdamW(made.model.parameters(), lr=1e-4)

@@ -35,13 +35,13 @@ def main(folder: str, parts: str) -> None:
     teacher = tiny_model(len(tokenizer), hidden=24, seed=2).double()
     trainer = PrivateDistillationTrainer(
         student,
-        teacher,
         args,
+        teacher_model=teacher,
         train_dataset=Dataset.from_dict({"text": TEXTS}),
         processing_class=tokenizer,
         tagger=RuleTagger(),
     )
-    assert trainer.objective.fused
+    assert trainer.distillation.fused
     torch.manual_seed(0)
     with torch.no_grad():
         student.hint_projection.weight.normal_()
@@ -55,7 +55,7 @@ def main(folder: str, parts: str) -> None:
         fully_shard(student, reshard_after_forward=parts == "reshard")
     rows = [trainer.train_dataset[i] for i in range(8)][rank::size]
     batch = trainer.data_collator(rows)
-    losses = trainer.objective.losses(student, student, batch, lambda: trainer.protection)
+    losses = trainer.distillation.losses(student, student, batch, lambda: trainer.protection)
     (losses.total * size).backward()  # sharded training averages over processes
     gradients = {
         name: (p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad).contiguous()

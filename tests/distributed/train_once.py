@@ -30,8 +30,8 @@ def main(folder: str, batch_size: int, protection: str) -> None:
     torch.manual_seed(0)
     trainer = PrivateDistillationTrainer(
         tiny_model(len(tokenizer), seed=1).double(),
-        teacher.double(),
         args,
+        teacher_model=teacher.double(),
         train_dataset=Dataset.from_dict({"text": TEXTS}),
         eval_dataset=Dataset.from_dict({"text": TEXTS[:7]}),
         processing_class=tokenizer,

@@ -38,8 +38,8 @@ def main(folder: str, batch_size: int, kind: str) -> None:
     torch.manual_seed(0)
     trainer = PrivateDistillationTrainer(
         tiny_model(len(tokenizer), seed=1).double(),
-        tiny_model(len(tokenizer), hidden=24, seed=2).double(),
         args,
+        teacher_model=tiny_model(len(tokenizer), hidden=24, seed=2).double(),
         train_dataset=Dataset.from_dict({"text": TEXTS}),
         processing_class=tokenizer,
         peft_config=LoraConfig(r=2, target_modules=["q_proj"]) if kind == "lora" else None,

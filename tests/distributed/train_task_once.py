@@ -25,8 +25,8 @@ def main(folder: str, batch_size: int, task: str) -> None:
                 module.p = 0.0
     trainer = PrivateDistillationTrainer(
         made.student.double(),
-        made.teacher.double(),
         args,
+        teacher_model=made.teacher.double(),
         train_dataset=made.data,
         eval_dataset=made.data.select(range(7)),
         processing_class=made.processing_class,

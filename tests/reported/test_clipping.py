@@ -272,7 +272,9 @@ def test_the_trainer_refuses_before_the_first_step(tmp_path, tokenizer, texts):
             save_strategy="no",
         )
         adapter = LoraConfig(task_type="CAUSAL_LM", target_modules=targets)
-        return PrivateDistillationTrainer(make(), make(), args, texts, processing_class=tokenizer, peft_config=adapter)
+        return PrivateDistillationTrainer(
+            make(), args, teacher_model=make(), train_dataset=texts, processing_class=tokenizer, peft_config=adapter
+        )
 
     before = trainer(FFN)
     weights = copy.deepcopy(before.model.state_dict())

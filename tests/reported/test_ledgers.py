@@ -172,7 +172,11 @@ def test_the_card_says_that_an_epsilon_is_the_teachers_own_word(tmp_path, config
     tiny = LedgerEntry("DP-SGD", releases=1, delta=1e-5, noise_multiplier=500.0, sampling_rate=0.001)
     PrivacyLedger([tiny], unknown={TEACHER_DATA: "there was no teacher"}).seal(tmp_path / "teacher")
     trainer = PrivateDistillationTrainer(
-        student, str(tmp_path / "teacher"), config(protection="none"), texts, processing_class=tokenizer
+        student,
+        config(protection="none"),
+        teacher_model=str(tmp_path / "teacher"),
+        train_dataset=texts,
+        processing_class=tokenizer,
     )
     trainer.create_model_card()
     card = (tmp_path / "out" / "README.md").read_text()
@@ -202,7 +206,7 @@ def stopped(tmp_path, config, student, teacher, texts, tokenizer):
     def make(rows=texts, **fields):
         args = config(max_steps=4, save_strategy="steps", save_steps=2, **({"protection": "noise"} | fields))
         return PrivateDistillationTrainer(
-            student, teacher, args, rows, processing_class=tokenizer, tagger=RuleTagger()
+            student, args, teacher_model=teacher, train_dataset=rows, processing_class=tokenizer, tagger=RuleTagger()
         )
 
     make().train()

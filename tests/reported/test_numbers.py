@@ -120,9 +120,9 @@ def test_weights_are_looked_at_once_when_they_are_loaded(role, value, tmp_path, 
         with pytest.raises(ValueError, match=f"weights of the {role} are not finite .*embed_tokens"):
             PrivateDistillationTrainer(
                 some["student"],
-                some["teacher"],
                 PrivateDistillationConfig(output_dir=str(tmp_path / "out"), use_cpu=True, report_to=[]),
-                texts,
+                teacher_model=some["teacher"],
+                train_dataset=texts,
                 processing_class=tokenizer,
                 public_model=some["public model"],
             )
@@ -135,13 +135,15 @@ def test_a_cache_that_holds_nan_is_refused(config, student, teacher, texts, toke
     spoilt["teacher_log_probs"][3][1] = math.nan
     spoilt = Dataset.from_dict(spoilt, features=cached.features)
     with pytest.raises(ValueError, match=r"teacher_log_probs .*not finite"):
-        PrivateDistillationTrainer(student, None, args, spoilt, processing_class=tokenizer)
+        PrivateDistillationTrainer(student, args, teacher_model=None, train_dataset=spoilt, processing_class=tokenizer)
 
 
 def test_a_training_that_blows_up_stops_without_a_card(tmp_path, config, student, teacher, texts, tokenizer):
     args = config(learning_rate=1e30, max_steps=20, protection="none", max_grad_norm=0.0, save_strategy="steps")
     args.save_steps = 1
-    trainer = PrivateDistillationTrainer(student, teacher, args, texts, processing_class=tokenizer)
+    trainer = PrivateDistillationTrainer(
+        student, args, teacher_model=teacher, train_dataset=texts, processing_class=tokenizer
+    )
     with pytest.raises(ValueError, match=r"loss is (nan|inf) at step|weights of the student are not finite"):
         trainer.train()
     poisoned(trainer.model)
@@ -311,7 +313,7 @@ def test_a_cache_of_impossible_probabilities_is_refused(config, student, teacher
     spoilt["teacher_log_probs"][3][1] = 50.0
     spoilt = Dataset.from_dict(spoilt, features=cached.features)
     with pytest.raises(ValueError, match=r"teacher_log_probs holds 50.0, which is the logarithm of no probability"):
-        PrivateDistillationTrainer(student, None, args, spoilt, processing_class=tokenizer)
+        PrivateDistillationTrainer(student, args, teacher_model=None, train_dataset=spoilt, processing_class=tokenizer)
 
 
 @pytest.mark.parametrize("fields", [{"top_k": -1}, {"top_k": 0}, {"temperature": math.nan}, {"queries": (0,)}])

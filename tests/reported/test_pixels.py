@@ -19,10 +19,11 @@ def test_a_teacher_that_reads_other_pixels_needs_its_own_processor(tmp_path, con
     teacher, own = vit(size, 1), processor(size, mean)
     teacher.save_pretrained(tmp_path / "teacher")
     own.save_pretrained(tmp_path / "teacher")
-    given = (vit(), str(tmp_path / "teacher"), config(protection="none"), pictures())
+    given = {"model": vit(), "teacher_model": str(tmp_path / "teacher"), "args": config(protection="none")}
+    given |= {"train_dataset": pictures()}
     with pytest.raises(ValueError, match=r"teacher model sees an image in another way .*teacher_processing_class"):
-        PrivateDistillationTrainer(*given, processing_class=processor(8))
-    trainer = PrivateDistillationTrainer(*given, processing_class=processor(8), teacher_processing_class=own)
+        PrivateDistillationTrainer(**given, processing_class=processor(8))
+    trainer = PrivateDistillationTrainer(**given, processing_class=processor(8), teacher_processing_class=own)
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(12)])
     found = teacher_logits(trainer.teacher_model, batch, "image-classification")
     with torch.no_grad():
@@ -34,7 +35,9 @@ def test_a_teacher_that_reads_other_pixels_needs_its_own_processor(tmp_path, con
 
 def test_sizes_are_compared_where_the_teacher_has_no_name(config):
     with pytest.raises(ValueError, match="teacher model reads images of 16 pixels, the student's are 8"):
-        PrivateDistillationTrainer(vit(), vit(16), config(), pictures(), processing_class=processor(8))
+        PrivateDistillationTrainer(
+            vit(), config(), teacher_model=vit(16), train_dataset=pictures(), processing_class=processor(8)
+        )
 
 
 def test_pixels_made_for_the_student_are_not_shown_to_such_a_teacher(config):
@@ -45,9 +48,9 @@ def test_pixels_made_for_the_student_are_not_shown_to_such_a_teacher(config):
         with pytest.raises(ValueError, match="Pass the images themselves"):
             PrivateDistillationTrainer(
                 vit(),
-                vit(16),
                 config(protection="none"),
-                data,
+                teacher_model=vit(16),
+                train_dataset=data,
                 processing_class=processor(8),
                 teacher_processing_class=processor(16),
             )
@@ -96,7 +99,7 @@ def test_images_of_any_mode_train(config, mode):
     kinds = Features(image=Image(), label=ClassLabel(names=list(CLASSES)))
     data = Dataset.from_dict({"image": shown, "label": [i % 3 for i in range(12)]}, features=kinds)
     trainer = PrivateDistillationTrainer(
-        vit(), vit(8, 1), config(protection="none"), data, processing_class=processor(8)
+        vit(), config(protection="none"), teacher_model=vit(8, 1), train_dataset=data, processing_class=processor(8)
     )
     trainer.train()
     assert np.isfinite(trainer.evaluate(data)["eval_loss"])
@@ -112,7 +115,11 @@ def test_pixels_that_are_missing_or_of_two_sizes_are_refused(config):
         data = Dataset.from_dict({"pixel_values": rows, "label": [0, 1, 2] * 2})
         with pytest.raises(ValueError, match=says):
             PrivateDistillationTrainer(
-                vit(), vit(8, 1), config(protection="none"), data, processing_class=processor(8)
+                vit(),
+                config(protection="none"),
+                teacher_model=vit(8, 1),
+                train_dataset=data,
+                processing_class=processor(8),
             )
 
 
@@ -135,11 +142,17 @@ def test_pixels_are_read_however_they_are_kept(config):
     ]
     for data in (*maps, *streams):
         args = config(protection="none", max_steps=2)
-        PrivateDistillationTrainer(vit(), vit(8, 1), args, data, processing_class=processor(8)).train()
+        PrivateDistillationTrainer(
+            vit(), args, teacher_model=vit(8, 1), train_dataset=data, processing_class=processor(8)
+        ).train()
     wrong = IterableDataset.from_generator(rows, gen_kwargs={"make": lambda v: v[:, : 4 + 4 * (v[0, 0, 0] > 0)]})
     with pytest.raises(ValueError, match="has another size than the first"):
         PrivateDistillationTrainer(
-            vit(), vit(8, 1), config(protection="none", max_steps=2), wrong, processing_class=processor(8)
+            vit(),
+            config(protection="none", max_steps=2),
+            teacher_model=vit(8, 1),
+            train_dataset=wrong,
+            processing_class=processor(8),
         ).train()
 
 
@@ -152,4 +165,10 @@ def test_images_of_many_bits_are_not_cut_to_white(config, mode):
     except (OSError, ValueError):
         pytest.skip(f"datasets stores no {mode} images")
     with pytest.raises(ValueError, match="more than eight bits"):
-        PrivateDistillationTrainer(vit(), vit(8, 1), config(protection="none"), data, processing_class=processor(8))
+        PrivateDistillationTrainer(
+            vit(),
+            config(protection="none"),
+            teacher_model=vit(8, 1),
+            train_dataset=data,
+            processing_class=processor(8),
+        )

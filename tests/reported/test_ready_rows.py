@@ -39,7 +39,14 @@ def train(student, teacher, tokenizer, config):
     def run(rows, evaluation=None, **fields):
         args = config(**({"protection": "none"} | fields))
         rows = Dataset.from_dict(rows) if isinstance(rows, dict) else rows
-        return PrivateDistillationTrainer(student, teacher, args, rows, evaluation, processing_class=tokenizer)
+        return PrivateDistillationTrainer(
+            student,
+            args,
+            teacher_model=teacher,
+            train_dataset=rows,
+            eval_dataset=evaluation,
+            processing_class=tokenizer,
+        )
 
     return run
 
@@ -93,7 +100,9 @@ def test_words_are_masked_wherever_the_padding_was(config, tokenizer, ids, left)
     reader = masking(tokenizer)
     models = [bert(BertForMaskedLM, len(reader)) for _ in range(2)]
     rows = Dataset.from_dict(padded(ids, reader.pad_token_id, left, more=40))
-    trainer = PrivateDistillationTrainer(*models, config(protection="none"), rows, processing_class=reader)
+    trainer = PrivateDistillationTrainer(
+        models[0], config(protection="none"), teacher_model=models[1], train_dataset=rows, processing_class=reader
+    )
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(12)])
     asked = batch["labels"] != -100
     assert 0.05 < asked.sum() / sum(map(len, ids)) < 0.3  # 15 % of the text
@@ -138,7 +147,13 @@ def test_nor_does_a_list_stand_for_an_example(config, tokenizer, ids):
     for name, values in (("labels", [[1] * len(row) for row in ids]), ("pii_likelihood", [[1]] * len(ids))):
         rows = Dataset.from_dict({"input_ids": ids, "labels": [1] * len(ids)} | {name: values})
         with pytest.raises(ValueError, match=f"column {name} holds a list of numbers a row, and one number is needed"):
-            PrivateDistillationTrainer(*models, config(protection="none"), rows, processing_class=tokenizer)
+            PrivateDistillationTrainer(
+                models[0],
+                config(protection="none"),
+                teacher_model=models[1],
+                train_dataset=rows,
+                processing_class=tokenizer,
+            )
 
 
 def test_ids_that_the_tokenizer_does_not_know_are_refused(config, tokenizer, ids):
@@ -146,7 +161,13 @@ def test_ids_that_the_tokenizer_does_not_know_are_refused(config, tokenizer, ids
     models = [tiny_model(len(tokenizer) + 60, seed=seed) for seed in (1, 2)]
     rows = Dataset.from_dict({"input_ids": [[*row, len(tokenizer) + 3] for row in ids]})
     with pytest.raises(ValueError, match=f"input_ids holds {len(tokenizer) + 3} in row 0"):
-        PrivateDistillationTrainer(*models, config(protection="none"), rows, processing_class=tokenizer)
+        PrivateDistillationTrainer(
+            models[0],
+            config(protection="none"),
+            teacher_model=models[1],
+            train_dataset=rows,
+            processing_class=tokenizer,
+        )
 
 
 def test_a_teachers_own_columns_are_looked_at_too(config, tokenizer, ids):
@@ -163,9 +184,10 @@ def test_a_teachers_own_columns_are_looked_at_too(config, tokenizer, ids):
     for change, says in wrong:
         with pytest.raises(ValueError, match=says):
             PrivateDistillationTrainer(
-                *models,
+                models[0],
                 config(protection="none", max_length=64),
-                Dataset.from_dict(rows | change),
+                teacher_model=models[1],
+                train_dataset=Dataset.from_dict(rows | change),
                 processing_class=tokenizer,
                 teacher_processing_class=tokenizer,
             )
@@ -179,7 +201,13 @@ def test_answers_that_the_decoder_cannot_place_are_refused(config, tokenizer, id
     models = [BartForConditionalGeneration(kind) for _ in range(2)]
     rows = Dataset.from_dict({"input_ids": [row[:30] for row in ids], "labels": [[5] * 50] * len(ids)})
     with pytest.raises(ValueError, match="labels has 50 values in row 0; at most 40 fit"):
-        PrivateDistillationTrainer(*models, config(protection="none", max_length=40), rows, processing_class=tokenizer)
+        PrivateDistillationTrainer(
+            models[0],
+            config(protection="none", max_length=40),
+            teacher_model=models[1],
+            train_dataset=rows,
+            processing_class=tokenizer,
+        )
 
 
 def test_a_column_that_no_batch_would_bring_is_refused(config, tokenizer, ids):
@@ -191,7 +219,11 @@ def test_a_column_that_no_batch_would_bring_is_refused(config, tokenizer, ids):
     rows["bbox"] = [[[1, 2, 3, 4]] * len(row) for row in ids]
     with pytest.raises(ValueError, match="reads the column bbox, and token-classification does not hand it on"):
         PrivateDistillationTrainer(
-            *models, config(protection="none"), Dataset.from_dict(rows), processing_class=tokenizer
+            models[0],
+            config(protection="none"),
+            teacher_model=models[1],
+            train_dataset=Dataset.from_dict(rows),
+            processing_class=tokenizer,
         )
 
 
@@ -213,10 +245,18 @@ def test_positions_are_counted_as_the_model_counts_them(config, tokenizer, ids):
     wrong = right | {"position_ids": [list(range(len(row))) for row in ids]}
     with pytest.raises(ValueError, match=f"position_ids holds 0 in row 0; it must lie between {first} and 89"):
         PrivateDistillationTrainer(
-            *models, config(protection="none"), Dataset.from_dict(wrong), processing_class=reader
+            models[0],
+            config(protection="none"),
+            teacher_model=models[1],
+            train_dataset=Dataset.from_dict(wrong),
+            processing_class=reader,
         )
     PrivateDistillationTrainer(
-        *models, config(protection="none"), Dataset.from_dict(right), processing_class=reader
+        models[0],
+        config(protection="none"),
+        teacher_model=models[1],
+        train_dataset=Dataset.from_dict(right),
+        processing_class=reader,
     ).train()
 
 
@@ -229,7 +269,9 @@ def test_a_model_without_a_limit_takes_rows_of_any_length(config, tokenizer, ids
     models = [xlnet(XLNetLMHeadModel, tokenizer) for _ in range(2)]
     assert models[0].config.max_position_embeddings == -1
     rows = Dataset.from_dict({"input_ids": ids})
-    trainer = PrivateDistillationTrainer(*models, config(protection="none"), rows, processing_class=tokenizer)
+    trainer = PrivateDistillationTrainer(
+        models[0], config(protection="none"), teacher_model=models[1], train_dataset=rows, processing_class=tokenizer
+    )
     assert trainer.args.max_length > 0
 
 
@@ -237,7 +279,13 @@ def test_a_classifier_whose_answer_depends_on_padding_is_refused(config, tokeniz
     models = [xlnet(XLNetForSequenceClassification, tokenizer, num_labels=3) for _ in range(2)]
     rows = Dataset.from_dict({"input_ids": ids, "labels": [1] * len(ids)})
     with pytest.raises(ValueError, match="answer depends on the padding behind a text"):
-        PrivateDistillationTrainer(*models, config(protection="none"), rows, processing_class=tokenizer)
+        PrivateDistillationTrainer(
+            models[0],
+            config(protection="none"),
+            teacher_model=models[1],
+            train_dataset=rows,
+            processing_class=tokenizer,
+        )
 
 
 # --- evaluate and predict ---
@@ -287,7 +335,11 @@ def test_classifiers_that_read_at_the_end_of_sentence_token_train(config, tokeni
     ended = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in TEXTS[:6]]
     rows = Dataset.from_dict({"input_ids": ended, "label": [0, 1, 2] * 2})
     PrivateDistillationTrainer(
-        make(), make(), config(protection="none", max_length=64), rows, processing_class=tokenizer
+        make(),
+        config(protection="none", max_length=64),
+        teacher_model=make(),
+        train_dataset=rows,
+        processing_class=tokenizer,
     ).train()
 
 
@@ -298,11 +350,11 @@ def test_two_classes_of_one_name_are_told_apart_by_number(config, tokenizer, ids
         model.config.id2label = {0: "crane", 1: "dog", 2: "crane"}
         model.config.label2id = {"crane": "2", "dog": "1"}
     rows = {"text": TEXTS[:6], "label": [0, 1, 2] * 2}
-    given = (*models, config(protection="none"))
-    PrivateDistillationTrainer(*given, Dataset.from_dict(rows), processing_class=tokenizer).train()
+    given = {"model": models[0], "teacher_model": models[1], "args": config(protection="none")}
+    PrivateDistillationTrainer(**given, train_dataset=Dataset.from_dict(rows), processing_class=tokenizer).train()
     rows["label"] = ["dog", "crane"] * 3
     with pytest.raises(ValueError, match="Two classes of the model are called 'crane'"):
-        PrivateDistillationTrainer(*given, Dataset.from_dict(rows), processing_class=tokenizer)
+        PrivateDistillationTrainer(**given, train_dataset=Dataset.from_dict(rows), processing_class=tokenizer)
 
 
 def test_a_stream_with_more_columns_is_packed(train, ids):

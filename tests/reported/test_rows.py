@@ -44,7 +44,9 @@ def tokenised(tokenizer):
 def train(student, teacher, tokenizer, config):
     def run(rows, **fields):
         args = config(**({"protection": "noise"} | fields))
-        return PrivateDistillationTrainer(student, teacher, args, rows, processing_class=tokenizer)
+        return PrivateDistillationTrainer(
+            student, args, teacher_model=teacher, train_dataset=rows, processing_class=tokenizer
+        )
 
     return run
 
@@ -101,7 +103,12 @@ def test_rows_to_evaluate_on_and_to_cache_are_looked_at_too(
 ):
     with pytest.raises(ValueError, match=says):
         PrivateDistillationTrainer(
-            student, teacher, config(), tokenised(), tokenised(**changes), processing_class=tokenizer
+            student,
+            config(),
+            teacher_model=teacher,
+            train_dataset=tokenised(),
+            eval_dataset=tokenised(**changes),
+            processing_class=tokenizer,
         )
     with pytest.raises(ValueError, match=says):
         cache_teacher(teacher, config(), tokenised(**changes), tokenizer)
@@ -142,7 +149,9 @@ def test_a_cache_of_rows_padded_by_hand(config, student, teacher, tokenizer):
     rows = Dataset.from_dict({"input_ids": [[*ids, 2, 2, 2]] * 4, "attention_mask": [[1] * len(ids) + [0] * 3] * 4})
     cached = cache_teacher(teacher, config(protection="none"), rows, tokenizer, top_k=4)
     assert len(cached[0]["teacher_ids"]) == 4 * (len(ids) - 1)
-    PrivateDistillationTrainer(student, None, config(protection="none"), cached, processing_class=tokenizer).train()
+    PrivateDistillationTrainer(
+        student, config(protection="none"), teacher_model=None, train_dataset=cached, processing_class=tokenizer
+    ).train()
 
 
 def test_classifiers_columns(config, tokenizer):
@@ -153,17 +162,24 @@ def test_classifiers_columns(config, tokenizer):
         (BertForSequenceClassification, [0, 1, 2, None, 0, 1], r"none of the model's 3 classes|no value in row 3"),
         (BertForTokenClassification, [[1] * len(row) for row in ids[:5]] + [[1]], "labels has 1 values in row 5"),
     ):
-        models = (bert(kind, size, num_labels=3) for _ in range(2))
+        models = [bert(kind, size, num_labels=3) for _ in range(2)]
         rows = Dataset.from_dict({"input_ids": ids, "labels": labels})
         with pytest.raises(ValueError, match=says):
-            PrivateDistillationTrainer(*models, config(protection="none"), rows, processing_class=tokenizer)
+            PrivateDistillationTrainer(
+                models[0],
+                config(protection="none"),
+                teacher_model=models[1],
+                train_dataset=rows,
+                processing_class=tokenizer,
+            )
     models = [bert(BertForSequenceClassification, size, num_labels=3) for _ in range(2)]
     teachers = {"teacher_input_ids": [[1, 10**6]] * 6, "labels": [0] * 6, "input_ids": ids}
     with pytest.raises(ValueError, match="teacher_input_ids holds 1000000 in row 0"):
         PrivateDistillationTrainer(
-            *models,
+            models[0],
             config(protection="none"),
-            Dataset.from_dict(teachers),
+            teacher_model=models[1],
+            train_dataset=Dataset.from_dict(teachers),
             processing_class=tokenizer,
             teacher_processing_class=tokenizer,
         )
@@ -177,9 +193,9 @@ def test_a_million_tokens_are_looked_at_in_a_moment(tokenizer, config):
     with pytest.raises(ValueError, match="input_ids holds 10000000 in row 3999"):
         PrivateDistillationTrainer(
             tiny_model(len(tokenizer), seed=1),
-            tiny_model(len(tokenizer), seed=2),
             config(protection="none"),
-            rows,
+            teacher_model=tiny_model(len(tokenizer), seed=2),
+            train_dataset=rows,
             processing_class=tokenizer,
         )
 
@@ -211,7 +227,9 @@ def tags(folder, tokenizer, student, teacher, name):
         output_dir=str(folder / "out"), use_cpu=True, report_to=[], protection="noise", max_length=64
     )
     rows = Dataset.load_from_disk(folder / "rows")
-    trainer = PrivateDistillationTrainer(student, teacher, args, rows, processing_class=tokenizer, tagger=tagger)
+    trainer = PrivateDistillationTrainer(
+        student, args, teacher_model=teacher, train_dataset=rows, processing_class=tokenizer, tagger=tagger
+    )
     return np.concatenate(trainer.train_dataset["pii_likelihood"][:])
 
 

@@ -48,10 +48,16 @@ def classifiers(size, teacher_names=CLASSES, student_names=None, kind=BertForSeq
 def test_an_unnamed_student_gets_the_teachers_classes_and_the_data_are_compared_with_them(config, tokenizer):
     student, teacher = classifiers(len(tokenizer))
     with pytest.raises(ValueError, match="Class 0 is 'calm' to the model and 'sad' in the data"):
-        PrivateDistillationTrainer(student, teacher, config(), rows(MOVED), processing_class=tokenizer)
+        PrivateDistillationTrainer(
+            student, config(), teacher_model=teacher, train_dataset=rows(MOVED), processing_class=tokenizer
+        )
     student, teacher = classifiers(len(tokenizer))
     trainer = PrivateDistillationTrainer(
-        student, teacher, config(protection="none"), rows(CLASSES), processing_class=tokenizer
+        student,
+        config(protection="none"),
+        teacher_model=teacher,
+        train_dataset=rows(CLASSES),
+        processing_class=tokenizer,
     )
     assert trainer.model.config.id2label == dict(enumerate(CLASSES))
     assert trainer.model.config.label2id == {name: i for i, name in enumerate(CLASSES)}
@@ -62,7 +68,7 @@ def test_aligned_as_the_error_says_the_student_learns_the_right_classes(config, 
     data = rows(MOVED)
     aligned = data.align_labels_with_mapping({name: i for i, name in enumerate(CLASSES)}, "label")
     trainer = PrivateDistillationTrainer(
-        student, teacher, config(protection="none"), aligned, processing_class=tokenizer
+        student, config(protection="none"), teacher_model=teacher, train_dataset=aligned, processing_class=tokenizer
     )
     meant = [CLASSES[i] for i in trainer.train_dataset["labels"]]
     assert meant == [MOVED[i] for i in data["label"]]
@@ -73,18 +79,30 @@ def test_words_and_images_are_compared_too(config, tokenizer):
     kinds = Features(tokens=[Value("string")], ner_tags=[ClassLabel(names=list(MOVED))])
     data = Dataset.from_dict({"tokens": [["hello", "ann"]] * 4, "ner_tags": [[0, 1]] * 4}, features=kinds)
     with pytest.raises(ValueError, match="Class 0 is 'calm' to the model"):
-        PrivateDistillationTrainer(student, teacher, config(), data, processing_class=tokenizer)
+        PrivateDistillationTrainer(
+            student, config(), teacher_model=teacher, train_dataset=data, processing_class=tokenizer
+        )
     student, teacher = vit(), vit(**names(CLASSES))
     with pytest.raises(ValueError, match="Class 0 is 'calm' to the model"):
-        PrivateDistillationTrainer(student, teacher, config(), pictures(MOVED), processing_class=processor(8))
+        PrivateDistillationTrainer(
+            student, config(), teacher_model=teacher, train_dataset=pictures(MOVED), processing_class=processor(8)
+        )
 
 
 def test_capitals_are_no_other_class(config, tokenizer):
     student, teacher = classifiers(len(tokenizer), [name.upper() for name in CLASSES])
     with pytest.raises(ValueError, match="Class 0 is 'CALM' to the model and 'sad' in the data"):
-        PrivateDistillationTrainer(student, teacher, config(), rows(MOVED), processing_class=tokenizer)
+        PrivateDistillationTrainer(
+            student, config(), teacher_model=teacher, train_dataset=rows(MOVED), processing_class=tokenizer
+        )
     student, teacher = classifiers(len(tokenizer), [name.upper() for name in CLASSES], CLASSES)
-    PrivateDistillationTrainer(student, teacher, config(protection="none"), rows(CLASSES), processing_class=tokenizer)
+    PrivateDistillationTrainer(
+        student,
+        config(protection="none"),
+        teacher_model=teacher,
+        train_dataset=rows(CLASSES),
+        processing_class=tokenizer,
+    )
 
 
 # --- padding ---
@@ -110,9 +128,9 @@ def test_a_decoder_teachers_answers_do_not_depend_on_its_neighbours(config, toke
             expected.append(alone(**reader(text, return_tensors="pt")).logits)
     trainer = PrivateDistillationTrainer(
         student,
-        teacher,
         config(protection="none"),
-        rows(CLASSES),
+        teacher_model=teacher,
+        train_dataset=rows(CLASSES),
         processing_class=tokenizer,
         teacher_processing_class=other if own else None,
     )
@@ -135,14 +153,18 @@ def test_models_that_count_positions_from_another_padding_token_are_refused(conf
     reader = masking(tokenizer)
     models = [roberta(len(reader), 2, 1), roberta(len(reader), 1)]
     with pytest.raises(ValueError, match="teacher counts positions from padding token 1, the tokenizer pads with 2"):
-        PrivateDistillationTrainer(*models, config(protection="none"), texts, processing_class=reader)
+        PrivateDistillationTrainer(
+            models[0], config(protection="none"), teacher_model=models[1], train_dataset=texts, processing_class=reader
+        )
 
 
 def test_under_dp_positions_are_those_that_the_model_counts(config, tokenizer, texts):
     reader = masking(tokenizer)
     models = [roberta(len(reader), 2, 1), roberta(len(reader), 2)]
     args = config(protection="none", noise_multiplier=1.0, target_delta=1e-3)
-    trainer = PrivateDistillationTrainer(*models, args, texts, processing_class=reader)
+    trainer = PrivateDistillationTrainer(
+        models[0], args, teacher_model=models[1], train_dataset=texts, processing_class=reader
+    )
     seen = []
     trainer.model.roberta.embeddings.register_forward_hook(
         lambda module, inputs, kwargs, out: seen.append((kwargs["position_ids"], kwargs["input_ids"])),
@@ -178,7 +200,9 @@ def test_what_rows_say_of_their_tokens_reaches_every_model(config, tokenizer, na
         reader = masking(tokenizer)
         data = Dataset.from_dict({"input_ids": ids, name: said})
         student, teacher = (bert(BertForMaskedLM, len(reader)) for _ in range(2))
-    trainer = PrivateDistillationTrainer(student, teacher, config(protection="none"), data, processing_class=reader)
+    trainer = PrivateDistillationTrainer(
+        student, config(protection="none"), teacher_model=teacher, train_dataset=data, processing_class=reader
+    )
     rows_ = trainer._remove_unused_columns(trainer.train_dataset)
     batch = trainer.data_collator([rows_[i] for i in range(4)])
     for model in (trainer.model, trainer.teacher_model):
@@ -196,7 +220,12 @@ def test_a_collator_of_ones_own_reaches_every_model(config, tokenizer, texts):
 
     student, teacher = (tiny_model(len(tokenizer), seed=seed) for seed in (1, 2))
     trainer = PrivateDistillationTrainer(
-        student, teacher, config(protection="none"), texts, processing_class=tokenizer, data_collator=collator
+        student,
+        config(protection="none"),
+        teacher_model=teacher,
+        train_dataset=texts,
+        processing_class=tokenizer,
+        data_collator=collator,
     )
     batch = collator([trainer.train_dataset[i] for i in range(2)])
     for model in (trainer.model, trainer.teacher_model):
@@ -220,7 +249,9 @@ def test_a_teachers_configuration_is_part_of_its_fingerprint(config, teacher, to
     other.config.rms_norm_eps = 0.1
     assert model_fingerprint(other) != before
     with pytest.raises(ValueError, match="targets of another teacher"):
-        PrivateDistillationTrainer(student, other, config(protection="none"), cached, processing_class=tokenizer)
+        PrivateDistillationTrainer(
+            student, config(protection="none"), teacher_model=other, train_dataset=cached, processing_class=tokenizer
+        )
     assert model_fingerprint(teacher) == before
 
 
@@ -230,9 +261,13 @@ def test_weights_shared_with_the_teacher_are_not_frozen_in_silence(config, teach
         held = teacher.model.embed_tokens.weight
         student.model.embed_tokens.weight = held if share == "same" else torch.nn.Parameter(held.data)
         with pytest.raises(ValueError, match=r"shares 1 trainable weights .*model.embed_tokens.weight"):
-            PrivateDistillationTrainer(student, teacher, config(), texts, processing_class=tokenizer)
+            PrivateDistillationTrainer(
+                student, config(), teacher_model=teacher, train_dataset=texts, processing_class=tokenizer
+            )
         student.model.embed_tokens.weight.requires_grad_(False)
-        PrivateDistillationTrainer(student, teacher, config(protection="none"), texts, processing_class=tokenizer)
+        PrivateDistillationTrainer(
+            student, config(protection="none"), teacher_model=teacher, train_dataset=texts, processing_class=tokenizer
+        )
         held.requires_grad_(True)
 
 
@@ -249,7 +284,9 @@ def test_the_teacher_is_not_the_student_by_any_path(tmp_path, monkeypatch, confi
         ("Owner/Name", "owner/name"),
     ):
         with pytest.raises(ValueError, match="The teacher is the student"):
-            PrivateDistillationTrainer(one, two, config(), texts, processing_class=tokenizer)
+            PrivateDistillationTrainer(
+                one, config(), teacher_model=two, train_dataset=texts, processing_class=tokenizer
+            )
 
 
 # --- heads ---
@@ -273,35 +310,48 @@ def test_tokenizers_with_gaps_in_their_ids(config):
     assert vocabulary_size(reader) == size > len(reader)
     data = Dataset.from_dict({"text": ["a b k t <x> s", "t s r q", "c d <x>"] * 4})
     with pytest.raises(ValueError, match=rf"predicts {len(reader)} tokens, the tokenizer has ids up to {size - 1}"):
-        PrivateDistillationTrainer(tiny_model(len(reader)), tiny_model(size), config(), data, processing_class=reader)
+        PrivateDistillationTrainer(
+            tiny_model(len(reader)),
+            config(),
+            teacher_model=tiny_model(size),
+            train_dataset=data,
+            processing_class=reader,
+        )
     for fused in (True, False):
         trainer = PrivateDistillationTrainer(
             tiny_model(size, seed=1),
-            tiny_model(size + 3, seed=2),
             config(protection="none", fused_loss=fused),
-            data,
+            teacher_model=tiny_model(size + 3, seed=2),
+            train_dataset=data,
             processing_class=reader,
         )
-        assert trainer.objective.vocabulary == size
+        assert trainer.distillation.vocabulary == size
         trainer.train()
         assert trainer.state.log_history
 
 
 def test_the_public_model_is_not_the_teacher(config, student, teacher, tokenizer, texts):
     with pytest.raises(ValueError, match="The public model is the teacher"):
-        PrivateDistillationTrainer(student, teacher, config(), texts, processing_class=tokenizer, public_model=teacher)
+        PrivateDistillationTrainer(
+            student,
+            config(),
+            teacher_model=teacher,
+            train_dataset=texts,
+            processing_class=tokenizer,
+            public_model=teacher,
+        )
 
 
 def test_nor_is_it_a_copy_of_it(config, student, teacher, tokenizer, texts):
-    given = (student, teacher, config(), texts)
+    given = {"model": student, "teacher_model": teacher, "args": config(), "train_dataset": texts}
     with pytest.raises(ValueError, match="The public model is the teacher"):
-        PrivateDistillationTrainer(*given, processing_class=tokenizer, public_model=copy.deepcopy(teacher))
+        PrivateDistillationTrainer(**given, processing_class=tokenizer, public_model=copy.deepcopy(teacher))
     with pytest.raises(ValueError, match="The public model is the teacher"):
         cache_teacher(teacher, config(), texts, tokenizer, public_model=copy.deepcopy(teacher))
     other = copy.deepcopy(teacher)
     with torch.no_grad():
         other.lm_head.weight[-1, -1] += 1
-    PrivateDistillationTrainer(*given, processing_class=tokenizer, public_model=other, tagger=RuleTagger())
+    PrivateDistillationTrainer(**given, processing_class=tokenizer, public_model=other, tagger=RuleTagger())
 
 
 def test_nor_are_its_weights_the_students(config, student, teacher, tokenizer, texts):
@@ -309,7 +359,13 @@ def test_nor_are_its_weights_the_students(config, student, teacher, tokenizer, t
     public.model.embed_tokens.weight = student.model.embed_tokens.weight
     with pytest.raises(ValueError, match="shares 1 trainable weights with the public model"):
         PrivateDistillationTrainer(
-            student, teacher, config(), texts, processing_class=tokenizer, public_model=public, tagger=RuleTagger()
+            student,
+            config(),
+            teacher_model=teacher,
+            train_dataset=texts,
+            processing_class=tokenizer,
+            public_model=public,
+            tagger=RuleTagger(),
         )
 
 
@@ -329,7 +385,13 @@ def test_classes_that_contradict_each_other_are_refused(config, tokenizer, chang
         setattr(models[1].config, name, value)
     rows = Dataset.from_dict({"text": TEXTS[:6], "label": [0, 1, 2] * 2})
     with pytest.raises(ValueError, match=says):
-        PrivateDistillationTrainer(*models, config(protection="none"), rows, processing_class=tokenizer)
+        PrivateDistillationTrainer(
+            models[0],
+            config(protection="none"),
+            teacher_model=models[1],
+            train_dataset=rows,
+            processing_class=tokenizer,
+        )
 
 
 def test_names_are_known_where_only_id2label_was_set(config, tokenizer):
@@ -337,5 +399,7 @@ def test_names_are_known_where_only_id2label_was_set(config, tokenizer):
     for model in models:
         model.config.id2label = dict(enumerate("abc"))
     rows = Dataset.from_dict({"text": TEXTS[:6], "label": list("abcabc")})
-    trainer = PrivateDistillationTrainer(*models, config(protection="none"), rows, processing_class=tokenizer)
+    trainer = PrivateDistillationTrainer(
+        models[0], config(protection="none"), teacher_model=models[1], train_dataset=rows, processing_class=tokenizer
+    )
     assert trainer.train_dataset["labels"][:] == [0, 1, 2, 0, 1, 2]

@@ -66,7 +66,7 @@ def test_private_folders_are_their_owners_alone(tmp_path, umask):
 
 def test_two_runs_do_not_share_a_folder(tmp_path, config, student, teacher, texts, tokenizer):
     trainer = PrivateDistillationTrainer(
-        student, teacher, config(protection="none"), texts, processing_class=tokenizer
+        student, config(protection="none"), teacher_model=teacher, train_dataset=texts, processing_class=tokenizer
     )
     with alone_in(tmp_path / "out"), pytest.raises(ValueError, match="Another run is writing into"):
         trainer.train()
@@ -75,7 +75,9 @@ def test_two_runs_do_not_share_a_folder(tmp_path, config, student, teacher, text
 
 def test_a_hub_token_is_in_no_file(tmp_path, config, student, teacher, texts, tokenizer):
     args = config(protection="none", save_strategy="steps", save_steps=1, hub_token="hf_secretsecretsecret")
-    trainer = PrivateDistillationTrainer(student, teacher, args, texts, processing_class=tokenizer)
+    trainer = PrivateDistillationTrainer(
+        student, args, teacher_model=teacher, train_dataset=texts, processing_class=tokenizer
+    )
     trainer.train()
     trainer.save_model()
     trainer.create_model_card()
@@ -98,7 +100,9 @@ def test_links_are_not_followed(tmp_path):
 def test_sigterm_leaves_a_checkpoint_as_ctrl_c_does(tmp_path, config, student, teacher, texts, tokenizer):
     stop = StopOnInterrupt()
     args = config(protection="none", max_steps=50, save_strategy="steps", save_steps=1000)
-    trainer = PrivateDistillationTrainer(student, teacher, args, texts, processing_class=tokenizer, callbacks=[stop])
+    trainer = PrivateDistillationTrainer(
+        student, args, teacher_model=teacher, train_dataset=texts, processing_class=tokenizer, callbacks=[stop]
+    )
     before = signal.getsignal(signal.SIGTERM)
     assert threading.current_thread() is threading.main_thread()
     original = trainer.training_step

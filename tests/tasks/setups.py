@@ -146,8 +146,8 @@ def trainer_of(task: str, tokenizer, config, *, tagger=TAGGER, **fields) -> Priv
     made = made._replace(**{name: extra.pop(name) for name in made._fields if name in extra})
     return PrivateDistillationTrainer(
         made.student,
-        made.teacher,
         config(**fields),
+        teacher_model=made.teacher,
         train_dataset=made.data,
         processing_class=made.processing_class,
         tagger=None if task == "image-classification" else tagger,

@@ -20,7 +20,7 @@ from swingkd import PrivateDistillationTrainer, RuleTagger
 from swingkd.data import DataSettings
 from swingkd.data.columns import IGNORE
 from swingkd.tasks import TASKS, Reading, SequenceClassification, TokenClassification, task_of
-from swingkd.tasks.labels import first_tokens, word_offsets
+from swingkd.tasks.examples import first_tokens, word_offsets
 from tests.harness import batch_of, bert, distilbert, names, other_tokenizer
 from tests.tasks.setups import CLASSES, WORDS, example_rows, make_setup
 
@@ -100,9 +100,9 @@ def test_the_secret_answer_is_not_taught(build, task, protection):
         changed["labels"] = torch.where(sure, (labels + 1) % 3, labels)
         torch.testing.assert_close(trainer.compute_loss(trainer.model, changed), loss)
     # What the student is told there is not what the teacher says: it has lost the teacher's own guess, or all of it.
-    tokens = trainer.objective.tokens(batch)
+    tokens = trainer.distillation.tokens(batch)
     temperatures = trainer.args.temperature_settings.for_tokens(tokens.likelihood)
-    targets, _ = trainer.objective.targets(batch, tokens, temperatures.teacher, lambda: trainer.protection)
+    targets, _ = trainer.distillation.targets(batch, tokens, temperatures.teacher, lambda: trainer.protection)
     rows = (tokens.likelihood == 1).nonzero()[:, 0]
     told, said = targets.private(rows), targets.teacher.plain(rows, None)
     if protection == "drop":
@@ -298,7 +298,7 @@ def test_masks_are_drawn_anew_and_the_context_is_the_texts_own(build):
         assert torch.equal(batch["labels"][masked], batch["unmasked_ids"][masked])
         assert not (batch["unmasked_ids"][masked] == 2).any()
         assert not torch.equal(batch["input_ids"], batch["unmasked_ids"])
-        found = trainer.objective.tokens(batch)
+        found = trainer.distillation.tokens(batch)
         rows_, columns = masked.nonzero(as_tuple=True)
         for i, (r, c) in enumerate(zip(rows_.tolist(), columns.tolist(), strict=True)):
             before = batch["unmasked_ids"][r, max(c - 2, 0) : c].tolist()
@@ -556,8 +556,8 @@ def test_an_image_tagger_makes_no_sense(tokenizer, config):
     with pytest.raises(ValueError, match="rows are images"):
         PrivateDistillationTrainer(
             made.student,
-            made.teacher,
             config(),
+            teacher_model=made.teacher,
             train_dataset=made.data,
             processing_class=made.processing_class,
             tagger=RuleTagger(),
@@ -570,7 +570,11 @@ def test_models_by_name(build, tmp_path, tokenizer, config):
     made.student.save_pretrained(tmp_path / "student")
     tokenizer.save_pretrained(tmp_path / "student")
     trainer = PrivateDistillationTrainer(
-        str(tmp_path / "student"), str(tmp_path / "teacher"), config(), train_dataset=made.data, tagger=RuleTagger()
+        str(tmp_path / "student"),
+        config(),
+        teacher_model=str(tmp_path / "teacher"),
+        train_dataset=made.data,
+        tagger=RuleTagger(),
     )
     trainer.train()
     trainer.save_model(str(tmp_path / "out"))

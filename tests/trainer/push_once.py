@@ -45,8 +45,8 @@ def main(out: str) -> None:
     )
     trainer = PrivateDistillationTrainer(
         tiny_model(size),
-        tiny_model(size, seed=1),
         args,
+        teacher_model=tiny_model(size, seed=1),
         train_dataset=canaries.insert(Dataset.from_dict({"text": TEXTS})),
         eval_dataset=Dataset.from_dict({"text": TEXTS[:4]}),
         processing_class=tokenizer,

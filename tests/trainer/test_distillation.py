@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from datasets import Dataset, IterableDataset
 from peft import LoraConfig, PromptTuningConfig
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from swingkd import PrivateDistillationTrainer, RuleTagger
 from tests.harness import TEXTS, assert_same, batch_of, tiny_model, train_tokenizer, weights
@@ -21,8 +21,8 @@ def make(student, teacher, tokenizer, texts, config):
         extra = {k: fields.pop(k) for k in ("eval_dataset", "public_model", "peft_config", "callbacks") if k in fields}
         return PrivateDistillationTrainer(
             student,
-            teacher,
             config(**fields),
+            teacher_model=teacher,
             train_dataset=data,
             processing_class=tokenizer,
             tagger=tagger or (None if fields.get("protection") == "none" else RuleTagger()),
@@ -168,8 +168,8 @@ def test_models_by_name(make, student, teacher, tokenizer, texts, config, tmp_pa
         tokenizer.save_pretrained(tmp_path / name)
     trainer = PrivateDistillationTrainer(
         str(tmp_path / "s"),
-        str(tmp_path / "t"),
         config(teacher_model_init_kwargs={"dtype": "bfloat16"}),
+        teacher_model=str(tmp_path / "t"),
         train_dataset=texts,
         tagger=RuleTagger(),
     )
@@ -197,8 +197,8 @@ def test_an_object_can_be_the_protection(student, teacher, tokenizer, texts, con
 
     trainer = PrivateDistillationTrainer(
         student,
-        teacher,
         config(),
+        teacher_model=teacher,
         train_dataset=texts,
         processing_class=tokenizer,
         tagger=RuleTagger(),
@@ -275,7 +275,9 @@ def test_the_teacher_is_the_student(make, student):
 
 def test_nothing_says_what_is_private(make, texts, student, teacher, tokenizer, config):
     with pytest.raises(ValueError, match=r"neither a tagger nor a pii_likelihood column.*RuleTagger"):
-        PrivateDistillationTrainer(student, teacher, config(), train_dataset=texts, processing_class=tokenizer)
+        PrivateDistillationTrainer(
+            student, config(), teacher_model=teacher, train_dataset=texts, processing_class=tokenizer
+        )
 
 
 def test_nothing_private_in_the_data(make):
@@ -283,13 +285,27 @@ def test_nothing_private_in_the_data(make):
         make(data=Dataset.from_dict({"text": ["hello", "thank you"]}))
 
 
-def test_no_padding_token(student, teacher, tokenizer, texts, config):
+def test_without_a_padding_token_rows_are_padded_with_the_end(student, teacher, tokenizer, texts, config, caplog):
     bare = copy.deepcopy(tokenizer)
     bare.pad_token = None
-    with pytest.raises(ValueError, match=r"no padding token.*tokenizer.pad_token ="):
-        PrivateDistillationTrainer(
-            student, teacher, config(), train_dataset=texts, processing_class=bare, tagger=RuleTagger()
-        )
+    given = {"teacher_model": teacher, "train_dataset": texts, "processing_class": bare, "tagger": RuleTagger()}
+    trainer = PrivateDistillationTrainer(student, config(), **given)
+    assert "padded with </s>" in caplog.text
+    assert bare.pad_token is None, "the user's own tokenizer was changed"
+    assert trainer.processing_class.pad_token == trainer.processing_class.eos_token == "</s>"
+    rows = sorted(trainer.train_dataset, key=lambda row: len(row["input_ids"]))
+    batch, length = trainer.data_collator([rows[0], rows[-1]]), len(rows[0]["input_ids"])
+    assert length < len(rows[-1]["input_ids"])
+    assert batch["labels"][0, length - 1] == tokenizer.eos_token_id, "the real end is not learnt any more"
+    assert (batch["labels"][0, length:] == -100).all()
+    assert (batch["input_ids"][0, length:] == tokenizer.eos_token_id).all()
+    trainer.train()
+    trainer.save_model()
+    saved = AutoTokenizer.from_pretrained(trainer.args.output_dir)
+    assert saved.pad_token == "</s>"
+    bare.eos_token = None
+    with pytest.raises(ValueError, match="neither a padding token nor one that ends a text"):
+        PrivateDistillationTrainer(student, config(), **given)
 
 
 def test_rows_longer_than_the_model(make):
@@ -349,8 +365,8 @@ def test_an_added_padding_token_is_no_other_tokenizer(student, teacher, tokenize
     more.add_special_tokens({"pad_token": "<another>"})
     PrivateDistillationTrainer(
         tiny_model(len(more)),
-        str(tmp_path / "t"),
         config(),
+        teacher_model=str(tmp_path / "t"),
         train_dataset=texts,
         processing_class=more,
         tagger=RuleTagger(),

@@ -71,8 +71,8 @@ def make(student, teacher, tokenizer, texts, config):
         defaults = {"noise_multiplier": 0.7, "per_device_train_batch_size": 12, "protection": "none"}
         return PrivateDistillationTrainer(
             student,
-            teacher,
             config(**(defaults | fields)),
+            teacher_model=teacher,
             train_dataset=data,
             processing_class=tokenizer,
             tagger=tagger,
@@ -170,7 +170,7 @@ def test_ghost_clipping_and_the_fast_loss_change_nothing(make, tokenizer, teache
             learning_rate=0.5,
         )
         trainer.model.double()
-        assert trainer.objective.fused == (fused and adapter)
+        assert trainer.distillation.fused == (fused and adapter)
         trainer.train()
         results.append({name: p.detach().clone() for name, p in trainer.model.named_parameters()})
     for other in results[1:]:
@@ -315,7 +315,9 @@ def test_a_resumed_run_counts_each_step_once(make, tmp_path):
 
 def test_private_and_ordinary_steps_are_never_one_run(make, tmp_path, config, student, teacher, tokenizer, texts):
     args = config(protection="none", save_strategy="steps", save_steps=1)
-    ordinary = PrivateDistillationTrainer(student, teacher, args, train_dataset=texts, processing_class=tokenizer)
+    ordinary = PrivateDistillationTrainer(
+        student, args, teacher_model=teacher, train_dataset=texts, processing_class=tokenizer
+    )
     ordinary.train()
     checkpoint = tmp_path / "out" / "checkpoint-2"
     with pytest.raises(ValueError, match=r"noise_multiplier=None \(now 0.7\)"):
@@ -342,7 +344,9 @@ def test_fields_that_are_set_later_are_checked_too(config, student, teacher, tok
     args = config(protection="none")
     args.target_epsilon, args.packing = 8.0, True
     with pytest.raises(ValueError, match="packing=True"):
-        PrivateDistillationTrainer(student, teacher, args, train_dataset=texts, processing_class=tokenizer)
+        PrivateDistillationTrainer(
+            student, args, teacher_model=teacher, train_dataset=texts, processing_class=tokenizer
+        )
 
 
 def test_the_sum_before_the_noise_is_gone_afterwards(make):
@@ -426,8 +430,8 @@ def test_a_private_teacher_and_its_student(make, tokenizer, tmp_path, student):
     trainer.save_model(str(tmp_path / "teacher"))
     student = PrivateDistillationTrainer(
         tiny_model(len(tokenizer), seed=3),
-        str(tmp_path / "teacher"),
         make(noise_multiplier=None).args,
+        teacher_model=str(tmp_path / "teacher"),
         train_dataset=Dataset.from_dict({"text": TEXTS}),
         processing_class=tokenizer,
     )
@@ -441,20 +445,24 @@ def test_a_private_teacher_and_its_student(make, tokenizer, tmp_path, student):
     assert student.ledger.covers(TEACHER_DATA)
     args = make(noise_multiplier=None).args
     args.teacher_model_init_kwargs = {"revision": "main"}
-    other = PrivateDistillationTrainer(tiny_model(len(tokenizer)), folder, args, processing_class=tokenizer)
+    other = PrivateDistillationTrainer(
+        tiny_model(len(tokenizer)), args, teacher_model=folder, processing_class=tokenizer
+    )
     assert not other.ledger.covers(TEACHER_DATA)
     args.teacher_model_init_kwargs = None
     # Trained on, it brings its ledger along.
     more = make(noise_multiplier=None).args
     more.alpha = 0.0
     rows = {"train_dataset": Dataset.from_dict({"text": TEXTS}), "processing_class": tokenizer}
-    student = PrivateDistillationTrainer(folder, None, more, **rows)
+    student = PrivateDistillationTrainer(folder, more, teacher_model=None, **rows)
     assert student.ledger.lines()[2].startswith("earlier transfer set: epsilon")
     # Other weights in its place: the ledger says nothing of them, whether they teach or learn.
     tiny_model(len(tokenizer), seed=8).save_pretrained(folder)
-    other = PrivateDistillationTrainer(tiny_model(len(tokenizer)), folder, args, processing_class=tokenizer)
+    other = PrivateDistillationTrainer(
+        tiny_model(len(tokenizer)), args, teacher_model=folder, processing_class=tokenizer
+    )
     assert not other.ledger.covers(TEACHER_DATA)
-    student = PrivateDistillationTrainer(folder, None, more, **rows)
+    student = PrivateDistillationTrainer(folder, more, teacher_model=None, **rows)
     assert "earlier transfer set: not covered; its ledger was not sealed for these weights" in str(student.ledger)
     # An object may have been trained on since it was loaded: nobody knows.
     assert "not covered" in str(make(teacher=tiny_model(len(tokenizer), seed=9)).ledger.lines()[1])
@@ -463,14 +471,16 @@ def test_a_private_teacher_and_its_student(make, tokenizer, tmp_path, student):
 def test_learning_from_text_alone_is_ordinary_training(make, tokenizer, texts, config):
     student = tiny_model(len(tokenizer), seed=1).double()
     trainer = PrivateDistillationTrainer(
-        student, None, config(alpha=0.0), train_dataset=texts, processing_class=tokenizer
+        student, config(alpha=0.0), teacher_model=None, train_dataset=texts, processing_class=tokenizer
     )
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
     loss = trainer.compute_loss(trainer.model, dict(batch))
     logits = student(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
     torch.testing.assert_close(loss, F.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten()))
     with pytest.raises(ValueError, match="set alpha=0"):
-        PrivateDistillationTrainer(student, None, config(), train_dataset=texts, processing_class=tokenizer)
+        PrivateDistillationTrainer(
+            student, config(), teacher_model=None, train_dataset=texts, processing_class=tokenizer
+        )
 
 
 def test_protected_targets_go_with_it(make):

@@ -52,8 +52,8 @@ def step(teacher, tokenizer, texts, config):
         torch.manual_seed(0)
         trainer = PrivateDistillationTrainer(
             copy.deepcopy(model),
-            teacher,
             config(fused_loss=fused, loss_memory=1, **fields),
+            teacher_model=teacher,
             train_dataset=texts,
             processing_class=tokenizer,
             tagger=RuleTagger(),
@@ -63,7 +63,7 @@ def step(teacher, tokenizer, texts, config):
         batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
         loss = trainer.compute_loss(trainer.model, batch)
         loss.backward()
-        assert trainer.objective.fused is fused
+        assert trainer.distillation.fused is fused
         return loss.detach(), {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
 
     return step
@@ -126,8 +126,8 @@ def make_trainer(student, teacher, tokenizer, texts, config):
     def make(student=student, teacher=teacher, peft_config=None, **fields):
         return PrivateDistillationTrainer(
             student,
-            teacher,
             config(protection="noise", **fields),
+            teacher_model=teacher,
             train_dataset=texts,
             processing_class=tokenizer,
             tagger=RuleTagger(),
@@ -142,7 +142,7 @@ def test_an_adapter_on_the_head_is_refused_with_the_reason(make_trainer):
         UserWarning, match=r"output head of the student model: its output head is a peft.*with an adapter on it"
     ):
         trainer = make_trainer(peft_config=LoraConfig(r=2, target_modules=["lm_head"]))
-    assert not trainer.objective.fused
+    assert not trainer.distillation.fused
     trainer.train()
 
 
@@ -153,7 +153,7 @@ def test_a_model_that_does_more_to_its_logits_falls_back(make_trainer, tokenizer
         with pytest.warns(UserWarning, match=f"{role} model: it does more to its logits") as caught:
             trainer = make_trainer(**{role: model})
         assert len([w for w in caught if "output head" in str(w.message)]) == 1
-        assert trainer.objective.fused is (role == "teacher")
+        assert trainer.distillation.fused is (role == "teacher")
         trainer.train()
         trainer.evaluate(trainer.train_dataset)
 

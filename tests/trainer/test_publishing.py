@@ -107,8 +107,8 @@ def test_folders_of_this_machine_are_nobodys_business(tmp_path, teacher, student
     data = load_dataset(str(home / "patients"), split="train")
     trainer = PrivateDistillationTrainer(
         str(home / "small"),
-        str(home / "large"),
         config(),
+        teacher_model=str(home / "large"),
         train_dataset=data,
         tagger=RuleTagger(),
         peft_config=LoraConfig(target_modules=["q_proj"]),
@@ -171,8 +171,8 @@ def test_whole_checkpoints_are_not_pushed(student, teacher, tokenizer, texts, co
     with pytest.raises(ValueError, match=r"hub_strategy='checkpoint' pushes whole checkpoints.*every_save"):
         PrivateDistillationTrainer(
             student,
-            teacher,
             config(push_to_hub=True, hub_strategy="checkpoint", hub_token="x"),
+            teacher_model=teacher,
             train_dataset=texts,
             processing_class=tokenizer,
             tagger=RuleTagger(),
@@ -208,7 +208,7 @@ def test_only_named_files_are_public(tmp_path):
 
 def test_a_card_without_an_audit_says_so(student, teacher, tokenizer, texts, config):
     trainer = PrivateDistillationTrainer(
-        student, teacher, config(), train_dataset=texts, processing_class=tokenizer, tagger=RuleTagger()
+        student, config(), teacher_model=teacher, train_dataset=texts, processing_class=tokenizer, tagger=RuleTagger()
     )
     trainer.train()
     trainer.create_model_card()
@@ -224,8 +224,8 @@ def trainer_of(student, teacher, tokenizer, texts, config):
     def made(eval_dataset=None, **fields):
         return PrivateDistillationTrainer(
             student,
-            teacher,
             config(**fields),
+            teacher_model=teacher,
             train_dataset=texts,
             eval_dataset=eval_dataset,
             processing_class=tokenizer,
@@ -359,8 +359,8 @@ def test_a_run_goes_on_with_its_own_teacher(trainer_of, tmp_path, student, teach
         args = config(save_strategy="steps", save_steps=1, **fields)
         trainer = PrivateDistillationTrainer(
             str(tmp_path / "student"),
-            str(tmp_path / name),
             args,
+            teacher_model=str(tmp_path / name),
             train_dataset=rows,
             processing_class=tokenizer,
             tagger=RuleTagger(),

@@ -38,8 +38,8 @@ def step(student, tokenizer, config):
         torch.manual_seed(0)
         trainer = PrivateDistillationTrainer(
             copy.deepcopy(student),
-            teacher,
             config(**fields),
+            teacher_model=teacher,
             train_dataset=data,
             processing_class=tokenizer,
             tagger=RuleTagger() if data.column_names == ["text"] else None,
@@ -88,8 +88,8 @@ def test_training_needs_no_teacher_and_evaluates(cache, student, tokenizer, conf
     data = cache()
     trainer = PrivateDistillationTrainer(
         student,
-        None,
         config(protection="noise", num_train_epochs=1, max_steps=-1),
+        teacher_model=None,
         train_dataset=data,
         eval_dataset=data.select(range(8)),
         processing_class=tokenizer,
@@ -227,8 +227,8 @@ def test_protected_targets_are_what_the_trainer_would_have_made(
     def loss(data, teacher, **options):
         trainer = PrivateDistillationTrainer(
             copy.deepcopy(student),
-            teacher,
             config(**options),
+            teacher_model=teacher,
             train_dataset=data,
             processing_class=tokenizer,
             tagger=None if teacher is None else RuleTagger(),
@@ -319,8 +319,8 @@ def test_an_evaluation_set_of_another_cache_is_refused(cache, student, tokenizer
         with pytest.raises(ValueError, match=r"cached targets that differ|another teacher"):
             PrivateDistillationTrainer(
                 student,
-                asked,
                 config(protection="noise"),
+                teacher_model=asked,
                 train_dataset=data,
                 eval_dataset=other,
                 processing_class=tokenizer,
@@ -332,7 +332,9 @@ def test_a_stream_of_two_caches_is_refused(cache, step, texts, student, tokenize
     streams = [data.to_iterable_dataset() for data in (handed_out(cache, texts), cache())]
     kept = ["input_ids", "labels", "pii_likelihood", *TEACHER_COLUMNS]
     mixed = interleave_datasets([stream.select_columns(kept) for stream in streams])
-    trainer = PrivateDistillationTrainer(student, None, config(), train_dataset=mixed, processing_class=tokenizer)
+    trainer = PrivateDistillationTrainer(
+        student, config(), teacher_model=None, train_dataset=mixed, processing_class=tokenizer
+    )
     with pytest.raises(ValueError, match="targets of another cache"):
         trainer.train()
 
@@ -344,8 +346,8 @@ def test_a_collator_that_loses_the_targets_is_noticed(cache, student, tokenizer,
 
     trainer = PrivateDistillationTrainer(
         student,
-        None,
         config(protection="noise"),
+        teacher_model=None,
         train_dataset=cache(),
         processing_class=tokenizer,
         data_collator=forgetful,
@@ -360,8 +362,8 @@ def test_another_tokenizer_is_refused(cache, student, config):
     with pytest.raises(ValueError, match="another tokenizer"):
         PrivateDistillationTrainer(
             student,
-            None,
             config(protection="drop"),
+            teacher_model=None,
             train_dataset=cache(),
             processing_class=train_tokenizer([text.upper() for text in TEXTS]),
         )

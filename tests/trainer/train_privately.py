@@ -39,8 +39,8 @@ def main(folder: Path, steps: int) -> None:
     )
     trainer = PrivateDistillationTrainer(
         tiny_model(len(tokenizer), seed=1),
-        None,
         args,
+        teacher_model=None,
         train_dataset=Dataset.from_dict({"text": TEXTS}),
         processing_class=tokenizer,
         callbacks=[Progress(folder / "step")],
