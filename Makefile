@@ -42,5 +42,5 @@ $(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(INSTALL) -e ".[dev,presidio,federated]"
+	$(INSTALL) -e ".[dev,presidio,federated,server]"
 	touch $@

@@ -25,6 +25,7 @@ from .audit import (
 )
 from .decentralized import DecentralizedDistillation
 from .functional import distillation_loss, teacher_logits
+from .models.teacher_server import TeacherServer
 from .privacy import PrivacyLedger, PrivacyPlan
 from .tagging import EnsembleTagger, PresidioTagger, RarityTagger, RuleTagger, TokenClassificationTagger
 from .trainer import PrivateDistillationConfig, PrivateDistillationTrainer, cache_teacher
@@ -50,6 +51,7 @@ __all__ = [
     "PrivateDistillationTrainer",
     "RarityTagger",
     "RuleTagger",
+    "TeacherServer",
     "TokenClassificationTagger",
     "audit_extraction",
     "audit_membership",

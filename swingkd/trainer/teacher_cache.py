@@ -31,6 +31,7 @@ from swingkd.data.teacher_columns import (
 )
 from swingkd.files import PRIVATE, private_folder
 from swingkd.models.inputs import OF_TOKENS, padding, vocabulary_size
+from swingkd.models.teacher_server import TeacherServer
 from swingkd.models.whole import check_finite_weights
 from swingkd.tagging import Tagger
 from swingkd.tasks import TASKS
@@ -38,18 +39,17 @@ from swingkd.trainer.check_cache import shares_text
 from swingkd.trainer.check_columns import check_columns
 from swingkd.trainer.check_data import check_rows, check_something_private
 from swingkd.trainer.check_models import check_public, check_tokenizer, longest_row
-from swingkd.trainer.config import PrivateDistillationConfig
+from swingkd.trainer.config import LONGEST, PrivateDistillationConfig
 from swingkd.trainer.objective import Objective, frozen_model
 from swingkd.trainer.protections import PROTECTIONS, build_protection, protection_of
+from swingkd.trainer.server_cache import ServerWriter
 
-# Rows of one part of the work: what is done when a process is killed stays done.
-_PART = 2048
 # What the teacher's answers depend on.
 _READ = ("input_ids", "labels", "attention_mask", *OF_TOKENS, *PII_COLUMNS)
 
 
 def cache_teacher(
-    teacher_model: PreTrainedModel,
+    teacher_model: PreTrainedModel | TeacherServer,
     args: PrivateDistillationConfig,
     dataset: Dataset,
     processing_class: PreTrainedTokenizerBase,
@@ -67,7 +67,8 @@ def cache_teacher(
     are kept in `output_dir/_private/teacher_cache/`, so a second call goes on where the first one was stopped.
 
     Args:
-        teacher_model: the teacher; it is frozen and moved to `args.device`.
+        teacher_model: the teacher; it is frozen and moved to `args.device`.  Or a server that has it, which gives
+            only as many tokens as it is set to (vLLM: 20), and no protected targets.
         args: `temperature`, the data settings, `per_device_eval_batch_size`; with `protect` the protection as well.
         dataset: what `PrivateDistillationTrainer` takes as `train_dataset`, map-style.
         processing_class: the tokenizer of teacher and student.
@@ -84,10 +85,17 @@ def cache_teacher(
     """
     if not isinstance(dataset, Dataset):
         raise ValueError("A stream cannot be cached: make it a map-style data set first, Dataset.from_generator(...).")
+    if isinstance(teacher_model, TeacherServer) and (protect or public_model is not None):
+        raise ValueError(
+            "A server gives the likeliest tokens only, which is too little to protect targets. Leave protect and the "
+            "public model out: the trainer protects what it reads of a cache."
+        )
     if top_k < 1:
         raise ValueError(f"top_k={top_k} keeps nothing of the teacher: use at least 1 (64 is a good start).")
     processing_class = padding(processing_class)
     check_public(public_model, teacher_model)
+    if isinstance(teacher_model, TeacherServer):
+        return _ask_server(teacher_model, args, dataset, processing_class, tagger, top_k, exact)
     models = {"teacher": teacher_model} | ({"public": public_model} if public_model is not None else {})
     for role, model in models.items():
         check_finite_weights("public model" if role == "public" else role, model)
@@ -105,10 +113,36 @@ def cache_teacher(
         whole = replace(args.data_settings, packing=None, max_length=2**31)
         _check_public_text(rows, prepare(private_dataset, tagger=None, settings=whole, description="private"))
     writer = _Writer(teacher_model, public_model, args, rows, processing_class, top_k, exact, protect)
+    # Whoever gets protected targets needs to know where they are, not what was found there.
+    surplus = [name for name in PII_COLUMNS[1:] if protect and name in rows.column_names]
+    return concatenate_datasets([rows.remove_columns(surplus), _written(writer, args, rows, exact)], axis=1)
+
+
+def _ask_server(
+    server: TeacherServer,
+    args: PrivateDistillationConfig,
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    tagger: Tagger | None,
+    top_k: int,
+    exact: bool,
+) -> Dataset:
+    writer = ServerWriter(server, args, tokenizer, top_k, exact)
+    longest = min(longest_row(args, (), tokenizer), server.max_length or LONGEST)
+    settings = args.settled(max_length=args.max_length or longest).data_settings
+    rows = prepare_dataset(dataset, tokenizer, tagger, settings, num_proc=args.dataset_num_proc, description="cache")
+    rows = rows.remove_columns([name for name in TEACHER_COLUMNS if name in rows.column_names])
+    writer.check(rows)
+    check_rows(rows, {})
+    return concatenate_datasets([rows, _written(writer, args, rows, exact)], axis=1)
+
+
+def _written(writer: _Writer | ServerWriter, args: PrivateDistillationConfig, rows: Dataset, exact: bool) -> Dataset:
+    """Return the teacher's columns, asked for in parts: what is done when a process is killed stays done."""
     folder = private_folder(private_folder(Path(args.output_dir) / PRIVATE) / "teacher_cache")
     parts = []
-    for start in range(0, len(rows), _PART):
-        part = rows.select(range(start, min(start + _PART, len(rows))))
+    for start in range(0, len(rows), writer.part):
+        part = rows.select(range(start, min(start + writer.part, len(rows))))
         name = writer.name(part)
         # Nothing but the teacher's columns is kept: the others are the rows' own, as they are now.
         parts.append(
@@ -122,16 +156,17 @@ def cache_teacher(
                 load_from_cache_file=True,
                 # Known already: hashing the models again for each part would take longer than asking them.
                 new_fingerprint=name,
-                desc=f"Asking the teacher ({start // _PART + 1} of {-(-len(rows) // _PART)})",
+                desc=f"Asking the teacher ({start // writer.part + 1} of {-(-len(rows) // writer.part)})",
             )
         )
-    # Whoever gets protected targets needs to know where they are, not what was found there.
-    surplus = [name for name in PII_COLUMNS[1:] if protect and name in rows.column_names]
-    return concatenate_datasets([rows.remove_columns(surplus), concatenate_datasets(parts)], axis=1)
+    return concatenate_datasets(parts)
 
 
 class _Writer:
     """Asks the teacher about a batch of rows and returns the columns to write."""
+
+    #: Rows of one part of the work.
+    part = 2048
 
     def __init__(
         self,

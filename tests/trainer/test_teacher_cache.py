@@ -114,7 +114,7 @@ def test_a_small_cache_is_enough_where_nothing_is_private(cache, step):
 
 
 def test_a_killed_cache_goes_on_where_it_stopped(cache, monkeypatch):
-    monkeypatch.setattr(teacher_cache, "_PART", 20)
+    monkeypatch.setattr(teacher_cache._Writer, "part", 20)
     asked, call = [], teacher_cache._Writer.__call__
 
     def until(limit):
