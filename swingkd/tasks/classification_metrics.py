@@ -29,7 +29,10 @@ def example_metrics(answers: Answers) -> dict[str, float]:
     Args:
         answers: of each batch, guesses [B] and labels [B].
     """
-    guessed, labels = (np.concatenate(parts) for parts in zip(*answers, strict=True))
+    batches = list(answers)
+    if not batches:
+        return {}
+    guessed, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     known = labels != IGNORE
     if not known.any():
         return {}

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from datasets import Dataset, Image, IterableDataset
+from PIL.Image import Image as Picture
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from swingkd.data import PII_COLUMNS, column_names, has_transform
@@ -52,7 +53,11 @@ class ImageClassification(LabelTask):
         # A generator tells no types: its first row shows them.
         shown = next(iter(dataset), {}) if stream and not features else {}
         image = next(
-            (name for name in columns if isinstance(features.get(name), Image) or hasattr(shown.get(name), "mode")),
+            (
+                name
+                for name in columns
+                if isinstance(features.get(name), Image) or isinstance(shown.get(name), Picture)
+            ),
             None,
         )
         if image is None and "pixel_values" not in columns:

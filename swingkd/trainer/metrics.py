@@ -81,8 +81,10 @@ class Metrics:
 
 
 def _array(values: Any) -> np.ndarray:
-    # A batch that comes alone is a tensor still.
-    return values.float().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    if not isinstance(values, torch.Tensor):
+        return np.asarray(values)
+    # A batch that comes alone is a tensor still; numpy has no bfloat16.
+    return (values.float() if values.is_floating_point() else values).cpu().numpy()
 
 
 def _batches(prediction: EvalPrediction) -> Iterator[tuple[Any, ...]]:

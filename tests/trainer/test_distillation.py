@@ -285,9 +285,10 @@ def test_nothing_private_in_the_data(make):
         make(data=Dataset.from_dict({"text": ["hello", "thank you"]}))
 
 
-def test_without_a_padding_token_rows_are_padded_with_the_end(student, teacher, tokenizer, texts, config, caplog):
+def test_without_a_padding_token_rows_are_padded_with_the_end(student, teacher, tokenizer, config, caplog):
     bare = copy.deepcopy(tokenizer)
     bare.pad_token = None
+    texts = Dataset.from_dict({"text": [*TEXTS, f"{TEXTS[0]} {TEXTS[1]}"]})
     given = {"teacher_model": teacher, "train_dataset": texts, "processing_class": bare, "tagger": RuleTagger()}
     trainer = PrivateDistillationTrainer(student, config(), **given)
     assert "padded with </s>" in caplog.text

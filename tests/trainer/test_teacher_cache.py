@@ -104,9 +104,17 @@ def test_training_needs_no_teacher_and_evaluates(cache, student, tokenizer, conf
 
 
 def test_packed_rows_and_untagged_ones(cache, step):
-    data = cache(packing=True, max_length=32, tagger=False, protection="none")
+    fields = {"protection": "none", "packing": True, "packing_strategy": "wrapped", "max_length": 32}
+    data = cache(tagger=False, **fields)
     assert {len(ids) for ids in data["input_ids"][:-1]} == {32}
-    step(data, protection="none", packing=True, max_length=32)
+    step(data, **fields)
+
+
+def test_a_cache_of_packed_rows_is_the_live_teacher(cache, step, texts, teacher, tokenizer):
+    fields = {"protection": "drop", "packing": True, "max_length": 64}
+    data = cache(top_k=len(tokenizer), exact=True, **fields)
+    assert "position_ids" in data.column_names
+    torch.testing.assert_close(step(data, **fields), step(texts, teacher, **fields), rtol=1e-4, atol=1e-6)
 
 
 def test_a_small_cache_is_enough_where_nothing_is_private(cache, step):
