@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import Trainer, TrainerCallback
+# Not with the Trainer itself: every audit would wait for it.
+from transformers.trainer_callback import TrainerCallback
 
 from swingkd.audit.canaries import CanarySet
 from swingkd.audit.exposure import ExposureReport, measure_exposure
 from swingkd.audit.membership import audit_membership, membership_records
 from swingkd.audit.records import Data
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 
 class PrivacyAuditCallback(TrainerCallback):

@@ -17,6 +17,7 @@ from datasets import Dataset, load_dataset, load_from_disk
 from sklearn.feature_extraction.text import HashingVectorizer
 from transformers import PreTrainedConfig
 
+from swingkd.data.row_files import load_file, row_file
 from swingkd.models.class_labels import class_number, described
 
 ORIGIN = "read_from"
@@ -92,18 +93,19 @@ def read_records(source: str | Path) -> Dataset:
     """Read records and remember where each was found.
 
     Args:
-        source: a .jsonl, .txt, .json, .csv or .parquet file, a folder of `save_to_disk`, or a data set on the Hub.
+        source: a file of rows (.jsonl, .txt, .csv, .tsv, .parquet, ..., perhaps compressed), a folder of
+            `save_to_disk`, or a data set on the Hub.
 
     Raises:
-        ValueError: the file is empty or a line cannot be read; names the file and the line.
+        ValueError: there is no such file, it is empty, or a line cannot be read; names the file and the line.
     """
-    path = Path(source)
-    if path.suffix in (".jsonl", ".txt"):
+    path, file = Path(source), row_file(source)
+    if file is not None and file.ending in (".jsonl", ".txt") and not file.compressed:
         rows, lines = [], []
         # Not splitlines(): JSON strings may hold the rarer line separators.
         for number, line in enumerate(_read(path).split("\n"), 1):
             if line.strip():
-                rows.append(_parse(line, path, number) if path.suffix == ".jsonl" else {"text": line})
+                rows.append(_parse(line, path, number) if file.kind == "json" else {"text": line})
                 lines.append(f"{path}:{number}")
         columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(key for row in rows for key in row)}
         try:
@@ -112,9 +114,8 @@ def read_records(source: str | Path) -> Dataset:
             # Not with their words, which quote the text.
             raise ValueError(f"{path}: a field holds text in one line and something else in another.") from None
     else:
-        kind = {".csv": "csv", ".parquet": "parquet", ".json": "json"}.get(path.suffix)
-        if kind:
-            data = load_dataset(kind, data_files=str(path), split="train")
+        if file is not None:
+            data = load_file(path, file)
         elif (path / "state.json").exists():
             data = load_from_disk(path)
         else:

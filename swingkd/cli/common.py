@@ -5,20 +5,23 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import io
-import os
+import logging
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import click
 import typer
 import yaml
 from rich.console import Console
 from rich.text import Text
 from safetensors import SafetensorError
 
+from swingkd.cli.words import in_words
 from swingkd.guards import check_finite
 
 if TYPE_CHECKING:
@@ -32,8 +35,12 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
-_WRONG = (ValueError, TypeError, KeyError, ImportError, OverflowError, yaml.YAMLError, SafetensorError)
-DATA = "A .jsonl, .csv, .parquet or .txt file, a folder of save_to_disk, or a data set on the Hub."
+# Beside what the library refuses: what others say of what is not installed, or does not run here.
+_WRONG = (ValueError, TypeError, KeyError, ImportError, OverflowError, RuntimeError, yaml.YAMLError, SafetensorError)
+DATA = (
+    "A file (.jsonl, .csv, .tsv, .parquet, .txt, compressed or not), a folder of save_to_disk, or a data set on the "
+    "Hub."
+)
 # What a field of this type may be; true is no number.
 _KINDS = {"bool": ((bool,), "true or false"), "int": ((int,), "a whole number"), "float": ((int, float), "a number")}
 #: Exit codes: the input is wrong; stopped by Ctrl-C, and can go on.
@@ -43,6 +50,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="""Distil a model without distilling its secrets.
 
     Begin with: swingkd quickstart.  Every command has examples in its --help.  Exit codes: 0 done, 2 the input is
@@ -50,9 +58,27 @@ app = typer.Typer(
     """,
 )
 
+
+def _version(asked: bool) -> None:
+    if asked:
+        from swingkd import __version__
+
+        typer.echo(f"swingkd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Hold what stands before every command."""
+
+
 ConfigOption = Annotated[
-    Path | None, typer.Option(help="YAML with any field of PrivateDistillationConfig.", exists=True)
+    Path | None,
+    typer.Option(help="YAML with settings of the training: those of docs/settings.md, one a line.", exists=True),
 ]
+TextColumnOption = Annotated[str | None, typer.Option(help="The column with the text.  \\[text]")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="One field of it, field=value; may be given several times.")
 ]
@@ -78,10 +104,40 @@ def say(text: object, *, err: bool = False) -> None:
 
 
 def fail(message: str) -> typer.Exit:
-    """Print one line that says what is wrong; return what is to be raised."""
-    line = printable(" ".join(message.split()))
+    """Print one line that says what is wrong, in the words of the command; return what is to be raised."""
+    line = printable(spoken(" ".join(message.split())))
     Console(stderr=True).print(Text("error: ", style="bold red") + Text(line), highlight=False, soft_wrap=True)
     return typer.Exit(WRONG_INPUT)
+
+
+def spoken(message: str) -> str:
+    """Say an error or a warning of the library in the words of the command that runs."""
+    context = click.get_current_context(silent=True)
+    name = context.info_name or "" if context is not None else ""
+    given = [str(value) for value in context.params.values()] if context is not None else []
+    fields: tuple[str, ...] = ()
+    if name in ("distill", "cache-teacher"):
+        from swingkd.trainer.config import PrivateDistillationConfig
+
+        fields = tuple(field.name for field in dataclasses.fields(PrivateDistillationConfig))
+    return in_words(message, name, fields, given)
+
+
+class _Spoken(logging.Filter):
+    """Lets the library's warnings speak as its errors do."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = spoken(record.getMessage()), ()
+        return True
+
+
+def show_command(*words: str | Path) -> None:
+    """Print a command that can be copied as it stands, on a line of its own.
+
+    Args:
+        *words: of it, after `swingkd`.
+    """
+    typer.echo(f"  swingkd {shlex.join(map(str, words))}")
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -92,6 +148,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         from datasets.exceptions import DatasetsError
 
+        for logger in (name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "swingkd"):
+            logging.getLogger(logger).addFilter(_Spoken())
         # A terminal that knows ASCII only shows other letters by their numbers; it is no reason to stop.
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
@@ -161,20 +219,41 @@ def load_rows(data: str, split: str) -> Any:
     from datasets.exceptions import DatasetGenerationError
 
     from swingkd.audit import read_records
+    from swingkd.data.row_files import load_file, row_file
 
     if (Path(data) / "state.json").exists():
         return load_from_disk(data)
-    kinds = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
-    kind = kinds.get(os.path.splitext(data)[1])
+    file = row_file(data)
     try:
-        rows = load_dataset(kind, data_files=data, split="train") if kind else load_dataset(data, split=split)
+        rows = load_file(data, file) if file is not None else load_dataset(data, split=split)
     except (DatasetGenerationError, StopIteration):
-        if kind in ("json", "text"):
+        if file is not None and file.kind in ("json", "text"):
             read_records(data)  # says which line is broken
-        raise ValueError(f"{data} cannot be read as {kind or 'a data set'}: it is empty, or broken.") from None
+        what = file.kind if file is not None else "a data set"
+        raise ValueError(f"{data} cannot be read as {what}: it is empty, or broken.") from None
     if not len(rows):
         raise ValueError(f"{data} is empty: there is no row in it.")
     return rows
+
+
+def text_named(rows: Any, column: str | None, data: str) -> Any:
+    """Return rows whose text is called `text`, from a column of another name.
+
+    Args:
+        rows: with columns, or `None`.
+        column: its name; `None`: it is called so already.
+        data: what was read, for the error.
+
+    Raises:
+        ValueError: there is no such column.
+    """
+    if rows is None or column in (None, "text"):
+        return rows
+    if column not in rows.column_names:
+        own = ", ".join(name for name in rows.column_names if not name.startswith("_"))
+        raise ValueError(f"{data} has no column {column!r} (it has {own}). Name another one: --text-column.")
+    rest = rows.remove_columns([name for name in ("text",) if name in rows.column_names])
+    return rest.rename_column(column, "text")
 
 
 def make_tagger(model: str | None) -> BaseTagger:

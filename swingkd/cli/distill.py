@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,12 +14,14 @@ from swingkd.cli.common import (
     SetOption,
     SplitOption,
     TaggerOption,
+    TextColumnOption,
     checked,
     command,
     load_rows,
     make_tagger,
     read_fields,
     say,
+    show_command,
 )
 
 
@@ -31,7 +33,8 @@ def distill(
         str | None,
         typer.Option(help="Teacher: a name on the Hub or a folder; not needed where cache-teacher wrote the data."),
     ] = None,
-    output_dir: Annotated[Path | None, typer.Option(help="Where the student goes.  [out/student]")] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="Where the student goes.  \\[out/student]")] = None,
+    text_column: TextColumnOption = None,
     split: SplitOption = "train",
     config: ConfigOption = None,
     changes: SetOption = None,
@@ -87,6 +90,7 @@ def distill(
         task=task,
         protection="none" if plain else protection,
         hub_model_id=push_to,
+        dataset_text_field=_columns(text_column),
     )
     output_dir = Path(fields.setdefault("output_dir", "out/student"))
     args = PrivateDistillationConfig(**checked(fields, PrivateDistillationConfig))
@@ -135,7 +139,18 @@ def distill(
     say(str(trainer.ledger))
     say(f"The student, its card and its page are in {output_dir}.{f' Sent: {sent}' if sent else ''}")
     if trainer.task.name in AUDITED:
-        say(f"Next: measure what it remembers with swingkd audit --model {output_dir} --card.")
+        say("Next: measure what it remembers. NONMEMBERS is text alike that it was not trained on.")
+        show_command(
+            *("audit", "--model", output_dir, "--members", data, "--nonmembers", eval_data or "NONMEMBERS"),
+            *(("--text-column", text_column) if text_column else ()),
+            "--card",
+        )
+
+
+def _columns(named: str | None) -> str | list[str] | None:
+    """Return a column with text, or the two of a pair: a,b."""
+    columns = named.split(",") if named is not None else []
+    return columns if len(columns) > 1 else named
 
 
 def _source(data: str, split: str) -> tuple[str, str | None]:
@@ -154,14 +169,28 @@ def _is_image(feature: object) -> bool:
 
 @command
 def cache_teacher(
-    teacher: Annotated[str, typer.Option(help="Teacher: a name on the Hub or a folder, with its tokenizer.")],
+    teacher: Annotated[
+        str,
+        typer.Option(
+            help="Teacher: a name on the Hub or a folder, with its tokenizer; or http://... of a server that has it."
+        ),
+    ],
     data: Annotated[str, typer.Option(help=DATA)],
     output_dir: Annotated[
         Path | None,
-        typer.Option(help="The data goes to its folder `private`; to `protected` with --protect.  [out/cache]"),
+        typer.Option(help="The data goes to its folder `private`; to `protected` with --protect.  \\[out/cache]"),
     ] = None,
+    text_column: TextColumnOption = None,
     split: SplitOption = "train",
-    top_k: Annotated[int, typer.Option(help="How many of the teacher's likeliest tokens to keep.")] = 64,
+    top_k: Annotated[
+        int | None, typer.Option(help="How many of the teacher's likeliest tokens to keep.  \\[64; 20 of a server]")
+    ] = None,
+    teacher_model: Annotated[
+        str | None, typer.Option(help="With a server: what it calls the teacher, where it has several models.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="With a server: the teacher's tokenizer, a name on the Hub or a folder.")
+    ] = None,
     config: ConfigOption = None,
     changes: SetOption = None,
     tagger: TaggerOption = None,
@@ -177,28 +206,51 @@ def cache_teacher(
 ) -> None:
     """Ask the teacher once and write what it says beside the tokens: students then train without it.
 
-    Example: swingkd cache-teacher --teacher ./teacher --data notes.jsonl --output-dir out/cache
+    Examples:
+
+    swingkd cache-teacher --teacher ./teacher --data notes.jsonl --output-dir out/cache
+
+    swingkd cache-teacher --teacher http://localhost:8000/v1 --tokenizer ./teacher --data notes.jsonl
+
+    A server is asked for the log-probabilities of its prompts, as vLLM and llama.cpp give them. The rows are sent to
+    it: use one of your own.
     """
     from transformers import AutoModelForCausalLM
 
     from swingkd.files import folder_written_whole
     from swingkd.models.loading import load_pretrained, load_tokenizer
+    from swingkd.models.teacher_server import TeacherServer
     from swingkd.trainer.config import PrivateDistillationConfig
     from swingkd.trainer.teacher_cache import cache_teacher as write
 
-    fields = read_fields(config, changes, output_dir=str(output_dir) if output_dir else None, protection=protect)
+    fields = read_fields(
+        config,
+        changes,
+        output_dir=str(output_dir) if output_dir else None,
+        protection=protect,
+        dataset_text_field=text_column,
+    )
     # Never in one folder: what is handed out must not lie among what is private.
     target = Path(fields.setdefault("output_dir", "out/cache")) / ("protected" if protect else "private")
     if target.exists():
         raise ValueError(f"{target} exists already. Choose another --output-dir, or delete it first.")
+    args = PrivateDistillationConfig(**checked(fields, PrivateDistillationConfig))
+    rows = load_rows(data, split)
+    served = teacher.startswith(("http://", "https://"))
+    if not served and (teacher_model or tokenizer):
+        raise ValueError("--teacher-model and --tokenizer are for a --teacher that is a server: http://...")
+    asked: Any = TeacherServer(teacher, teacher_model) if served else load_pretrained(AutoModelForCausalLM, teacher)
+    read_by = (tokenizer or asked.source) if served else teacher
+    if read_by is None:
+        raise ValueError("The server does not say where its tokenizer comes from. Name it: --tokenizer.")
     written = write(
-        load_pretrained(AutoModelForCausalLM, teacher),
-        PrivateDistillationConfig(**checked(fields, PrivateDistillationConfig)),
-        load_rows(data, split),
-        load_tokenizer(teacher),
+        asked,
+        args,
+        rows,
+        load_tokenizer(read_by),
         tagger=make_tagger(tagger),
         public_model=load_pretrained(AutoModelForCausalLM, public_model) if public_model else None,
-        top_k=top_k,
+        top_k=top_k if top_k is not None else 20 if served else 64,
         protect=protect is not None,
         private_dataset=load_rows(private_data, split) if private_data else None,
     )
@@ -211,4 +263,5 @@ def cache_teacher(
             "protected targets. Hand out that folder only, never _private/. They carry no differential privacy "
             "guarantee, and what the tagger missed is not protected"
         )
-    say(f"{target} holds {what}. Next: swingkd distill --data {target} --student ...")
+    say(f"{target} holds {what}. Next, with a student of yours for STUDENT:")
+    show_command("distill", "--student", "STUDENT", "--data", target)

@@ -13,7 +13,7 @@ from swingkd.cli.common import SetOption, command, plain_console, read_fields, s
 @command
 def federate(
     config: Annotated[
-        Path, typer.Option(help="YAML with the fields of FederationSettings; that of a recipe will do.", exists=True)
+        Path, typer.Option(help="YAML of a federation; that of a recipe will do, such as sd_dist_har.", exists=True)
     ],
     output_dir: Annotated[Path, typer.Option(help="Where the clients' models, the results and the card go.")] = Path(
         "out/federation"

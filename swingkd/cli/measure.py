@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from swingkd.cli.common import DATA, command, plain_console, say
+from swingkd.cli.common import DATA, TextColumnOption, command, plain_console, say, text_named
 
 
 @command
@@ -22,7 +22,9 @@ def audit(
     teacher: Annotated[
         str | None, typer.Option(help="The model's teacher: an attack that does not catch it has no power.")
     ] = None,
-    canaries: Annotated[Path | None, typer.Option(help="What CanarySet.save wrote.", exists=True)] = None,
+    canaries: Annotated[
+        Path | None, typer.Option(help="The canaries.json that swingkd canaries wrote.", exists=True)
+    ] = None,
     pii: Annotated[
         str | None,
         typer.Option(help="Training text to extract private values from, with their `spans` where they are known."),
@@ -30,6 +32,7 @@ def audit(
     unseen: Annotated[
         str | None, typer.Option(help="With --pii: text alike that the model never saw, to compare with.")
     ] = None,
+    text_column: TextColumnOption = None,
     out: Annotated[Path, typer.Option(help="Where report.json and the figures go.")] = Path("out/audit"),
     onto_card: Annotated[
         bool,
@@ -68,7 +71,7 @@ def audit(
         read_model_facts(model)
     out.mkdir(parents=True, exist_ok=True)
     data: dict[str, Any] = {
-        name: read_records(source) if source else None
+        name: text_named(read_records(source), text_column, source) if source else None
         for name, source in (
             ("members", members),
             ("nonmembers", nonmembers),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,24 +15,29 @@ from swingkd.cli.common import (
     DATA,
     SplitOption,
     TaggerOption,
+    TextColumnOption,
     command,
     load_rows,
     make_tagger,
     plain_console,
     printable,
     say,
+    show_command,
+    text_named,
 )
 
 if TYPE_CHECKING:
     from swingkd.tagging import CharTags
+    from swingkd.tagging.base import BaseTagger
 
-_ROWS = (".jsonl", ".json", ".csv", ".parquet")
+_AT_ONCE = 64
 
 
 @command
 def tag(
-    source: Annotated[str, typer.Argument(help="A text file, a .jsonl file, or - for standard input.")] = "-",
-    text_column: Annotated[str, typer.Option(help="The field with the text, for .jsonl.")] = "text",
+    source: Annotated[str, typer.Argument(help="- for standard input, or what has rows of text. " + DATA)] = "-",
+    text_column: TextColumnOption = None,
+    split: SplitOption = "train",
     as_json: Annotated[
         bool, typer.Option("--json", help="Write JSON lines with the spans instead of colour.")
     ] = False,
@@ -45,21 +51,9 @@ def tag(
 
     Example: swingkd tag notes.jsonl --html notes.html
     """
-    from swingkd.audit import read_records
-    from swingkd.audit.records import ORIGIN
     from swingkd.tagging import private_spans
 
-    if source == "-" or Path(source).suffix not in _ROWS:
-        raw = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
-        texts = [line for line in raw.split("\n") if line.strip()]
-    else:
-        rows = read_records(source)
-        if text_column not in rows.column_names:
-            own = ", ".join(name for name in rows.column_names if name != ORIGIN)
-            raise ValueError(f"{source} has no {text_column!r} ({own}). Set --text-column.")
-        texts = rows[text_column][:]
-        if not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"{source}: {text_column!r} is not text in every row.")
+    texts = _texts(source, text_column, split)
     if as_json and html is not None:
         raise ValueError("--json prints lines, --html writes a page. Choose one.")
     finder, console = make_tagger(tagger), plain_console()
@@ -69,7 +63,7 @@ def tag(
         write_page(Page(f"What is private in {Path(source).name}", tokens=shown_spans(texts, finder)), html)
         say(f"Written: {html}")
         return
-    for text, tags in zip(texts, finder.tag(texts), strict=True):
+    for text, tags in _tagged(texts, finder):
         spans = private_spans(tags, threshold)
         if as_json:
             rows = [
@@ -83,6 +77,28 @@ def tag(
             coloured.stylize("bold white on red", start, end)
             coloured = coloured[:end] + Text(f" {finder.labels[label] or 'PRIVATE'}", style="dim red") + coloured[end:]
         console.print(coloured, soft_wrap=True)
+
+
+def _texts(source: str, column: str | None, split: str) -> list[str]:
+    """Return the texts of a source: its rows, or its lines where it is text."""
+    if source == "-":
+        return [line for line in sys.stdin.read().split("\n") if line.strip()]
+    rows = text_named(load_rows(source, split), column, source)
+    if "text" not in rows.column_names:
+        raise ValueError(
+            f"{source} has no column 'text' ({', '.join(rows.column_names)}). Name another: --text-column."
+        )
+    texts = rows["text"][:]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{source}: {column or 'text'!r} is not text in every row.")
+    return [text for text in texts if text.strip()]
+
+
+def _tagged(texts: list[str], finder: BaseTagger) -> Iterator[tuple[str, CharTags]]:
+    """Tag texts, some at a time: what is found is shown at once."""
+    for start in range(0, len(texts), _AT_ONCE):
+        part = texts[start : start + _AT_ONCE]
+        yield from zip(part, finder.tag(part), strict=True)
 
 
 def _highest(tags: CharTags, start: int, end: int) -> float:
@@ -105,7 +121,7 @@ def canaries(
     coin: Annotated[
         bool, typer.Option("--coin", help="Leave half of them out, by coin: for membership and epsilon.")
     ] = False,
-    text_column: Annotated[str, typer.Option(help="The column with the text.")] = "text",
+    text_column: TextColumnOption = None,
     split: SplitOption = "train",
 ) -> None:
     """Put made-up secrets into text before a teacher is trained on it.
@@ -130,11 +146,12 @@ def canaries(
         repetitions=tuple(repetitions or (1, 10, 100)),
         assign="coin" if coin else "all",
     )
-    with_canaries = made.insert(rows, text_column=text_column)
+    with_canaries = made.insert(rows, text_column=text_column or "text")
     made.save(target)
     # Every secret stands in it.
     with written_whole(output_dir / "with_canaries.jsonl", owner_only=True) as part:
         with_canaries.to_json(part)
     inside = sum(canary.inserted for canary in made.canaries)
     say(f"{inside} canaries are in {output_dir / 'with_canaries.jsonl'}, {len(made.canaries) - inside} are not.")
-    say(f"Train the teacher on it. Then: swingkd audit --model ... --canaries {target}")
+    say("Train the teacher on it. Then ask it, and its students, with the model for MODEL:")
+    show_command("audit", "--model", "MODEL", "--canaries", target)

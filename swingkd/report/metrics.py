@@ -86,7 +86,7 @@ class MetricsFile:
         try:
             return dict(read_as(_Content, text, str(self.path)))
         except ValueError as error:
-            raise ValueError(f"{error} Name the metrics.json of a run, or delete it to start afresh.") from None
+            raise ValueError(f"{error} Name the metrics.json of a run.") from None
 
     @property
     def rows(self) -> list[Row]:
