@@ -140,14 +140,18 @@ def show_command(*words: str | Path) -> None:
     typer.echo(f"  swingkd {shlex.join(map(str, words))}")
 
 
+def _wrong() -> tuple[type[Exception], ...]:
+    """Return what is told in one line; of a library that nobody loaded nothing can come."""
+    datasets = sys.modules.get("datasets")
+    return (*_WRONG, datasets.exceptions.DatasetsError) if datasets is not None else _WRONG
+
+
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Make a function a sub-command whose errors are one line each."""
 
     @app.command()
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> None:
-        from datasets.exceptions import DatasetsError
-
         for logger in (name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "swingkd"):
             logging.getLogger(logger).addFilter(_Spoken())
         # A terminal that knows ASCII only shows other letters by their numbers; it is no reason to stop.
@@ -164,7 +168,9 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except OSError as error:
             where = f"{error.filename}: {error.strerror}" if error.strerror and error.filename else str(error)
             raise fail(where) from error
-        except (*_WRONG, DatasetsError) as error:
+        except Exception as error:
+            if not isinstance(error, _wrong()):
+                raise
             raise fail(str(error)) from error
 
     return run
@@ -247,11 +253,15 @@ def text_named(rows: Any, column: str | None, data: str) -> Any:
     Raises:
         ValueError: there is no such column.
     """
-    if rows is None or column in (None, "text"):
+    if rows is None or column is None:
         return rows
     if column not in rows.column_names:
-        own = ", ".join(name for name in rows.column_names if not name.startswith("_"))
+        from swingkd.audit.records import ORIGIN
+
+        own = ", ".join(name for name in rows.column_names if name != ORIGIN)
         raise ValueError(f"{data} has no column {column!r} (it has {own}). Name another one: --text-column.")
+    if column == "text":
+        return rows
     rest = rows.remove_columns([name for name in ("text",) if name in rows.column_names])
     return rest.rename_column(column, "text")
 

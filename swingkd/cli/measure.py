@@ -112,13 +112,20 @@ def audit(
 @command
 def budget(
     units: Annotated[int, typer.Argument(help="How many records there are, or users.")],
-    batch: Annotated[int, typer.Option(help="How many of them a step draws on average.")] = 256,
+    batch: Annotated[
+        int | None, typer.Option(help="How many of them a step draws on average.  \\[256, or all]")
+    ] = None,
     epochs: Annotated[float, typer.Option(help="How often each is drawn on average.")] = 3.0,
     epsilon: Annotated[float | None, typer.Option(help="What the run may cost; the noise is found.")] = None,
     noise: Annotated[float | None, typer.Option(help="The noise multiplier; the epsilon is found.")] = None,
     delta: Annotated[float | None, typer.Option(help="Of the guarantee; default: a tenth of 1 / units.")] = None,
     unit: Annotated[str, typer.Option(help="What a unit is called.")] = "record",
-    accountant: Annotated[str, typer.Option(help="prv (tight) or rdp (an upper bound).")] = "prv",
+    accountant: Annotated[
+        str, typer.Option(help="pld (tight, and fast), prv (what a training counts with) or rdp (an upper bound).")
+    ] = "pld",
+    table: Annotated[
+        bool, typer.Option("--table", help="Also the same run with other noise, and other runs.")
+    ] = False,
     figure: Annotated[Path | None, typer.Option(help="Draw it: a .png file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
@@ -126,9 +133,11 @@ def budget(
 
     Example: swingkd budget 10000 --batch 512 --epochs 5 --epsilon 8
     """
-    from swingkd.privacy import Budget
-    from swingkd.report import budget_dict, budget_figure, budget_line, budget_tables
+    from swingkd.privacy.budget import Budget
+    from swingkd.report.budget import budget_dict, budget_figure, budget_line, budget_tables
 
+    if batch is None:
+        batch = min(256, units)
     if figure is not None and figure.suffix.lower() != ".png":
         raise ValueError(f"--figure {figure}: the figure is a PNG, name it {figure.with_suffix('.png')}.")
     planned = Budget.of(
@@ -141,15 +150,19 @@ def budget(
         unit=unit,
         accountant=accountant,  # type: ignore[arg-type]
     )
-    content = budget_dict(planned)
+    console = plain_console()
+    if not as_json:
+        console.print(budget_line(budget_dict(planned, around=False)), highlight=False, soft_wrap=True)
+    if not (table or figure or as_json):
+        say("Other batches, epochs and noise: --table.")
+        return
+    content = budget_dict(planned, around=table or figure is not None)
     drawn = budget_figure(content, figure) if figure is not None else None
     if as_json:
         typer.echo(json.dumps(content))
         return
-    console = plain_console()
-    console.print(budget_line(content), highlight=False, soft_wrap=True)
-    for table in budget_tables(content):
-        console.print(table)
+    for shown in budget_tables(content) if table else ():
+        console.print(shown)
     if drawn is not None:
         console.print(f"Written: {drawn}", highlight=False, soft_wrap=True)
 

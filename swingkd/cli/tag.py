@@ -37,7 +37,6 @@ _AT_ONCE = 64
 def tag(
     source: Annotated[str, typer.Argument(help="- for standard input, or what has rows of text. " + DATA)] = "-",
     text_column: TextColumnOption = None,
-    split: SplitOption = "train",
     as_json: Annotated[
         bool, typer.Option("--json", help="Write JSON lines with the spans instead of colour.")
     ] = False,
@@ -53,7 +52,7 @@ def tag(
     """
     from swingkd.tagging import private_spans
 
-    texts = _texts(source, text_column, split)
+    texts = _texts(source, text_column)
     if as_json and html is not None:
         raise ValueError("--json prints lines, --html writes a page. Choose one.")
     finder, console = make_tagger(tagger), plain_console()
@@ -79,15 +78,17 @@ def tag(
         console.print(coloured, soft_wrap=True)
 
 
-def _texts(source: str, column: str | None, split: str) -> list[str]:
+def _texts(source: str, column: str | None) -> list[str]:
     """Return the texts of a source: its rows, or its lines where it is text."""
+    from swingkd.audit import read_records
+    from swingkd.data.row_files import READ
+
     if source == "-":
         return [line for line in sys.stdin.read().split("\n") if line.strip()]
-    rows = text_named(load_rows(source, split), column, source)
-    if "text" not in rows.column_names:
-        raise ValueError(
-            f"{source} has no column 'text' ({', '.join(rows.column_names)}). Name another: --text-column."
-        )
+    path = Path(source)
+    if path.is_file() and path.suffix.lower() not in READ:
+        return [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    rows = text_named(read_records(source), column or "text", source)
     texts = rows["text"][:]
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{source}: {column or 'text'!r} is not text in every row.")

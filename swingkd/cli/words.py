@@ -69,7 +69,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "unit": "--unit",
     },
     "federate": {"engine": "--engine", "method": "--method", "output_dir": "--output-dir"},
-    "tag": {"tagger": "--model", "text_column": "--text-column"},
+    "tag": {"tagger": "--tagger", "text_column": "--text-column"},
 }
 # Whole phrases, where a name alone would not do.
 _PHRASES = (

@@ -20,6 +20,10 @@ _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 ENDINGS = ", ".join(_KINDS)
 
 
+#: How names of files end that hold rows, the last of their endings.
+READ = (*_KINDS, *_COMPRESSED)
+
+
 class RowFile(NamedTuple):
     """How a file is read: its `ending`, the builder's `kind`, whether it is `compressed`, and `options`."""
 

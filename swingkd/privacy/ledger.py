@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from huggingface_hub import ModelCard
 from yaml import YAMLError
 
 from swingkd.files import read_as, write_json
@@ -93,7 +92,10 @@ class LedgerEntry:
         check_numbers(self)
         check_positive(self, "noise_multiplier", "pure_epsilon")
         if self.accountant not in get_args(Accountant):
-            raise ValueError(f"{self.mechanism}: accountant={self.accountant!r} is not believed; prv and rdp are.")
+            raise ValueError(
+                f"{self.mechanism}: accountant={self.accountant!r} is not believed; believed are "
+                f"{', '.join(get_args(Accountant))}."
+            )
         if self.holds and self.noise_multiplier is not None and self.delta == 0 and self.releases:
             raise ValueError(f"{self.mechanism}: Gaussian noise has no epsilon at delta=0.")
         if self.releases < 0 or not 0 < self.sampling_rate <= 1 or not 0 <= self.delta < 1:
@@ -413,6 +415,8 @@ class PrivacyLedger:
 def _of_card(card: str, what: str) -> Any:
     """Return the ledger that stands in a card's metadata."""
     try:
+        from huggingface_hub import ModelCard
+
         return ModelCard.load(card, ignore_metadata_errors=False).data.to_dict().get("privacy_ledger")
     except (ValueError, YAMLError):
         raise ValueError(f"{what} cannot be read: the metadata of its card is damaged.") from None

@@ -13,12 +13,13 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 from scipy import optimize
 
 from swingkd.guards import check_numbers
 from swingkd.privacy.accounting import Accountant, Releases, check_resolved, gaussian_epsilon, quick_bound
+from swingkd.privacy.gaussian import gdp_epsilon
 
 _MOST_STEPS = 10_000_000
 
@@ -55,7 +56,7 @@ class PrivacyPlan:
         clip_norm: largest contribution of one unit to a step's sum, in Euclidean norm.
         delta: of the guarantee; well below 1 / units.
         unit: what one guarantee is about: "record", or the column that names users.
-        accountant: "prv" reports, "rdp" checks; "gdp" under-reports and is not offered.
+        accountant: "prv" reports, "pld" does so at once, "rdp" checks; "gdp" under-reports and is not offered.
 
     Raises:
         ValueError: a value is out of range.
@@ -83,9 +84,10 @@ class PrivacyPlan:
         ):
             if not holds:
                 raise ValueError(f"{name}={getattr(self, name)} must be {range_}.")
-        if self.accountant not in ("prv", "rdp"):
-            raise ValueError(f"accountant={self.accountant!r} is not offered. Choose 'prv' or 'rdp'.")
-        if self.accountant == "prv" and self.sampling_rate < 1:
+        if self.accountant not in get_args(Accountant):
+            offered = ", ".join(map(repr, get_args(Accountant)))
+            raise ValueError(f"accountant={self.accountant!r} is not offered. Choose one of {offered}.")
+        if self.accountant != "rdp" and self.sampling_rate < 1:
             check_resolved(self.delta)
 
     @cached_property
@@ -144,6 +146,12 @@ class PrivacyPlan:
         def spent(**changes: Any) -> float:
             return replace(plan, **changes).epsilon
 
+        if noise_multiplier is None and plan.accountant == "pld" and plan.sampling_rate < 1:
+            # A limit theorem says about how much (Bu et al. 2020, arXiv 1911.11607); what it says too little is added.
+            guess = _found(_smallest(lambda s: _limit_epsilon(plan, s) <= epsilon, 0.05, 1e4, 1e-3), epsilon, "noise")
+            while spent(noise_multiplier=guess) > epsilon:
+                guess *= 1.1
+            return replace(plan, noise_multiplier=_nearest(lambda s: spent(noise_multiplier=s), epsilon, guess))
         if noise_multiplier is None:
 
             def enough(noise: float) -> bool:
@@ -165,6 +173,14 @@ class PrivacyPlan:
             return replace(plan, steps=count)
         inverse = _smallest(lambda less: spent(sampling_rate=1 / less) <= epsilon, 1.0, 1e7, 1e-4)
         return replace(plan, sampling_rate=1 / _found(inverse, epsilon, "sampling rate"))
+
+
+def _limit_epsilon(plan: PrivacyPlan, noise: float) -> float:
+    """Return what many small steps come near to; it may be too small, and is no promise."""
+    if noise < 0.2:
+        return math.inf
+    mu = plan.sampling_rate * math.sqrt(plan.steps * math.expm1(noise**-2))
+    return gdp_epsilon(mu, plan.delta)
 
 
 def _smallest(holds: Callable[[float], bool], low: float, high: float, tolerance: float) -> float | None:

@@ -27,7 +27,7 @@ class DPSettings:
         delta: of the guarantee; `None`: a tenth of 1 / units.
         clip_norm: largest contribution of one unit, in Euclidean norm.
         unit: what the guarantee is about: "record", or the column that names users.
-        accountant: "prv" or "rdp".
+        accountant: "prv", "pld" or "rdp".
 
     Raises:
         ValueError: a batch draws more than there is, or nothing says how much noise there is to be.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-from transformers.utils import cached_file
+if TYPE_CHECKING:
+    from torch import nn
 
 _KINDS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack")
 # Written beside the weights by the Trainer, and no weights.
@@ -27,6 +27,8 @@ def weight_digests(folder: str | os.PathLike) -> dict[str, str]:
 
 def module_digest(model: nn.Module) -> str:
     """Return the SHA-256 of a model's weights in memory: their names, shapes, types and values."""
+    import torch
+
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         if not isinstance(tensor, torch.Tensor):
@@ -49,6 +51,8 @@ def has_weights(model: str | os.PathLike, digests: dict[str, str]) -> bool:
 
 def file_of(model: str | os.PathLike, name: str) -> str | None:
     """Return where a model's file lies, in its folder or in the Hub's cache; `None` where it has none."""
+    from transformers.utils import cached_file
+
     try:
         return cached_file(
             str(model),

@@ -1,47 +1,6 @@
 """What is said: cards and figures made from measured results, and nothing else."""
 
-from swingkd.report.audit_figures import audit_tables, roc_figure, roc_figures
-from swingkd.report.audit_files import write_audit
-from swingkd.report.budget import budget_dict, budget_figure, budget_line, budget_tables
-from swingkd.report.metrics import MetricsFile, exposure_rows, extraction_rows, ledger_rows, membership_rows
-from swingkd.report.model_card import ModelFacts, model_card
-from swingkd.report.model_files import forget_model_facts, read_model_facts, write_audit_onto_card, write_model_files
-from swingkd.report.page import ShownToken, load_tokens, save_tokens, shown_tokens
-from swingkd.report.plots import exposure_figure
-from swingkd.report.row import Row
-from swingkd.report.runs.federation import federation_table
-from swingkd.report.runs.write import write_card
-from swingkd.report.summary import Summary, comparison_table, summarise
+import lazy_loader
 
-__all__ = [
-    "MetricsFile",
-    "ModelFacts",
-    "Row",
-    "ShownToken",
-    "Summary",
-    "audit_tables",
-    "budget_dict",
-    "budget_figure",
-    "budget_line",
-    "budget_tables",
-    "comparison_table",
-    "exposure_figure",
-    "exposure_rows",
-    "extraction_rows",
-    "federation_table",
-    "forget_model_facts",
-    "ledger_rows",
-    "load_tokens",
-    "membership_rows",
-    "model_card",
-    "read_model_facts",
-    "roc_figure",
-    "roc_figures",
-    "save_tokens",
-    "shown_tokens",
-    "summarise",
-    "write_audit",
-    "write_audit_onto_card",
-    "write_card",
-    "write_model_files",
-]
+# The names are those of __init__.pyi; each is imported when it is first used: a line needs no figures.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

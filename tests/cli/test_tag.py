@@ -27,7 +27,7 @@ def test_tag_writes_json_lines(tmp_path):
 def test_tag_of_a_missing_file_is_one_clear_line():
     result = runner.invoke(app, ["tag", "no-such-file.txt"])
     assert result.exit_code == 2
-    assert result.output == "error: no-such-file.txt: No such file or directory\n"
+    assert result.output == "error: There is no file no-such-file.txt.\n"
 
 
 @pytest.mark.parametrize("content", [b'{"text": null}\n', b"[1]\n", b"{\n", b"\xff\xfe"])
