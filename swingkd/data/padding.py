@@ -1,4 +1,4 @@
-"""Rows that somebody padded: padding is taken off, on whichever side it stands, and batches are padded anew."""
+"""Rows that somebody tokenised: padding is taken off, and what TRL says in columns of its own is said as it is here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 
-from swingkd.data.columns import PADDING, flat, in_parts
+from swingkd.data.columns import IGNORE, PADDING, flat, in_parts
 from swingkd.models.inputs import OF_TOKENS
 
 #: What a row of a language model says of each of its tokens.
@@ -65,4 +65,36 @@ def _unpad(batch: dict[str, list], mask: str, columns: list[str]) -> dict[str, l
             )
         for values in out.values():
             values[i] = np.asarray(values[i])[kept]
+    return out
+
+
+def as_here(dataset: Dataset | IterableDataset, settings: Any) -> Dataset | IterableDataset:
+    """Return rows of a language model with TRL's columns as labels and positions.
+
+    `assistant_masks` says which tokens are learnt, `completion_mask` too (unless all are to be), and `seq_lengths` how
+    long the texts of a packed row are.
+
+    Args:
+        dataset: tokenised rows.
+        settings: `completion_only_loss`.
+    """
+    names = dataset.column_names or list(next(iter(dataset), {}))
+    masks = [name for name in ("assistant_masks", "completion_mask") if name in names]
+    if settings.completion_only_loss is False:
+        masks = [name for name in masks if name != "completion_mask"]
+    lengths = "seq_lengths" in names and "position_ids" not in names
+    if not masks and not lengths:
+        return dataset
+    return dataset.map(_as_here, batched=True, fn_kwargs={"masks": masks, "lengths": lengths})
+
+
+def _as_here(batch: dict[str, list], masks: list[str], lengths: bool) -> dict[str, list]:
+    out: dict[str, list[Any]] = {}
+    if masks:
+        labels = [np.array(row) for row in batch.get("labels", batch["input_ids"])]
+        for name in masks:
+            labels = [np.where(np.asarray(mask), row, IGNORE) for row, mask in zip(labels, batch[name], strict=True)]
+        out["labels"] = labels
+    if lengths:
+        out["position_ids"] = [np.concatenate([np.arange(length) for length in row]) for row in batch["seq_lengths"]]
     return out

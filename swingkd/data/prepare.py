@@ -29,7 +29,7 @@ from transformers import PreTrainedTokenizerBase
 
 from swingkd.data.columns import IGNORE, PII_COLUMNS, PII_TYPES, VERSION, in_parts
 from swingkd.data.packing import PackingStrategy, pack
-from swingkd.data.padding import OF_EACH_TOKEN, unpadded
+from swingkd.data.padding import OF_EACH_TOKEN, as_here, unpadded
 from swingkd.data.retag import tag_tokenised
 from swingkd.data.spans import token_facts
 from swingkd.data.teacher_columns import TEACHER_COLUMNS
@@ -38,6 +38,9 @@ from swingkd.tagging.identity import tagger_fingerprint
 from swingkd.tagging.windows import check_fast_tokenizer
 
 log = logging.getLogger(__name__)
+# Columns that hold chats, and who speaks, as ShareGPT calls them.
+_CHATS = ("messages", "conversations")
+_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant"}
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def prepare_dataset(
             known = {"tokenizer": tokenizer, "tagger": tagger, "settings": settings}
             known["read"] = _reader(columns, tokenizer, settings)
             dataset = tagged_map(dataset, tag_tokenised, known, batched=True, with_indices=True)
-        prepared = ready(dataset, tagger, OF_EACH_TOKEN)
+        prepared = ready(as_here(dataset, settings), tagger, OF_EACH_TOKEN)
     else:
         check_fast_tokenizer(tokenizer)
         read = _reader(columns, tokenizer, settings)
@@ -231,18 +234,21 @@ def _template_inputs(row: dict[str, Any]) -> dict[str, Any]:
 
 
 class _CompletionReader:
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, completion_only: bool):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, completion_only: bool, assistant_only: bool):
         self.tokenizer = tokenizer
         self.completion_only = completion_only
+        self.assistant_only = assistant_only
 
     def __call__(self, row: dict[str, Any]) -> _Rendered:
         prompt, completion = row["prompt"], row["completion"]
         if completion is None:
             return _Rendered(None)
         if isinstance(prompt, str) or prompt is None:
+            _check_turns(self.assistant_only)
             prompt = prompt or ""
             return _Rendered(prompt + completion, len(prompt) if self.completion_only else 0)
         known = _template_inputs(row)
+        prompt, completion = chat_turns(prompt), chat_turns(completion)
         start = self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True, **known)
         text = self.tokenizer.apply_chat_template(prompt + completion, tokenize=False, **known)
         if not text.startswith(start):
@@ -250,34 +256,62 @@ class _CompletionReader:
                 "The chat template renders a prompt differently once the completion follows, so the completion cannot "
                 "be told apart. Pass completion_only_loss=False, or use a template whose prompt is a prefix."
             )
-        return _Rendered(text, len(start) if self.completion_only else 0, templated=True)
+        learn = _assistants(self.tokenizer, prompt + completion, known) if self.assistant_only else None
+        return _Rendered(text, len(start) if self.completion_only else 0, learn, templated=True)
 
 
 class _MessagesReader:
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, assistant_only: bool):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, assistant_only: bool, column: str = "messages"):
         self.tokenizer = tokenizer
         self.assistant_only = assistant_only
+        self.column = column
 
     def __call__(self, row: dict[str, Any]) -> _Rendered:
-        known = _template_inputs(row)
-        text = self.tokenizer.apply_chat_template(row["messages"], tokenize=False, **known)
-        if not self.assistant_only:
-            return _Rendered(text, templated=True)
-        marked = self.tokenizer.apply_chat_template(
-            row["messages"], return_dict=True, return_assistant_tokens_mask=True, **known
-        )["assistant_masks"]
-        if not any(marked):
-            raise ValueError(
-                "assistant_only_loss=True, but the chat template marks no assistant token. Wrap the assistant's text "
-                "in {% generation %} ... {% endgeneration %} in the template, or turn the option off."
-            )
-        return _Rendered(text, learn=marked, templated=True)
+        known, turns = _template_inputs(row), chat_turns(row[self.column])
+        text = self.tokenizer.apply_chat_template(turns, tokenize=False, **known)
+        learn = _assistants(self.tokenizer, turns, known) if self.assistant_only else None
+        return _Rendered(text, learn=learn, templated=True)
+
+
+def _assistants(tokenizer: PreTrainedTokenizerBase, turns: list[dict], known: dict[str, Any]) -> list[int]:
+    """Return which tokens of a chat its template marks as the assistant's."""
+    marked = tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True, **known)
+    if not any(marked["assistant_masks"]):
+        raise ValueError(
+            "assistant_only_loss=True, but the chat template marks no assistant token. Wrap the assistant's text "
+            "in {% generation %} ... {% endgeneration %} in the template, or turn the option off."
+        )
+    return marked["assistant_masks"]
+
+
+def _check_turns(assistant_only: bool) -> None:
+    if assistant_only:
+        raise ValueError(
+            "assistant_only_loss=True is for chats, and a row is plain text. Leave it out, or pass rows of messages."
+        )
+
+
+def chat_turns(turns: Any) -> list[dict[str, Any]]:
+    """Return the turns of a chat as templates read them: with `role` and `content`.
+
+    Args:
+        turns: a list of such, or with `from` and `value`, as ShareGPT has them; perhaps as JSON.
+
+    Raises:
+        ValueError: they are something else, of which a template would make an empty text.
+    """
+    turns = json.loads(turns) if isinstance(turns, str) else turns
+    if all(isinstance(turn, dict) and {"from", "value"} <= turn.keys() for turn in turns):
+        return [{"role": _ROLES.get(turn["from"], turn["from"]), "content": turn["value"]} for turn in turns]
+    if not all(isinstance(turn, dict) and turn.get("role") for turn in turns):
+        raise ValueError("A chat's turns need a 'role' and a 'content' each ('from' and 'value' will do).")
+    return turns
 
 
 def readable(columns: Sequence[str], settings: DataSettings) -> bool:
     """Tell whether rows have a text that can be read."""
     own = settings.text_field in columns if isinstance(settings.text_field, str) else False
-    return own or "messages" in columns or {"prompt", "completion"} <= set(columns)
+    return own or bool(set(_CHATS) & set(columns)) or {"prompt", "completion"} <= set(columns)
 
 
 def _reader(columns: list[str], tokenizer: PreTrainedTokenizerBase, settings: DataSettings):
@@ -287,11 +321,19 @@ def _reader(columns: list[str], tokenizer: PreTrainedTokenizerBase, settings: Da
             f"dataset_text_field={settings.text_field} names the two texts of a pair, which a classifier reads. Name "
             "one column."
         )
-    if "messages" in columns:
-        return _MessagesReader(tokenizer, settings.assistant_only_loss)
+    pictures = sorted({"image", "images"} & set(columns))
+    if pictures:
+        raise ValueError(
+            f"The dataset has the column {pictures[0]}, and a language model is trained on text alone here. Drop it, "
+            "where the text makes sense without."
+        )
+    for column in _CHATS:
+        if column in columns:
+            return _MessagesReader(tokenizer, settings.assistant_only_loss, column)
     if "prompt" in columns and "completion" in columns:
-        return _CompletionReader(tokenizer, settings.completion_only_loss is not False)
+        return _CompletionReader(tokenizer, settings.completion_only_loss is not False, settings.assistant_only_loss)
     if settings.text_field in columns:
+        _check_turns(settings.assistant_only_loss)
         return _TextReader(settings.text_field)
     raise ValueError(
         f"The dataset has the columns {columns}; none of them can be read. It needs {settings.text_field!r} (set "
@@ -319,9 +361,9 @@ def _tokenise(batch, read, tokenizer, tagger, settings, version):
         out |= {key: [] for key in PII_COLUMNS}
     for row, ids, offsets, char_tags in zip(rows, encoded["input_ids"], encoded["offset_mapping"], tags, strict=True):
         ids, offsets = np.array(ids, np.int64), np.array(offsets, np.int64).reshape(-1, 2)
-        learnt = np.array(row.learn, bool) if row.learn is not None else offsets[:, 1] > row.learn_from
-        if row.learn_from == 0 and row.learn is None:
-            learnt = np.ones(len(ids), bool)
+        learnt = offsets[:, 1] > row.learn_from if row.learn_from else np.ones(len(ids), bool)
+        if row.learn is not None:
+            learnt &= np.array(row.learn, bool)
         end = tokenizer.eos_token_id
         if end is not None and not row.templated:
             if not len(ids) or ids[-1] != end:

@@ -61,6 +61,10 @@ def label_field(columns: Sequence[str], settings: DataSettings, needed: bool = T
         ValueError: there is none.
     """
     names = (settings.label_field,) if settings.label_field else _LABEL_FIELDS
+    if settings.label_field is None and {"label", "labels"} <= set(columns):
+        raise ValueError(
+            "The dataset has a column 'label' and a column 'labels'. Name the one to learn: dataset_label_field."
+        )
     field = next((name for name in names if name in columns), None)
     if field is None and needed:
         raise ValueError(

@@ -51,7 +51,8 @@ class LabelTask(Task):
     def predicted(self, inputs, width, end):
         at = self.at(inputs)
         # Copies of an example or a word share their draw, wherever they stand.
-        context = inputs["pii_span"][..., None].expand(*at.shape, width)
+        span = inputs["pii_span"] if "pii_span" in inputs else torch.zeros_like(inputs["labels"])
+        context = span[..., None].expand(*at.shape, width)
         return predicted_tokens(inputs, at, at, context)
 
 

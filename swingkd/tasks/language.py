@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -101,7 +102,7 @@ class MaskedLM(TokenTask):
     def predicted(self, inputs, width, end):
         at = self.at(inputs)
         # The context that chooses a draw is the text's own, whatever is masked in it this time.
-        ids = torch.where(at, inputs["labels"], inputs["unmasked_ids"])
+        ids = torch.where(at, inputs["labels"], inputs.get("unmasked_ids", inputs["input_ids"]))
         return predicted_tokens(inputs, at, at, _context(inputs, ids, width, end))
 
     def call(self, inputs, model):
@@ -129,18 +130,24 @@ class MaskingCollator:
 
     Args:
         tokenizer: with a mask token.
-        seed: of the masks; no secret depends on it.
+        seed: of the masks; no secret depends on it.  `None`: a trainer gives its own.
     """
 
     #: The visit of an evaluation: always the same masks, whatever the seed, so that numbers compare.
     EVALUATION = -1
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int = 0):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int | None = None):
         self.tokenizer, self.seed = tokenizer, seed
         #: Which visit to the data this is: the epoch.
         self.visit = 0
         self._pad = DistillationCollator(tokenizer.pad_token_id, first=True)
         self._mask = DataCollatorForLanguageModeling(tokenizer)
+
+    def masking_as(self, given: DataCollatorForLanguageModeling) -> MaskingCollator:
+        """Return one that masks as many tokens as another collator does, and in the same ways."""
+        own = MaskingCollator(self.tokenizer, self.seed)
+        own._mask = copy.copy(given)
+        return own
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Return tensors [rows, longest]; `unmasked_ids` are the text's own."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from swingkd.data.columns import PII_COLUMNS
+from swingkd.data.columns import PII_COLUMNS, likelihoods
 from swingkd.targets import PrivatePositions, TokenFacts
 
 
@@ -70,6 +70,24 @@ def preceding(ids: torch.Tensor, width: int, end: int | None, positions: torch.T
     return windows
 
 
+def _fact(inputs: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+    """Return a column about privacy, whoever made the batch: with none of them nothing is private.
+
+    Raises:
+        ValueError: the batch has some of the columns only.
+    """
+    if name not in inputs:
+        if any(other in inputs for other in PII_COLUMNS):
+            raise ValueError(
+                f"The batch lacks the column {name}. A data_collator of your own must hand on the columns "
+                f"{', '.join(PII_COLUMNS)}, padded with 0."
+            )
+        return torch.zeros_like(inputs["labels"])
+    column = inputs[name]
+    # A collator of one's own hands on what the rows keep, 0 to 255.
+    return likelihoods(column) if name == "pii_likelihood" and not column.is_floating_point() else column
+
+
 def predicted_tokens(
     inputs: dict[str, torch.Tensor], at: torch.Tensor, learnt: torch.Tensor, context: torch.Tensor
 ) -> PredictedTokens:
@@ -81,5 +99,5 @@ def predicted_tokens(
         learnt: bool, where their labels stand, and the facts about them.
         context: what chooses their draw, in the shape of `learnt` and [w].
     """
-    facts = TokenFacts(*(inputs[name][learnt] for name in PII_COLUMNS))
+    facts = TokenFacts(*(_fact(inputs, name)[learnt] for name in PII_COLUMNS))
     return PredictedTokens(at, inputs["labels"][learnt], facts, context[learnt])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+from peft import PeftConfig, PeftModel
 from torch import nn
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 
 
-def check_arguments(model: Any, args: Any, compute_loss_func: Any, model_init: Any) -> None:
+def check_arguments(
+    model: Any, args: Any, compute_loss_func: Any, model_init: Any, optimizers: tuple, peft_config: Any
+) -> None:
     """Refuse arguments in a wrong place, and those that distillation has no use for.
 
     Raises:
@@ -27,3 +31,25 @@ def check_arguments(model: Any, args: Any, compute_loss_func: Any, model_init: A
         )
     if (model is None) == (model_init is None):
         raise ValueError("Pass the student as model=..., or a function that makes it as model_init=..., not both.")
+    if model_init is not None and any(optimizers):
+        raise ValueError(
+            "optimizers hold the weights of one student, and model_init makes a new one for each run. Pass "
+            "optimizer_cls_and_kwargs instead."
+        )
+    if optimizers[0] is not None and getattr(args, "hidden_weight", 0) > 0:
+        raise ValueError(
+            "hidden_weight > 0 learns a projection that your optimizer does not hold. Pass optimizer_cls_and_kwargs "
+            "in place of optimizers, or set hidden_weight=0."
+        )
+    if model is not None and not isinstance(model, (str, os.PathLike, PreTrainedModel, PeftModel)):
+        raise ValueError(
+            f"model is a {type(model).__name__}. Pass a model of transformers, a peft model around one, or a name; a "
+            "function that makes one is model_init, and compiling is torch_compile=True."
+        )
+    if peft_config is not None and not isinstance(peft_config, PeftConfig):
+        raise ValueError(f"peft_config is a {type(peft_config).__name__}. Pass a configuration, such as LoraConfig.")
+    if peft_config is not None and isinstance(model, PeftModel):
+        raise ValueError(
+            "The student has an adapter already, and peft_config would put another one around it. Pass one of the "
+            "two: train the adapter that it has, or merge it first (model.merge_and_unload())."
+        )

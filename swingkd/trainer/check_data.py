@@ -16,13 +16,14 @@ from swingkd.trainer.check_models import positions
 from swingkd.trainer.config import PrivateDistillationConfig
 
 
-def check_kind(dataset: Any, name: str, several: bool = True) -> None:
+def check_kind(dataset: Any, name: str, several: bool = True, named: bool = True) -> None:
     """Refuse what is no data set of the `datasets` library: its rows could not be tokenised and tagged.
 
     Args:
         dataset: what was given; `None`, or the name of an evaluation set, is nobody's business here.
         name: of the argument.
         several: whether a dict of data sets may be given.
+        named: whether the name of one of several may be.
 
     Raises:
         ValueError: says what to make of it.
@@ -30,14 +31,14 @@ def check_kind(dataset: Any, name: str, several: bool = True) -> None:
     if isinstance(dataset, dict):
         if several:
             for part, rows in dataset.items():
-                check_kind(rows, f"{name}[{part!r}]", several=False)
+                check_kind(rows, f"{name}[{part!r}]", several=False, named=False)
             return
         parts = ", ".join(map(repr, dataset))
         raise ValueError(
             f"{name} is a {type(dataset).__name__} with the splits {parts}. Pass one of them: "
             f"{name}=dataset[{next(iter(dataset), 'train')!r}]."
         )
-    if dataset is None or isinstance(dataset, (Dataset, IterableDataset)) or (several and isinstance(dataset, str)):
+    if dataset is None or isinstance(dataset, (Dataset, IterableDataset)) or (named and isinstance(dataset, str)):
         return
     how = "Dataset.from_pandas(rows)" if hasattr(dataset, "iloc") else "Dataset.from_list([dict(row) for row in rows])"
     raise ValueError(
@@ -95,6 +96,11 @@ def check_something_to_learn(dataset: Dataset | IterableDataset) -> None:
 def check_something_private(dataset: Dataset | IterableDataset, protection: str | None) -> None:
     """Refuse to protect nothing: no likelihood at all, or one that is zero everywhere."""
     columns = column_names(dataset)
+    if "pii_likelihood" not in columns and {"image", "pixel_values"} & set(columns):
+        raise ValueError(
+            f"protection={protection!r} needs to know which images are private: say so in a column pii_likelihood "
+            "(0 to 255), or choose protection='none' for ordinary distillation."
+        )
     if "pii_likelihood" not in columns:
         raise ValueError(
             f"protection={protection!r} needs to know which tokens are private, but there is neither a tagger nor a "

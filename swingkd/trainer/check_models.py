@@ -212,6 +212,10 @@ def check_task(task: Task, models: dict[str, PreTrainedModel], args: PrivateDist
             check_numbered(role, model.config)
             check_same_classes(models["student"].config, model.config)
             adopt_class_names(models["student"].config, model.config)
+    if args.packing and task.name not in ("text-generation", "fill-mask"):
+        raise ValueError(f"packing=True joins texts, and {task.name} reads them one by one. Leave it out.")
+    if args.assistant_only_loss and task.name != "text-generation":
+        raise ValueError(f"assistant_only_loss=True is for chats of a causal language model, not for {task.name}.")
     if args.hidden_weight > 0 and not task.predicts_tokens:
         raise ValueError(
             f"hidden_weight > 0 matches the hidden states of tokens, and {task.name} has none that both models share. "
@@ -233,6 +237,22 @@ def hidden_size(role: str, model: PreTrainedModel) -> int:
     if size is None:
         raise ValueError(f"hidden_weight > 0 needs hidden states, but the {role} model's config names no hidden_size.")
     return size
+
+
+def check_processing(processing_class: object, task: Task) -> None:
+    """Refuse what is no tokenizer, or no image processor.
+
+    Raises:
+        ValueError: says what it is, and what to pass.
+    """
+    text = task.auto_processor is AutoTokenizer
+    if isinstance(processing_class, str) or (text and not isinstance(processing_class, PreTrainedTokenizerBase)):
+        kind = "AutoTokenizer" if text else "AutoImageProcessor"
+        inner = " (its tokenizer alone: processing_class.tokenizer)" if hasattr(processing_class, "tokenizer") else ""
+        raise ValueError(
+            f"processing_class is a {type(processing_class).__name__}. Pass what {kind}.from_pretrained(...) "
+            f"returns{inner}."
+        )
 
 
 def check_publishing(args: TrainingArguments) -> None:

@@ -30,6 +30,9 @@ Inherited = Literal["max", "mean"]
 
 
 def _changed(settings: Any, one: Field) -> bool:
+    # Nothing says nothing: some make None of a default of theirs.
+    if getattr(settings, one.name) is None:
+        return False
     default = one.default if one.default_factory is MISSING else one.default_factory()
     return getattr(settings, one.name) != default
 
@@ -247,6 +250,11 @@ class PrivateDistillationConfig(TrainingArguments):
             raise ValueError(
                 f"label_smoothing_factor={self.label_smoothing_factor}: the teacher's soft targets are what smooths "
                 "the labels here. Leave it at 0; a larger alpha or temperature smooths more."
+            )
+        if self.debug and self.fused_loss:
+            raise ValueError(
+                f"debug={self.debug} looks at every output of the model, and the fast loss leaves the logits empty. "
+                "Set fused_loss=False with it."
             )
         if self.torch_compile and self.hidden_weight > 0:
             raise ValueError(

@@ -16,7 +16,7 @@ from datasets import Dataset, IterableDataset
 from peft import PeftConfig
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from swingkd.data import PII_COLUMNS
@@ -31,6 +31,7 @@ from swingkd.tasks.language import MaskingCollator, NewMasks
 from swingkd.trainer.check_arguments import check_arguments
 from swingkd.trainer.check_data import check_fresh_masks
 from swingkd.trainer.checkpoints import begin_checkpoint, last_complete_checkpoint, load_renamed
+from swingkd.trainer.collators import collator_of
 from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.evaluation import preprocessing
 from swingkd.trainer.metrics import Metrics
@@ -110,8 +111,10 @@ class PrivateDistillationTrainer(SearchingTrainer):
         target_protection: Protection | None = None,
         peft_config: PeftConfig | None = None,
     ):
-        check_arguments(model, args, compute_loss_func, model_init)
+        check_arguments(model, args, compute_loss_func, model_init, optimizers, peft_config)
         args = PrivateDistillationConfig.of(args)
+        # As `Trainer` does at its beginning: what is drawn before (new heads, adapters) follows the seed too.
+        set_seed(args.seed)
         first = model if model_init is None else made_by(model_init, args)
         self.setup = setup = Setup.of(
             GivenModels(first, teacher_model, public_model, processing_class, teacher_processing_class, peft_config),
@@ -125,7 +128,7 @@ class PrivateDistillationTrainer(SearchingTrainer):
         super().__init__(
             model=setup.models.student,
             args=setup.args,
-            data_collator=data_collator or setup.collator(),
+            data_collator=collator_of(data_collator, setup.collator(), self.task),
             train_dataset=setup.train_dataset,
             eval_dataset=setup.eval_dataset,
             processing_class=setup.models.processing_class,
@@ -149,15 +152,15 @@ class PrivateDistillationTrainer(SearchingTrainer):
             why=setup.why,
             counted=not self.args.differentially_private,
         )
-        self.add_callback(SayWhatIsProtected(self))
-        self._begin(own_collator=data_collator is not None)
+        self.add_callback(SayWhatIsProtected(self.protected))
+        self._begin()
 
-    def _begin(self, own_collator: bool) -> None:
+    def _begin(self) -> None:
         """Make what needs the Trainer's device, precision and model."""
         # Our loss divides by the number of tokens of the whole optimisation step, so the Trainer must count them.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = self.task.shifts_labels
-        self._follow_epochs(own_collator)
+        self._follow_epochs()
         models = (self.setup.models.teacher, self.setup.models.public)
         self.teacher_model, self.public_model = (frozen_model(m, self.args.device) if m else None for m in models)
         self._set_up_dp()
@@ -170,12 +173,12 @@ class PrivateDistillationTrainer(SearchingTrainer):
         self.distillation = self._make_objective()
         _ = self.protection
 
-    def _follow_epochs(self, own_collator: bool) -> None:
+    def _follow_epochs(self) -> None:
         """Let masks change from epoch to epoch, where tokens are masked."""
         if not isinstance(self.data_collator, MaskingCollator):
             return
         check_fresh_masks(self.args)
-        if not own_collator:
+        if self.data_collator.seed is None:
             self.data_collator.seed = self.args.seed
         self.add_callback(NewMasks(self.data_collator))
 
@@ -256,6 +259,11 @@ class PrivateDistillationTrainer(SearchingTrainer):
         """Train as `Trainer.train` does; the protection is built first, or read back when resuming."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ValueError(
+                    f"There is no checkpoint in {self.args.output_dir} to go on from. Leave out "
+                    "resume_from_checkpoint to begin, or name the folder of the run."
+                )
         if resume_from_checkpoint:
             check_same_run(str(resume_from_checkpoint), run_settings(self.args, self._identity))
             self.resumed = True

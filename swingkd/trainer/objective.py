@@ -152,7 +152,10 @@ class Objective:
     def tokens(self, inputs: dict[str, torch.Tensor], dtype: torch.dtype = torch.float32) -> PredictedTokens:
         """Find what a batch asks the student to predict; `dtype` of the likelihoods."""
         tokens = self.task.predicted(inputs, max(self.args.noise_context, population.CONTEXT), self.end)
-        return tokens._replace(facts=tokens.facts._replace(likelihood=tokens.likelihood.to(dtype)))
+        likelihood = tokens.likelihood.to(dtype)
+        if bool(((likelihood < 0) | (likelihood > 1)).any()):
+            raise ValueError("pii_likelihood lies beyond [0, 1] in a batch. Whole numbers count from 0 to 255.")
+        return tokens._replace(facts=tokens.facts._replace(likelihood=likelihood))
 
     @torch.no_grad()
     def targets(

@@ -139,19 +139,18 @@ def shape(text: str) -> str:
 class SayWhatIsProtected(TrainerCallback, ExportableState):
     """Say at the start of a training what it protects, and keep it in the state that checkpoints hold."""
 
-    def __init__(self, trainer: Any):
-        self.trainer = trainer
+    def __init__(self, protected: Protected):
+        self.protected = protected
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        """Print the words where the trainer prints its log, and log the shares."""
-        if not args.should_log:
-            return
-        for line in protected_lines(self.trainer.protected):
-            tqdm.write(line)
-        numbers = protected_numbers(self.trainer.protected)
-        if numbers and state.global_step == 0:
-            self.trainer.log(numbers)
+        """Print the words where the trainer prints its log, and put the shares into it."""
+        if args.should_log:
+            for line in protected_lines(self.protected):
+                tqdm.write(line)
+        numbers = protected_numbers(self.protected)
+        if numbers and not state.global_step:
+            state.log_history.append({**numbers, "step": 0})
 
     def state(self) -> dict[str, Any]:
-        """Return what `trainer_state.json` keeps."""
-        return {"args": {}, "attributes": {"protected": self.trainer.protected}}
+        """Return what `trainer_state.json` keeps, and what it is made of again."""
+        return {"args": {"protected": self.protected}, "attributes": {}}

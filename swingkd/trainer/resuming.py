@@ -75,6 +75,8 @@ def check_same_run(checkpoint: str, now: dict[str, Any]) -> None:
     Raises:
         ValueError: names what differs; or the checkpoint is not whole, or a file in it was changed.
     """
+    if not Path(checkpoint).is_dir():
+        raise ValueError(f"There is no checkpoint {checkpoint} to go on from.")
     check_seal(checkpoint)
     if not any(path for name in _OPTIMIZER for path in Path(checkpoint).glob(name)):
         raise ValueError(

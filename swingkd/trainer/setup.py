@@ -43,6 +43,7 @@ from swingkd.trainer.check_models import (
     check_one_device,
     check_padding_is_unread,
     check_precision,
+    check_processing,
     check_public,
     check_publishing,
     check_task,
@@ -168,8 +169,8 @@ class Setup:
         args = args.settled()
         if any(isinstance(part, IterableDataset) for part in (data.train_dataset, *parts_of(data.eval_dataset))):
             args = args.of_streams()
-        check_kind(data.train_dataset, "train_dataset", several=False)
-        check_kind(data.eval_dataset, "eval_dataset")
+        check_kind(data.train_dataset, "train_dataset", several=False, named=False)
+        check_kind(data.eval_dataset, "eval_dataset", named=False)
         models = load_models(given, data, args)
         args, cache, why = choose_protection(data, args, models)
         args = check_fit(given.peft_config, args, models)
@@ -221,9 +222,15 @@ def load_models(given: GivenModels, data: GivenData, args: PrivateDistillationCo
     processing_class = given.processing_class
     if processing_class is None:
         processing_class = _load_processing_class(student, task)
+    check_processing(processing_class, task)
     processing_class, teacher_processing_class = map(padding, (processing_class, given.teacher_processing_class))
     ledger = first_ledger(student, teacher, args)
     teacher_options: Any = args.teacher_model_init_kwargs or {}
+    if teacher_options and not isinstance(teacher, str):
+        raise ValueError(
+            "teacher_model_init_kwargs are for a teacher that is given by its name; this one is loaded already. Load "
+            "it with them, or pass its name."
+        )
     return Models(
         task,
         _student_of(task, student, args),
@@ -240,7 +247,14 @@ def load_models(given: GivenModels, data: GivenData, args: PrivateDistillationCo
 def _student_of(task: Task, student: str | PreTrainedModel, args: PrivateDistillationConfig) -> PreTrainedModel:
     """Load the student, or look at one that is loaded."""
     # A checkpoint in half precision would be trained in half precision: the student's weights are float32.
-    options: Any = {"dtype": torch.float32, **(args.model_init_kwargs or {})}  # type: ignore[dict-item]
+    given: Any = dict(args.model_init_kwargs or {})  # type: ignore[arg-type]
+    # As transformers called it before.
+    options: Any = {"dtype": given.pop("torch_dtype", torch.float32)} | given
+    if args.model_init_kwargs and not isinstance(student, str):
+        raise ValueError(
+            "model_init_kwargs are for a student that is given by its name; this one is loaded already. Load it with "
+            "them, or pass its name."
+        )
     model = load_pretrained(task.auto_model, student, role="student", new_head=not task.predicts_tokens, **options)
     check_balance(model, args.differentially_private)
     return model
