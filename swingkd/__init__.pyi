@@ -24,7 +24,7 @@ from .audit import (
     shadow_models,
 )
 from .decentralized import DecentralizedDistillation
-from .functional import distillation_loss, teacher_logits
+from .functional import collator_of, distillation_loss, distilling, prepare_rows, teacher_logits
 from .models.teacher_server import TeacherServer
 from .privacy import PrivacyLedger, PrivacyPlan
 from .tagging import EnsembleTagger, PresidioTagger, RarityTagger, RuleTagger, TokenClassificationTagger
@@ -57,9 +57,12 @@ __all__ = [
     "audit_membership",
     "audit_model",
     "cache_teacher",
+    "collator_of",
     "distillation_loss",
+    "distilling",
     "epsilon_lower_bound",
     "measure_exposure",
+    "prepare_rows",
     "shadow_models",
     "teacher_logits",
 ]

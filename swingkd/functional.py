@@ -2,19 +2,25 @@
 
 `PrivateDistillationTrainer` does more: it never makes all logits at once, keeps the protection over a restart, counts
 what was released, and trains with differential privacy.  Whoever has a loop already needs two things: batches that say
-how private each token is (`swingkd.data.prepare_dataset` and `DistillationCollator`), and this function.
+how private each token is (`prepare_rows` and `collator_of`), and this function.
 """
 
 from __future__ import annotations
 
-import torch
-from transformers import PreTrainedModel
+from collections.abc import Callable
+from typing import Any
 
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from swingkd.data import PII_COLUMNS, DataSettings
 from swingkd.guards import check_finite
 from swingkd.losses import token_losses
 from swingkd.models.head import at_least_float32
+from swingkd.tagging import Tagger
 from swingkd.targets import LiveTeacher, ProtectedTargets, Protection, TemperatureSettings, population
-from swingkd.tasks import Task, task_of
+from swingkd.tasks import Reading, Task, task_of
 
 
 def distillation_loss(
@@ -105,3 +111,71 @@ def teacher_logits(teacher: PreTrainedModel, batch: dict[str, torch.Tensor], tas
     """
     kind = task_of("", task)
     return teacher(**kind.call(kind.of_teacher(batch), teacher)).logits
+
+
+def prepare_rows(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    tagger: Tagger | None,
+    model: PreTrainedModel,
+    task: str = "text-generation",
+    settings: DataSettings | None = None,
+) -> Dataset:
+    """Return tokenised rows that say how private each token, or each example, is; `collator_of` makes batches of them.
+
+    Args:
+        dataset: as `PrivateDistillationTrainer` takes it.
+        tokenizer: a fast tokenizer, of student and teacher.
+        tagger: what rates the text; `None`: nothing is private.
+        model: the student, which knows its classes.
+        task: as the Hub names it.
+        settings: which column holds the text, how long rows may be, ...
+    """
+    return task_of("", task).prepare(dataset, Reading(tokenizer, tagger, settings or DataSettings(), model))
+
+
+def collator_of(tokenizer: PreTrainedTokenizerBase, task: str = "text-generation") -> Callable:
+    """Return what makes batches of `prepare_rows`, for a DataLoader's `collate_fn`."""
+    return task_of("", task).collator(tokenizer)
+
+
+def distilling(trainer: type, teacher: PreTrainedModel, protection: Protection | None = None, **settings: Any) -> type:
+    """Return a class of trainer whose loss is the protected distillation loss: of `Trainer`, or of TRL's SFTTrainer.
+
+        rows, collator = prepare_rows(texts, tokenizer, RuleTagger(), model), collator_of(tokenizer)
+        distilling(SFTTrainer, teacher, Drop())(model, args, data_collator=collator, train_dataset=rows)
+
+    Args:
+        trainer: a subclass of `transformers.Trainer`.
+        teacher: it is frozen, and moved to the trainer's device.
+        protection: see `distillation_loss`.
+        **settings: of `distillation_loss`: temperatures, alpha, beta, end, task.
+    """
+    kind = task_of("", settings.get("task", "text-generation"))
+
+    class Distilling(trainer):
+        """The trainer, with a teacher."""
+
+        def __init__(self, *args: Any, **kwargs: Any):
+            super().__init__(*args, **kwargs)
+            self.model_accepts_loss_kwargs = True
+            teacher.eval().requires_grad_(False).to(self.args.device)
+
+        def _set_signature_columns_if_needed(self) -> None:
+            # After `self._signature_columns = list(signature.parameters.keys())`: the loss reads more than the model.
+            super()._set_signature_columns_if_needed()
+            own = (*PII_COLUMNS, *kind.columns, "labels")
+            self._signature_columns += [name for name in own if name not in self._signature_columns]
+
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            student = self.accelerator.unwrap_model(model)
+            outputs = model(**kind.call(inputs, student))
+            answers = teacher_logits(teacher, inputs, kind.name)
+            counted = {"num_items_in_batch": num_items_in_batch, "protection": protection}
+            loss = distillation_loss(outputs.logits, answers, inputs, **counted, **settings)
+            if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+                # The count is of all processes, and data-parallel training averages the gradients.
+                loss = loss * self.accelerator.num_processes
+            return (loss, outputs) if return_outputs else loss
+
+    return Distilling

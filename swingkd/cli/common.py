@@ -162,6 +162,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             for name, value in kwargs.items():
                 check_finite(f"--{name.replace('_', '-')}", value)
             function(*args, **kwargs)
+        except typer.Exit:
+            raise
         except UnicodeDecodeError as error:
             # Not with its own words, which hold the whole text.
             raise fail(f"A file is not UTF-8 (byte {error.start}). Save it as UTF-8.") from None

@@ -1,4 +1,4 @@
-"""Rows that somebody tokenised: padding is taken off, and what TRL says in columns of its own is said as it is here."""
+"""Rows that somebody tokenised: padding is taken off, and what TRL says in columns of its own is read."""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from typing_extensions import TypedDict
 
 
@@ -36,14 +34,6 @@ def protected_lines(protected: Protected) -> list[str]:
     if protected["examples"]:
         lines.append(f"Such as, their letters and digits masked: {', '.join(protected['examples'])}.")
     return lines
-
-
-def protected_numbers(protected: Protected) -> dict[str, Any]:
-    """Return the shares for a log: `flagged`, and `flagged_<kind>`."""
-    if protected["flagged"] is None:
-        return {}
-    kinds = {f"flagged_{name.lower()}": share for name, share in protected["kinds"].items()}
-    return {"flagged": protected["flagged"]} | kinds
 
 
 def _percent(share: float) -> str:

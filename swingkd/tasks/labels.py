@@ -118,7 +118,8 @@ class TextTask(LabelTask):
         return LabelCollator(processing_class.pad_token_id, teacher)
 
     def call(self, inputs, model):
-        return {name: inputs[name] for name in ("input_ids", "attention_mask")} | of_tokens(inputs, model)
+        read = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
+        return read | of_tokens(inputs, model)
 
     def of_teacher(self, inputs):
         if "teacher_input_ids" not in inputs:

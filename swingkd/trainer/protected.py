@@ -15,7 +15,7 @@ from transformers.trainer_callback import ExportableState
 
 from swingkd.data.columns import IGNORE, flat, stored
 from swingkd.data.prepare import column_names
-from swingkd.report.protected import Protected, protected_lines, protected_numbers
+from swingkd.report.protected import Protected, protected_lines
 from swingkd.tagging import EnsembleTagger, Tagger
 from swingkd.tagging.threshold import THRESHOLD
 from swingkd.targets.population import COPY, GROUP_STRIDE, LAST_PLACE
@@ -143,13 +143,9 @@ class SayWhatIsProtected(TrainerCallback, ExportableState):
         self.protected = protected
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        """Print the words where the trainer prints its log, and put the shares into it."""
-        if args.should_log:
-            for line in protected_lines(self.protected):
-                tqdm.write(line)
-        numbers = protected_numbers(self.protected)
-        if numbers and not state.global_step:
-            state.log_history.append({**numbers, "step": 0})
+        """Print the words where the trainer prints its log."""
+        for line in protected_lines(self.protected) if args.should_log else ():
+            tqdm.write(line)
 
     def state(self) -> dict[str, Any]:
         """Return what `trainer_state.json` keeps, and what it is made of again."""

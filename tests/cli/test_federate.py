@@ -29,7 +29,7 @@ def test_federate_runs_a_configuration_and_writes_its_card(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [(["--method", "sgd"], "method='sgd' is none of"), (["--engine", "spark"], "engine='spark' is none of")],
+    [(["--method", "sgd"], "--method sgd is none of"), (["--engine", "spark"], "--engine spark is none of")],
 )
 def test_federate_says_what_is_wrong(tmp_path, options, says):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config_of(tmp_path)))

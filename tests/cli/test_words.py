@@ -44,6 +44,7 @@ PYTHON_ONLY = (
     "has no name to load its tokenizer",
     "Make it a data set of the datasets library",
     "compute_loss_func",
+    "mlm=False",
     "A stream can",
     "and pass tagger=None",
     "puts tokens of its own",

@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer
+from swingkd.trainer.checkpoints import last_complete_checkpoint
 from tests.harness import TEXTS, tiny_model, train_tokenizer
 
 
@@ -45,7 +46,7 @@ def main(folder: Path, steps: int) -> None:
         processing_class=tokenizer,
         callbacks=[Progress(folder / "step")],
     )
-    trainer.train(resume_from_checkpoint=True)
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(str(folder / "out")))
     result = {
         "steps": trainer.state.global_step,
         "releases": trainer.ledger.entries[0].releases,
