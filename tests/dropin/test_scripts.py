@@ -91,11 +91,8 @@ COMMON = [
 
 @pytest.mark.parametrize("name", ["clm", "clm_private"])
 def test_language_modelling(language, name):
-    found = run(
-        name,
-        ["--model", "student", "--train_file", "train.txt", "--validation_file", "valid.txt"]
-        + ["--output_dir", "out", *COMMON],
-    )
+    files = ["--model", "student", "--train_file", "train.txt", "--validation_file", "valid.txt"]
+    found = run(name, [*files, *COMMON])
     assert 1 < found["perplexity"] < 1000
     assert 0 <= found["eval_accuracy"] <= 1
     assert (language / "out" / "model.safetensors").exists()

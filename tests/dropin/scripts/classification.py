@@ -32,10 +32,10 @@ def main(arguments):
     def preprocess(examples):
         pairs = examples["sentence1"], examples["sentence2"]
         result = tokenizer(*pairs, max_length=script_args.max_seq_length, truncation=True)
-        result["label"] = [model.config.label2id[str(label)] for label in examples["label"]]
+        result["labels"] = [model.config.label2id[str(label)] for label in examples["label"]]
         return result
 
-    processed = raw_datasets.map(preprocess, batched=True, load_from_cache_file=False)
+    processed = raw_datasets.map(preprocess, batched=True, remove_columns=["label"])
 
     def compute_metrics(prediction):
         return {"accuracy": float((np.argmax(prediction.predictions, axis=1) == prediction.label_ids).mean())}
@@ -52,7 +52,8 @@ def main(arguments):
     trainer.train()
     trainer.save_model()
     metrics = trainer.evaluate()
-    test = processed["validation"].remove_columns("label")
+    columns = [name for name in processed["validation"].column_names if not name.startswith("label")]
+    test = processed["validation"].select_columns(columns)
     predictions = np.argmax(trainer.predict(test).predictions, axis=1)
     return metrics | {"predicted": [model.config.id2label[item] for item in predictions]}
 
