@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from swingkd.audit.intervals import Interval, proportion
@@ -31,6 +30,7 @@ from swingkd.audit.scores import (
     length_batches,
     longest_input,
 )
+from swingkd.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def extract_continuations(
         )
     greedy, log_probs = np.zeros(len(rows), bool), np.zeros(len(rows))
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    with evaluating(model), tqdm(total=len(rows), desc="Continuing texts", disable=not progress) as bar:
+    with evaluating(model), progress_bar(total=len(rows), desc="Continuing texts", disable=not progress) as bar:
         for batch in length_batches(order, [len(row) for row in rows], batch_tokens(model, memory)):
             own, best = _suffix_scores(model, [rows[i] for i in batch], [first[i] for i in batch], temperature, top_k)
             log_probs[batch], greedy[batch] = own, best

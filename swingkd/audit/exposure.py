@@ -21,7 +21,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from scipy import integrate, stats
-from tqdm.auto import tqdm
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from swingkd.audit.canaries import Canary, CanarySet
@@ -37,6 +36,7 @@ from swingkd.audit.prefix_tree import (
     whole_space,
 )
 from swingkd.audit.scores import evaluating
+from swingkd.progress import progress_bar
 
 # Above this many fillings an exact rank takes too long to be what the user meant.
 _EXACT_LIMIT = 20_000_000
@@ -84,7 +84,7 @@ def measure_exposure(
         drawn = _references(canaries, references if method != "exact" else 64, seed)
         whole = len(drawn) == canaries.space
         results, p_values, brute_force = [], [], 0
-        for canary in tqdm(canaries.canaries, desc="Exposure", disable=not progress):
+        for canary in progress_bar(canaries.canaries, desc="Exposure", disable=not progress):
             others = None if method == "exact" else [filling for filling in drawn if filling != canary.secret]
             scores, secret, tokens = _score(walker, tokenizer, canaries, canary, others, drawn[:64])
             brute_force += tokens

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from swingkd.audit.prefix_tree import leading_special_ids
 from swingkd.audit.scores import check_tokenizer, evaluating, longest_input
+from swingkd.progress import progress_bar
 
 
 @torch.inference_mode()
@@ -25,6 +25,7 @@ def sample_texts(
     batch_size: int = 64,
     seed: int = 0,
     progress: bool = True,
+    desc: str = "Sampling texts",
 ) -> list[str]:
     """Sample a continuation of each prompt; return what was added.
 
@@ -39,6 +40,7 @@ def sample_texts(
         batch_size: prompts at a time.
         seed: of the samples; torch's own generator is left as it was.
         progress: show a progress bar.
+        desc: what it says.
 
     Raises:
         ValueError: the tokenizer belongs to another model, or has no token to start a text with; a number is too low.
@@ -79,7 +81,7 @@ def sample_texts(
     with (
         evaluating(model),
         torch.random.fork_rng(devices),
-        tqdm(total=len(ids), desc="Sampling", disable=not progress) as bar,
+        progress_bar(total=len(ids), desc=desc, disable=not progress) as bar,
     ):
         torch.manual_seed(seed)
         for first in range(0, len(order), batch_size):

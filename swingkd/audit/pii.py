@@ -219,6 +219,7 @@ def extract_values(
         several=True,
         seed=seed,
         progress=progress,
+        desc="Values that it says unasked: sampling texts",
     )
     drawn = [tokenizer.decode(prompt) + text for prompt, text in zip(prompts, added, strict=True)]
     sampled: Counter[str] = Counter()
@@ -317,7 +318,14 @@ def reconstruct_values(
     chosen = [chosen[i] for i in np.random.default_rng(seed).permutation(len(chosen))[:limit]]
     prompts = [value.text[: value.start].rstrip() for value in chosen for _ in range(proposals)]
     continuations = sample_texts(
-        model, tokenizer, prompts, max_new_tokens=value_tokens, top_k=top_k, seed=seed, progress=progress
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=value_tokens,
+        top_k=top_k,
+        seed=seed,
+        progress=progress,
+        desc=f"Reconstruction: {proposals} proposals for each of {len(chosen)} gaps",
     )
     texts = [prompt + more for prompt, more in zip(prompts, continuations, strict=True)]
     proposed: list[set[str]] = [set() for _ in chosen]
@@ -352,7 +360,11 @@ def _pick(model, tokenizer, values, lists, chance, max_length, progress) -> Gues
     scores = np.zeros(0)
     if texts:
         records = TextRecords(texts, [0] * len(texts), names)
-        scores = score_texts(model, tokenizer, records, max_length=max_length, progress=progress).log_likelihood
+        what = "Reconstruction" if chance is None else "Inference"
+        desc = f"{what}: which of the candidates is likeliest"
+        scores = score_texts(
+            model, tokenizer, records, max_length=max_length, progress=progress, desc=desc
+        ).log_likelihood
     right, place = [], 0
     for value, own in zip(values, lists, strict=True):
         best = int(scores[place : place + len(own)].argmax()) if own else 0

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from swingkd.audit.records import LabelledRecords, TextRecords
+from swingkd.progress import progress_bar
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +69,7 @@ def score_texts(
     max_length: int = 512,
     memory: int | None = None,
     progress: bool = True,
+    desc: str = "Scoring texts",
 ) -> RecordScores:
     """Score texts by all attacks that need no other model, in one forward pass a text.
 
@@ -80,6 +81,7 @@ def score_texts(
         max_length: longer texts are cut, in tokens.
         memory: bytes for a batch's logits; default: what a CPU's caches like, more on an accelerator.
         progress: show a progress bar.
+        desc: what it says.
 
     Raises:
         ValueError: a text without a token to predict, a tokenizer of another model, or logits that are not finite;
@@ -91,7 +93,7 @@ def score_texts(
     ids, first = _tokens(processing_class, records, longest_input(model, max_length))
     numbers = np.zeros((4, len(ids)))
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    with evaluating(model), tqdm(total=len(ids), desc="Scoring texts", disable=not progress) as bar:
+    with evaluating(model), progress_bar(total=len(ids), desc=desc, disable=not progress) as bar:
         for batch in length_batches(order, [len(row) for row in ids], batch_tokens(model, memory)):
             scores = _token_scores(model, [ids[i] for i in batch], [first[i] for i in batch])
             for i, (log_probs, relative) in zip(batch, scores, strict=True):
@@ -139,7 +141,7 @@ def score_labels(
         check_tokenizer(model, processing_class)
         longest = min(longest, processing_class.model_max_length)
     with evaluating(model):
-        for start in tqdm(range(0, len(records), batch_size), desc="Scoring examples", disable=not progress):
+        for start in progress_bar(range(0, len(records), batch_size), desc="Scoring examples", disable=not progress):
             inputs = records.inputs[start : start + batch_size]
             if is_text:
                 batch = processing_class(

@@ -45,6 +45,10 @@ def audit(
         typer.Option(help="With --pii, only this: continuation, values, reconstruction or inference; several times."),
     ] = None,
     samples: Annotated[int, typer.Option(help="How many texts to sample in search of private values.")] = 1000,
+    limit: Annotated[int, typer.Option(help="How many private values to reconstruct and to pick.")] = 200,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="With --pii: a quarter of the samples and values, for a first look.")
+    ] = False,
     candidates: Annotated[int, typer.Option(help="Among how many the model picks a private value.")] = 20,
     show_secrets: Annotated[
         bool, typer.Option("--show-secrets", help="Write the private values that were found into report.json.")
@@ -61,7 +65,9 @@ def audit(
     """
 
     from swingkd.audit import CanarySet, audit_model, read_records
+    from swingkd.audit.foretold import foretell_extraction
     from swingkd.audit.loading import load_model, load_reference
+    from swingkd.audit.records import text_records
     from swingkd.models.loading import public_name
     from swingkd.report import audit_tables, read_model_facts, write_audit, write_audit_onto_card
     from swingkd.report.model_files import CARD_FILE
@@ -82,9 +88,19 @@ def audit(
     canary_set = CanarySet.load(canaries) if canaries else None
     extraction: dict[str, Any] | None = None
     if pii:
-        extraction = {"prefix_tokens": prefix_tokens, "suffix_tokens": suffix_tokens, "samples": samples}
-        extraction |= {"candidates": candidates} | ({"attacks": attack} if attack else {})
+        part = 4 if quick else 1
+        sizes = {"samples": max(samples // part, 1), "limit": max(limit // part, 1), "candidates": candidates}
+        extraction = {"prefix_tokens": prefix_tokens, "suffix_tokens": suffix_tokens, **sizes}
+        extraction |= {"attacks": attack} if attack else {}
+    elif quick:
+        raise ValueError("--quick is for --pii. Leave it out.")
     audited, processing = load_model(model)
+    if extraction is not None and audited.can_generate() and not as_json:
+        texts = text_records(data["private_text"], "texts").texts
+        asked = {name: value for name, value in extraction.items() if not name.endswith("_tokens")}
+        seconds = foretell_extraction(audited, processing, texts, **asked, sides=2 if unseen else 1)
+        hint = "" if quick or seconds < 60 else "; --quick takes about a quarter of it"
+        say(f"The search for private values takes about {_duration(seconds)}{hint}.", err=True)
     report = audit_model(
         audited,
         processing,
@@ -107,6 +123,10 @@ def audit(
     for table in audit_tables(report):
         console.print(table)
     console.print(f"Written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    return f"{max(seconds, 1):.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
 
 
 @command

@@ -42,6 +42,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     "audit": {
         "attacks": "--attack",
         "candidates": "--candidates",
+        "limit": "--limit",
         "members": "--members",
         "nonmembers": "--nonmembers",
         "prefix_tokens": "--prefix-tokens",

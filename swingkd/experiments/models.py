@@ -22,6 +22,7 @@ from transformers import (
 from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer
 from swingkd.experiments.grid import training_settings
 from swingkd.experiments.launch import expand
+from swingkd.trainer.lines import LineProgress, show_lines
 
 START, END, PAD = "<|start|>", "<|end|>", "<|pad|>"
 
@@ -35,6 +36,8 @@ def quiet(trainer: Trainer) -> Trainer:
     """Say what is trained, and leave the rest to progress bars: the numbers go to metrics.json."""
     if trainer.is_world_process_zero():
         print(f"training {Path(trainer.args.output_dir).name}", flush=True)
+    if not any(isinstance(callback, LineProgress) for callback in trainer.callback_handler.callbacks):
+        show_lines(trainer)
     trainer.remove_callback(PrinterCallback)
     return trainer
 

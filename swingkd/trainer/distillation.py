@@ -34,6 +34,7 @@ from swingkd.trainer.checkpoints import begin_checkpoint, last_complete_checkpoi
 from swingkd.trainer.collators import collator_of
 from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.evaluation import preprocessing
+from swingkd.trainer.lines import show_lines
 from swingkd.trainer.metrics import Metrics
 from swingkd.trainer.objective import Objective, StepLosses, frozen_model, readable_head
 from swingkd.trainer.protected import SayWhatIsProtected, what_is_protected
@@ -153,6 +154,7 @@ class PrivateDistillationTrainer(SearchingTrainer):
             counted=not self.args.differentially_private,
         )
         self.add_callback(SayWhatIsProtected(self.protected))
+        show_lines(self)
         self._begin()
 
     def _begin(self) -> None:

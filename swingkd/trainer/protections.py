@@ -11,8 +11,8 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
+from swingkd.progress import progress_bar
 from swingkd.targets import (
     Drop,
     MollifiedTarget,
@@ -225,11 +225,11 @@ def _average(
         raise ValueError("protection='population' averages over the training set: pass train_dataset=...")
     builder = PopulationBuilder(objective.vocabulary, args.population_min_spans)
     loader = DataLoader(dataset, batch_size=args.per_device_eval_batch_size, collate_fn=collator)
-    for batch in tqdm(loader, desc="Counting private spans", disable=args.disable_tqdm):
+    for batch in progress_bar(loader, desc="Counting private spans", disable=args.disable_tqdm):
         positions = objective.tokens(batch).private()
         if positions is not None:
             builder.count(positions)
-    for batch in tqdm(loader, desc="Averaging private tokens", disable=args.disable_tqdm):
+    for batch in progress_bar(loader, desc="Averaging private tokens", disable=args.disable_tqdm):
         batch = {key: value.to(args.device) for key, value in batch.items()}
         for log_probs, positions in objective.teacher_log_probs(batch):
             builder.add(log_probs, positions)

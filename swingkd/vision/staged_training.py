@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 from transformers import get_scheduler
 from typing_extensions import TypedDict
 
 from swingkd.files import check_seal, read_as, seal, write_json
 from swingkd.models.logits import logits_of
 from swingkd.privacy import PrivacyLedger, ShardAnswers, module_digest
+from swingkd.progress import progress_bar
 from swingkd.vision.base import Classifier, ImageArguments
 from swingkd.vision.data import Images
 
@@ -125,8 +125,8 @@ class StagedTraining(Classifier):
             self._resume()
         else:
             self.forget()
-        bar = tqdm(
-            total=len(units), initial=self.done, disable=not (self.args.progress and self.accelerator.is_main_process)
+        bar = progress_bar(
+            total=len(units), done=self.done, disable=not (self.args.progress and self.accelerator.is_main_process)
         )
         try:
             for number in range(self.done, len(units)):

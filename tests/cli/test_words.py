@@ -54,7 +54,6 @@ PYTHON_ONLY = (
     "requires_grad_",
     "method=",
     "confidence=",
-    "limit=",
     "max_new_tokens=",
     "queries=",
     "inserted=",

@@ -1,0 +1,56 @@
+"""How long an extraction will take, from a first taste of its work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from swingkd.audit.extraction import ATTACKS, Attack
+from swingkd.audit.generation import sample_texts
+from swingkd.audit.scores import score_texts
+
+# What the attacks do where nobody says otherwise: tokens of a sample and of a proposal, proposals for a gap.
+_SAMPLED, _PROPOSED, _PROPOSALS = 128, 24, 32
+_BATCH, _STEPS = 64, 16
+
+
+def foretell_extraction(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    attacks: Sequence[Attack] = ATTACKS,
+    samples: int = 1000,
+    candidates: int = 20,
+    limit: int = 200,
+    sides: int = 1,
+) -> float:
+    """Return about how many seconds `audit_extraction` will take.
+
+    Args:
+        model, tokenizer: what is attacked.
+        texts: some that it will be asked about.
+        attacks, samples, candidates, limit: as `audit_extraction` has them.
+        sides: 2 where text that it never saw is attacked as well.
+    """
+    some = (list(texts) * _BATCH)[:_BATCH]
+    began = time.perf_counter()
+    prompts = [text[: len(text) // 2] for text in some]
+    sample_texts(model, tokenizer, prompts, max_new_tokens=_STEPS, several=True, progress=False)
+    a_step = (time.perf_counter() - began) / _STEPS
+    began = time.perf_counter()
+    score_texts(model, tokenizer, some, progress=False)
+    a_text = (time.perf_counter() - began) / len(some)
+    seconds = 0.0
+    if "values" in attacks:
+        seconds += samples / _BATCH * _SAMPLED * a_step
+    if "reconstruction" in attacks:
+        # About half of the proposals say a value, and those are scored.
+        seconds += sides * limit * (_PROPOSALS / _BATCH * _PROPOSED * a_step + _PROPOSALS / 2 * a_text)
+    if "inference" in attacks:
+        seconds += sides * limit * candidates * a_text
+    if "continuation" in attacks:
+        seconds += sides * len(texts) / _BATCH * 50 * a_step
+    return seconds
