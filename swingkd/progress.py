@@ -46,7 +46,7 @@ def progress_bar(
     if seen_live():
         return tqdm(iterable, desc=desc, total=total, initial=done, disable=disable)
     form = "{desc}: {n_fmt} of {total_fmt}, {elapsed} gone, {remaining} left"
-    lines: dict[str, Any] = {"bar_format": form, "mininterval": EVERY, "delay": EVERY, "leave": False}
+    lines: dict[str, Any] = {"bar_format": form, "mininterval": EVERY, "delay": EVERY}
     return _Lines(iterable, desc=desc, total=total, initial=done, disable=disable, **lines)
 
 
@@ -75,3 +75,10 @@ class Clock:
             f"step {step:,} of {self.total:,}, {plain_tqdm.format_interval(gone)} gone, "
             f"{plain_tqdm.format_interval(left)} left"
         )
+
+
+def duration(seconds: float) -> str:
+    """Say how long something takes, for people."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,6 +63,10 @@ def distill(
     eval_split: Annotated[str, typer.Option(help="Which split of it to read.")] = "test",
     push_to: Annotated[str | None, typer.Option(help="Send the student to this repository on the Hub.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the output folder.")] = False,
+    dry: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Load, tag and check; say what would happen, the memory and the time; stop."),
+    ] = False,
 ) -> None:
     """Distil a model; private text is found by the rules, and by --tagger where it is given.
 
@@ -77,6 +84,7 @@ def distill(
     from swingkd.trainer import PrivateDistillationTrainer
     from swingkd.trainer.checkpoints import last_complete_checkpoint
     from swingkd.trainer.config import PrivateDistillationConfig
+    from swingkd.trainer.dry_run import dry_run
     from swingkd.trainer.interruption import StopOnInterrupt
 
     if plain and (tagger or protection not in (None, "none")):
@@ -93,6 +101,10 @@ def distill(
         dataset_text_field=_columns(text_column),
     )
     output_dir = Path(fields.setdefault("output_dir", "out/student"))
+    if dry:
+        # What is made on the way goes with it.
+        fields["output_dir"] = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, fields["output_dir"], ignore_errors=True)
     args = PrivateDistillationConfig(**checked(fields, PrivateDistillationConfig))
     begun = last_complete_checkpoint(str(output_dir)) is not None
     if begun and not resume:
@@ -124,6 +136,11 @@ def distill(
         teacher_processing_class=own,
         callbacks=[stop],
     )
+    if dry:
+        for line in dry_run(trainer):
+            say(line)
+        say("Nothing was trained, and nothing is kept. Leave out --dry-run to begin.")
+        return
     if push_to:
         trainer.init_hf_repo()  # what cannot be sent is known now, and not hours from here
     with stop:

@@ -69,6 +69,7 @@ def audit(
     from swingkd.audit.loading import load_model, load_reference
     from swingkd.audit.records import text_records
     from swingkd.models.loading import public_name
+    from swingkd.progress import duration
     from swingkd.report import audit_tables, read_model_facts, write_audit, write_audit_onto_card
     from swingkd.report.model_files import CARD_FILE
 
@@ -100,7 +101,7 @@ def audit(
         asked = {name: value for name, value in extraction.items() if not name.endswith("_tokens")}
         seconds = foretell_extraction(audited, processing, texts, **asked, sides=2 if unseen else 1)
         hint = "" if quick or seconds < 60 else "; --quick takes about a quarter of it"
-        say(f"The search for private values takes about {_duration(seconds)}{hint}.", err=True)
+        say(f"The search for private values takes about {duration(seconds)}{hint}.", err=True)
     report = audit_model(
         audited,
         processing,
@@ -123,10 +124,6 @@ def audit(
     for table in audit_tables(report):
         console.print(table)
     console.print(f"Written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
-
-
-def _duration(seconds: float) -> str:
-    return f"{max(seconds, 1):.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
 
 
 @command

@@ -155,7 +155,8 @@ def in_words(text: str, command: str, fields: Collection[str] = (), given: Seque
 
     text = _BARE.sub(bare, _ASSIGNED.sub(assigned, text))
     text = re.sub(r"\b([Ss])et (?=--)", lambda match: "Give " if match[1] == "S" else "give ", text)
-    for sign, words in kept.items():
+    # The latest first: a path may hold a word that was set aside before it.
+    for sign, words in reversed(kept.items()):
         text = text.replace(sign, words)
     return text
 

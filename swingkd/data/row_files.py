@@ -79,6 +79,4 @@ def load_file(source: str | Path, found: RowFile) -> Any:
 
     # A path with brackets or stars is a name, no pattern.
     files = str(Path(source).resolve()).replace("[", "[[]").replace("*", "[*]").replace("?", "[?]")
-    if Path(source).suffix.lower() == ".zip":
-        files = f"zip://*::{files}"
     return load_dataset(found.kind, data_files=files, split="train", **found.options)
