@@ -17,6 +17,7 @@ from rich.table import Table
 from swingkd.audit import AuditReport, ExtractionReport, Interval, MembershipReport
 from swingkd.audit.membership import roc_curve
 from swingkd.report.plots import COLOURS, save_figure
+from swingkd.report.verdict import says_something, spoken
 
 _NO_POWER = "no power here"
 
@@ -42,7 +43,7 @@ def roc_figure(report: MembershipReport, title: str, path: Path) -> Path:
         yscale="log",
         xlim=(lowest, 1),
         ylim=(lowest, 1.05),
-        title=f"membership: {title}",
+        title=f"membership: {spoken(title)}",
         xlabel="false positive rate",
         ylabel="true positive rate",
     )
@@ -54,10 +55,11 @@ def roc_figure(report: MembershipReport, title: str, path: Path) -> Path:
 
 
 def roc_figures(report: AuditReport, folder: Path) -> list[Path]:
-    """Draw one roc_*.png a kind of record into a folder."""
+    """Draw one roc_*.png a kind of record into a folder, where the curves show more than chance."""
     return [
         roc_figure(membership, kind, folder / f"roc_{re.sub(r'[^A-Za-z0-9-]+', '_', kind)}.png")
         for kind, membership in report.membership.items()
+        if says_something(report, kind)
     ]
 
 
@@ -134,7 +136,7 @@ def _membership_table(kind: str, membership: MembershipReport, report: AuditRepo
         caught = report.teacher.through(kind) if kind in report.teacher.membership else []
         headings.append("on the teacher")
     caption += _control(report) + "".join(f"; {note}" for note in membership.notes)
-    table = _table(f"membership of {kind}: {first.members} in, {first.nonmembers} out", headings, caption)
+    table = _table(f"membership of {spoken(kind)}: {first.members} in, {first.nonmembers} out", headings, caption)
     for r in membership.results:
         row = [f"{r.auc.value:.3f}", _span(r.auc, 3), *r.told(0.01)]
         row += [f"{bounds[r.attack].epsilon:.2f}"] if bounds else []

@@ -15,6 +15,7 @@ from swingkd.privacy import TEACHER_DATA, TRANSFER_SET, PrivacyLedger
 from swingkd.report.audit_figures import audit_tables
 from swingkd.report.protected import Protected, protected_lines
 from swingkd.report.render import fill, plain
+from swingkd.report.verdict import spoken
 
 _TAGS = ("knowledge-distillation", "privacy", "swingkd")
 
@@ -119,10 +120,11 @@ def _eval_results(facts: ModelFacts) -> list[EvalResult]:
             who = f"canaries inserted {level} times" if level else "canaries never inserted"
             measured.append(("exposure", audit.exposure.mean(level).value, who))
     for kind, report in audit.membership.items():
+        who = spoken(kind)
         for result in report.results:
-            measured.append(("auc", result.auc.value, f"membership of {kind}, {result.attack}"))
+            measured.append(("auc", result.auc.value, f"membership of {who}, {result.attack}"))
             if result.resolves(0.01):
-                measured.append(("tpr_at_1_fpr", result.tpr_at_1_fpr.value, f"membership of {kind}, {result.attack}"))
+                measured.append(("tpr_at_1_fpr", result.tpr_at_1_fpr.value, f"membership of {who}, {result.attack}"))
     return [
         EvalResult(
             task_type=task,
@@ -163,11 +165,12 @@ def claims(facts: ModelFacts) -> list[str]:
                 lines.append(f"It gives something away of secrets that stood {level} times in the text: {over}.")
         lines += [f"{note[:1].upper()}{note[1:]}." for note in audit.exposure.notes]
     for kind, report in audit.membership.items():
+        who = spoken(kind)
         through, powerless = audit.through(kind), audit.powerless(kind)
         alone = [r.attack for r in report.results if r.p_value < 0.05 and r.attack not in through]
         if alone:
             lines.append(
-                f"On their own these would tell {kind}: {', '.join(alone)}; with {audit.family} attacks tried, that "
+                f"On their own these would tell {who}: {', '.join(alone)}; with {audit.family} attacks tried, that "
                 "may be chance."
             )
         if through:
@@ -176,21 +179,22 @@ def claims(facts: ModelFacts) -> list[str]:
                 for name in through
             )
             lines.append(
-                f"Membership of {kind} can be told, better than by chance (95 % confidence for all {audit.family} "
+                f"Membership of {who} can be told, better than by chance (95 % confidence for all {audit.family} "
                 f"attacks together): {named}."
             )
         elif audit.teacher is not None and len(powerless) == len(report.results):
-            lines.append(f"No power here: no attack tells {kind} of the teacher either, so nothing is shown of them.")
+            lines.append(f"No power here: no attack tells {who} of the teacher either, so nothing is shown of them.")
         elif powerless and not through:
-            lines.append(f"No power here: {', '.join(powerless)} do not catch the teacher on {kind} either.")
+            lines.append(f"No power here: {', '.join(powerless)} do not catch the teacher on {who} either.")
         lines += [f"{note[:1].upper()}{note[1:]}." for note in report.notes]
     promised = ledger.epsilon()
     for kind, bounds in audit.epsilon.items():
+        who = spoken(kind)
         for attack, bound in bounds.items():
             # An audit of ten copies is one of a group of ten.
             copies = re.search(r"x(\d+)$", kind)
             if promised is not None and bound.epsilon > promised and (copies is None or copies[1] == "1"):
-                lines.append(f"{attack} on {kind} proves epsilon {bound.epsilon:.2f}: more than is promised.")
+                lines.append(f"{attack} on {who} proves epsilon {bound.epsilon:.2f}: more than is promised.")
     if audit.teacher is None and (audit.membership or audit.exposure):
         lines.append("The attacks were not tried on the teacher: one that finds nothing may have no power.")
     return [*lines, "Attacks are lower bounds: a better one may find more. What a tagger misses is not protected."]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from rich.table import Table
 
 from swingkd.files import read_as, write_json, write_text
+from swingkd.report.plots import stacked
 from swingkd.report.render import fill
 from swingkd.tagging import Tagger, align, dilate, label_spans, private_spans, tag_texts
 from swingkd.targets import TemperatureSettings
@@ -65,6 +67,9 @@ class Page:
         claims: what does not hold, a line each.
         claims_heading: what they are called.
         protected: what was protected, a line each.
+        numbers: the three that count, with what each is.
+        verdicts: what was found, in words, a line each.
+        folded: figures and tables are shown to whoever asks for them.
         tables: numbers without a figure.
         figures: figures with their numbers.
         tokens: texts, token by token, from `shown_tokens`.
@@ -78,6 +83,9 @@ class Page:
     tokens: Sequence[Sequence[ShownToken]] = field(default=())
     claims_heading: str = "What does not hold"
     protected: Sequence[str] = ()
+    numbers: Sequence[tuple[str, str]] = ()
+    verdicts: Sequence[str] = ()
+    folded: bool = False
 
 
 def write_page(page: Page, path: Path) -> Path:
@@ -128,16 +136,22 @@ def table_of(table: Table) -> Figure:
 
 
 def svg_of(draw: Callable[[Path], Any], name: str) -> str:
-    """Return a figure as SVG that takes its text colour from the page.
+    """Return a figure as SVG that takes its text colour from the page: as it is, and stacked for a narrow screen.
 
     Args:
         draw: saves a figure at a path, in the format that its ending names.
         name: tells the figure from others of the page.
     """
+    wide, narrow = _svg(draw, name), _svg(draw, f"{name}-narrow", narrow=True)
+    return f'<div class="roomy">{wide}</div><div class="narrow">{narrow}</div>'
+
+
+def _svg(draw: Callable[[Path], Any], name: str, narrow: bool = False) -> str:
     settings: Any = {"svg.fonttype": "none", "savefig.transparent": True, "svg.hashsalt": name}
     with tempfile.TemporaryDirectory() as folder, matplotlib.rc_context(settings):
         path = Path(folder) / "figure.svg"
-        draw(path)
+        with stacked() if narrow else nullcontext():
+            draw(path)
         svg = path.read_text(encoding="utf-8")
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

@@ -15,6 +15,7 @@ from swingkd.report.page import Figure, Page, ShownToken, svg_of, table_of
 from swingkd.report.plots import epsilon_curves, epsilon_figure, repetition_figure
 from swingkd.report.protected import protected_lines
 from swingkd.report.summary import Summary, summarise
+from swingkd.report.verdict import numbers, says_something, spoken, verdicts
 
 _AT = (0.001, 0.01, 0.1)
 
@@ -22,17 +23,39 @@ _AT = (0.001, 0.01, 0.1)
 def model_page(facts: ModelFacts, tokens: Sequence[Sequence[ShownToken]] = ()) -> Page:
     """Return the page of one model."""
     figures = audit_figures(facts.audit or AuditReport(), facts.title) + epsilon_figures(facts.ledger)
-    used = Figure("Use", "", ("metric", "value"), [(name, f"{value:.4f}") for name, value in facts.results.items()])
+    used = Figure(
+        "Quality", "", ("metric", "value"), [(name, f"{value:.4f}") for name, value in facts.results.items()]
+    )
     tables = [*([used] if facts.results else []), *map(table_of, audit_tables(facts.audit or AuditReport()))]
     protected = protected_lines(facts.protected) if facts.protected else []
-    return Page(facts.title, facts.ledger.lines(), claims(facts), tables, figures, tokens, protected=protected)
+    audit = facts.audit or AuditReport()
+    return Page(
+        facts.title,
+        facts.ledger.lines(),
+        claims(facts),
+        tables,
+        figures,
+        tokens,
+        protected=protected,
+        numbers=numbers(audit),
+        verdicts=verdicts(audit),
+    )
 
 
 def audit_page(report: AuditReport, title: str) -> Page:
     """Return the page of an audit of one model."""
     tables = [table_of(table) for table in audit_tables(report)]
     note = "Attacks are lower bounds: a better one may find more. How the model was trained is not looked at here."
-    return Page(title, (), (note,), tables, audit_figures(report, title))
+    return Page(
+        title,
+        (),
+        (note,),
+        tables,
+        audit_figures(report, title),
+        numbers=numbers(report),
+        verdicts=verdicts(report),
+        folded=True,
+    )
 
 
 def leak_figure(content: dict[str, Any]) -> Figure:
@@ -57,10 +80,12 @@ def audit_figures(report: AuditReport, name: str) -> list[Figure]:
     if report.exposure:
         figures.append(exposure_by_repetition({name: _means(report.exposure)}))
     for kind, membership in report.membership.items():
+        if not says_something(report, kind):
+            continue
         key = f"roc-{len(figures)}"
         figures.append(
             Figure(
-                f"Membership of {kind}: ROC curves",
+                f"Membership of {spoken(kind)}: ROC curves",
                 svg_of(_roc(membership, kind), key),
                 ("attack", "AUC", *(f"TPR at {100 * rate:g} % FPR" for rate in _AT)),
                 [_roc_row(membership, result.attack) for result in membership.results],

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
+from matplotlib.legend import Legend
 
 from swingkd.audit import Interval
 from swingkd.files import written_whole
@@ -24,8 +30,68 @@ _FARTHEST = 20
 MARKERS = "osD^vPX*"
 
 
+#: Inches of a figure on a narrow screen, a panel, and a line of a legend.
+_NARROW, _PANEL, _LINE = 3.7, 2.9, 0.19
+_stacked: ContextVar[bool] = ContextVar("stacked", default=False)
+
+
+@contextmanager
+def stacked() -> Iterator[None]:
+    """Draw for a narrow screen: figures that are saved meanwhile have their panels and legends below each other."""
+    token = _stacked.set(True)
+    try:
+        yield
+    finally:
+        _stacked.reset(token)
+
+
+def _stack(figure: Figure) -> None:
+    panels, lines = figure.axes, 0
+    grid = GridSpec(len(panels), 1, figure=figure)
+    for i, axis in enumerate(panels):
+        axis.set_subplotspec(grid[i])
+        axis.title.set_text(textwrap.fill(axis.title.get_text(), 40))
+        # Panels side by side share what stands at the left of the first one.
+        axis.tick_params(labelleft=True)
+        axis.set_ylabel(axis.get_ylabel() or panels[0].get_ylabel())
+        own = axis.get_legend()
+        # A legend over the curves would hide them in half the room.
+        lines += _legend_below(figure, own) if own is not None else 0
+    for legend in list(figure.legends):
+        lines += _legend_below(figure, legend) if legend.get_title().get_text() != _BELOW else 0
+    title = figure.get_suptitle()
+    if title:
+        lines += len(wrapped := textwrap.wrap(title, 44))
+        figure.suptitle("\n".join(wrapped), fontsize=9)
+    figure.set_size_inches(_NARROW, max(_PANEL, figure.get_figheight() * 0.7) * len(panels) + _LINE * lines)
+
+
+_BELOW = " "
+
+
+def _legend_below(figure: Figure, legend: Legend) -> int:
+    """Move a legend below its figure; return how many lines it takes."""
+    handles: Any = list(legend.legend_handles)
+    labels = [textwrap.shorten(text.get_text(), 60, placeholder="…") for text in legend.get_texts()]
+    legend.remove()
+    below = figure.legend(
+        handles,
+        labels,
+        loc="outside lower left",
+        ncols=2 if max(map(len, labels), default=0) < 20 else 1,
+        fontsize=8,
+        frameon=False,
+        title=_BELOW,
+        title_fontsize=1,
+    )
+    below.set_in_layout(True)
+    return len(labels) + 1
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure whole, in the format that its name ends with."""
+    if _stacked.get():
+        _stack(figure)
     with written_whole(path) as part:
         figure.savefig(part, dpi=130)
 
