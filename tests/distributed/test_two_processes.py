@@ -44,6 +44,14 @@ def test_two_processes_equal_one(tmp_path, protection, single, several):
 
 
 @pytest.mark.distributed
+def test_two_processes_read_a_stream_as_one_does(tmp_path):
+    """Each reads it itself and takes its own rows: the same steps, in float64."""
+    one = launch(tmp_path / "one", accelerate("cpu"), "train_once.py", "4", "noise", "stream")
+    two = launch(tmp_path / "two", accelerate("ddp"), "train_once.py", "2", "noise", "stream")
+    assert_same(one, two, **CLOSE)
+
+
+@pytest.mark.distributed
 @pytest.mark.parametrize("task", [pytest.param("text-classification", marks=pytest.mark.slow), "token-classification"])
 def test_two_processes_train_a_classifier_as_one_does(tmp_path, task):
     """Examples and words are counted over processes; predictions are gathered before they are judged."""

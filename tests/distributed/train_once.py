@@ -12,7 +12,7 @@ from tests.distributed.settings import settings
 from tests.harness import TEXTS, tiny_model, train_tokenizer
 
 
-def main(folder: str, batch_size: int, protection: str) -> None:
+def main(folder: str, batch_size: int, protection: str, kind: str = "rows") -> None:
     tokenizer = train_tokenizer(TEXTS)
     args = settings(
         folder,
@@ -28,11 +28,14 @@ def main(folder: str, batch_size: int, protection: str) -> None:
     with torch.no_grad():
         teacher.lm_head.weight.mul_(20)
     torch.manual_seed(0)
+    # Of unlike lengths: handed round from one process to the others, they could not be joined.
+    rows = Dataset.from_dict({"text": [text * (1 + i % 3) for i, text in enumerate(TEXTS)]})
+    rows = rows.to_iterable_dataset() if kind == "stream" else Dataset.from_dict({"text": TEXTS})
     trainer = PrivateDistillationTrainer(
         tiny_model(len(tokenizer), seed=1).double(),
         args,
         teacher_model=teacher.double(),
-        train_dataset=Dataset.from_dict({"text": TEXTS}),
+        train_dataset=rows,
         eval_dataset=Dataset.from_dict({"text": TEXTS[:7]}),
         processing_class=tokenizer,
         tagger=RuleTagger(),
@@ -50,4 +53,4 @@ def main(folder: str, batch_size: int, protection: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])
