@@ -179,7 +179,7 @@ def test_the_context_of_a_packed_row_is_its_own_texts(lengths, width):
 
 
 def test_a_mixtures_auxiliary_loss_in_float64(tokenizer, config):
-    """Naively, by transformers' own loss of the same batch: cross entropy plus the weighted balance of the experts."""
+    """Naively: cross entropy of the logits plus the weighted balance of the experts; transformers' own loss agrees."""
     from transformers import MixtralConfig, MixtralForCausalLM
 
     options = {"num_key_value_heads": 2, "num_local_experts": 4, "max_position_embeddings": 256}
@@ -198,7 +198,13 @@ def test_a_mixtures_auxiliary_loss_in_float64(tokenizer, config):
             trainer = PrivateDistillationTrainer(own, args, **given)
             batch = trainer.data_collator([trainer.train_dataset[i] for i in range(6)])
             loss = trainer.compute_loss(own, batch)
-            expected = own(**{name: batch[name] for name in ("input_ids", "attention_mask", "labels")}).loss
+            inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+            told = own(**inputs, output_router_logits=asked)
+            known = batch["labels"][:, 1:] != -100
+            expected = torch.nn.functional.cross_entropy(told.logits[:, :-1][known], batch["labels"][:, 1:][known])
+            expected = expected + (0.3 * told.aux_loss if asked else 0.0)
             torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-12)
+            theirs = own(**inputs, labels=batch["labels"]).loss
+            torch.testing.assert_close(loss.float(), theirs.float(), rtol=1e-5, atol=1e-6)
             losses.append(float(loss.detach()))
         assert losses[1] > losses[0] + 0.1
