@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from swingkd.audit.candidates import candidate_scores
 from swingkd.audit.extraction import ATTACKS, Attack
 from swingkd.audit.generation import sample_texts
-from swingkd.audit.scores import score_texts
 
 # What the attacks do where nobody says otherwise: tokens of a sample and of a proposal, proposals for a gap.
 _SAMPLED, _PROPOSED, _PROPOSALS = 128, 24, 32
@@ -41,8 +41,9 @@ def foretell_extraction(
     sample_texts(model, tokenizer, prompts, max_new_tokens=_STEPS, several=True, progress=False)
     a_step = (time.perf_counter() - began) / _STEPS
     began = time.perf_counter()
-    score_texts(model, tokenizer, some, progress=False)
-    a_text = (time.perf_counter() - began) / len(some)
+    groups = [[f"{text} {i}" for i in range(16)] for text in some[:8]]
+    candidate_scores(model, tokenizer, groups, progress=False)
+    a_text = (time.perf_counter() - began) / 128
     seconds = 0.0
     if "values" in attacks:
         seconds += samples / _BATCH * _SAMPLED * a_step

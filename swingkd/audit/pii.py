@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from swingkd.audit.candidates import candidate_scores
 from swingkd.audit.generation import first_tokens, sample_texts
 from swingkd.audit.intervals import Interval, proportion
 from swingkd.audit.records import TextRecords
-from swingkd.audit.scores import longest_input, score_texts
+from swingkd.audit.scores import longest_input
 from swingkd.audit.spelling import KnownValues, mentions, written_alike
 from swingkd.tagging import Tagger, is_private, label_spans
 from swingkd.tagging.base import tag_texts
@@ -351,25 +352,20 @@ def _pick(model, tokenizer, values, lists, chance, max_length, progress) -> Gues
     """Put each candidate into its sentence and take the one with which it is likeliest."""
     # Characters, of which a token has several: what stands too far before the value would push it out of sight.
     before = 2 * longest_input(model, max_length)
-    texts = [
-        value.text[max(value.start - before, 0) : value.start] + candidate + value.text[value.end :]
+    groups = [
+        [
+            value.text[max(value.start - before, 0) : value.start] + candidate + value.text[value.end :]
+            for candidate in own
+        ]
         for value, own in zip(values, lists, strict=True)
-        for candidate in own
     ]
-    names = [f"candidate {i}" for i in range(len(texts))]
-    scores = np.zeros(0)
-    if texts:
-        records = TextRecords(texts, [0] * len(texts), names)
-        what = "Reconstruction" if chance is None else "Inference"
-        desc = f"{what}: which of the candidates is likeliest"
-        scores = score_texts(
-            model, tokenizer, records, max_length=max_length, progress=progress, desc=desc
-        ).log_likelihood
-    right, place = [], 0
-    for value, own in zip(values, lists, strict=True):
-        best = int(scores[place : place + len(own)].argmax()) if own else 0
-        right.append(bool(own) and written_alike(own[best]) == written_alike(value.value))
-        place += len(own)
+    what = "Reconstruction" if chance is None else "Inference"
+    desc = f"{what}: which of the candidates is likeliest"
+    every = candidate_scores(model, tokenizer, groups, max_length=max_length, progress=progress, desc=desc)
+    right = [
+        bool(own) and written_alike(own[int(scores.argmax())]) == written_alike(value.value)
+        for value, own, scores in zip(values, lists, every, strict=True)
+    ]
     kinds = defaultdict(list)
     for value, hit in zip(values, right, strict=True):
         kinds[value.label].append(hit)
