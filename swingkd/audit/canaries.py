@@ -173,7 +173,8 @@ class CanarySet:
         levels = [level for level in repetitions for _ in range(count)]
         levels += [0] * (count if controls is None else controls)
         if any(level < 1 for level in repetitions) or count < 1:
-            raise ValueError(f"count={count} and repetitions={repetitions} must be positive.")
+            wrong = f"count={count}" if count < 1 else f"repetitions={min(repetitions, default=0)}"
+            raise ValueError(f"{wrong} must be positive.")
         people = [f"{first} {last}" for first in _FIRST for last in _LAST]
         if len(levels) > 1 and "{name}" not in before:
             raise ValueError(
@@ -301,7 +302,8 @@ def _filling(slots: tuple[tuple[str, ...], ...], index: int) -> str:
 def _scatter(dataset: Dataset, texts: list[str], text_column: str, seed: int) -> Dataset:
     """Put rows at random places; the order of the others stays."""
     if text_column not in dataset.column_names:
-        raise ValueError(f"The data set has no column {text_column!r} (it has {dataset.column_names}).")
+        names = ", ".join(dataset.column_names)
+        raise ValueError(f"The data has no column {text_column!r} (it has {names}). Name another one: text_column=...")
     kind = dataset.features[text_column]
     if getattr(kind, "dtype", None) not in ("string", "large_string"):
         # Arrow would say so with the secret that it could not put there.

@@ -122,7 +122,7 @@ def read_records(source: str | Path) -> Dataset:
             data = load_dataset(str(source), split="train")
         data = data.add_column(ORIGIN, [f"{source}: row {i + 1}" for i in range(len(data))])
     if not len(data):
-        raise ValueError(f"{source} is empty: there is no record to audit in it.")
+        raise ValueError(f"{source} is empty: there is no record in it.")
     return data
 
 

@@ -156,7 +156,10 @@ def distill(
     say(str(trainer.ledger))
     say(f"The student, its card and its page are in {output_dir}.{f' Sent: {sent}' if sent else ''}")
     if trainer.task.name in AUDITED:
-        say("Next: measure what it remembers. NONMEMBERS is text alike that it was not trained on.")
+        say(
+            "Next: measure what it remembers."
+            + ("" if eval_data else " NONMEMBERS is text alike that it was not trained on.")
+        )
         show_command(
             *("audit", "--model", output_dir, "--members", data, "--nonmembers", eval_data or "NONMEMBERS"),
             *(("--text-column", text_column) if text_column else ()),

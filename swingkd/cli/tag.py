@@ -52,6 +52,8 @@ def tag(
     """
     from swingkd.tagging import private_spans
 
+    if not 0 < threshold <= 1:
+        raise ValueError(f"--threshold {threshold} must lie between 0 and 1.")
     texts = _texts(source, text_column)
     if as_json and html is not None:
         raise ValueError("--json prints lines, --html writes a page. Choose one.")

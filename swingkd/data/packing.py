@@ -8,9 +8,13 @@ other.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
+
+from swingkd.data.columns import text_begins
 
 #: How rows become blocks, as TRL names it.
 PackingStrategy = Literal["bfd", "bfd_split", "wrapped"]
@@ -34,9 +38,9 @@ def pack(batch: dict[str, list], strategy: PackingStrategy, length: int, first: 
         joined = {key: np.concatenate(values) if values else np.zeros(0, np.int64) for key, values in rows.items()}
         return {key: [one[i : i + length] for i in range(0, len(one), length)] for key, one in joined.items()}
     parts = [
-        (row, slice(start, start + length))
-        for row, ids in enumerate(rows["input_ids"])
-        for start in range(0, len(ids) if strategy == "bfd_split" else min(len(ids), length), length)
+        (row, slice(start, min(start + length, end)))
+        for row, begin, end in _texts(rows)
+        for start in range(begin, end if strategy == "bfd_split" else min(end, begin + length), length)
     ]
     lengths = [len(rows["input_ids"][row][part]) for row, part in parts]
     blocks = [[parts[i] for i in block] for block in best_fit(lengths, length)]
@@ -50,6 +54,14 @@ def pack(batch: dict[str, list], strategy: PackingStrategy, length: int, first: 
         for block in blocks
     ]
     return packed
+
+
+def _texts(rows: dict[str, list[np.ndarray]]) -> Iterator[tuple[int, int, int]]:
+    """Yield the texts of rows, as row, beginning and end: a row that is packed already holds several."""
+    for row, ids in enumerate(rows["input_ids"]):
+        inner = np.flatnonzero(text_begins(rows["position_ids"][row])) if "position_ids" in rows and len(ids) else ()
+        ends = [0, *inner, len(ids)]
+        yield from ((row, int(begin), int(end)) for begin, end in pairwise(ends))
 
 
 def best_fit(lengths: list[int], length: int) -> list[list[int]]:

@@ -85,9 +85,14 @@ def placed(
 ) -> list[np.ndarray]:
     """Return where the tokens of each row stand in its text, see `offsets_of`."""
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False)
-    special = np.array(tokenizer.all_special_ids)
+    special = special_ids(tokenizer)
     known = zip(rows, encoded["input_ids"], encoded["offset_mapping"], indices, strict=True)
     return [offsets_of(row, ids, np.array(at), special, number) for row, ids, at, number in known]
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """Return the ids that stand for no text; an unknown word is text."""
+    return np.array([i for i in tokenizer.all_special_ids if i != tokenizer.unk_token_id])
 
 
 def add_facts(out: dict[str, list], text: str, tags: CharTags, offsets: np.ndarray, dilation: int) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import xxhash
 from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,11 @@ class TeacherServer:
             raise ValueError(f"{url} is no address of a server: it begins with http:// or https://.")
         self.url, self.batch_size, self.attempts = url.rstrip("/"), batch_size, attempts
         self.root = self.url.removesuffix("/v1")
-        key = api_key if api_key is not None else os.environ.get("OPENAI_API_KEY")
+        key = (api_key if api_key is not None else os.environ.get("OPENAI_API_KEY", "")).strip()
+        if not key.isascii() or any(sign.isspace() for sign in key):
+            raise ValueError("The API key holds a blank, or a sign that no key holds.")
+        if "@" in url.partition("//")[2].partition("/")[0]:
+            raise ValueError("The address holds a name and a password. Leave them out, and pass api_key.")
         self._client = _httpx().Client(timeout=timeout, headers={"Authorization": f"Bearer {key}"} if key else {})
         served = self._request("GET", f"{self.root}/v1/models").get("data") or []
         named = [one for one in served if model is None or one.get("id") == model]
@@ -85,6 +90,7 @@ class TeacherServer:
         self.model: str = card["id"]
         #: Where its weights and its tokenizer come from, if the server says so.
         self.source: str | None = card.get("root")
+        self._probe = ""
         self._counts_prefixes = card.get("owned_by") == "llamacpp"
         #: Longest row, in tokens.  A prompt as long as the context leaves no room for the token that is made.
         limit = card.get("max_model_len") or (card.get("meta") or {}).get("n_ctx")
@@ -92,8 +98,8 @@ class TeacherServer:
 
     @property
     def fingerprint(self) -> str:
-        """Names the teacher in a cache; its weights cannot be hashed from here."""
-        return f"served: {os.path.basename(self.model)}"
+        """Names the teacher in a cache: its weights cannot be hashed from here, but what it says of a probe can."""
+        return f"served: {os.path.basename(self.model)} {self._probe}"
 
     def check(self, tokenizer: PreTrainedTokenizerBase, top_k: int) -> None:
         """Ask about two short rows, before a long work begins.
@@ -122,6 +128,7 @@ class TeacherServer:
         # A row's last token is predicted by those before it: where answers move with it, they are one place off.
         first = dict(zip(one.ids[-1].tolist(), one.log_probs[-1].tolist(), strict=True))
         second = dict(zip(two.ids[-1].tolist(), two.log_probs[-1].tolist(), strict=True))
+        self._probe = xxhash.xxh3_64_hexdigest(one.ids[:, 0].tobytes())
         shared = first.keys() & second.keys()
         if len(shared) < top_k // 2 or any(abs(first[i] - second[i]) > 0.3 for i in list(first)[:1] if i in shared):
             raise ValueError(
@@ -212,7 +219,7 @@ class TeacherServer:
         try:
             return tries(self._once, method, url, content)
         except httpx.TransportError as error:
-            raise ValueError(f"The server does not answer ({type(error).__name__}): {url}. Is it running?") from error
+            raise ValueError(f"The server does not answer ({type(error).__name__}): {url}. Is it running?") from None
 
     def _once(self, method: str, url: str, content: Any) -> Any:
         response = self._client.request(method, url, json=content)

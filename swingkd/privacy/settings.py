@@ -46,7 +46,9 @@ class DPSettings:
 
     def __post_init__(self) -> None:
         check_numbers(self)
-        if self.units < 1 or not 1 <= self.batch <= self.units:
+        if self.units < 1:
+            raise ValueError(f"There are {self.units} units to draw from; at least one is needed.")
+        if not 1 <= self.batch <= self.units:
             raise ValueError(f"batch={self.batch} must lie between 1 and the number of units ({self.units}).")
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("Give either epochs or steps: one follows from the other.")

@@ -48,7 +48,7 @@ def roc_figure(report: MembershipReport, title: str, path: Path) -> Path:
         ylabel="true positive rate",
     )
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=8, loc="lower right")
+    axis.legend(fontsize=8, loc="lower right", frameon=False)
     save_figure(figure, path)
     plt.close(figure)
     return path

@@ -207,7 +207,7 @@ def epsilon_figure(curves: dict[str, list[tuple[int, float]]], path: Path) -> Pa
     axis.set_ylim(bottom=0)
     axis.set_xlim(left=0)
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, frameon=False)
     save_figure(figure, path)
     plt.close(figure)
     return path

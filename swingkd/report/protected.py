@@ -8,14 +8,15 @@ from typing_extensions import TypedDict
 class Protected(TypedDict):
     """What a run protects; nothing in it is secret.
 
-    `protection` and `why` it was chosen; the `tagger` (or what stands in its place); `flagged`, the share of predicted
-    tokens that count as private, and of each kind in `kinds` (`None`: not counted, of a stream or under differential
-    privacy); `examples`, spans of which only the shape is left.
+    `protection` and `why` it was chosen; the `tagger` (or what stands in its place); `flagged`, the share of `answers`
+    (predicted tokens, words or examples) that count as private, and of each kind in `kinds` (`None`: not counted, of a
+    stream or under differential privacy); `examples`, spans of which only the shape is left.
     """
 
     protection: str
     why: str
     tagger: str
+    answers: str
     flagged: float | None
     kinds: dict[str, float]
     examples: list[str]
@@ -30,7 +31,7 @@ def protected_lines(protected: Protected) -> list[str]:
     if protected["flagged"] is not None:
         kinds = sorted(protected["kinds"].items(), key=lambda item: -item[1])
         shares = f" ({', '.join(f'{name} {_percent(share)}' for name, share in kinds)})" if kinds else ""
-        lines.append(f"It flags {_percent(protected['flagged'])} of the predicted tokens{shares}.")
+        lines.append(f"It flags {_percent(protected['flagged'])} of the {protected['answers']}{shares}.")
     if protected["examples"]:
         lines.append(f"Such as, their letters and digits masked: {', '.join(protected['examples'])}.")
     return lines

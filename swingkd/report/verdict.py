@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from swingkd.audit import AuditReport
+from swingkd.audit import AuditReport, ExposureReport
 
 _CHANCE = 1.44
+# Fewer canaries, or records on one side, say nothing in a sentence; the tables have them all the same.
+_FEW = 10
 
 
 def spoken(kind: str) -> str:
@@ -37,8 +39,11 @@ def _of_canaries(report: AuditReport) -> Iterator[str]:
         return
     for level in (level for level in report.exposure.levels if level):
         name = f"Secrets {_inserted(level)}"
-        bits = f"{report.exposure.mean(level).value:.1f} bits of exposure, where chance gives {_CHANCE}"
-        if report.exposure.gives_away(level):
+        mean = report.exposure.mean(level)
+        bits = f"{mean.value:.1f} bits of exposure, where chance gives {_CHANCE}"
+        if mean.n < _FEW:
+            yield f"{name}: {mean.n} are too few to say ({bits})."
+        elif report.exposure.gives_away(level):
             yield f"{name} are given away: {bits}."
         elif report.exposure_is_powerless(level):
             yield f"{name}: nothing is shown. The teacher does not give them away either ({bits})."
@@ -50,15 +55,18 @@ def _of_members(report: AuditReport) -> Iterator[str]:
     for kind, membership in report.membership.items():
         through, name = report.through(kind), spoken(kind)
         best = max(result.auc.value for result in membership.results)
-        if through:
+        sides = membership.results[0].members, membership.results[0].nonmembers
+        if min(sides) < _FEW:
+            yield f"Whether {name} were trained on: {sides[0]} against {sides[1]} are too few to say."
+        elif through:
             yield (
-                f"Who was trained on can be told, of {name}: {len(through)} of {len(membership.results)} attacks get "
-                f"through (AUC up to {best:.2f}; 0.5 is chance)."
+                f"Whether {name} were trained on can be told: {len(through)} of {len(membership.results)} attacks get "
+                f"through (the best has an AUC of {best:.2f}, where 0.5 is chance)."
             )
         elif len(report.powerless(kind)) == len(membership.results):
-            yield f"Who was trained on, of {name}: nothing is shown. The attacks do not catch the teacher either."
+            yield f"Whether {name} were trained on: nothing is shown. The attacks do not catch the teacher either."
         else:
-            yield f"Who was trained on could not be told, of {name} (AUC up to {best:.2f}; 0.5 is chance)."
+            yield f"Whether {name} were trained on could not be told: no attack does better than chance."
 
 
 def _of_text(report: AuditReport) -> Iterator[str]:
@@ -82,12 +90,16 @@ def _of_text(report: AuditReport) -> Iterator[str]:
 def numbers(report: AuditReport) -> list[tuple[str, str]]:
     """Return three numbers at most, with what each is: the worst of each kind of attack."""
     told: list[tuple[str, str]] = []
-    if report.exposure is not None and (levels := [level for level in report.exposure.levels if level]):
-        level = max(levels)
-        value = report.exposure.mean(level).value
+    if report.exposure is not None and (levels := _told(report.exposure)):
+        value, level = max((report.exposure.mean(level).value, level) for level in levels)
         told.append((f"{value:.1f} bits", f"exposure of secrets {_inserted(level)} (chance: {_CHANCE})"))
-    if report.membership:
-        best = max((r.auc.value, kind) for kind, report_ in report.membership.items() for r in report_.results)
+    enough = {
+        kind: membership.results
+        for kind, membership in report.membership.items()
+        if min(membership.results[0].members, membership.results[0].nonmembers) >= _FEW
+    }
+    if enough:
+        best = max((result.auc.value, kind) for kind, results in enough.items() for result in results)
         told.append((f"{best[0]:.2f}", f"AUC of the best attack on {spoken(best[1])} (chance: 0.5)"))
     if report.extraction is not None and report.extraction.values is not None:
         values = report.extraction.values
@@ -96,6 +108,10 @@ def numbers(report: AuditReport) -> list[tuple[str, str]]:
     if len(told) < 3 and bounds:
         told.append((f"{max(bounds):.1f}", "epsilon that an attack proves (a lower bound)"))
     return told[:3]
+
+
+def _told(exposure: ExposureReport) -> list[int]:
+    return [level for level in exposure.levels if level and exposure.mean(level).n >= _FEW]
 
 
 def says_something(report: AuditReport, kind: str) -> bool:

@@ -78,6 +78,8 @@ class Task(ABC):
     endings: ClassVar[tuple[str, ...]]
     #: Whether answers are tokens of the vocabulary (or classes).
     predicts_tokens: ClassVar[bool] = True
+    #: What they are called.
+    answers: ClassVar[str] = "predicted tokens"
     #: Whether a token is predicted at the position before it.
     shifts_labels: ClassVar[bool] = False
     #: What is done at private answers where nobody says otherwise and there is no public model.

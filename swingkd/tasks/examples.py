@@ -74,6 +74,15 @@ def label_field(columns: Sequence[str], settings: DataSettings, needed: bool = T
     return field
 
 
+def known_labels(dataset: Dataset | IterableDataset, field: str | None, needed: bool) -> str | None:
+    """Return the column with the labels; `None` where it holds none: -1 in each row, as of test sets, or nothing."""
+    if field is None or needed or not isinstance(dataset, Dataset) or not len(dataset):
+        return field
+    if isinstance(dataset.with_format(None).select_columns([field])[0][field], list):
+        return field
+    return None if set(dataset.with_format(None).unique(field)) <= {-1, None} else field
+
+
 def by_number(dataset: Dataset | IterableDataset, config: Any) -> Dataset | IterableDataset:
     """Return rows whose `labels` are numbers of the model's classes."""
     if isinstance(dataset, IterableDataset):

@@ -16,7 +16,7 @@ from swingkd.data.columns import IGNORE, likelihoods
 from swingkd.models.class_labels import check_class_names
 from swingkd.targets import ProtectionName
 from swingkd.tasks.classification_metrics import example_metrics, mean_loss
-from swingkd.tasks.examples import by_number, label_field
+from swingkd.tasks.examples import by_number, known_labels, label_field
 from swingkd.tasks.labels import LabelTask
 
 _NO_IMAGE = (
@@ -44,7 +44,7 @@ class ImageClassification(LabelTask):
         transformed = has_transform(dataset)
         dataset = dataset if transformed else dataset.with_format(None)
         columns = column_names(dataset)
-        field = label_field(columns, reading.settings, reading.labelled)
+        field = known_labels(dataset, label_field(columns, reading.settings, reading.labelled), reading.labelled)
         config = reading.model.config
         if field is not None:
             check_class_names(dataset.features, field, config)

@@ -9,6 +9,7 @@ The teacher may have a tokenizer of its own: its answers are about the same exam
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 
 from swingkd.data import PII_COLUMNS, column_names, pad_rows, ready, tagged_map, unformatted
 from swingkd.data.columns import IGNORE, likelihoods
-from swingkd.data.retag import offsets_of, placed
+from swingkd.data.retag import offsets_of, placed, special_ids
 from swingkd.models.class_labels import check_class_names
 from swingkd.models.inputs import OF_TOKENS, of_tokens
 from swingkd.tagging import tag_texts
@@ -30,6 +31,7 @@ from swingkd.tasks.examples import (
     encoded_parts,
     example_facts,
     first_tokens,
+    known_labels,
     label_field,
     number,
     text_parts,
@@ -44,6 +46,7 @@ class LabelTask(Task):
     """A task whose answers are classes."""
 
     predicts_tokens = False
+    answers: ClassVar[str] = "examples"
 
     def at(self, inputs):
         return labelled(inputs["labels"])
@@ -65,7 +68,10 @@ class TextTask(LabelTask):
     def prepare(self, dataset, reading, *, description="train", keep=()):
         dataset = unformatted(dataset)
         columns = column_names(dataset)
-        field = label_field(columns, reading.settings, reading.labelled)
+        field = known_labels(dataset, label_field(columns, reading.settings, reading.labelled), reading.labelled)
+        if field is None:
+            # Nothing is learnt of them, so nothing is protected.
+            reading = replace(reading, tagger=None)
         config, other = reading.model.config, reading.teacher_processing_class
         if field is not None:
             check_class_names(dataset.features, field, config)
@@ -182,6 +188,7 @@ class TokenClassification(TextTask):
     """Say which class each word is of.  Rows have `tokens` (words) and `ner_tags`; a word's first token is asked."""
 
     name = "token-classification"
+    answers: ClassVar[str] = "words"
     auto_model = AutoModelForTokenClassification
     endings = ("ForTokenClassification",)
 
@@ -234,7 +241,7 @@ class TokenClassification(TextTask):
     def retag(batch, indices, tokenizer, tagger, settings, version):
         words, texts = batch["tokens"], [" ".join(row) for row in batch["tokens"]]
         encoded = tokenizer(words, is_split_into_words=True, add_special_tokens=False)
-        special = np.array(tokenizer.all_special_ids)
+        special = special_ids(tokenizer)
         out: dict[str, list] = {name: [] for name in PII_COLUMNS}
         for i, (row, ids, tags) in enumerate(zip(words, batch["input_ids"], tag_texts(tagger, texts), strict=True)):
             number = np.array(encoded.word_ids(i), np.int64)

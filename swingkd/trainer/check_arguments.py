@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from typing import Any
 
@@ -48,8 +49,24 @@ def check_arguments(
         )
     if peft_config is not None and not isinstance(peft_config, PeftConfig):
         raise ValueError(f"peft_config is a {type(peft_config).__name__}. Pass a configuration, such as LoraConfig.")
-    if peft_config is not None and isinstance(model, PeftModel):
+    if peft_config is not None and optimizers[0] is not None:
         raise ValueError(
-            "The student has an adapter already, and peft_config would put another one around it. Pass one of the "
-            "two: train the adapter that it has, or merge it first (model.merge_and_unload())."
+            "The optimizer holds weights of the model as it was, and peft_config freezes them and adds others. Pass "
+            "optimizer_cls_and_kwargs in place of optimizers."
+        )
+
+
+def check_own_metrics(args: TrainingArguments, compute_metrics: Any) -> None:
+    """Refuse own metrics that cannot be asked batch by batch, where they are to be.
+
+    Raises:
+        ValueError: they take no `compute_result`.
+    """
+    if compute_metrics is None or not args.batch_eval_metrics:
+        return
+    taken = inspect.signature(compute_metrics).parameters.values()
+    if not any(one.name == "compute_result" or one.kind is one.VAR_KEYWORD for one in taken):
+        raise ValueError(
+            "batch_eval_metrics=True asks compute_metrics after each batch, with compute_result=True after the last. "
+            "Let it take compute_result."
         )

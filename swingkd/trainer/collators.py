@@ -50,7 +50,16 @@ def collator_of(given: Callable | None, own: Callable, task: Task) -> Callable:
                 f"DataCollatorForLanguageModeling(mlm=True) masks tokens, and the models are for {task.name}. Pass "
                 "mlm=False, or leave the collator out."
             )
+        if given.whole_word_mask:
+            raise ValueError("whole_word_mask=True masks words; rows are masked token by token here. Leave it out.")
         return own.masking_as(given)
+    if isinstance(given, DataCollatorForLanguageModeling) and isinstance(own, MaskingCollator):
+        raise ValueError(
+            "DataCollatorForLanguageModeling(mlm=False) masks nothing, and fill-mask learns what is masked. Pass "
+            "mlm=True, or leave the collator out."
+        )
+    if getattr(given, "pad_to_multiple_of", None) or getattr(given, "padding", True) == "max_length":
+        log.warning("%s pads further than to the longest row of a batch; here it is left at that.", _name(given))
     log.info("%s pads what it knows; ours pads the columns about privacy too, and takes its place.", _name(given))
     return own
 

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from swingkd.data import PII_COLUMNS
+from swingkd.data import PII_COLUMNS, column_names
 from swingkd.data.teacher_columns import TEACHER_COLUMNS
 from swingkd.files import alone_in
 from swingkd.models.inputs import first_position, takes, vocabulary_size
@@ -28,8 +28,9 @@ from swingkd.report import forget_model_facts
 from swingkd.tagging import Tagger
 from swingkd.targets import Protection
 from swingkd.tasks.language import MaskingCollator, NewMasks
-from swingkd.trainer.check_arguments import check_arguments
+from swingkd.trainer.check_arguments import check_arguments, check_own_metrics
 from swingkd.trainer.check_data import check_fresh_masks
+from swingkd.trainer.check_packing import check_packing
 from swingkd.trainer.checkpoints import begin_checkpoint, last_complete_checkpoint, load_renamed
 from swingkd.trainer.collators import collator_of
 from swingkd.trainer.config import PrivateDistillationConfig
@@ -47,7 +48,7 @@ from swingkd.trainer.resuming import (
     weights_fingerprint,
 )
 from swingkd.trainer.searching import SearchingTrainer, made_by
-from swingkd.trainer.setup import GivenData, GivenModels, Setup
+from swingkd.trainer.setup import GivenData, GivenModels, Setup, parts_of
 
 _HINT_FILE = "hint_projection.safetensors"
 
@@ -114,6 +115,7 @@ class PrivateDistillationTrainer(SearchingTrainer):
     ):
         check_arguments(model, args, compute_loss_func, model_init, optimizers, peft_config)
         args = PrivateDistillationConfig.of(args)
+        check_own_metrics(args, compute_metrics)
         # As `Trainer` does at its beginning: what is drawn before (new heads, adapters) follows the seed too.
         set_seed(args.seed)
         first = model if model_init is None else made_by(model_init, args)
@@ -152,6 +154,7 @@ class PrivateDistillationTrainer(SearchingTrainer):
             protection=self.args.protection or type(target_protection).__name__,
             why=setup.why,
             counted=not self.args.differentially_private,
+            answers=self.task.answers,
         )
         self.add_callback(SayWhatIsProtected(self.protected))
         show_lines(self)
@@ -165,13 +168,22 @@ class PrivateDistillationTrainer(SearchingTrainer):
         self._follow_epochs()
         models = (self.setup.models.teacher, self.setup.models.public)
         self.teacher_model, self.public_model = (frozen_model(m, self.args.device) if m else None for m in models)
+        if self.task.predicts_tokens:
+            # Here, where models stand and compute as they will: some attentions work nowhere else.
+            roles = {"student": self.model, "teacher": self.teacher_model, "public": self.public_model}
+            present = {role: model for role, model in roles.items() if model is not None}
+            with self.accelerator.autocast():
+                for part in (self.train_dataset, *parts_of(self.eval_dataset)):
+                    check_packing(part, self.task, present, self.args.packing)
         self._set_up_dp()
         self.distillation = self._make_objective()
 
-    def _begin_anew(self, trial: Any) -> None:
-        # Another trial may protect otherwise; a second run of the same settings protects as the first did.
-        if trial is not None:
-            self._protection = self.setup.own
+    def _read_student(self) -> None:
+        self._set_up_dp()
+        self.distillation = self._make_objective()
+
+    def _protect_anew(self) -> None:
+        self._protection = self.setup.own
         self.distillation = self._make_objective()
         _ = self.protection
 
@@ -202,6 +214,7 @@ class PrivateDistillationTrainer(SearchingTrainer):
             # A compiled model does not call the hooks that the fast path works in.
             fused=reads and readable_head("student", self.model, vocabulary),
             written_protected=self.setup.written,
+            rated=self.train_dataset is not None and "pii_likelihood" in column_names(self.train_dataset),
         )
 
     # --- what the loss needs -------------------------------------------------------------------------------------

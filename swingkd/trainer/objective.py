@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from swingkd.data import PII_COLUMNS
 from swingkd.losses import TokenLosses, fused_token_losses, hint_losses, token_losses
 from swingkd.models.experts import balance_loss
 from swingkd.models.head import Head, at_least_float32, captured_hidden, check_readable, compute_dtype
@@ -53,6 +54,7 @@ class Objective:
         autocast: makes the context in which frozen models and heads multiply.
         fused: whether the student's head is read; else its logits are.
         written_protected: cached targets were protected when they were written down.
+        rated: the training rows say what is private, so every batch has to.
     """
 
     args: PrivateDistillationConfig
@@ -64,6 +66,7 @@ class Objective:
     autocast: Callable[[], AbstractContextManager] = nullcontext
     fused: bool = False
     written_protected: bool = False
+    rated: bool = False
 
     def __post_init__(self) -> None:
         self._readable = {
@@ -150,7 +153,16 @@ class Objective:
         return self.args.hidden_weight * hint_losses(projected, teacher_hidden.to(hidden.device), likelihood)
 
     def tokens(self, inputs: dict[str, torch.Tensor], dtype: torch.dtype = torch.float32) -> PredictedTokens:
-        """Find what a batch asks the student to predict; `dtype` of the likelihoods."""
+        """Find what a batch asks the student to predict; `dtype` of the likelihoods.
+
+        Raises:
+            ValueError: the batch does not say what is private though its rows did: nothing would be protected.
+        """
+        if self.rated and "pii_likelihood" not in inputs and torch.is_grad_enabled():
+            raise ValueError(
+                "The batch lacks pii_likelihood, which the training rows have: nothing would be protected. Leave "
+                f"data_collator out, or let yours hand on the columns {', '.join(PII_COLUMNS)}, padded with 0."
+            )
         tokens = self.task.predicted(inputs, max(self.args.noise_context, population.CONTEXT), self.end)
         likelihood = tokens.likelihood.to(dtype)
         if bool(((likelihood < 0) | (likelihood > 1)).any()):

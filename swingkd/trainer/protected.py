@@ -31,6 +31,7 @@ def what_is_protected(
     protection: str,
     why: str,
     counted: bool,
+    answers: str = "predicted tokens",
 ) -> Protected:
     """Count what is flagged in the training rows, and show a few shapes of it.
 
@@ -39,6 +40,7 @@ def what_is_protected(
         tagger: what rated them; `None`: their own column did, or nothing.
         tokenizer: to read tokens as text again.
         protection, why: what was chosen, and the reason.
+        answers: what the models are asked for.
         counted: whether shares may be told: under differential privacy no noise covers them.
     """
     rated = rows is not None and "pii_likelihood" in column_names(rows)
@@ -47,6 +49,7 @@ def what_is_protected(
         "protection": protection,
         "why": why,
         "tagger": tagger_name(tagger) if tagger is not None else name,
+        "answers": answers,
         "flagged": None,
         "kinds": {},
         "examples": [],

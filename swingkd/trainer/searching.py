@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import Any
 
+import numpy as np
 from transformers import PreTrainedModel, set_seed
 from transformers.trainer_utils import number_of_arguments
 
-from swingkd.data import DataSettings
+from swingkd.trainer.check_cache import check_cached_teacher
 from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.evaluation import EvaluatingTrainer
+
+# Of our fields, those that shape the loss of rows, models and protection as they are.
+_SEARCHED = (
+    "alpha",
+    "beta",
+    "temperature",
+    "max_temperature",
+    "temperature_power",
+    "noise_scale",
+    "noise_context",
+    "noise_support",
+    "mollify_bound",
+    "mollify_order",
+    "population_min_spans",
+    "population_share",
+)
 
 
 def made_by(model_init: Callable[..., PreTrainedModel], args: PrivateDistillationConfig) -> PreTrainedModel:
@@ -32,11 +49,15 @@ class SearchingTrainer(EvaluatingTrainer):
         # In the place of `model = self.model_init(trial)`, which knows nothing of what is built around a student.
         self.setup = self.setup.with_student(super().call_model_init(trial))
         self.model = self.setup.models.student
-        self._begin_anew(trial)
+        self._read_student()
         return self.model
 
-    def _begin_anew(self, trial: Any) -> None:
-        """Make what reads the student, and the protection of its targets, for a new one."""
+    def _read_student(self) -> None:
+        """Make what reads the student, for a new one."""
+        raise NotImplementedError
+
+    def _protect_anew(self) -> None:
+        """Make the protection of the targets, and the loss, for other settings."""
         raise NotImplementedError
 
     def hyperparameter_search(
@@ -64,22 +85,31 @@ class SearchingTrainer(EvaluatingTrainer):
 
     def _hp_search_setup(self, trial) -> None:
         # After `setattr(self.args, key, value)`, which checks nothing.
-        before = self.args.data_settings
+        names = [field.name for field in self.args.own_fields()]
+        before = {name: getattr(self.args, name) for name in names}
         super()._hp_search_setup(trial)
         if trial is None:
             return
+        changed = [name for name in names if getattr(self.args, name) != before[name] and name not in _SEARCHED]
+        if changed:
+            raise ValueError(
+                f"The search changes {', '.join(changed)}, which is settled when a trainer is made: its rows, its "
+                "models and what protects them follow from it. Search over it with a loop that makes a trainer for "
+                f"each value; of its own, a search may change {', '.join(_SEARCHED)}."
+            )
         self.args.check()
-        _check_same_rows(before, self.args.data_settings)
+        known = {"teacher": self.setup.models.teacher, "tokenizer": self.processing_class, "args": self.args}
+        check_cached_teacher(self.task, self.train_dataset, **known)
+        self._protect_anew()
 
 
 def _evaluation_loss(metrics: dict[str, float]) -> float:
-    return metrics["eval_loss"]
+    """Return the loss, or the mean of those of several data sets."""
+    names = [name for name in metrics if re.fullmatch(r"eval(_\w+)?_loss", name)]
+    losses = [metrics[name] for name in names if _own(name, metrics)]
+    return float(np.mean(losses))
 
 
-def _check_same_rows(before: DataSettings, now: DataSettings) -> None:
-    if before != now:
-        changed = [name for name, value in vars(now).items() if value != getattr(before, name)]
-        raise ValueError(
-            f"The search changes {', '.join(changed)}, and the rows are tokenised already. Search over it with a "
-            "loop that makes a trainer for each value."
-        )
+def _own(name: str, metrics: dict[str, float]) -> bool:
+    # Not one of its parts: what is told of a data set itself comes with its time.
+    return name.removesuffix("_loss") + "_runtime" in metrics

@@ -43,16 +43,13 @@ class ServerWriter:
         exact: bool,
     ):
         vocabulary = vocabulary_size(tokenizer)
+        top_k = min(top_k, vocabulary)
+        # What it answers names it.
+        server.check(tokenizer, top_k)
         self.info = CacheInfo(
-            server.fingerprint,
-            tokenizer_fingerprint(tokenizer),
-            vocabulary,
-            args.temperature,
-            min(top_k, vocabulary),
-            None,
+            server.fingerprint, tokenizer_fingerprint(tokenizer), vocabulary, args.temperature, top_k, None
         )
         self.server, self.exact = server, exact
-        server.check(tokenizer, self.info.top_k)
 
     def check(self, rows: Dataset) -> None:
         """Refuse rows that the server cannot read, before any of them is sent.

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
-from peft import PeftConfig, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from swingkd.data.teacher_columns import CacheInfo
@@ -52,7 +52,6 @@ from swingkd.trainer.check_models import (
     hidden_size,
     longest_row,
 )
-from swingkd.trainer.check_packing import check_packing
 from swingkd.trainer.check_pixels import check_pixels
 from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.ledgers import first_ledger
@@ -189,7 +188,9 @@ class Setup:
 
     def evaluated(self, dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
         """Return rows that are evaluated, prepared as the training rows were; a classifier's may lack labels."""
-        reading = replace(self.reading, labelled=False)
+        # Row by row, as they were given: whoever asks for predictions counts on it.
+        settings = replace(self.reading.settings, packing=None)
+        reading = replace(self.reading, labelled=False, settings=settings)
         return self.models.checked(self.models.task.prepare(dataset, reading, description="eval"))
 
     def collator(self) -> Callable:
@@ -211,6 +212,9 @@ def parts_of(dataset: Any) -> list[Any]:
 def load_models(given: GivenModels, data: GivenData, args: PrivateDistillationConfig) -> Models:
     """Load the models and what prepares their inputs, once everything was looked at that needs no model."""
     student, teacher, public = map(_named, (given.student, given.teacher, given.public))
+    for role, model in (("model_init", student), ("teacher_model", teacher), ("public_model", public)):
+        if model is not None and not isinstance(model, (str, PreTrainedModel, PeftModel)):
+            raise ValueError(f"{role} gives a {type(model).__name__}. Pass a model of transformers, or its name.")
     check_different_models(student, teacher)
     check_public(public, teacher)
     check_one_device(args)
@@ -327,6 +331,11 @@ def check_fit(
 def add_adapter(adapter: PeftConfig | None, args: PrivateDistillationConfig, models: Models) -> Models:
     """Give the student its adapter, and the projection that hints are learnt through."""
     student = models.student
+    if adapter is not None and isinstance(student, PeftModel):
+        raise ValueError(
+            "The student has an adapter already, and peft_config would put another one around it. Pass one of the "
+            "two: train the adapter that it has, or merge it first (model.merge_and_unload())."
+        )
     if adapter is not None:
         student = get_peft_model(student, adapter_of_task(adapter, models.task, student))
     if args.hidden_weight > 0 and models.teacher is not None:
@@ -370,9 +379,6 @@ def prepare_rows(
     known = {"teacher": models.teacher, "tokenizer": models.processing_class, "args": args}
     for part in parts_of(evaluation):
         check_same_cache(check_cached_teacher(task, part, required=False, **known), cache)
-    if task.predicts_tokens:
-        for part in (train, *parts_of(evaluation)):
-            check_packing(part, task, models.by_role, args.packing)
     if train is not None:
         check_something_to_learn(train)
         if args.protection != "none" or data.tagger is not None or data.target_protection is not None:

@@ -30,7 +30,7 @@ from swingkd.data.teacher_columns import (
     tokenizer_fingerprint,
 )
 from swingkd.files import PRIVATE, private_folder
-from swingkd.models.inputs import OF_TOKENS, padding, vocabulary_size
+from swingkd.models.inputs import OF_TOKENS, first_position, padding, vocabulary_size
 from swingkd.models.teacher_server import TeacherServer
 from swingkd.models.whole import check_finite_weights
 from swingkd.tagging import Tagger
@@ -39,6 +39,7 @@ from swingkd.trainer.check_cache import shares_text
 from swingkd.trainer.check_columns import check_columns
 from swingkd.trainer.check_data import check_rows, check_something_private
 from swingkd.trainer.check_models import check_public, check_tokenizer, longest_row
+from swingkd.trainer.check_packing import check_packing
 from swingkd.trainer.config import LONGEST, PrivateDistillationConfig
 from swingkd.trainer.objective import Objective, frozen_model
 from swingkd.trainer.protections import PROTECTIONS, build_protection, protection_of
@@ -104,10 +105,12 @@ def cache_teacher(
     if protect:
         _check_protects(args, public_model, private_dataset)
     prepare = partial(prepare_dataset, tokenizer=processing_class, num_proc=args.dataset_num_proc)
-    rows = prepare(dataset, tagger=tagger, settings=args.data_settings, description="cache")
+    first = first_position(teacher_model)
+    rows = prepare(dataset, tagger=tagger, settings=args.data_settings, description="cache", first=first)
     rows = rows.remove_columns([name for name in TEACHER_COLUMNS if name in rows.column_names])
     check_columns(rows, TASKS[0], {"student": teacher_model, **models}, processing_class)
     check_rows(rows, models)
+    check_packing(rows, TASKS[0], models, args.packing)
     if protect:
         check_something_private(rows, args.protection)
         whole = replace(args.data_settings, packing=None, max_length=2**31)

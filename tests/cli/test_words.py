@@ -45,6 +45,8 @@ PYTHON_ONLY = (
     "Make it a data set of the datasets library",
     "compute_loss_func",
     "mlm=False",
+    "compute_result",
+    "whole_word_mask",
     "A stream can",
     "and pass tagger=None",
     "puts tokens of its own",

@@ -6,13 +6,26 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from swingkd.audit import AuditReport, MembershipReport
+from swingkd.audit import AuditReport, CanaryExposure, ExposureReport, MembershipReport
 from swingkd.audit.membership import evaluate_attack
 from swingkd.report.page import svg_of, write_page
 from swingkd.report.page_contents import audit_page
 from swingkd.report.plots import repetition_figure
 from swingkd.report.verdict import numbers, says_something, spoken, verdicts
-from tests.report.conftest import report
+
+
+def report(exposure: float, count: int = 12) -> ExposureReport:
+    """Canaries of ten copies with this exposure, and as many controls."""
+    return ExposureReport(
+        "exact",
+        16.6,
+        tuple(
+            CanaryExposure(i, "digits", repetitions, bool(repetitions), 1.0, value + 0.05 * (i % count), 5.0)
+            for i, (repetitions, value) in enumerate([(10, exposure)] * count + [(0, 1.4)] * count)
+        ),
+        10,
+        100,
+    )
 
 
 def membership(shift):
@@ -25,7 +38,7 @@ def test_what_is_given_away_is_said_in_words():
     audit = AuditReport(exposure=report(12.0), membership={"records": membership(1.5)})
     said = " ".join(verdicts(audit))
     assert "Secrets inserted 10 times are given away: 12." in said
-    assert "Who was trained on can be told, of records: 1 of 1 attacks get through" in said
+    assert "Whether records were trained on can be told: 1 of 1 attacks get through" in said
     told = {what: number for number, what in numbers(audit)}
     assert told["exposure of secrets inserted 10 times (chance: 1.44)"] == f"{audit.exposure.mean(10).value:.1f} bits"
     best = membership(1.5).results[0].auc.value
@@ -39,6 +52,26 @@ def test_what_is_not_found_is_not_called_safe():
     assert "could not be told" in said
     powerless = " ".join(verdicts(replace(quiet, teacher=quiet)))
     assert powerless.count("nothing is shown") == 2
+
+
+def test_few_say_nothing_in_a_sentence():
+    """Nor in a number at the head, whatever a test of chance says of them."""
+    rng = np.random.default_rng(0)
+    scores = {"loss": (rng.normal(9, 1, 6), rng.normal(0, 1, 6))}
+    few = MembershipReport(tuple(evaluate_attack(n, *s, resamples=50) for n, s in scores.items()), scores)
+    audit = AuditReport(exposure=report(12.0, 4), membership={"canary_secrets x1": few})
+    assert all("too few to say" in line for line in verdicts(audit))
+    assert numbers(audit) == []
+
+
+def test_the_number_is_that_of_the_worst_level():
+    loud, quiet = report(12.0), report(1.0)
+    both = replace(
+        loud, canaries=(*loud.canaries, *(replace(c, repetitions=c.repetitions * 5) for c in quiet.canaries))
+    )
+    ((number, what),) = numbers(AuditReport(exposure=both))
+    assert what.startswith("exposure of secrets inserted 10 times")
+    assert float(number.split()[0]) > 12
 
 
 def test_curves_are_drawn_where_they_say_something():
