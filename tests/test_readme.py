@@ -65,7 +65,7 @@ def test_python_blocks(tmp_path, monkeypatch, tokenizer):
         said[" ".join(command.split()[:4])] = result.output
     assert "membership of records: 200 in, 50 out" in said["swingkd audit --model out/student"]
     assert "for each record (add or remove one)" in said["swingkd budget 10000 --batch"]
-    assert "noise per unit" in said["swingkd budget 10000 --batch"]
+    assert "PLD accountant" in said["swingkd budget 10000 --batch"]
     assert (tmp_path / "out" / "audit" / "report.json").exists()
     card = (tmp_path / "out" / "shipped" / "README.md").read_text()
     assert "membership of records: 200 in, 50 out" in card

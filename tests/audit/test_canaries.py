@@ -85,5 +85,5 @@ def test_mistakes(template, options, message):
 
 
 def test_insert_into_an_unknown_column():
-    with pytest.raises(ValueError, match=r"no column 'text' \(it has \['note'\]\)"):
+    with pytest.raises(ValueError, match=r"no column 'text' \(it has note\)"):
         make().insert(Dataset.from_dict({"note": ["x"]}))

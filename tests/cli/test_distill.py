@@ -59,7 +59,7 @@ def test_distill_trains_and_saves_a_student(tmp_path):
     command[command.index("--output-dir") + 1] = str(tmp_path / "wrong")
     wrong = runner.invoke(app, [*command, "--protection", "magic"])
     assert wrong.exit_code == 2
-    assert "protection='magic' is not known" in wrong.output
+    assert "--protection magic is not known" in wrong.output
     (tmp_path / "notes.jsonl").write_text("{")
     broken = runner.invoke(app, command)
     assert broken.exit_code == 2

@@ -38,7 +38,7 @@ def audit(project, *options):
     return runner.invoke(app, ["audit", *own, *options])
 
 
-def test_audit_of_everything(project, texts):
+def test_audit_of_everything(project, texts, every_curve):
     records = sorted(set(texts["text"]))
     for name, part in (("in", records[::2]), ("out", records[1::2])):
         (project / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
@@ -159,7 +159,7 @@ def test_budget_plans_a_run(tmp_path):
     assert "for each user (add or remove one)" in result.output
     assert "noise per unit" in result.output
     assert figure.stat().st_size > 10_000
-    content = json.loads(CliRunner().invoke(app, [*asked, "--json"]).output)
+    content = json.loads(CliRunner().invoke(app, [*asked, "--json", "--table"]).output)
     assert 3.96 <= content["plan"]["epsilon"] <= 4
     assert content["plan"]["steps"] == 10
     # The other way round: from that noise to that epsilon, in the same table.
@@ -188,7 +188,7 @@ def test_budget_refuses_what_makes_no_sense(options, message):
 
 
 @pytest.mark.usefixtures("project")
-def test_an_audit_goes_onto_the_card(tmp_path, texts):
+def test_an_audit_goes_onto_the_card(tmp_path, texts, every_curve):
     records = sorted(set(texts["text"]))
     for name, part in (("in", records[::2]), ("out", records[1::2])):
         Dataset.from_dict({"text": part}).to_json(tmp_path / f"{name}.jsonl")

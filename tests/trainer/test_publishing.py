@@ -334,7 +334,7 @@ def test_canaries_without_controls_are_reported(trainer_of, tokenizer):
     assert "| x2 |" in card_of(trainer, audit=report)
 
 
-def test_figures_of_others_stay(trainer_of, tokenizer, texts):
+def test_figures_of_others_stay(trainer_of, tokenizer, texts, every_curve):
     trainer = trainer_of()
     trainer.train()
     folder = Path(trainer.args.output_dir)
