@@ -80,5 +80,5 @@ class Clock:
 def duration(seconds: float) -> str:
     """Say how long something takes, for people."""
     if seconds < 90:
-        return f"{max(seconds, 1):.0f} seconds"
+        return "a second" if seconds < 1.5 else f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -34,4 +34,4 @@ def test_it_is_silent_before_and_where_it_is_to_be(capsys):
 
 
 def test_durations_for_people():
-    assert [duration(s) for s in (0.1, 59, 600, 7200)] == ["1 seconds", "59 seconds", "10 minutes", "2.0 hours"]
+    assert [duration(s) for s in (0.1, 59, 600, 7200)] == ["a second", "59 seconds", "10 minutes", "2.0 hours"]

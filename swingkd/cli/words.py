@@ -95,6 +95,8 @@ _PHRASES = (
     (r"with num_labels=(\d+)", r"with --set 'model_init_kwargs={num_labels: \1}'"),
     (r", tie_word_embeddings=False", ""),
     (r" \(use_reentrant=True is needed\)", ""),
+    (r"Pass outside=.*$", "Choose a model whose label for what is not private is O."),
+    (r"rows_per_step=", "rows of a step="),
     (r"[Ll]eave protection unset", "Leave out --protection"),
     (r"cache more with top_k", "cache more with swingkd cache-teacher --top-k"),
     (r" To tag anew, call .* first\.", " To tag anew, let HF_DATASETS_CACHE be an empty folder."),

@@ -130,6 +130,8 @@ def _spent(
 
 def said_epsilon(epsilon: float) -> str:
     """Return an epsilon for people, rounded up: a promise is never said to be smaller than it is."""
+    if 0 < epsilon < 0.01:
+        return said_delta(epsilon)
     return f"{math.ceil(round(epsilon * 100, 6)) / 100:.2f}"
 
 

@@ -152,7 +152,7 @@ def claims(facts: ModelFacts) -> list[str]:
             excess = audit.exposure.excess(level) if 0 in audit.exposure.levels else None
             if audit.exposure_is_powerless(level):
                 lines.append(
-                    f"No power here: the teacher does not give away secrets that stood {level} times either, so "
+                    f"No power here: the teacher does not give away secrets that stood {_often(level)} either, so "
                     "nothing is shown of them."
                 )
             if audit.exposure.gives_away(level):
@@ -162,7 +162,7 @@ def claims(facts: ModelFacts) -> list[str]:
                     if excess is not None
                     else f"{audit.exposure.mean(level).value:.2f} bits of exposure, where chance gives 1.44"
                 )
-                lines.append(f"It gives something away of secrets that stood {level} times in the text: {over}.")
+                lines.append(f"It gives something away of secrets that stood {_often(level)} in the text: {over}.")
         lines += [f"{note[:1].upper()}{note[1:]}." for note in audit.exposure.notes]
     for kind, report in audit.membership.items():
         who = spoken(kind)
@@ -198,6 +198,10 @@ def claims(facts: ModelFacts) -> list[str]:
     if audit.teacher is None and (audit.membership or audit.exposure):
         lines.append("The attacks were not tried on the teacher: one that finds nothing may have no power.")
     return [*lines, "Attacks are lower bounds: a better one may find more. What a tagger misses is not protected."]
+
+
+def _often(times: int) -> str:
+    return "once" if times == 1 else f"{times} times"
 
 
 def markdown(table: Table) -> str:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel
+from transformers.trainer_utils import SaveStrategy
 
 from swingkd.data.columns import IGNORE, flat, in_parts
 from swingkd.data.prepare import column_names
@@ -45,6 +46,27 @@ def check_kind(dataset: Any, name: str, several: bool = True, named: bool = True
         f"{name} is a {type(dataset).__module__}.{type(dataset).__qualname__}. Make it a data set of the datasets "
         f"library, so that its text can be tagged: {how}."
     )
+
+
+def check_best_metric(args: PrivateDistillationConfig, evaluation: Any) -> None:
+    """Refuse to look for the best model by a metric of no data set, where there are several.
+
+    Raises:
+        ValueError: names one that there will be.
+    """
+    metric = args.metric_for_best_model
+    if not isinstance(evaluation, dict) or metric is None or not (args.load_best_model_at_end or _saves_best(args)):
+        return
+    name = metric.removeprefix("eval_")
+    if not name.startswith((*(f"{part}_" for part in evaluation), "audit_")):
+        raise ValueError(
+            f"metric_for_best_model={metric!r} is of none of the data sets {', '.join(map(repr, evaluation))}. Say "
+            f"which one decides: metric_for_best_model='eval_{next(iter(evaluation), 'name')}_{name}'."
+        )
+
+
+def _saves_best(args: PrivateDistillationConfig) -> bool:
+    return args.save_strategy == SaveStrategy.BEST
 
 
 def check_rows(dataset: Dataset | IterableDataset, models: dict[str, PreTrainedModel]) -> None:

@@ -29,6 +29,7 @@ from swingkd.trainer.adapters import adapter_of_task
 from swingkd.trainer.check_cache import check_cached_teacher, check_same_cache
 from swingkd.trainer.check_columns import check_columns
 from swingkd.trainer.check_data import (
+    check_best_metric,
     check_dp_rows,
     check_kind,
     check_rows,
@@ -170,6 +171,7 @@ class Setup:
             args = args.of_streams()
         check_kind(data.train_dataset, "train_dataset", several=False, named=False)
         check_kind(data.eval_dataset, "eval_dataset", named=False)
+        check_best_metric(args, data.eval_dataset)
         models = load_models(given, data, args)
         args, cache, why = choose_protection(data, args, models)
         args = check_fit(given.peft_config, args, models)

@@ -184,6 +184,59 @@ def test_collators_whose_settings_would_be_lost_are_refused(bench, options, says
         bench.masked(data_collator=collator)
 
 
+def test_the_best_of_several_data_sets_is_that_of_one(bench):
+    """As reported of sentence-transformers: an error after the first evaluation, hours from the start."""
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1}
+    sets = {"one": bench.texts.select(range(6)), "two": bench.texts.select(range(6, 12))}
+    for metric in (None, "perplexity"):
+        with pytest.raises(ValueError, match=r"'eval_one_(loss|perplexity)'"):
+            bench.lm(eval_dataset=sets, metric_for_best_model=metric, save_steps=1, **best)
+    trainer = bench.lm(eval_dataset=sets, metric_for_best_model="eval_two_perplexity", save_steps=1, **best)
+    trainer.train()
+    assert trainer.state.best_metric == min(
+        log["eval_two_perplexity"] for log in trainer.state.log_history if "eval_two_perplexity" in log
+    )
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_tokens_that_a_server_rules_out_have_finite_gradients(bench, beta):
+    """As reported of TRL's reverse KL with a teacher behind a server: the loss was finite, its gradient was not."""
+
+    def ruled_out(answer):
+        for choice in answer["choices"]:
+            for one in choice["prompt_logprobs"][1:]:
+                for value in one.values():
+                    value["logprob"] = -9999.0 if value["rank"] >= 5 else value["logprob"]
+        return answer
+
+    served = Served(bench.teacher(), bench.tokenizer)
+    with serving(served) as url:
+        server, args = TeacherServer(url), bench.config(protection="none")
+        served.always = ruled_out
+        rows = cache_teacher(
+            server, args, bench.texts.select(range(12)), bench.tokenizer, top_k=10, tagger=RuleTagger()
+        )
+    trainer = bench.lm(rows, teacher_model=None, beta=beta, protection="drop")
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(6)])
+    trainer.compute_loss(trainer.model, batch).backward()
+    assert all(p.grad.isfinite().all() for p in trainer.model.parameters())
+
+
+def test_a_search_over_adapters(bench):
+    """As asked for of TRL, whose trainers make the adapter at once."""
+    trainer = bench.lm(
+        model_init=lambda: bench.student(),
+        peft_config=LoraConfig(r=2, target_modules=["q_proj"]),
+        eval_dataset=bench.texts.select(range(6)),
+        eval_strategy="epoch",
+        max_steps=1,
+    )
+    best = trainer.hyperparameter_search(
+        lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-2)}, n_trials=2, backend="optuna"
+    )
+    assert math.isfinite(best.objective)
+
+
 def test_what_would_train_nothing_is_refused(bench):
     model = bench.student()
     own = (torch.optim.SGD(model.parameters(), lr=0.1), None)
