@@ -25,6 +25,7 @@ from swingkd.files import alone_in
 from swingkd.models.inputs import first_position, takes, vocabulary_size
 from swingkd.models.whole import check_finite_weights
 from swingkd.report import forget_model_facts
+from swingkd.report.protected import Protected
 from swingkd.tagging import Tagger
 from swingkd.targets import Protection
 from swingkd.tasks.language import MaskingCollator, NewMasks
@@ -147,18 +148,22 @@ class PrivateDistillationTrainer(SearchingTrainer):
         self.model_init = model_init
         self._protection = target_protection
         #: What is protected, by what, and how much of the training text.
-        self.protected = what_is_protected(
-            self.train_dataset,
-            tagger,
-            self.processing_class,
-            protection=self.args.protection or type(target_protection).__name__,
-            why=setup.why,
-            counted=not self.args.differentially_private,
-            answers=self.task.answers,
-        )
+        self.protected = self._what_is_protected(tagger)
         self.add_callback(SayWhatIsProtected(self.protected))
         show_lines(self)
         self._begin()
+
+    def _what_is_protected(self, tagger: Tagger | None) -> Protected:
+        own = self.setup.own
+        return what_is_protected(
+            self.train_dataset,
+            tagger,
+            self.processing_class,
+            protection=self.args.protection or type(own).__name__,
+            why=self.setup.why,
+            counted=not self.args.differentially_private,
+            answers=self.task.answers,
+        )
 
     def _begin(self) -> None:
         """Make what needs the Trainer's device, precision and model."""

@@ -43,6 +43,7 @@ def test_two_processes_equal_one(tmp_path, protection, single, several):
     assert_same(one, two, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_read_a_stream_as_one_does(tmp_path):
     """Each reads it itself and takes its own rows: the same steps, in float64."""

@@ -222,6 +222,7 @@ def test_tokens_that_a_server_rules_out_have_finite_gradients(bench, beta):
     assert all(p.grad.isfinite().all() for p in trainer.model.parameters())
 
 
+@pytest.mark.slow
 def test_a_search_over_adapters(bench):
     """As asked for of TRL, whose trainers make the adapter at once."""
     trainer = bench.lm(

@@ -39,7 +39,7 @@ def test_answers_are_those_of_the_model(teacher, tokenizer, kind):
             np.testing.assert_allclose(found.log_probs, values, atol=1e-6)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("temperature", [pytest.param(1.0, marks=pytest.mark.slow), 2.0])
 def test_a_cache_of_a_server_is_a_cache_of_the_model(server, teacher, tokenizer, config, texts, temperature):
     args = config(protection="none", temperature=temperature)
     data, options = texts.select(range(20)), {"top_k": 300, "exact": True, "tagger": RuleTagger()}

@@ -37,7 +37,7 @@ def blenderbot(size, seed):
     return BlenderbotForConditionalGeneration(BlenderbotConfig(vocab_size=size, **SIZES))
 
 
-@pytest.mark.parametrize("make", [m2m100, blenderbot])
+@pytest.mark.parametrize("make", [m2m100, pytest.param(blenderbot, marks=pytest.mark.slow)])
 def test_decoders_that_shift_in_their_forward_only(config, tokenizer, make):
     """The hard loss is transformers' own; training and evaluation run."""
     rows = Dataset.from_dict({"prompt": TEXTS[:12], "completion": [text.split(",")[1] for text in TEXTS[:12]]})

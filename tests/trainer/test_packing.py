@@ -79,7 +79,7 @@ def whole(tokenizer, config, tmp_path):
 
 
 @pytest.mark.parametrize("protection", ["none", "drop", "noise", "population", "mollify"])
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("fused", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_packed_is_unpacked(whole, protection, fused):
     fields = {"protection": protection, "fused_loss": fused, "noise_context": 4}
     loss, gradient, apart = whole(**fields)
@@ -90,7 +90,7 @@ def test_packed_is_unpacked(whole, protection, fused):
     torch.testing.assert_close(packed_gradient, gradient, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("make", [neox, gpt2])
+@pytest.mark.parametrize("make", [neox, pytest.param(gpt2, marks=pytest.mark.slow)])
 def test_other_positions_too(whole, make):
     """Learnt positions and rotary ones, of a part of each head."""
     loss, gradient, _ = whole(make, protection="noise")
