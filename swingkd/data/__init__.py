@@ -8,6 +8,7 @@ from swingkd.data.prepare import (
     has_transform,
     prepare_dataset,
     ready,
+    retagged,
     tagged_map,
     unformatted,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "prepare_dataset",
     "read_teacher",
     "ready",
+    "retagged",
     "tagged_map",
     "token_facts",
     "unformatted",

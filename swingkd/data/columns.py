@@ -30,6 +30,17 @@ PADDING = {"input_ids": 0, "labels": IGNORE, "attention_mask": 0, **dict.fromkey
 _SURE = 255
 
 
+def rows_of(batch: dict[str, list]) -> list[dict[str, Any]]:
+    """Return the rows of a batch, as `Dataset.map` hands it over: a column each."""
+    return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+
+
+def add_facts(columns: dict[str, list], facts: TokenFacts) -> None:
+    """Add to each of the columns about privacy what is known of one more row."""
+    for name, values in zip(PII_COLUMNS, facts, strict=True):
+        columns[name].append(values)
+
+
 def in_parts(dataset: Dataset, column: str, rows: int = 10_000) -> Iterator[pa.ChunkedArray]:
     """Yield a column as Arrow keeps it, so many rows at a time."""
     for part in dataset.select_columns([column]).with_format("arrow").iter(rows):
@@ -39,6 +50,12 @@ def in_parts(dataset: Dataset, column: str, rows: int = 10_000) -> Iterator[pa.C
 def flat(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return the numbers of a column: of all tokens, where it holds lists."""
     return pc.list_flatten(column) if pa.types.is_nested(column.type) else column
+
+
+def row_lengths(dataset: Dataset, column: str = "input_ids") -> np.ndarray:
+    """Return how many values each row of a column holds, [rows]; none where there is no list."""
+    lengths = (pc.fill_null(pc.list_value_length(part), 0).to_numpy() for part in in_parts(dataset, column))
+    return np.concatenate([np.zeros(0, np.int64), *lengths])
 
 
 def labels_of(row: dict[str, Any]) -> Any:

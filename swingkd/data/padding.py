@@ -68,7 +68,7 @@ def _unpad(batch: dict[str, list], mask: str, columns: list[str]) -> dict[str, l
     return out
 
 
-def as_here(dataset: Dataset | IterableDataset, settings: Any) -> Dataset | IterableDataset:
+def as_here(dataset: Dataset | IterableDataset, names: list[str], settings: Any) -> Dataset | IterableDataset:
     """Return rows of a language model with TRL's columns as labels and positions.
 
     `assistant_masks` says which tokens are learnt, `completion_mask` too (unless all are to be), and `seq_lengths` how
@@ -76,9 +76,9 @@ def as_here(dataset: Dataset | IterableDataset, settings: Any) -> Dataset | Iter
 
     Args:
         dataset: tokenised rows.
+        names: of its columns.
         settings: `completion_only_loss`.
     """
-    names = dataset.column_names or list(next(iter(dataset), {}))
     masks = [name for name in ("assistant_masks", "completion_mask") if name in names]
     if settings.completion_only_loss is False:
         masks = [name for name in masks if name != "completion_mask"]

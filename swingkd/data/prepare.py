@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from swingkd.data.columns import IGNORE, PII_COLUMNS, PII_TYPES, VERSION, in_parts
+from swingkd.data.columns import IGNORE, PII_COLUMNS, VERSION, add_facts, in_parts, rows_of
 from swingkd.data.packing import PackingStrategy, pack
 from swingkd.data.padding import OF_EACH_TOKEN, as_here, unpadded
 from swingkd.data.retag import tag_tokenised
@@ -122,11 +122,10 @@ def prepare_dataset(
     columns = column_names(dataset)
     if "input_ids" in columns:
         if tagger is not None and "pii_likelihood" not in columns and readable(columns, settings):
-            check_fast_tokenizer(tokenizer)
             known = {"tokenizer": tokenizer, "tagger": tagger, "settings": settings}
             known["read"] = _reader(columns, tokenizer, settings)
-            dataset = tagged_map(dataset, tag_tokenised, known, batched=True, with_indices=True)
-        prepared = ready(as_here(dataset, settings), tagger, OF_EACH_TOKEN)
+            dataset = retagged(dataset, tag_tokenised, known)
+        prepared = ready(as_here(dataset, columns, settings), tagger, OF_EACH_TOKEN)
     else:
         check_fast_tokenizer(tokenizer)
         read = _reader(columns, tokenizer, settings)
@@ -167,6 +166,23 @@ def tagged_map(
             "call datasets.disable_caching() first."
         )
     return mapped
+
+
+def retagged(
+    dataset: Dataset | IterableDataset, function: Callable[..., dict[str, list]], known: dict[str, Any]
+) -> Dataset | IterableDataset:
+    """Tag rows that are tokenised already and still have their text.
+
+    Args:
+        dataset: map-style or streaming.
+        function: of a batch, its rows' numbers, and of what is known.
+        known: its arguments, a fast `tokenizer` and a `tagger` among them.
+
+    Raises:
+        ValueError: the tokenizer is a slow one, or a row's tokens are not those of its text.
+    """
+    check_fast_tokenizer(known["tokenizer"])
+    return tagged_map(dataset, function, known, batched=True, with_indices=True)
 
 
 def ready(
@@ -342,19 +358,18 @@ def _reader(columns: list[str], tokenizer: PreTrainedTokenizerBase, settings: Da
 
 
 def _tokenise(batch, read, tokenizer, tagger, settings, version):
-    size = len(next(iter(batch.values())))
-    rows = [read({key: values[i] for key, values in batch.items()}) for i in range(size)]
+    rows = [read(row) for row in rows_of(batch)]
     texts = [row.text for row in rows]
     if not all(isinstance(text, str) for text in texts):
         without = sum(not isinstance(text, str) for text in texts)
         raise ValueError(
-            f"{without} of {size} rows have no text (None, or no string). Drop them first, such as "
+            f"{without} of {len(rows)} rows have no text (None, or no string). Drop them first, such as "
             "dataset.filter(lambda row: isinstance(row['text'], str))."
         )
     encoded = tokenizer(
         texts, add_special_tokens=not rows[0].templated, return_offsets_mapping=True, return_attention_mask=False
     )
-    tags = tag_texts(tagger, texts) if tagger is not None else [None] * size
+    tags = tag_texts(tagger, texts) if tagger is not None else [None] * len(rows)
     cut = settings.max_length if settings.packing in (None, "bfd") else None
     out: dict[str, list] = {key: [] for key in ("input_ids", "labels")}
     if tagger is not None:
@@ -374,7 +389,5 @@ def _tokenise(batch, read, tokenizer, tagger, settings, version):
         out["labels"].append(np.where(learnt, ids, IGNORE)[:cut])
         if char_tags is None:
             continue
-        tagged = token_facts(row.text, char_tags, offsets, settings.dilation)
-        for column, values, kind in zip(PII_COLUMNS, tagged, PII_TYPES, strict=True):
-            out[column].append(values.astype(kind)[:cut])
+        add_facts(out, token_facts(row.text, char_tags, offsets, settings.dilation).at(slice(cut)))
     return out

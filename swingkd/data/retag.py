@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from swingkd.data.columns import PII_COLUMNS
+from swingkd.data.columns import PII_COLUMNS, add_facts, rows_of
 from swingkd.data.spans import token_facts
-from swingkd.tagging import CharTags, Tagger, tag_texts
-from swingkd.targets.facts import FACT_TYPES
+from swingkd.tagging import Tagger, tag_texts
 
 
 def offsets_of(
@@ -71,12 +70,11 @@ def tag_tokenised(
         settings: `dilation`.
         version: part of the cache's key.
     """
-    rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-    texts = [read(row).text for row in rows]
+    texts = [read(row).text for row in rows_of(batch)]
     out: dict[str, list] = {name: [] for name in PII_COLUMNS}
     every = placed(batch["input_ids"], texts, tokenizer, indices)
     for text, tags, offsets in zip(texts, tag_texts(tagger, texts), every, strict=True):
-        add_facts(out, text, tags, offsets, settings.dilation)
+        add_facts(out, token_facts(text, tags, offsets, settings.dilation))
     return out
 
 
@@ -93,9 +91,3 @@ def placed(
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """Return the ids that stand for no text; an unknown word is text."""
     return np.array([i for i in tokenizer.all_special_ids if i != tokenizer.unk_token_id])
-
-
-def add_facts(out: dict[str, list], text: str, tags: CharTags, offsets: np.ndarray, dilation: int) -> None:
-    """Add to each column about privacy the values of a row's tokens."""
-    for column, values, kind in zip(PII_COLUMNS, token_facts(text, tags, offsets, dilation), FACT_TYPES, strict=True):
-        out[column].append(values.astype(kind))

@@ -18,8 +18,6 @@ _KINDS = {
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 #: The endings, for help texts and errors.
 ENDINGS = ", ".join(_KINDS)
-
-
 #: How names of files end that hold rows, the last of their endings.
 READ = (*_KINDS, *_COMPRESSED)
 

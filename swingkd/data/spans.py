@@ -8,7 +8,7 @@ from itertools import groupby
 
 import numpy as np
 
-from swingkd.data.columns import stored
+from swingkd.data.columns import PII_TYPES, stored
 from swingkd.tagging import CharTags, align, dilate, label_spans
 from swingkd.targets import TokenFacts
 from swingkd.targets.population import COPY, GROUP_STRIDE, LAST_PLACE, PLACE_AFTER, PLACE_BEFORE
@@ -24,7 +24,7 @@ def token_facts(text: str, tags: CharTags, offsets: np.ndarray, dilation: int) -
         dilation: how many neighbouring tokens inherit the likelihood.
 
     Returns:
-        What is known of each token, all [tokens] int64; the likelihood from 0 to 255.
+        What is known of each token, all [tokens], of the columns' types; the likelihood from 0 to 255.
     """
     likelihood = stored(dilate(align(tags.likelihood, offsets), dilation))
     group, shape, span = (np.zeros(len(offsets), np.int64) for _ in range(3))
@@ -56,12 +56,8 @@ def token_facts(text: str, tags: CharTags, offsets: np.ndarray, dilation: int) -
         shape[after] = _shape_hash(text[start:end])
         seen.add(identity)
     private = likelihood > 0
-    return TokenFacts(
-        likelihood=likelihood,
-        group=np.where(private, group, 0),
-        shape=np.where(private, shape, 0),
-        span=np.where(private, span, 0),
-    )
+    facts = TokenFacts(likelihood, *(np.where(private, values, 0) for values in (group, shape, span)))
+    return TokenFacts(*(values.astype(kind) for values, kind in zip(facts, PII_TYPES, strict=True)))
 
 
 def _span_hash(label: int, text: str) -> int:

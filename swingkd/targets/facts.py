@@ -33,6 +33,18 @@ class TokenFacts(NamedTuple):
         """Return the facts about some of the tokens."""
         return TokenFacts(*(values[places] for values in self))
 
+    def spread(self, size: int, places: Any) -> TokenFacts:
+        """Return the facts about so many tokens, of which these stand at some places; of the others nothing is known.
+
+        Args:
+            size: how many tokens there are.
+            places: indices, or a mask [size], of those that are known here; all facts are arrays.
+        """
+        every = TokenFacts(*(np.zeros(size, values.dtype) for values in self))
+        for values, known in zip(every, self, strict=True):
+            values[places] = known
+        return every
+
 
 #: How each is kept in a column.
 FACT_TYPES = TokenFacts(likelihood=np.uint8, group=np.int32, shape=np.int64, span=np.int64)

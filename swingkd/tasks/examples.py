@@ -143,7 +143,7 @@ def word_facts(words: list[str], tags: CharTags, dilation: int) -> TokenFacts:
     private = likelihood > 0
     group = np.where(private, align(tags.labels, offsets).astype(np.int64) * GROUP_STRIDE + 1, 0)
     span = np.array([text_hash(word) for word in words], np.int64).reshape(-1)
-    return TokenFacts(likelihood=likelihood, group=group, span=span)
+    return TokenFacts(likelihood=likelihood, group=group, shape=np.zeros_like(span), span=span)
 
 
 def word_offsets(words: list[str]) -> np.ndarray:

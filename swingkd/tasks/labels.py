@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
-from swingkd.data import PII_COLUMNS, column_names, pad_rows, ready, tagged_map, unformatted
-from swingkd.data.columns import IGNORE, likelihoods
+from swingkd.data import PII_COLUMNS, column_names, pad_rows, ready, retagged, tagged_map, unformatted
+from swingkd.data.columns import IGNORE, add_facts, likelihoods
 from swingkd.data.retag import offsets_of, placed, special_ids
 from swingkd.models.class_labels import check_class_names
 from swingkd.models.inputs import OF_TOKENS, of_tokens
@@ -73,6 +73,7 @@ class TextTask(LabelTask):
             # Nothing is learnt of them, so nothing is protected.
             reading = replace(reading, tagger=None)
         config, other = reading.model.config, reading.teacher_processing_class
+        known = {"tokenizer": reading.processing_class, "tagger": reading.tagger, "settings": reading.settings}
         if field is not None:
             check_class_names(dataset.features, field, config)
         if "input_ids" in columns:
@@ -86,22 +87,13 @@ class TextTask(LabelTask):
             if self.name == "token-classification":
                 each = (*each, "labels", *PII_COLUMNS)
             if reading.tagger is not None and "pii_likelihood" not in columns and self.has_text(columns, reading):
-                check_fast_tokenizer(reading.processing_class)
-                known = {"tokenizer": reading.processing_class, "tagger": reading.tagger, "settings": reading.settings}
-                dataset = tagged_map(dataset, self.retag, known, batched=True, with_indices=True)
+                dataset = retagged(dataset, self.retag, known)
             dataset = ready(dataset, reading.tagger, each)
             return by_number(dataset, config) if field is not None else dataset
         for tokenizer in (reading.processing_class, other):
             if tokenizer is not None:
                 check_fast_tokenizer(tokenizer)
-        known = {
-            "tokenizer": reading.processing_class,
-            "teacher_tokenizer": other,
-            "tagger": reading.tagger,
-            "settings": reading.settings,
-            "config": config,
-            "field": field,
-        }
+        known |= {"teacher_tokenizer": other, "config": config, "field": field}
         return tagged_map(dataset, self.tokenise, known, **reading.mapping(dataset, description, keep))
 
     @staticmethod
@@ -160,9 +152,7 @@ class SequenceClassification(TextTask):
         for i, (text, tags) in enumerate(zip(texts, tag_texts(tagger, texts), strict=True)):
             # What one of the two models sees of a text, its answer may be about.
             every = [example_facts(text, tags, of[i], settings) for of in read]
-            tagged = max(every, key=lambda facts: (facts.likelihood, facts.group))
-            for column, value in zip(PII_COLUMNS, tagged, strict=True):
-                out[column].append(value)
+            add_facts(out, max(every, key=lambda facts: (facts.likelihood, facts.group)))
         return out
 
     @staticmethod
@@ -176,8 +166,7 @@ class SequenceClassification(TextTask):
         offsets = placed(batch["input_ids"], texts, tokenizer, indices)
         out: dict[str, list] = {name: [] for name in PII_COLUMNS}
         for text, tags, of in zip(texts, tag_texts(tagger, texts), offsets, strict=True):
-            for column, value in zip(PII_COLUMNS, example_facts(text, tags, of, settings), strict=True):
-                out[column].append(value)
+            add_facts(out, example_facts(text, tags, of, settings))
         return out
 
     def metrics(self, sums, answers, model):
@@ -226,11 +215,8 @@ class TokenClassification(TextTask):
                 column[first[i][seen]] = numbers[seen]
                 out[name].append(column)
             if tags is not None:
-                values = word_facts(row, tags, settings.dilation)
-                for column, of_words in zip(PII_COLUMNS, values, strict=True):
-                    placed = np.zeros(lengths[0][i], np.int64)
-                    placed[firsts[0][i][seen]] = np.broadcast_to(of_words, len(row))[seen]
-                    out[column].append(placed)
+                facts = word_facts(row, tags, settings.dilation).at(seen)
+                add_facts(out, facts.spread(lengths[0][i], firsts[0][i][seen]))
         return out
 
     @staticmethod
@@ -248,10 +234,8 @@ class TokenClassification(TextTask):
             # A word's number in the place of a character's: first and one past it.
             spans = offsets_of(ids, encoded["input_ids"][i], np.stack([number, number + 1], 1), special, indices[i])
             real = spans[:, 1] > spans[:, 0]
-            for column, of_words in zip(PII_COLUMNS, word_facts(row, tags, settings.dilation), strict=True):
-                values = np.zeros(len(ids), np.int64)
-                values[real] = np.broadcast_to(of_words, len(row))[spans[real, 0]]
-                out[column].append(values)
+            facts = word_facts(row, tags, settings.dilation).at(spans[real, 0])
+            add_facts(out, facts.spread(len(ids), real))
         return out
 
     def metrics(self, sums, answers, model):

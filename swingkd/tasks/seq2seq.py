@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
-from swingkd.data import PII_COLUMNS, PII_TYPES, column_names, pad_rows, ready, tagged_map, token_facts, unformatted
-from swingkd.data.columns import IGNORE, likelihoods
+from swingkd.data import PII_COLUMNS, column_names, pad_rows, ready, retagged, tagged_map, token_facts, unformatted
+from swingkd.data.columns import IGNORE, add_facts, likelihoods
 from swingkd.data.retag import placed
 from swingkd.data.teacher_columns import CacheInfo
 from swingkd.tagging import tag_texts
@@ -34,11 +34,10 @@ class Seq2SeqLM(TokenTask):
         dataset = unformatted(dataset)
         columns = column_names(dataset)
         texts = {"prompt", "completion"} <= set(columns)
+        known = {"tokenizer": reading.processing_class, "tagger": reading.tagger, "settings": reading.settings}
         if {"input_ids", "labels"} <= set(columns):
             if texts and reading.tagger is not None and "pii_likelihood" not in columns:
-                check_fast_tokenizer(reading.processing_class)
-                known = {"tokenizer": reading.processing_class, "tagger": reading.tagger, "settings": reading.settings}
-                dataset = tagged_map(dataset, _retag, known, batched=True, with_indices=True)
+                dataset = retagged(dataset, _retag, known)
             return ready(dataset, reading.tagger, ("input_ids", "attention_mask"))
         if not texts:
             raise ValueError(
@@ -46,7 +45,6 @@ class Seq2SeqLM(TokenTask):
                 "'completion', or 'input_ids' and 'labels'."
             )
         check_fast_tokenizer(reading.processing_class)
-        known = {"tokenizer": reading.processing_class, "tagger": reading.tagger, "settings": reading.settings}
         return tagged_map(dataset, _tokenise, known, **reading.mapping(dataset, description, keep))
 
     def collator(self, processing_class, teacher_processing_class=None, cache: CacheInfo | None = None):
@@ -102,9 +100,7 @@ def _tokenise(batch, tokenizer, tagger, settings, version):
         before, offsets = (np.array(part["offset_mapping"][i], np.int64).reshape(-1, 2) for part in (read, target))
         # Special tokens have empty spans, wherever they are moved.
         both = np.concatenate([before, offsets + len(prompts[i]) + 1])
-        tagged = token_facts(text, char_tags, both, settings.dilation)
-        for column, values, kind in zip(PII_COLUMNS, tagged, PII_TYPES, strict=True):
-            out[column].append(values[len(before) :].astype(kind))
+        add_facts(out, token_facts(text, char_tags, both, settings.dilation).at(slice(len(before), None)))
     return out
 
 
@@ -121,11 +117,7 @@ def _retag(batch, indices, tokenizer, tagger, settings, version):
     tags = tag_texts(tagger, _whole(batch))
     for (text, prompt, labels, at), char_tags in zip(every, tags, strict=True):
         facts = token_facts(text, char_tags, at + len(prompt) + 1, settings.dilation)
-        real = np.asarray(labels) != IGNORE
-        for column, values, kind in zip(PII_COLUMNS, facts, PII_TYPES, strict=True):
-            whole = np.zeros(len(labels), kind)
-            whole[real] = values.astype(kind)
-            out[column].append(whole)
+        add_facts(out, facts.spread(len(labels), np.asarray(labels) != IGNORE))
     return out
 
 

@@ -11,7 +11,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel
 from transformers.trainer_utils import SaveStrategy
 
-from swingkd.data.columns import IGNORE, flat, in_parts
+from swingkd.data.columns import IGNORE, flat, in_parts, row_lengths
 from swingkd.data.prepare import column_names
 from swingkd.trainer.check_models import positions
 from swingkd.trainer.config import PrivateDistillationConfig
@@ -77,7 +77,7 @@ def check_rows(dataset: Dataset | IterableDataset, models: dict[str, PreTrainedM
         raise ValueError("The data set is empty: no row is left after tokenising.")
     if "input_ids" not in dataset.column_names:
         return
-    longest = max(pc.max(pc.list_value_length(ids)).as_py() for ids in in_parts(dataset, "input_ids"))
+    longest = int(row_lengths(dataset).max())
     for role, model in models.items():
         allowed = positions(model)
         if allowed is not None and longest > allowed:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,12 +21,12 @@ _TEXTS = ((1, 5), (3, 4))
 
 
 def check_packing(
-    dataset: Dataset | IterableDataset | None, task: Task, models: dict[str, PreTrainedModel], asked: bool
+    datasets: Iterable[Dataset | IterableDataset | None], task: Task, models: dict[str, PreTrainedModel], asked: bool
 ) -> None:
-    """Refuse rows of several texts that a model would read as one.
+    """Refuse rows of several texts that a model would read as one; each model is tried once, where there are any.
 
     Args:
-        dataset: prepared rows.
+        datasets: prepared rows, of training and of evaluation.
         task: how models are called.
         models: by their role.
         asked: whether rows were packed here; else they are looked at.
@@ -32,7 +34,7 @@ def check_packing(
     Raises:
         ValueError: names the model that lets the texts of a row see each other.
     """
-    if dataset is None or "position_ids" not in column_names(dataset) or not (asked or _packed(dataset)):
+    if not any(_several_texts(dataset, asked) for dataset in datasets if dataset is not None):
         return
     for role, model in models.items():
         if not keeps_apart(model, task):
@@ -41,6 +43,10 @@ def check_packing(
                 f"attention ({model.config._attn_implementation}). Choose packing_strategy='wrapped', whose texts see "
                 "each other, or packing=False."
             )
+
+
+def _several_texts(dataset: Dataset | IterableDataset, asked: bool) -> bool:
+    return "position_ids" in column_names(dataset) and (asked or _packed(dataset))
 
 
 def _packed(dataset: Dataset | IterableDataset) -> bool:

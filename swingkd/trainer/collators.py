@@ -28,7 +28,7 @@ _PADDING = (
 )
 
 
-def collator_of(given: Callable | None, own: Callable, task: Task) -> Callable:
+def chosen_collator(given: Callable | None, own: Callable, task: Task) -> Callable:
     """Return what makes batches: ours, where nobody brought another one or it does nothing but pad.
 
     Args:

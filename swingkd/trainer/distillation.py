@@ -33,7 +33,7 @@ from swingkd.trainer.check_arguments import check_arguments, check_own_metrics
 from swingkd.trainer.check_data import check_fresh_masks
 from swingkd.trainer.check_packing import check_packing
 from swingkd.trainer.checkpoints import begin_checkpoint, last_complete_checkpoint, load_renamed
-from swingkd.trainer.collators import collator_of
+from swingkd.trainer.collators import chosen_collator
 from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.evaluation import preprocessing
 from swingkd.trainer.lines import show_lines
@@ -132,7 +132,7 @@ class PrivateDistillationTrainer(SearchingTrainer):
         super().__init__(
             model=setup.models.student,
             args=setup.args,
-            data_collator=collator_of(data_collator, setup.collator(), self.task),
+            data_collator=chosen_collator(data_collator, setup.collator(), self.task),
             train_dataset=setup.train_dataset,
             eval_dataset=setup.eval_dataset,
             processing_class=setup.models.processing_class,
@@ -178,10 +178,9 @@ class PrivateDistillationTrainer(SearchingTrainer):
             roles = {"student": self.model, "teacher": self.teacher_model, "public": self.public_model}
             present = {role: model for role, model in roles.items() if model is not None}
             with self.accelerator.autocast():
-                for part in (self.train_dataset, *parts_of(self.eval_dataset)):
-                    check_packing(part, self.task, present, self.args.packing)
-        self._set_up_dp()
-        self.distillation = self._make_objective()
+                every = (self.train_dataset, *parts_of(self.eval_dataset))
+                check_packing(every, self.task, present, self.args.packing)
+        self._read_student()
 
     def _read_student(self) -> None:
         self._set_up_dp()

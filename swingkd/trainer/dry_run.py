@@ -8,11 +8,10 @@ import sys
 import time
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from datasets import Dataset
 
-from swingkd.data.columns import in_parts
+from swingkd.data.columns import row_lengths
 from swingkd.progress import duration
 from swingkd.report.protected import protected_lines
 from swingkd.targets import Drop
@@ -64,9 +63,7 @@ def _rows(trainer: PrivateDistillationTrainer) -> list[str]:
         return ["Rows: a stream; nobody knows how many."]
     if "input_ids" not in rows.column_names:
         return [f"Rows: {len(rows):,}."]
-    lengths = np.concatenate(
-        [np.diff(part.combine_chunks().offsets.to_numpy()) for part in in_parts(rows, "input_ids")]
-    )
+    lengths = row_lengths(rows)
     return [f"Rows: {len(rows):,}, {int(lengths.sum()):,} tokens; the longest has {int(lengths.max()):,}."]
 
 

@@ -10,8 +10,8 @@ from datasets import Dataset
 from scipy.special import logsumexp
 from transformers import PreTrainedTokenizerBase
 
-from swingkd.data.columns import in_parts, labels_of
-from swingkd.data.teacher_columns import CacheInfo, predicted, row_key, tokenizer_fingerprint
+from swingkd.data.columns import flat, in_parts, labels_of, row_lengths, rows_of
+from swingkd.data.teacher_columns import TEACHER_COLUMNS, CacheInfo, predicted, row_key, tokenizer_fingerprint
 from swingkd.models.inputs import vocabulary_size
 from swingkd.models.teacher_server import TeacherServer
 from swingkd.trainer.config import PrivateDistillationConfig
@@ -62,14 +62,13 @@ class ServerWriter:
                 "The server reads each row as one text, and these hold several. Leave packing out, or set "
                 "packing_strategy='wrapped'."
             )
+        longest = int(row_lengths(rows).max(initial=0))
+        if self.server.max_length is not None and longest > self.server.max_length:
+            raise ValueError(
+                f"A row has {longest} tokens, and the server reads {self.server.max_length}. Set max_length."
+            )
         for column in in_parts(rows, "input_ids"):
-            ids = column.combine_chunks()
-            longest = int(np.diff(ids.offsets.to_numpy()).max(initial=0))
-            if self.server.max_length is not None and longest > self.server.max_length:
-                raise ValueError(
-                    f"A row has {longest} tokens, and the server reads {self.server.max_length}. Set max_length."
-                )
-            if len(ids.values) and int(np.max(ids.values.to_numpy())) >= self.info.vocabulary:
+            if int(flat(column).to_numpy().max(initial=0)) >= self.info.vocabulary:
                 raise ValueError(f"A row holds an id beyond the tokenizer's {self.info.vocabulary} tokens.")
 
     def name(self, part: Dataset) -> str:
@@ -81,15 +80,13 @@ class ServerWriter:
 
     def __call__(self, batch: dict[str, list]) -> dict[str, list]:
         """Return the teacher's columns of a batch of rows."""
-        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        rows = rows_of(batch)
         learnt = [predicted(labels_of(row)) for row in rows]
         asked = [i for i, mask in enumerate(learnt) if mask.any()]
         found = self.server.log_probs([rows[i]["input_ids"] for i in asked], self.info.top_k)
         answers = dict(zip(asked, found, strict=True))
         text = self.info.dumps()
-        columns: dict[str, list] = {
-            name: [] for name in ("teacher_ids", "teacher_log_probs", "teacher_tails", "teacher_row", "teacher_cache")
-        }
+        columns: dict[str, list] = {name: [] for name in TEACHER_COLUMNS}
         for i, row in enumerate(rows):
             ids, log_probs = answers.get(i, _NOTHING)
             at = learnt[i][1:] if i in answers else slice(0)

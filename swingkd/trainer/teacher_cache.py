@@ -20,7 +20,7 @@ from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from swingkd.data import PII_COLUMNS, DistillationCollator, prepare_dataset
-from swingkd.data.columns import labels_of
+from swingkd.data.columns import labels_of, rows_of
 from swingkd.data.teacher_columns import (
     TEACHER_COLUMNS,
     CacheInfo,
@@ -110,7 +110,7 @@ def cache_teacher(
     rows = rows.remove_columns([name for name in TEACHER_COLUMNS if name in rows.column_names])
     check_columns(rows, TASKS[0], {"student": teacher_model, **models}, processing_class)
     check_rows(rows, models)
-    check_packing(rows, TASKS[0], models, args.packing)
+    check_packing([rows], TASKS[0], models, args.packing)
     if protect:
         check_something_private(rows, args.protection)
         whole = replace(args.data_settings, packing=None, max_length=2**31)
@@ -224,7 +224,7 @@ class _Writer:
 
     def __call__(self, batch: dict[str, list]) -> dict[str, list]:
         """Return the teacher's columns of a batch of rows."""
-        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        rows = rows_of(batch)
         inputs = {key: value.to(self.args.device) for key, value in self.collator(rows).items()}
         tokens = self.objective.tokens(inputs)
         temperature = self.args.temperature_settings.for_tokens(tokens.likelihood).teacher
