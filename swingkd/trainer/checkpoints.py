@@ -25,10 +25,10 @@ def last_complete_checkpoint(folder: str) -> str | None:
     Raises:
         ValueError: there are checkpoints, none of which is of this library, or all are older than its seals.
     """
-    paths = list(Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
+    paths = [path for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()]
     checkpoints = {steps_of(str(path)): str(path) for path in paths}
     last = max(checkpoints, default=-1)
-    strange = [path for path in paths if not (path / SEAL_FILE).exists() and not (path / UNFINISHED).exists()]
+    strange = [path for path in paths if not (path / SEAL_FILE).exists() and not _unfinished(path)]
     if last < 0 and strange:
         raise ValueError(
             f"{strange[0]} has no {SEAL_FILE}, so nobody can tell whether it is whole. Delete it, or choose another "
@@ -58,9 +58,21 @@ def forget_unfinished(paths: list[str]) -> None:
     weights must not stay.
     """
     for path in paths:
-        if (Path(path) / UNFINISHED).exists() and not (Path(path) / SEAL_FILE).exists():
+        if _unfinished(Path(path)) and not (Path(path) / SEAL_FILE).exists():
             log.warning("%s was never finished: it is removed, and its steps are taken again.", path)
-            shutil.rmtree(path)
+            _remove(Path(path))
+
+
+def _unfinished(checkpoint: Path) -> bool:
+    # An empty folder: killed before the mark was in it, or after it was taken out.
+    return (checkpoint / UNFINISHED).exists() or not any(checkpoint.iterdir())
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove a folder, its mark last: killed on the way, what is left still says that it was never finished."""
+    for path in [path for path in checkpoint.iterdir() if path.name != UNFINISHED]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(checkpoint)
 
 
 def steps_of(checkpoint: str) -> int:
