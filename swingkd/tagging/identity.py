@@ -43,8 +43,8 @@ def tagger_fingerprint(tagger: object | None) -> str | None:
     """
     if tagger is None:
         return None
-    digest = xxhash.xxh3_128()
-    for path in sorted({path for name in _modules(tagger) for path in _sources(name, set())}):
+    digest, seen = xxhash.xxh3_128(), set[str]()
+    for path in sorted({path for name in _modules(tagger) for path in _sources(name, seen)}):
         digest.update(path.encode() + b"\0" + Path(path).read_bytes())
     return digest.hexdigest()
 

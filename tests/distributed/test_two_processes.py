@@ -35,7 +35,8 @@ def accelerate(config: str) -> list[str]:
 # On a CPU Accelerate ignores the sharding that fsdp2.yaml asks for; the test below shards by torch itself.
 @pytest.mark.distributed
 @pytest.mark.parametrize(
-    ("protection", "single", "several"), [("noise", "cpu", "ddp"), ("population", "single_gpu", "fsdp2")]
+    ("protection", "single", "several"),
+    [("noise", "cpu", "ddp"), pytest.param("population", "single_gpu", "fsdp2", marks=pytest.mark.slow)],
 )
 def test_two_processes_equal_one(tmp_path, protection, single, several):
     one = launch(tmp_path / "one", accelerate(single), "train_once.py", "4", protection)
@@ -69,7 +70,7 @@ def test_a_loop_of_ones_own_learns_as_much_in_two_processes(tmp_path):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("kind", ["full", pytest.param("ghost", marks=pytest.mark.slow), "lora"])
+@pytest.mark.parametrize("kind", ["full", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ghost", "lora"))])
 def test_two_private_processes_equal_one(tmp_path, kind):
     """Noise is added once, each record is clipped where it is, and sums are added up over processes."""
     one = launch(tmp_path / "one", accelerate("cpu"), "train_privately_once.py", "60", kind)
@@ -81,11 +82,11 @@ def test_two_private_processes_equal_one(tmp_path, kind):
 @pytest.mark.parametrize(
     "kind",
     [
-        "published",
-        "gradient",
         "dp",
-        "data_free",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("shards", "zeroth")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("published", "gradient", "data_free", "shards", "zeroth")
+        ),
     ],
 )
 def test_two_processes_distil_images_as_one_does(tmp_path, kind):

@@ -71,7 +71,7 @@ def selection(images, tmp_path):
             world[stage] = dict.fromkeys(world[stage], 1)
         world |= {"images": 40} if "images" in world else {"public_share": 0.5}
     for row in config["rows"]:
-        row["seeds"] = row.get("seeds", [0])[:2]
+        row["seeds"] = row.get("seeds", [0])[:1]
         row |= {"shards": 3} if "shards" in row else {}
         row |= {"most": 20} if "most" in row else {}
     return config

@@ -22,7 +22,7 @@ def main(out: str) -> None:
     tokenizer = train_tokenizer(TEXTS)
     size = len(tokenizer)
     canaries = CanarySet.generate(
-        "the account number of {name} is {secret}", length=9, count=16, repetitions=(2,), assign="coin", seed=1
+        "the account number of {name} is {secret}", length=9, count=8, repetitions=(2,), assign="coin", seed=36
     )
     canaries.save(Path(out) / "_private" / "canaries.json")
     # Left there by somebody who did not read the manual.
