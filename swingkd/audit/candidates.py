@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from swingkd.audit.beginnings import keeps_beginnings
 from swingkd.audit.records import TextRecords
 from swingkd.audit.scores import check_tokenizer, evaluating, longest_input, score_texts
 from swingkd.progress import progress_bar
@@ -38,7 +39,7 @@ def candidate_scores(
         ValueError: a text without a token to predict, a tokenizer of another model, or logits that are not finite.
     """
     check_tokenizer(model, tokenizer)
-    longest, shares = longest_input(model, max_length), _keeps_beginnings(model)
+    longest, shares = longest_input(model, max_length), keeps_beginnings(model)
     scores = []
     with evaluating(model):
         for texts in progress_bar(groups, desc=desc, disable=not progress):
@@ -56,14 +57,6 @@ def _shared(ids: list[list[int]]) -> int:
     """Return how many tokens all rows begin with, less than any of them has."""
     alike = (len(set(tokens)) == 1 for tokens in zip(*ids, strict=False))
     return min(sum(1 for _ in itertools.takewhile(bool, alike)), min(map(len, ids), default=0) - 1)
-
-
-def _keeps_beginnings(model: PreTrainedModel) -> bool:
-    """Tell whether a model reads a beginning once and goes on from it: recurrent ones keep a state of another kind."""
-    inputs = torch.zeros(1, 2, dtype=torch.int64, device=model.device)
-    with evaluating(model):
-        cache = getattr(model(input_ids=inputs, use_cache=True), "past_key_values", None)
-    return isinstance(cache, DynamicCache)
 
 
 def _one_by_one(

@@ -11,7 +11,6 @@ of it that is cut through a token.
 
 from __future__ import annotations
 
-import copy
 import math
 import random
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ import torch
 from scipy import integrate, stats
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from swingkd.audit.beginnings import chosen_rows, keeps_beginnings
 from swingkd.audit.canaries import Canary, CanarySet
 from swingkd.audit.exposure_report import CanaryExposure, ExposureReport
 from swingkd.audit.prefix_tree import (
@@ -229,13 +229,21 @@ class _Walker:
     def __init__(self, model: PreTrainedModel, batch_size: int):
         self.model = model
         self.batch_size = batch_size
+        self.keeps = keeps_beginnings(model)
         self.evaluations = 0
 
-    def _forward(self, ids: list[list[int]] | np.ndarray, cache: Any) -> tuple[torch.Tensor, Any]:
+    def _forward(self, ids: list[list[int]] | np.ndarray, kept: Any) -> tuple[torch.Tensor, Any]:
         inputs = torch.as_tensor(np.asarray(ids, np.int64), device=self.model.device)
+        if not self.keeps:
+            # A recurrent model reads all of it again; what is kept are the tokens.
+            inputs = inputs if kept is None else torch.cat([kept, inputs], 1)
+            out, kept = self.model(input_ids=inputs, use_cache=False), inputs
+        else:
+            kept = DynamicCache(config=self.model.config) if kept is None else kept
+            out = self.model(input_ids=inputs, past_key_values=kept, use_cache=True)
+            kept = out.past_key_values
         self.evaluations += inputs.numel()
-        out = self.model(input_ids=inputs, past_key_values=cache, use_cache=True)
-        return _exact(out.logits[:, -1]).log_softmax(-1), out.past_key_values
+        return _exact(out.logits[:, -1]).log_softmax(-1), kept
 
     def score_one(self, prompt: list[int], ids: list[int]) -> float:
         """Return the log-probability (nats) of `ids` after `prompt`."""
@@ -248,11 +256,11 @@ class _Walker:
     def walk(self, prompt: list[int], tree: PrefixTree, floor: float) -> np.ndarray:
         """Return the log-probability (nats) of every filling, [fillings]; branches below `floor` stay at -inf."""
         scores = [np.full(len(tokens), -np.inf) for tokens in tree.tokens]
-        log_probs, cache = self._forward([prompt], DynamicCache(config=self.model.config))
+        log_probs, kept = self._forward([prompt], None)
         roots = tree.tokens[0]
         scores[0][:] = log_probs[0, torch.as_tensor(roots, dtype=torch.int64)].double().cpu().numpy()
-        # A stack of work, deepest first: at most one batch of caches per level is alive.
-        stack: list[Iterator] = [iter([(0, np.arange(len(roots)), np.zeros(len(roots), np.int64), cache)])]
+        # A stack of work, deepest first: what is kept is at most one batch per level.
+        stack: list[Iterator] = [iter([(0, np.arange(len(roots)), np.zeros(len(roots), np.int64), kept)])]
         while stack:
             work = next(stack[-1], None)
             if work is None:
@@ -264,16 +272,14 @@ class _Walker:
         shared = scores[tree.shared - 1][0] if tree.shared else 0.0
         return np.concatenate(scores)[start[tree.leaf_level] + tree.leaf_node] - shared
 
-    def _expand(self, tree, scores, floor, level, nodes, cache_rows, cache):
+    def _expand(self, tree, scores, floor, level, nodes, rows, kept):
         """Feed the nodes that have children, batch by batch; yield their children as further work."""
         open_ = (tree.child_count[level][nodes] > 0) & (scores[level][nodes] >= floor)
-        nodes, cache_rows = nodes[open_], cache_rows[open_]
+        nodes, rows = nodes[open_], torch.as_tensor(rows[open_], device=self.model.device)
         for start in range(0, len(nodes), self.batch_size):
             batch = nodes[start : start + self.batch_size]
-            # The layers are replaced by their selected rows, the parent's stay as they are: no copy of the whole.
-            own = copy.copy(cache)
-            own.layers = [copy.copy(layer) for layer in cache.layers]
-            own.batch_select_indices(torch.as_tensor(cache_rows[start : start + self.batch_size]))
+            own = rows[start : start + self.batch_size]
+            own = chosen_rows(kept, own) if self.keeps else kept[own]
             log_probs, deeper = self._forward(tree.tokens[level][batch][:, None], own)
             child, owner = children(tree.first_child[level][batch], tree.child_count[level][batch])
             token = torch.as_tensor(tree.tokens[level + 1][child], dtype=torch.int64, device=log_probs.device)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from swingkd.audit.beginnings import can_repeat, chosen_rows
 from swingkd.audit.prefix_tree import leading_special_ids
 from swingkd.audit.scores import check_tokenizer, evaluating, longest_input
 from swingkd.progress import progress_bar
@@ -58,10 +60,10 @@ def sample_texts(
     longest = longest_input(model, 2**20)
     max_new_tokens = min(max_new_tokens, longest // 2)
     room = longest - max_new_tokens
-    ids = [
-        start + (tokenizer(prompt, add_special_tokens=False)["input_ids"] if isinstance(prompt, str) else prompt)
-        for prompt in prompts
-    ]
+    written = list(dict.fromkeys(prompt for prompt in prompts if isinstance(prompt, str)))
+    read = tokenizer(written, add_special_tokens=False)["input_ids"] if written else []
+    tokens = dict(zip(written, read, strict=True))
+    ids = [start + (tokens[prompt] if isinstance(prompt, str) else prompt) for prompt in prompts]
     # All of it said here: a model's own settings (beams, a repetition penalty) would sample something else.
     settings = {
         "do_sample": True,
@@ -76,8 +78,8 @@ def sample_texts(
         "eos_token_id": None if several else sorted(ends),
         "pad_token_id": sorted(ends)[0],
     }
-    # Prompts of one length stand together; a long one keeps its end.
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    # Prompts of one length stand together, and those that are the same; a long one keeps its end.
+    order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), ids[i]))
     samples = [""] * len(ids)
     devices = [model.device] if model.device.type == "cuda" else []
     with (
@@ -92,13 +94,37 @@ def sample_texts(
             width = max(map(len, rows))
             inputs = torch.tensor([[start[0]] * (width - len(row)) + row for row in rows], device=model.device)
             mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
-            drawn = model.generate(input_ids=inputs, attention_mask=mask, **settings)
+            kept = _read_once(model, inputs, mask, settings)
+            drawn = model.generate(input_ids=inputs, attention_mask=mask, past_key_values=kept, **settings)
             for i, row in zip(batch, drawn[:, width:].cpu().numpy(), strict=True):
                 pieces = np.split(row, np.flatnonzero(np.isin(row, sorted(ends))))
                 texts = tokenizer.batch_decode(pieces if several else pieces[:1], skip_special_tokens=True)
                 samples[i] = "\n".join(text for text in texts if text or not several)
             bar.update(len(batch))
     return samples
+
+
+def _read_once(
+    model: PreTrainedModel, inputs: torch.Tensor, mask: torch.Tensor, settings: dict[str, Any]
+) -> DynamicCache | None:
+    """Read each different prompt but for its last token; `None` where that saves nothing, or cannot be repeated."""
+    rows = torch.cat([inputs, mask], 1).cpu().numpy()
+    _, first, copies = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    # A prompt of one token has none to read before its last.
+    if len(first) == len(inputs) or int(mask.sum(1).min()) < 2:
+        return None
+    chosen = torch.as_tensor(first, device=inputs.device)
+    # By `generate`, which knows how each kind of model counts its positions; nothing is drawn.
+    greedy = {"do_sample": False, "top_k": None, "top_p": None, "temperature": None, "max_new_tokens": 1}
+    read = model.generate(
+        input_ids=inputs[chosen, :-1],
+        attention_mask=mask[chosen, :-1],
+        return_dict_in_generate=True,
+        **settings | greedy,
+    ).past_key_values
+    if not can_repeat(read):
+        return None
+    return chosen_rows(read, torch.as_tensor(copies.reshape(-1), device=inputs.device))
 
 
 def _rows_at_once(model: PreTrainedModel) -> int:

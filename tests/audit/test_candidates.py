@@ -1,24 +1,20 @@
-"""Sentences that begin alike are scored as each alone would be."""
+"""Texts that begin alike are scored, and gone on with, as each alone would be."""
 
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
+from swingkd.audit import generation
 from swingkd.audit.candidates import candidate_scores
+from swingkd.audit.generation import sample_texts
 from swingkd.audit.scores import score_texts
+from tests.audit.models import bloom, gpt2, lfm2, mamba, mistral
 from tests.harness import TEXTS, tiny_model
 
-
-def gpt2(size):
-    return GPT2LMHeadModel(GPT2Config(vocab_size=size, n_embd=16, n_layer=2, n_head=2, n_positions=64))
+KINDS = [tiny_model, gpt2, mamba, bloom, mistral, lfm2]
 
 
-def mamba(size):
-    return MambaForCausalLM(MambaConfig(vocab_size=size, hidden_size=16, num_hidden_layers=1, state_size=4))
-
-
-@pytest.mark.parametrize("make", [tiny_model, gpt2, mamba])
+@pytest.mark.parametrize("make", KINDS)
 def test_scores_are_those_of_each_sentence(tokenizer, make):
     torch.manual_seed(0)
     model = make(len(tokenizer))
@@ -31,6 +27,27 @@ def test_scores_are_those_of_each_sentence(tokenizer, make):
     for texts, scores in zip(groups, found, strict=True):
         expected = score_texts(model, tokenizer, texts, max_length=60, progress=False).log_likelihood if texts else []
         np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_a_prompt_that_is_asked_often_is_read_once(tokenizer, make, monkeypatch):
+    """What is drawn is what each alone would draw, also where a model's own settings say otherwise."""
+    torch.manual_seed(0)
+    model = make(len(tokenizer)).eval()
+    model.generation_config.num_beams = 2
+    prompts = ["hello ann", "my pin is", "hello ann", "hello", "hello ann", "my pin is", "hello bob, how are you"]
+    tokens = []
+    model.get_input_embeddings().register_forward_pre_hook(lambda module, args: tokens.append(args[0].numel()))
+
+    def drawn():
+        tokens.clear()
+        return sample_texts(model, tokenizer, prompts, max_new_tokens=4, progress=False), sum(tokens)
+
+    texts, fewer = drawn()
+    monkeypatch.setattr(generation, "_read_once", lambda *args: None)
+    expected, all_of_them = drawn()
+    assert texts == expected
+    assert (fewer < all_of_them) is (make not in (mamba, lfm2))
 
 
 def test_numbers_that_are_none_are_refused(tokenizer):

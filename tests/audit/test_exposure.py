@@ -10,6 +10,7 @@ from scipy import stats
 from swingkd import CanarySet, measure_exposure
 from swingkd.audit.exposure import modelled_exposure, sampled_exposure
 from swingkd.audit.prefix_tree import PrefixTree, whole_space
+from tests.audit.models import lfm2, mamba, mistral
 from tests.harness import tiny_model, train_tokenizer
 
 
@@ -20,10 +21,11 @@ def merging():
     return train_tokenizer(["the pin of ann lee is 19, 20 and 2024", *numbers], vocab_size=420, single_digits=False)
 
 
-def confident(tokenizer):
-    model = tiny_model(len(tokenizer), seed=3)
+def confident(tokenizer, make=tiny_model):
+    torch.manual_seed(3)
+    model = make(len(tokenizer))
     with torch.no_grad():
-        model.lm_head.weight.mul_(15)
+        model.get_output_embeddings().weight.mul_(15)
     return model.eval()
 
 
@@ -68,14 +70,15 @@ def test_exact_ranks_equal_brute_force_with_merged_digits(merging):
         assert measured.log_perplexity == pytest.approx(-scores[own] / math.log(2), abs=1e-4)
 
 
-def test_every_rank_of_the_space_equals_brute_force(merging):
-    """All 10,000 ranks, not only those of the canaries: walk the tree without a floor."""
+@pytest.mark.parametrize(("make", "length"), [(tiny_model, 4), (mamba, 3), (lfm2, 3), (mistral, 3)])
+def test_every_rank_of_the_space_equals_brute_force(merging, make, length):
+    """All ranks, not only those of the canaries: walk the tree without a floor; also of models that keep a state."""
     from swingkd.audit.exposure import _Walker
     from swingkd.audit.prefix_tree import split_prefix
 
-    canaries = CanarySet.generate("the pin of {name} is {secret}", length=4, count=1, repetitions=(1,), seed=5)
-    canary, model = canaries.canaries[0], confident(merging).double()
-    head, tail = split_prefix(merging, canary.prefix, [canary.secret, "0000", "9999"])
+    canaries = CanarySet.generate("the pin of {name} is {secret}", length=length, count=1, repetitions=(1,), seed=5)
+    canary, model = canaries.canaries[0], confident(merging, make).double()
+    head, tail = split_prefix(merging, canary.prefix, [canary.secret, "0" * length, "9" * length])
     _, tree, _ = whole_space(merging, tail, canaries.slots, "")
     bos = [merging.bos_token_id]
     with torch.inference_mode():
