@@ -13,7 +13,7 @@ from swingkd.audit.generation import sample_texts
 
 # What the attacks do where nobody says otherwise: tokens of a sample and of a proposal, proposals for a gap.
 _SAMPLED, _PROPOSED, _PROPOSALS = 128, 24, 32
-_BATCH, _STEPS = 64, 16
+_ROWS, _STEPS = 256, 8
 
 
 def foretell_extraction(
@@ -35,23 +35,24 @@ def foretell_extraction(
         attacks, samples, candidates, limit: as `audit_extraction` has them.
         sides: 2 where text that it never saw is attacked as well.
     """
-    some = (list(texts) * _BATCH)[:_BATCH]
+    some = (list(texts) * 8)[: max(_ROWS // _PROPOSALS, 8)]
     began = time.perf_counter()
-    prompts = [text[: len(text) // 2] for text in some]
+    # Each prompt as often as the attack asks it.
+    prompts = [text[: len(text) // 2] for text in some for _ in range(_PROPOSALS)]
     sample_texts(model, tokenizer, prompts, max_new_tokens=_STEPS, several=True, progress=False)
-    a_step = (time.perf_counter() - began) / _STEPS
+    a_token = (time.perf_counter() - began) / (len(prompts) * _STEPS)
     began = time.perf_counter()
     groups = [[f"{text} {i}" for i in range(16)] for text in some[:8]]
     candidate_scores(model, tokenizer, groups, progress=False)
     a_text = (time.perf_counter() - began) / 128
     seconds = 0.0
     if "values" in attacks:
-        seconds += samples / _BATCH * _SAMPLED * a_step
+        seconds += samples * _SAMPLED * a_token
     if "reconstruction" in attacks:
         # About half of the proposals say a value, and those are scored.
-        seconds += sides * limit * (_PROPOSALS / _BATCH * _PROPOSED * a_step + _PROPOSALS / 2 * a_text)
+        seconds += sides * limit * _PROPOSALS * (_PROPOSED * a_token + a_text / 2)
     if "inference" in attacks:
         seconds += sides * limit * candidates * a_text
     if "continuation" in attacks:
-        seconds += sides * len(texts) / _BATCH * 50 * a_step
+        seconds += sides * len(texts) * 50 * a_token
     return seconds

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from swingkd.audit.beginnings import can_repeat, chosen_rows
+from swingkd.audit.beginnings import chosen_rows, keeps_beginnings, with_room
 from swingkd.audit.prefix_tree import leading_special_ids
 from swingkd.audit.scores import check_tokenizer, evaluating, longest_input
 from swingkd.progress import progress_bar
@@ -39,7 +39,7 @@ def sample_texts(
         top_k: sample among so many likeliest tokens; 0: among all.
         several: go on where the model ends a text and begins another, as models do that were trained on packed texts
             (the later ones are more like their training); the texts are put on lines of their own.
-        batch_size: prompts at a time; default: 64, and up to 256 of a small model, which is faster so.
+        batch_size: prompts at a time; default: 64, and up to 512 of a small model, which is faster so.
         seed: of the samples; torch's own generator is left as it was.
         progress: show a progress bar.
         desc: what it says.
@@ -67,6 +67,8 @@ def sample_texts(
     # All of it said here: a model's own settings (beams, a repetition penalty) would sample something else.
     settings = {
         "do_sample": True,
+        # The Trainer leaves models that would read all of a text again for each token.
+        "use_cache": True,
         "top_k": top_k,
         "top_p": 1.0,
         "min_p": None,
@@ -78,6 +80,7 @@ def sample_texts(
         "eos_token_id": None if several else sorted(ends),
         "pad_token_id": sorted(ends)[0],
     }
+    keeps = keeps_beginnings(model)
     # Prompts of one length stand together, and those that are the same; a long one keeps its end.
     order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), ids[i]))
     samples = [""] * len(ids)
@@ -94,7 +97,7 @@ def sample_texts(
             width = max(map(len, rows))
             inputs = torch.tensor([[start[0]] * (width - len(row)) + row for row in rows], device=model.device)
             mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
-            kept = _read_once(model, inputs, mask, settings)
+            kept = with_room(_read_once(model, inputs, mask, settings), width + max_new_tokens) if keeps else None
             drawn = model.generate(input_ids=inputs, attention_mask=mask, past_key_values=kept, **settings)
             for i, row in zip(batch, drawn[:, width:].cpu().numpy(), strict=True):
                 pieces = np.split(row, np.flatnonzero(np.isin(row, sorted(ends))))
@@ -106,13 +109,13 @@ def sample_texts(
 
 def _read_once(
     model: PreTrainedModel, inputs: torch.Tensor, mask: torch.Tensor, settings: dict[str, Any]
-) -> DynamicCache | None:
-    """Read each different prompt but for its last token; `None` where that saves nothing, or cannot be repeated."""
+) -> DynamicCache:
+    """Return what a model keeps of prompts but for their last tokens, each different one read once; or nothing yet."""
     rows = torch.cat([inputs, mask], 1).cpu().numpy()
     _, first, copies = np.unique(rows, axis=0, return_index=True, return_inverse=True)
     # A prompt of one token has none to read before its last.
     if len(first) == len(inputs) or int(mask.sum(1).min()) < 2:
-        return None
+        return DynamicCache(config=model.config)
     chosen = torch.as_tensor(first, device=inputs.device)
     # By `generate`, which knows how each kind of model counts its positions; nothing is drawn.
     greedy = {"do_sample": False, "top_k": None, "top_p": None, "temperature": None, "max_new_tokens": 1}
@@ -122,16 +125,14 @@ def _read_once(
         return_dict_in_generate=True,
         **settings | greedy,
     ).past_key_values
-    if not can_repeat(read):
-        return None
     return chosen_rows(read, torch.as_tensor(copies.reshape(-1), device=inputs.device))
 
 
 def _rows_at_once(model: PreTrainedModel) -> int:
-    """Return how many texts of two hundred tokens have keys and values of 128 megabytes, between 64 and 256."""
+    """Return how many texts of two hundred tokens have keys and values of 256 megabytes, between 64 and 512."""
     config = model.config.get_text_config()
     token = 8 * (getattr(config, "num_hidden_layers", 12) or 12) * (getattr(config, "hidden_size", 1024) or 1024)
-    return min(max(2**27 // (200 * token), 64), 256)
+    return min(max(2**28 // (200 * token), 64), 512)
 
 
 def text_start(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -35,6 +35,7 @@ def test_a_prompt_that_is_asked_often_is_read_once(tokenizer, make, monkeypatch)
     torch.manual_seed(0)
     model = make(len(tokenizer)).eval()
     model.generation_config.num_beams = 2
+    model.generation_config.use_cache = model.config.use_cache = False
     prompts = ["hello ann", "my pin is", "hello ann", "hello", "hello ann", "my pin is", "hello bob, how are you"]
     tokens = []
     model.get_input_embeddings().register_forward_pre_hook(lambda module, args: tokens.append(args[0].numel()))
@@ -44,7 +45,7 @@ def test_a_prompt_that_is_asked_often_is_read_once(tokenizer, make, monkeypatch)
         return sample_texts(model, tokenizer, prompts, max_new_tokens=4, progress=False), sum(tokens)
 
     texts, fewer = drawn()
-    monkeypatch.setattr(generation, "_read_once", lambda *args: None)
+    monkeypatch.setattr(generation, "keeps_beginnings", lambda model: False)
     expected, all_of_them = drawn()
     assert texts == expected
     assert (fewer < all_of_them) is (make not in (mamba, lfm2))
