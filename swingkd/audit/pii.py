@@ -23,9 +23,10 @@ from swingkd.audit.generation import first_tokens, sample_texts
 from swingkd.audit.intervals import Interval, proportion
 from swingkd.audit.records import TextRecords
 from swingkd.audit.scores import longest_input
-from swingkd.audit.spelling import KnownValues, mentions, written_alike
 from swingkd.tagging import Tagger, is_private, label_spans
 from swingkd.tagging.base import tag_texts
+from swingkd.tagging.known_values import KnownValues
+from swingkd.tagging.spelling import mentions, written_alike
 
 
 @dataclass(frozen=True, repr=False)

@@ -13,6 +13,7 @@ from swingkd.tagging.base import (
 )
 from swingkd.tagging.ensemble import EnsembleTagger
 from swingkd.tagging.presidio import PresidioTagger
+from swingkd.tagging.propagation import ConsistentTagger
 from swingkd.tagging.rarity import RarityTagger
 from swingkd.tagging.rule import Rule
 from swingkd.tagging.rules import DEFAULT_RULES, RuleTagger
@@ -24,6 +25,7 @@ __all__ = [
     "THRESHOLD",
     "BaseTagger",
     "CharTags",
+    "ConsistentTagger",
     "EnsembleTagger",
     "LabelledTagger",
     "PresidioTagger",

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from swingkd import CanarySet
 from swingkd.audit.extraction import audit_extraction
-from swingkd.audit.spelling import KnownValues, mentions, written_alike
+from swingkd.tagging.known_values import KnownValues
+from swingkd.tagging.spelling import mentions, written_alike
 
 
 def test_a_value_that_was_given_is_found_where_the_tagger_knows_nothing(monkeypatch, tokenizer):

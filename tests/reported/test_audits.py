@@ -19,12 +19,12 @@ from swingkd.audit.pii import PrivateValue, askable_values, candidate_pools, ext
 from swingkd.audit.prefix_tree import split_suffix
 from swingkd.audit.records import text_records
 from swingkd.audit.scores import RecordScores
-from swingkd.audit.spelling import written_alike
 from swingkd.privacy import PrivacyLedger
 from swingkd.report import MetricsFile, ModelFacts, Row, audit_tables, membership_rows, model_card
 from swingkd.report.runs.audits import AuditTable, findings
 from swingkd.report.summary import summarise
 from swingkd.tagging import RuleTagger
+from swingkd.tagging.spelling import written_alike
 from tests.harness import tiny_model, train_tokenizer
 
 # --- exposure: the sentence as the model read it ---

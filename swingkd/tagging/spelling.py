@@ -10,15 +10,15 @@ import calendar
 import ipaddress
 import re
 import unicodedata
-from collections.abc import Iterable
 from contextlib import suppress
 
 # Digits, Latin, Greek, Cyrillic, Armenian, Hebrew and Arabic, in small letters: written with blanks between words.
-_WITH_BLANKS = r"0-9a-z\u00df-\u024f\u0370-\u0586\u05d0-\u05ea\u0620-\u06d3"
+WITH_BLANKS = r"0-9a-z\u00df-\u024f\u0370-\u0586\u05d0-\u05ea\u0620-\u06d3"
 # Marks belong to their letter: vowels of India's and Thailand's scripts are marks.
-_MARKS = "".join(chr(c) for c in range(0x300, 0x2000) if unicodedata.category(chr(c)).startswith("M"))
+MARKS = "".join(chr(c) for c in range(0x300, 0x2000) if unicodedata.category(chr(c)).startswith("M"))
 # Letters and digits, up to where another way of writing begins.
-_RUN = re.compile(rf"[{_WITH_BLANKS}{_MARKS}]+|(?:[^\W_{_WITH_BLANKS}]|[{_MARKS}])+")
+RUN = re.compile(rf"[{WITH_BLANKS}{MARKS}]+|(?:[^\W_{WITH_BLANKS}]|[{MARKS}])+")
+_LETTER = re.compile(rf".[{MARKS}]*", re.DOTALL)
 _EMAIL = re.compile(r"(?:mailto:)?([^\s@]+)\s?@\s?([\w-]+(?:\.[\w-]+)+)")
 _URL = re.compile(r"(?:https?://)?(?:www\.)?([a-z0-9-]+(?:\.[a-z0-9-]+)*\.[a-z]{2,24}(?::\d+)?(?:/\S+?)?)/?")
 _MAC = re.compile(r"[0-9a-f]{2}(?:[:-][0-9a-f]{2}){5}")
@@ -37,7 +37,24 @@ _LONG_NUMBER = 7
 # What parts the groups of an account's number, and means nothing; it has so many letters and digits at least.
 _GROUPED, _LONG_CODE = re.compile(r"[a-z0-9]+(?:[ -][a-z0-9]+)*"), 12
 # What stands before a value and belongs to it.
-_SIGNS = "@$€£#"
+SIGNS = "@$€£#"
+
+
+def folded_with_places(text: str) -> tuple[str, list[int] | range]:
+    """Return a text as `fold` does, and where each of its characters stands in the text.
+
+    Args:
+        text: any.
+    """
+    if text.isascii():
+        return text.casefold(), range(len(text))
+    folded: list[str] = []
+    places: list[int] = []
+    # A letter and the marks on it may be one character, or several.
+    for letter in _LETTER.finditer(text):
+        folded.append(fold(letter[0]))
+        places += [letter.start()] * len(folded[-1])
+    return "".join(folded), places
 
 
 def written_alike(value: str) -> str:
@@ -65,8 +82,8 @@ def written_alike(value: str) -> str:
         if len(digits) >= _LONG_NUMBER:
             abroad = folded.startswith("+") or digits.startswith("00")
             return "+" + digits.removeprefix("00") if abroad else digits
-        return "-".join(_RUN.findall(folded)) or folded
-    runs = _RUN.findall(folded)
+        return "-".join(RUN.findall(folded)) or folded
+    runs = RUN.findall(folded)
     code = _GROUPED.fullmatch(folded) and sum(map(len, runs)) >= _LONG_CODE and any(c.isdigit() for c in folded)
     joined = "".join(_between(runs[i - 1][-1], run[0], bool(code)) + run if i else run for i, run in enumerate(runs))
     return joined or folded
@@ -110,78 +127,23 @@ def mentions(text: str, value: str) -> int:
     elif _EMAIL.fullmatch(key) or _URL.fullmatch(key) or ":" in key or re.fullmatch(r"[\d.]+", key):
         pattern = re.escape(key)
     else:
-        pattern = between.join(map(re.escape, _RUN.findall(key))) or re.escape(key)
+        pattern = between.join(map(re.escape, RUN.findall(key))) or re.escape(key)
     spelled = re.escape(fold(value).strip())
-    others = sum(len(re.findall(_whole(_loose(other)), folded)) for other in set(_other_spellings(key)) if _date(key))
+    others = sum(len(re.findall(_whole(_loose(other)), folded)) for other in set(other_spellings(key)) if _date(key))
     return max(1, others, *(len(re.findall(_whole(each), folded)) for each in (pattern, spelled)))
 
 
 def _loose(spelling: str) -> str:
     """Return a pattern of a spelling, whatever parts its runs."""
-    return r"[\W_]{1,3}".join(map(re.escape, _RUN.findall(spelling)))
+    return r"[\W_]{1,3}".join(map(re.escape, RUN.findall(spelling)))
 
 
 def _whole(pattern: str) -> str:
     """Return a pattern that begins and ends where a word does; writing without blanks has no such places."""
-    return rf"(?<![{_WITH_BLANKS}])(?:{pattern})(?![{_WITH_BLANKS}])"
+    return rf"(?<![{WITH_BLANKS}])(?:{pattern})(?![{WITH_BLANKS}])"
 
 
-class KnownValues:
-    """Values to be found in texts, whatever stands around them.
-
-    Args:
-        values: in any spelling.
-    """
-
-    def __init__(self, values: Iterable[str]):
-        #: By letters and digits alone: what the values share that are written with these, and the sign before them.
-        self._keys: dict[str, set[tuple[str, str]]] = {}
-        self._runs = 1
-        for value in dict.fromkeys(values):
-            key, folded = written_alike(value), fold(value).strip()
-            sign = folded[0] if folded[:1] in tuple(_SIGNS) else ""
-            for spelling in (folded, key, *_other_spellings(key)):
-                runs = _RUN.findall(spelling)
-                self._runs = max(self._runs, len(runs))
-                if runs:
-                    self._keys.setdefault("".join(runs), set()).add((key, sign))
-        self._longest = max(map(len, self._keys), default=0)
-        # Without blanks there are no runs to go by.
-        self._unparted = [
-            compact
-            for compact in self._keys
-            if not re.fullmatch(f"[{_WITH_BLANKS}].*[{_WITH_BLANKS}]|.", compact, re.DOTALL)
-        ]
-
-    def said(self, text: str) -> dict[str, str]:
-        """Return the values that a text says, by what their spellings share, as they are written there."""
-        folded = fold(text)
-        runs = list(_RUN.finditer(folded))
-        found = {key: value for value in self._unparted if value in folded for key, _ in self._keys[value]}
-        for i, first in enumerate(runs):
-            compact = ""
-            for last in runs[i : i + self._runs + 1]:
-                compact += last[0]
-                if len(compact) > self._longest:
-                    break
-                for key, sign in self._keys.get(compact, ()):
-                    spelled = self._spelled(folded, first.start(), last.end(), key, sign) if key not in found else None
-                    if spelled is not None:
-                        found[key] = spelled
-        return found
-
-    @staticmethod
-    def _spelled(folded: str, start: int, end: int, key: str, sign: str) -> str | None:
-        """Return how a value stands in a text, if it does; signs and brackets before it may belong to it."""
-        if sign:
-            return folded[start - 1 : end] if folded[max(start - 1, 0) : start] == sign else None
-        for begin in range(start, max(start - 3, -1), -1):
-            if written_alike(folded[begin:end]) == key:
-                return folded[begin:end]
-        return None
-
-
-def _other_spellings(key: str) -> list[str]:
+def other_spellings(key: str) -> list[str]:
     """Return further ways to write a value that may stand in a text: a number called from abroad, a date."""
     if key.startswith("+"):
         # With the zero that is left out, as "+49 (0)30", after a country's code of one to three digits.

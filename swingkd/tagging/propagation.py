@@ -1,0 +1,152 @@
+"""What was found once is private wherever it stands again: one mention that a tagger misses gives the value away.
+
+A rule that needs the word "account" beside a number sees the first mention and not the second; a model sees "Ann
+Smith" and not "Smith".  Found values are looked for again, however they are written there: in their own record all of
+them, in every record those that are so long that they stand for one thing only, and names where that is asked for.
+
+    >>> from swingkd.tagging.rules import RuleTagger
+    >>> text = "my account number is 48213. " + "thank you. " * 20 + "so 48213 it is"
+    >>> [int(tagger.tag([text])[0].likelihood[-8]) for tagger in (RuleTagger(), ConsistentTagger(RuleTagger()))]
+    [0, 1]
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from swingkd.tagging.base import BaseTagger, CharTags, Tagger, paint, private_spans, tag_texts
+from swingkd.tagging.known_values import KnownValues
+from swingkd.tagging.spelling import fold, written_alike
+from swingkd.tagging.threshold import THRESHOLD
+
+# Fewer letters and digits stand for many things: an hour, a word.
+_LEAST, _LONG = 3, 7
+_NAME_LABELS = re.compile("PER|NAME")
+_GAPS, _YEAR = re.compile(r"[\W_]+"), re.compile(r"\d{4}")
+_PARTS = re.compile(r"[^\W\d_]{3,}")
+
+
+class ConsistentTagger(BaseTagger):
+    """A tagger that finds every mention of what it found once.
+
+    Args:
+        tagger: any.
+        names: look for names in every record too, not in their own alone: two people may share one.
+    """
+
+    def __init__(self, tagger: Tagger, *, names: bool = False):
+        self.tagger, self.names = tagger, names
+        #: How many further mentions were found, and of how many values.
+        self.added = 0
+        self._everywhere: dict[str, _Value] = {}
+        self._known: KnownValues | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What it finds: as the tagger has it."""
+        return getattr(self.tagger, "labels", ("", "PRIVATE"))
+
+    def learn(self, texts: Iterable[str]) -> int:
+        """Read texts for values that are private in every record; return how many are known by now.
+
+        Args:
+            texts: of a corpus, before any of it is tagged.
+        """
+        every = list(texts)
+        for text, tags in zip(every, tag_texts(self.tagger, every), strict=True):
+            for value in _values(text, tags, self.labels, parts=False):
+                if _stands_for_one(value) or (self.names and value.is_name):
+                    _keep(self._everywhere, value)
+        self._known = KnownValues(value.text for value in self._everywhere.values())
+        return len(self._everywhere)
+
+    def tag(self, texts: list[str]) -> list[CharTags]:
+        """Tag each text: likelihood and label of every character."""
+        return [self._tag_again(text, tags) for text, tags in zip(texts, tag_texts(self.tagger, texts), strict=True)]
+
+    def _tag_again(self, text: str, tags: CharTags) -> CharTags:
+        values = _values(text, tags, self.labels, parts=True)
+        again = _perhaps_again(text, values)
+        own: dict[str, _Value] = {}
+        for value in again:
+            _keep(own, value)
+        found = [(KnownValues(value.text for value in again), own)] if again else []
+        if self._known is not None:
+            found.append((self._known, self._everywhere))
+        for known, every in found:
+            for start, end, key, _ in known.mentions(text):
+                value = every[key]
+                if value.may_be(text[start:end]) and (tags.likelihood[start:end] < value.likelihood).any():
+                    self.added += not (tags.likelihood[start:end] >= THRESHOLD).all()
+                    tags = CharTags(tags.likelihood.copy(), tags.labels.copy())
+                    paint(tags, start, end, value.likelihood, value.label)
+        return tags
+
+
+class _Value:
+    """A private value: its `text`, `likelihood`, `label`, and whether it `is_name`, or a `part` of one."""
+
+    __slots__ = ("is_name", "label", "likelihood", "part", "text")
+
+    def __init__(self, text: str, likelihood: float, label: int, is_name: bool, part: bool = False):
+        self.text, self.likelihood, self.label, self.is_name, self.part = text, likelihood, label, is_name, part
+
+    def may_be(self, written: str) -> bool:
+        """Tell whether text that is spelled alike may be the value: a part of a name is no word in small letters."""
+        return not self.part or written[:1].isupper() or written[:1].lower() == written[:1].upper()
+
+    def __repr__(self) -> str:
+        return f"_Value(<redacted>, likelihood={self.likelihood}, label={self.label})"
+
+
+def _values(text: str, tags: CharTags, labels: tuple[str, ...], *, parts: bool) -> list[_Value]:
+    """List the private values of a text, and the parts of its names."""
+    values = []
+    for start, end, label in private_spans(tags, THRESHOLD):
+        written, likelihood = text[start:end], float(tags.likelihood[start:end].max())
+        if sum(c.isalnum() for c in written) < _LEAST - _is_syllabic(written):
+            continue
+        is_name = bool(_NAME_LABELS.search(labels[label]))
+        values.append(_Value(written, likelihood, label, is_name))
+        if parts and is_name:
+            own = [part for part in _PARTS.findall(written) if part[:1].isupper()]
+            values += [_Value(part, likelihood, label, True, part=True) for part in own if part != written]
+    return values
+
+
+def _is_syllabic(text: str) -> bool:
+    """Tell whether a text is written in syllables or words, beyond the alphabets of Europe and the Near East."""
+    return all(c > "\u0e00" or not c.isalnum() for c in text)
+
+
+def _perhaps_again(text: str, values: list[_Value]) -> list[_Value]:
+    """Return the values that may stand in a text more often than they were found there; quick, and never too few."""
+    whole = _letters(text)
+    found = "\n".join(_letters(value.text) for value in values if not value.part)
+    again = []
+    for value in values:
+        # However it is written, its last letters and digits are the same; those of a date in words are not.
+        end = _letters(value.text)[-_LONG:]
+        if _YEAR.search(value.text) or whole.count(end) > found.count(end):
+            again.append(value)
+    return again
+
+
+def _letters(text: str) -> str:
+    return _GAPS.sub("", fold(text))
+
+
+def _keep(values: dict[str, _Value], value: _Value) -> None:
+    key = written_alike(value.text)
+    known = values.get(key)
+    # The whole before a part of the same name, then what is surer.
+    if known is None or (known.part, -known.likelihood) > (value.part, -value.likelihood):
+        values[key] = value
+
+
+def _stands_for_one(value: _Value) -> bool:
+    """Tell whether a value is so long that the same letters and digits elsewhere are the same value."""
+    size = sum(c.isalnum() for c in value.text)
+    distinct = any(c.isdigit() for c in value.text) or "@" in value.text
+    return value.likelihood == 1 and size >= _LONG and distinct
