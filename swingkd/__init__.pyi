@@ -4,6 +4,7 @@ from . import audit as audit
 from . import decentralized as decentralized
 from . import privacy as privacy
 from . import report as report
+from . import surrogates as surrogates
 from . import tagging as tagging
 from . import targets as targets
 from . import tasks as tasks
@@ -27,7 +28,15 @@ from .decentralized import DecentralizedDistillation
 from .functional import collator_of, distillation_loss, distilling, prepare_rows, teacher_logits
 from .models.teacher_server import TeacherServer
 from .privacy import PrivacyLedger, PrivacyPlan
-from .tagging import EnsembleTagger, PresidioTagger, RarityTagger, RuleTagger, TokenClassificationTagger
+from .surrogates import Surrogates
+from .tagging import (
+    ConsistentTagger,
+    EnsembleTagger,
+    PresidioTagger,
+    RarityTagger,
+    RuleTagger,
+    TokenClassificationTagger,
+)
 from .trainer import PrivateDistillationConfig, PrivateDistillationTrainer, cache_teacher
 from .vision import DataFreeDistillation, DynamicSampleSelection
 
@@ -35,6 +44,7 @@ __version__: str
 __all__ = [
     "AuditReport",
     "CanarySet",
+    "ConsistentTagger",
     "DataFreeDistillation",
     "DecentralizedDistillation",
     "DynamicSampleSelection",
@@ -51,6 +61,7 @@ __all__ = [
     "PrivateDistillationTrainer",
     "RarityTagger",
     "RuleTagger",
+    "Surrogates",
     "TeacherServer",
     "TokenClassificationTagger",
     "audit_extraction",

@@ -56,32 +56,49 @@ class ConsistentTagger(BaseTagger):
         every = list(texts)
         for text, tags in zip(every, tag_texts(self.tagger, every), strict=True):
             for value in _values(text, tags, self.labels, parts=False):
-                if _stands_for_one(value) or (self.names and value.is_name):
+                if (value.likelihood == 1 and stands_for_one(value.text)) or (self.names and value.is_name):
                     _keep(self._everywhere, value)
         self._known = KnownValues(value.text for value in self._everywhere.values())
         return len(self._everywhere)
 
     def tag(self, texts: list[str]) -> list[CharTags]:
         """Tag each text: likelihood and label of every character."""
-        return [self._tag_again(text, tags) for text, tags in zip(texts, tag_texts(self.tagger, texts), strict=True)]
+        every = tag_texts(self.tagger, texts)
+        known = (self._known, self._everywhere) if self._known is not None else None
+        every_mention = [_spread(text, tags, self.labels, known) for text, tags in zip(texts, every, strict=True)]
+        self.added += sum(added for _, added in every_mention)
+        return [tags for tags, _ in every_mention]
 
-    def _tag_again(self, text: str, tags: CharTags) -> CharTags:
-        values = _values(text, tags, self.labels, parts=True)
-        again = _perhaps_again(text, values)
-        own: dict[str, _Value] = {}
-        for value in again:
-            _keep(own, value)
-        found = [(KnownValues(value.text for value in again), own)] if again else []
-        if self._known is not None:
-            found.append((self._known, self._everywhere))
-        for known, every in found:
-            for start, end, key, _ in known.mentions(text):
-                value = every[key]
-                if value.may_be(text[start:end]) and (tags.likelihood[start:end] < value.likelihood).any():
-                    self.added += not (tags.likelihood[start:end] >= THRESHOLD).all()
-                    tags = CharTags(tags.likelihood.copy(), tags.labels.copy())
-                    paint(tags, start, end, value.likelihood, value.label)
-        return tags
+
+def spread(text: str, tags: CharTags, labels: tuple[str, ...]) -> CharTags:
+    """Return tags in which every mention of what they name is private.
+
+    Args:
+        text: of one record.
+        tags: of its characters.
+        labels: what their labels stand for.
+    """
+    return _spread(text, tags, labels, None)[0]
+
+
+def _spread(
+    text: str, tags: CharTags, labels: tuple[str, ...], everywhere: tuple[KnownValues, dict[str, _Value]] | None
+) -> tuple[CharTags, int]:
+    """Return the tags with all mentions, and how many were found that had not been."""
+    values, added = _values(text, tags, labels, parts=True), 0
+    again = _perhaps_again(text, values)
+    own: dict[str, _Value] = {}
+    for value in again:
+        _keep(own, value)
+    found = [(KnownValues(value.text for value in again), own)] if again else []
+    for known, every in [*found, *([everywhere] if everywhere else [])]:
+        for start, end, key, _ in known.mentions(text):
+            value = every[key]
+            if value.may_be(text[start:end]) and (tags.likelihood[start:end] < value.likelihood).any():
+                added += not (tags.likelihood[start:end] >= THRESHOLD).all()
+                tags = CharTags(tags.likelihood.copy(), tags.labels.copy())
+                paint(tags, start, end, value.likelihood, value.label)
+    return tags, added
 
 
 class _Value:
@@ -145,8 +162,7 @@ def _keep(values: dict[str, _Value], value: _Value) -> None:
         values[key] = value
 
 
-def _stands_for_one(value: _Value) -> bool:
+def stands_for_one(value: str) -> bool:
     """Tell whether a value is so long that the same letters and digits elsewhere are the same value."""
-    size = sum(c.isalnum() for c in value.text)
-    distinct = any(c.isdigit() for c in value.text) or "@" in value.text
-    return value.likelihood == 1 and size >= _LONG and distinct
+    distinct = any(c.isdigit() for c in value) or "@" in value
+    return distinct and sum(c.isalnum() for c in value) >= _LONG

@@ -13,6 +13,7 @@ def test_help_lists_every_command():
         "quickstart",
         "canaries",
         "tag",
+        "surrogates",
         "distill",
         "cache-teacher",
         "audit",

@@ -1,0 +1,5 @@
+"""Values replaced by made-up ones of their kind, so that nobody who reads the text reads a real one."""
+
+from swingkd.surrogates.surrogates import Replaced, Surrogates, counted
+
+__all__ = ["Replaced", "Surrogates", "counted"]

@@ -1,0 +1,132 @@
+"""Made-up people, places and companies, from the lists of Faker."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+from random import Random
+from typing import NamedTuple
+
+from faker import Faker
+
+# Whose lists fit names in another writing.
+_SCRIPTS = {
+    "CYRILLIC": "ru_RU",
+    "GREEK": "el_GR",
+    "HEBREW": "he_IL",
+    "ARABIC": "ar_AA",
+    "CJK": "zh_CN",
+    "HIRAGANA": "ja_JP",
+    "KATAKANA": "ja_JP",
+    "HANGUL": "ko_KR",
+    "DEVANAGARI": "hi_IN",
+    "BENGALI": "bn_BD",
+    "TAMIL": "ta_IN",
+    "THAI": "th_TH",
+    "GEORGIAN": "ka_GE",
+    "ARMENIAN": "hy_AM",
+}
+_DRAWN = 3000
+#: What stands beside a name and is none.
+TITLES = frozenset(
+    "mr mrs ms miss mx dr doctor prof professor sir madam dame lord lady rev fr sr jr ii iii herr frau m mme mlle don "
+    "doña señor señora sig signor signora dhr mevr van von der den de del della di da dos la le el al bin ibn of "
+    "and".split()
+)
+WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?")
+
+
+class Pools(NamedTuple):
+    """What names are drawn from, all tuples of text."""
+
+    first: tuple[str, ...]
+    last: tuple[str, ...]
+    city: tuple[str, ...]
+    street: tuple[str, ...]
+    company: tuple[str, ...]
+
+
+@lru_cache(maxsize=16)
+def pools(locale: str) -> Pools:
+    """Return the lists of a locale, such as "en_US".
+
+    Args:
+        locale: as Faker has it.
+
+    Raises:
+        ValueError: Faker does not know it.
+    """
+    try:
+        fake = Faker(locale)
+    except AttributeError:
+        raise ValueError(
+            f"locale={locale!r} is not one of Faker's. Use one such as 'en_US', 'de_DE' or 'zh_CN'."
+        ) from None
+    # The lists are public; which of them a record gets is not drawn here.
+    fake.seed_instance(0)
+    kinds = (fake.first_name, fake.last_name, fake.city, fake.street_name, fake.company)
+    first, last, *others = (tuple(sorted({kind() for _ in range(_DRAWN)})) for kind in kinds)
+    # One word stands for one word: names of two would not.
+    single = (tuple(filter(WORD.fullmatch, names)) or names for names in (first, last))
+    return Pools(*single, *others)
+
+
+def locale_of(value: str, locale: str) -> str:
+    """Return the locale whose lists fit the writing of a value: the one that was asked for, where it is Latin."""
+    letter = next((c for c in value if c.isalpha()), "a")
+    script = re.split("[ -]", unicodedata.name(letter, ""), maxsplit=1)[0]
+    return _SCRIPTS.get(script, locale)
+
+
+class People:
+    """The made-up people of one record: every part of a name has one surrogate.
+
+    Args:
+        locale: of the lists.
+        rng: where the draws come from.
+        taken: tells whether a name, in small letters, is one that must not be made up.
+    """
+
+    def __init__(self, locale: str, rng: Random, taken):
+        self.locale, self.rng, self.taken = locale, rng, taken
+        self._parts: dict[str, str] = {}
+
+    def name(self, value: str) -> str:
+        """Return a made-up name written like the value; titles, particles and initials stay what they are."""
+        lists = pools(locale_of(value, self.locale))
+        words = [word for word in WORD.finditer(value) if word[0].casefold() not in TITLES]
+        if not value.isascii() and len(words) == 1 and " " not in value and not value[:1].isupper():
+            # Without blanks between its parts: the family's name first.
+            key = value.casefold()
+            if key not in self._parts:
+                self._parts[key] = self._draw(lists.last) + self._draw(lists.first)
+            return self._parts[key]
+        made, place = [], 0
+        for number, word in enumerate(words):
+            is_last = number == len(words) - 1 and len(words) > 1
+            made += [value[place : word.start()], self._word(word[0], lists, is_last)]
+            place = word.end()
+        return "".join(made) + value[place:]
+
+    def known(self, value: str) -> str | None:
+        """Return what stands for a word that is part of a name of this record."""
+        return self._parts.get(value.casefold())
+
+    def _word(self, word: str, lists: Pools, is_last: bool) -> str:
+        key = word.casefold()
+        if key not in self._parts:
+            if len(word) == 1:
+                own = [made for part, made in self._parts.items() if part.startswith(key)]
+                self._parts[key] = own[0][0] if own else self.rng.choice("ABCDEFGHJKLMNPRSTW")
+            else:
+                self._parts[key] = self._draw(lists.last if is_last else lists.first)
+        made = self._parts[key]
+        return made.upper() if word.isupper() and len(word) > 1 else made.lower() if word.islower() else made
+
+    def _draw(self, names: tuple[str, ...]) -> str:
+        for _ in range(50):
+            drawn = self.rng.choice(names)
+            if not self.taken(drawn.casefold()):
+                break
+        return drawn

@@ -1,0 +1,169 @@
+"""The made-up values of one record: one for each real value, however it is written, and its parts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+from functools import lru_cache
+from random import Random
+
+from swingkd.surrogates.dates import draw_move, moved
+from swingkd.surrogates.names import WORD, People, locale_of, pools
+from swingkd.surrogates.shapes import PUBLIC_HOSTS, by_shape, host, network_address, number
+
+# What a value is, by the names that rules, Presidio and annotated data have for it.
+_KINDS = {
+    "person": re.compile(r"^(?!USER|COMPANY|ORG|FILE|DOMAIN|HOST)(?:.*[_-])?(?:PER|NAME|PATIENT|DOCTOR)"),
+    "date": re.compile(r"DATE|DOB|BIRTH"),
+    "mail": re.compile(r"E-?MAIL"),
+    "host": re.compile(r"URL|DOMAIN|HOST|WEBSITE"),
+    "machine": re.compile(r"IP_ADDRESS|IPV?[46]?$|MAC"),
+    "phone": re.compile(r"PHONE|FAX|MOBILE"),
+    "street": re.compile(r"STREET|ADDRESS"),
+    "company": re.compile(r"ORG|COMPANY|HOSPITAL"),
+    "city": re.compile(r"LOC|GPE|CITY|PLACE|TOWN"),
+}
+_GAPS = re.compile(r"[\W_]+")
+_ABROAD = re.compile(r"\s*(?:\+|00)(?:1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|\d{3})|\s*\(?0+")
+# With fewer letters and digits, an ending is no sign of the same value.
+_ENDING, _DRAWS = 7, 50
+
+
+@lru_cache(maxsize=1024)
+def kind_of(label: str) -> str:
+    """Return what a label stands for: a key of the kinds above, or "shape"."""
+    return next((kind for kind, names in _KINDS.items() if names.search(label.upper())), "shape")
+
+
+def letters(value: str) -> str:
+    """Return a value's letters and digits in small letters: what its spellings share."""
+    return _GAPS.sub("", value.casefold())
+
+
+class Record:
+    """What stands for the values of one record.
+
+    Args:
+        rng: the record's own; nothing that is drawn depends on a value.
+        locale: of the names.
+        avoid: letters and digits of values that must not be made up.
+    """
+
+    def __init__(self, rng: Random, locale: str, avoid: Container[str]):
+        self.rng, self.locale, self.avoid = rng, locale, avoid
+        self.move = draw_move(rng)
+        self.people = People(locale, rng, self._taken)
+        self._own: set[str] = set()
+        self._made: dict[str, str] = {}
+
+    def read(self, values: list[tuple[str, str]]) -> None:
+        """Look at all values of the record, so that none is made up, and whole names come before their parts.
+
+        Args:
+            values: each with its label.
+        """
+        for value, label in values:
+            self._own.add(letters(value))
+            if kind_of(label) == "person":
+                self._own.update(word.casefold() for word in WORD.findall(value))
+        people = [value for value, label in values if kind_of(label) == "person"]
+        for value in sorted(people, key=lambda value: -len(WORD.findall(value))):
+            self.people.name(value)
+
+    def surrogate(self, value: str, label: str) -> str:
+        """Return what stands for a value, written as the value is.
+
+        Args:
+            value: as it stands in the text.
+            label: what it is.
+        """
+        kind = kind_of(label)
+        if kind == "person":
+            return self.people.name(value)
+        if kind == "date":
+            return moved(value, self.move, self.rng)
+        part = self.people.known(value)
+        if part is not None:
+            return part
+        same = self._laid(value, kind)
+        if same is not None:
+            return same
+        for _ in range(_DRAWS):
+            made = self._draw(value, label, kind)
+            if letters(made) != letters(value) and not self._taken(letters(made)):
+                break
+        self._made[letters(value)] = made
+        return made
+
+    def _taken(self, name: str) -> bool:
+        return name in self._own or name in self.avoid
+
+    def _draw(self, value: str, label: str, kind: str) -> str:
+        rng = self.rng
+        lists = pools(locale_of(value, self.locale)) if kind in ("city", "company", "street") else None
+        if lists is not None and any(c.isalpha() for c in value):
+            if kind == "street":
+                return self._street(value, lists.street, lists.city)
+            return _cased(rng.choice(lists.city if kind == "city" else lists.company), value)
+        if kind == "mail":
+            return self._mail(value)
+        if kind == "host":
+            return host(value, rng)
+        if kind == "machine":
+            return network_address(value, rng)
+        if kind == "phone":
+            abroad = _ABROAD.match(value)
+            start = abroad.end() if abroad else 0
+            return value[:start] + by_shape(value[start:], rng)
+        return number(value, label, rng)
+
+    def _mail(self, value: str) -> str:
+        name, at, site = value.rpartition("@")
+        if not at:
+            return by_shape(value, self.rng)
+        scheme, colon, name = name.rpartition(":")
+        # The names of the record's people; anything else by its shape.
+        made = WORD.sub(lambda word: self.people.known(word[0]) or by_shape(word[0], self.rng), name)
+        made = re.sub(r"\d+", lambda digits: by_shape(digits[0], self.rng), made)
+        made = made.lower() if name.islower() else made
+        return scheme + colon + made + at + (site if site.lower() in PUBLIC_HOSTS else host(site, self.rng))
+
+    def _street(self, value: str, streets: tuple[str, ...], cities: tuple[str, ...]) -> str:
+        parts = re.split(r"(\s*[,\n]\s*)", value)
+        made = []
+        for place, part in enumerate(parts):
+            if place % 2 or not any(c.isalpha() for c in part):
+                made.append(part if place % 2 else by_shape(part, self.rng))
+                continue
+            name = self.rng.choice(streets if place == 0 else cities)
+            before, after = (re.search(pattern, part) for pattern in (r"^\W*\d+\w?\s+", r"\s+\d+\w?\W*$"))
+            front, back = (by_shape(m[0], self.rng) if m else "" for m in (before, after))
+            made.append(front + name + back)
+        return "".join(made)
+
+    def _laid(self, value: str, kind: str) -> str | None:
+        """Return a made value that stands for this one already, in this one's shape."""
+        key = letters(value)
+        made = self._made.get(key)
+        if made is not None and kind in ("city", "company", "street", "mail", "host"):
+            return _cased(made, value)
+        if made is None and len(key) >= _ENDING and key[-_ENDING:].isdigit():
+            # With a country's number before it, or without.
+            made = next((m for known, m in self._made.items() if known[-_ENDING:] == key[-_ENDING:]), None)
+        if made is None:
+            return None
+        source = [c for c in made if c.isalnum()]
+        # The country's number, or the 0 in its place, is part of how it is written.
+        abroad = _ABROAD.match(value) if kind == "phone" else None
+        places = [i for i in range(abroad.end() if abroad else 0, len(value)) if value[i].isalnum()]
+        out = list(value)
+        for i, c in zip(reversed(places), reversed(source), strict=False):
+            out[i] = c.upper() if value[i].isupper() else c.lower() if value[i].islower() else c
+        for i in places[: max(len(places) - len(source), 0)]:
+            out[i] = by_shape(value[i], self.rng)
+        return "".join(out)
+
+
+def _cased(made: str, value: str) -> str:
+    """Return a made value in capitals or in small letters, where all of the real one is."""
+    return made.upper() if value.isupper() and len(value) > 3 else made.lower() if value.islower() else made

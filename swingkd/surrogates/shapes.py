@@ -1,0 +1,163 @@
+"""Made-up values that look like the real ones: each character by its kind, and checksums that are right."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+from functools import lru_cache
+from random import Random
+
+from stdnum import iban, luhn
+from stdnum.br import cpf
+from stdnum.cn import ric
+from stdnum.de import idnr
+from stdnum.dk import cpr
+from stdnum.es import dni, nie
+from stdnum.fi import hetu
+from stdnum.fr import nir
+from stdnum.gb import nhs
+from stdnum.in_ import aadhaar, pan
+from stdnum.it import codicefiscale
+from stdnum.nl import bsn
+from stdnum.pl import pesel
+from stdnum.se import personnummer
+from stdnum.us import ssn
+
+from swingkd.tagging.rule import digits_of, valid
+
+_NATIONAL = (cpf, ric, idnr, cpr, dni, nie, hetu, nir, nhs, aadhaar, pan, codicefiscale, bsn, pesel, personnummer, ssn)
+# Fewer letters and digits hold no checksum.
+_CHECKED, _MOST_DRAWS = 9, 3000
+_VOWELS, _CONSONANTS, _HEX = "aeiou", "bcdfghjklmnpqrstvwxyz", "0123456789abcdef"
+_HEX_RUN = re.compile(r"(?=[0-9a-f]*\d)(?=\d*[a-f])[0-9a-f]{8,}|(?=[0-9A-F]*\d)(?=\d*[A-F])[0-9A-F]{8,}")
+_NUMBER = re.compile(r"\d+")
+_HOST = re.compile(r"((?:[a-z][a-z0-9+.-]*://)?(?:[^\s/@]*@)?(?:www\.)?)([^\s/:?#]+)(.*)", re.IGNORECASE | re.DOTALL)
+#: Where everybody may have an address: it tells nothing of a person.
+PUBLIC_HOSTS = frozenset(
+    "gmail.com googlemail.com yahoo.com hotmail.com outlook.com live.com icloud.com aol.com msn.com gmx.de gmx.net "
+    "web.de mail.ru yandex.ru proton.me protonmail.com qq.com 163.com 126.com orange.fr free.fr libero.it example.com "
+    "example.org example.net".split()
+)
+
+
+def by_shape(value: str, rng: Random) -> str:
+    """Return text of the same shape: digits for digits, letters for letters of their alphabet and case.
+
+    Args:
+        value: any text; what is neither letter nor digit stays.
+        rng: where the draws come from.
+    """
+    kinds = [_alphabet(c) for c in value]
+    for run in _HEX_RUN.finditer(value):
+        kinds[run.start() : run.end()] = [_HEX.upper() if run[0].isupper() else _HEX] * len(run[0])
+    for run in _NUMBER.finditer(value):
+        # A number that does not begin with 0 is as long as it looks.
+        if unicodedata.digit(value[run.start()]):
+            kinds[run.start()] = kinds[run.start()].removeprefix(_alphabet(value[run.start()])[:1])
+    # Quicker than `rng.choice`, and as even: the lists are much shorter than 2 ** 53.
+    draw = rng.random
+    return "".join([kind[int(draw() * len(kind))] if kind else c for c, kind in zip(value, kinds, strict=True)])
+
+
+@lru_cache(maxsize=4096)
+def _alphabet(character: str) -> str:
+    """Return what may stand for a character; empty for one that is neither letter nor digit."""
+    if character.isdecimal():
+        zero = ord(character) - unicodedata.digit(character)
+        return "".join(chr(zero + i) for i in range(10))
+    if not character.isalpha():
+        return ""
+    lower = character.lower()
+    for letters in (_VOWELS, _CONSONANTS):
+        if lower in letters:
+            return letters if character == lower else letters.upper()
+    # The letters around it in Unicode, of the same case: its alphabet, or part of a large one.
+    start, kind = ord(character) & ~0x7F, unicodedata.category(character)
+    script = unicodedata.name(character, "").split(" ")[0]
+    near = [chr(c) for c in range(start, start + 0x80)]
+    return "".join(c for c in near if unicodedata.category(c) == kind and unicodedata.name(c, "").startswith(script))
+
+
+def number(value: str, label: str, rng: Random) -> str:
+    """Return a value of the same shape for which every checksum holds that holds for the value.
+
+    Args:
+        value: a number of a card, an account, a person or a thing.
+        label: what it is.
+        rng: where the draws come from.
+    """
+    checks = _checks(value, label)
+    if not checks:
+        return by_shape(value, rng)
+    compact = [i for i, c in enumerate(value) if c.isalnum()]
+    # The issuer of a card and the country of an account are part of the format.
+    kept = compact[:2] if checks[0] in (_luhn, iban.is_valid) else []
+    for _ in range(_MOST_DRAWS):
+        drawn = list(by_shape(value, rng))
+        for i in kept:
+            drawn[i] = value[i]
+        if checks[0] is iban.is_valid:
+            digits = iban.calc_check_digits("".join(drawn[i] for i in compact))
+            drawn[compact[2]], drawn[compact[3]] = digits[0], digits[1]
+        made = "".join(drawn)
+        if all(valid(check, made) for check in checks):
+            return made
+    return by_shape(value, rng)
+
+
+def _luhn(value: str) -> bool:
+    return luhn.is_valid(digits_of(value))
+
+
+def _checks(value: str, label: str) -> list[Callable[[str], bool]]:
+    """Return the checks of formats that a value passes: of several, the one that its label names or its length."""
+    digits = sum(c.isdigit() for c in value)
+    if digits < 6 or sum(c.isalnum() for c in value) < _CHECKED:
+        return []
+    if "SSN" in label.upper() and valid(ssn.is_valid, value):
+        return [ssn.is_valid]
+    if valid(iban.is_valid, value):
+        return [iban.is_valid]
+    if 14 <= digits <= 19 and valid(_luhn, value):
+        return [_luhn]
+    national = [check.is_valid for check in _NATIONAL if valid(check.is_valid, value)]
+    return national[:2] or ([_luhn] if valid(_luhn, value) else [])
+
+
+def host(value: str, rng: Random) -> str:
+    """Return a web address or a host of the same shape; what everybody shares stays: the scheme and the last part.
+
+    Args:
+        value: with or without a scheme and a path.
+        rng: where the draws come from.
+    """
+    found = _HOST.fullmatch(value)
+    if found is None:
+        return by_shape(value, rng)
+    start, name, rest = found.groups()
+    if name.lower() not in PUBLIC_HOSTS:
+        front, dot, last = name.rpartition(".")
+        name = by_shape(front, rng) + dot + last if dot else by_shape(name, rng)
+    scheme, at, _ = start.rpartition("@")
+    start = by_shape(scheme, rng) + at + start[len(scheme) + len(at) :] if at and "://" not in scheme else start
+    if at and "://" in scheme:
+        kept, slashes, account = scheme.partition("://")
+        start = kept + slashes + by_shape(account, rng) + at
+    # Of what follows, its first words are the site's: "/user/ann" tells who by its end.
+    return start + name + by_shape(rest, rng)
+
+
+def network_address(value: str, rng: Random) -> str:
+    """Return an address of a machine: numbers up to 255 of the same length, or letters and digits up to f."""
+    if ":" in value or re.fullmatch(r"(?:[0-9A-Fa-f]{2}[-:]){5}[0-9A-Fa-f]{2}", value):
+        digits = _HEX.upper() if value.isupper() else _HEX
+        return "".join(rng.choice(digits) if c.isalnum() else c for c in value)
+    lowest = {1: 1, 2: 10, 3: 100}
+    highest = {1: 9, 2: 99, 3: 254}
+
+    def octet(match: re.Match[str]) -> str:
+        size = min(len(match[0]), 3)
+        return str(rng.randint(lowest[size], highest[size]))
+
+    return _NUMBER.sub(octet, value)

@@ -1,0 +1,220 @@
+"""Texts in which every private value is replaced by a made-up one of its kind (our derivation)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+from datasets import Dataset, IterableDataset
+
+from swingkd.files import written_whole
+from swingkd.surrogates.names import pools
+from swingkd.surrogates.record import Record, letters
+from swingkd.surrogates.rows import FOUND, VERSION, find_values, outside, replace_values
+from swingkd.tagging import ConsistentTagger, Tagger
+from swingkd.tagging.identity import tagger_fingerprint
+from swingkd.tagging.propagation import stands_for_one
+
+_KEY_BYTES = 16
+
+
+class Replaced(NamedTuple):
+    """A `text` with made-up values, and the `spans` where they stand: {"start", "end", "label"}."""
+
+    text: str
+    spans: list[dict[str, Any]]
+
+
+class Surrogates:
+    """Replace private values by made-up ones.
+
+    In a record, a value has one surrogate, however it is written and wherever it stands, and so have the parts of a
+    name; dates of a record move together.  Another record, and another copy of the same one, gets others.  Formatted
+    values keep their shape, and checksums that hold for the value hold for its surrogate.  Names, streets, cities and
+    companies come from Faker's lists.
+
+    What is drawn depends on a secret of the system's randomness and on the number of the row, never on a value; it
+    says nothing of the real values but their kind, their shape, their number and where they stand.  What the tagger
+    missed stays in the text.
+
+    Args:
+        *kinds: the labels to replace, such as "PHONE_NUMBER"; without any, all.
+        locale: of the names, such as "en_US" or "de_DE"; names in other scripts are made of lists of theirs.
+        seed: draw from this number instead, for a run that others can repeat: whoever knows it learns what was drawn,
+            and still no value.
+        key: 16 bytes, the secret of an earlier run.
+
+    Raises:
+        ValueError: Faker does not know the locale, or a seed and a key are given.
+    """
+
+    def __init__(self, *kinds: str, locale: str = "en_US", seed: int | None = None, key: bytes | None = None):
+        if seed is not None and key is not None:
+            raise ValueError("A seed and a key are two sources of one draw. Give one of them.")
+        pools(locale)
+        self.kinds, self.locale = kinds, locale
+        self._key = key or (secrets.token_bytes(_KEY_BYTES) if seed is None else f"seed {seed}".encode())
+        self._avoid: set[str] = set()
+
+    @classmethod
+    def kept_in(cls, path: str | os.PathLike, *kinds: str, locale: str = "en_US") -> Surrogates:
+        """Return surrogates whose secret is kept in a file, so that a run that is resumed makes the same ones.
+
+        Args:
+            path: such as `out/_private/surrogate_key`, readable by its owner only.
+            *kinds, locale: see the class.
+
+        Raises:
+            ValueError: the file holds something else.
+        """
+        path = Path(path)
+        if not path.exists():
+            with written_whole(path, owner_only=True) as part:
+                part.write_text(secrets.token_hex(_KEY_BYTES))
+        try:
+            key = bytes.fromhex(path.read_text().strip())
+        except ValueError:
+            key = b""
+        if len(key) != _KEY_BYTES:
+            raise ValueError(f"{path} does not hold the secret of surrogates. Delete it to draw another one.")
+        return cls(*kinds, locale=locale, key=key)
+
+    def avoid(self, values: Iterable[str]) -> None:
+        """Never make up one of these values, nor a part of one; of dates there are too few for that.
+
+        Args:
+            values: those of the corpus.
+        """
+        for value in values:
+            self._avoid.add(letters(value))
+            self._avoid.update(word.casefold() for word in value.split() if word.isalpha())
+
+    def replace(self, text: str, spans: Sequence[dict[str, Any]], row: int = 0) -> Replaced:
+        """Return a text with its private values replaced.
+
+        Args:
+            text: of one record.
+            spans: where the values stand, as {"start", "end", "label"}, in characters, the end exclusive; of those
+                that overlap, the first begins, and the last ends, what is replaced as one.
+            row: the record's number: another one gets other values.
+
+        Raises:
+            ValueError: a span does not lie in the text.
+        """
+        return self.replace_parts([text], [spans], row)[0]
+
+    def replace_parts(
+        self, texts: Sequence[str], spans: Sequence[Sequence[dict[str, Any]]], row: int = 0
+    ) -> list[Replaced]:
+        """Replace the values of one record that has several texts, such as the turns of a chat; see `replace`."""
+        digest = hashlib.blake2b(row.to_bytes(8, "little", signed=True), key=self._key, digest_size=16).digest()
+        record = Record(Random(int.from_bytes(digest, "little")), self.locale, self._avoid)
+        every = [_apart(text, own, self.kinds) for text, own in zip(texts, spans, strict=True)]
+        record.read([(text[s:e], label) for text, own in zip(texts, every, strict=True) for s, e, label in own])
+        return [_replaced(text, own, record) for text, own in zip(texts, every, strict=True)]
+
+    def map(
+        self,
+        dataset: Dataset | IterableDataset,
+        *,
+        tagger: Tagger | None = None,
+        text_column: str | Sequence[str] = "text",
+        num_proc: int | None = None,
+    ) -> Dataset | IterableDataset:
+        """Return rows whose texts hold made-up values, their `spans`, and `surrogates`: how many there are in a row.
+
+        Args:
+            dataset: map-style or streaming; its other columns stay.
+            tagger: finds the values, every mention of them; `None`: the column `spans` says where they stand.
+            text_column: the column with the text, or several that belong together (`spans` needs one).
+            num_proc: processes for map-style data.
+
+        Raises:
+            ValueError: a column is missing, a row has no text, or the rows are tokenised already.
+        """
+        columns = [text_column] if isinstance(text_column, str) else list(text_column)
+        names = dataset.column_names or list(next(iter(dataset), {}))
+        missing = [name for name in (*columns, *(["spans"] if tagger is None else [])) if name not in names]
+        if missing:
+            raise ValueError(
+                f"The dataset has no column {missing[0]!r} (it has {', '.join(names)}). Name the text by "
+                "text_column, and give a tagger, or spans of {start, end, label}."
+            )
+        if "input_ids" in names:
+            raise ValueError("The rows are tokenised already, so their text cannot be changed. Pass the text alone.")
+        if tagger is None and len(columns) > 1:
+            raise ValueError("The column 'spans' speaks of one text. Name one text_column, or give a tagger.")
+        if tagger is not None and not isinstance(tagger, ConsistentTagger):
+            tagger = ConsistentTagger(tagger)
+        known = {"tagger": tagger, "columns": columns, "version": f"{VERSION} {tagger_fingerprint(tagger)}"}
+        options: dict[str, Any] = {"batched": True, "with_indices": True}
+        parallel = {"num_proc": num_proc} if isinstance(dataset, Dataset) else {}
+        looked = {"desc": "Looking for private values"} if parallel else {}
+        found = dataset.map(find_values, fn_kwargs=known, **options, **parallel, **looked)
+        everywhere = self._read(found, columns) if isinstance(found, Dataset) else {}
+        made = {"surrogates": self, "columns": columns, "everywhere": everywhere}
+        replaced = {"desc": "Replacing private values"} if parallel else {}
+        rows = found.map(replace_values, fn_kwargs=made, **options, **parallel, **replaced)
+        return rows.remove_columns(FOUND)
+
+    def _read(self, found: Dataset, columns: list[str]) -> dict[str, str]:
+        """Read all values of a corpus, none of which is made up; return those that are private in every row.
+
+        Args:
+            found: rows with what was found in them.
+            columns: their texts.
+        """
+        everywhere: dict[str, str] = {}
+        for batch in found.select_columns([*columns, FOUND]).iter(1000):
+            for *texts, own in zip(*(batch[name] for name in columns), batch[FOUND], strict=True):
+                for text, spans in zip(texts, own, strict=True):
+                    values = [(text[span["start"] : span["end"]], span) for span in spans]
+                    self.avoid(value for value, _ in values)
+                    everywhere |= {v: span["label"] for v, span in values if span["sure"] and stands_for_one(v)}
+        return everywhere
+
+    def __repr__(self) -> str:
+        return f"Surrogates(kinds={self.kinds}, locale={self.locale!r}, key=<redacted>)"
+
+
+def _apart(text: str, spans: Sequence[dict[str, Any]], kinds: tuple[str, ...]) -> list[tuple[int, int, str]]:
+    """List spans in their order; those that overlap are one."""
+    apart: list[tuple[int, int, str]] = []
+    chosen = ((s["start"], s["end"], s.get("label") or "") for s in spans or ())
+    for start, end, label in sorted(s for s in chosen if not kinds or s[2] in kinds):
+        if not 0 <= start < end <= len(text):
+            raise ValueError(outside(text, start, end))
+        if apart and start < apart[-1][1]:
+            apart[-1] = (apart[-1][0], max(end, apart[-1][1]), apart[-1][2])
+        else:
+            apart.append((start, end, label))
+    return apart
+
+
+def _replaced(text: str, spans: list[tuple[int, int, str]], record: Record) -> Replaced:
+    pieces, made, place, length = [], [], 0, 0
+    for start, end, label in spans:
+        value = record.surrogate(text[start:end], label)
+        pieces += [text[place:start], value]
+        length += start - place
+        made.append({"start": length, "end": length + len(value), "label": label})
+        length, place = length + len(value), end
+    return Replaced("".join(pieces) + text[place:], made)
+
+
+def counted(rows: Dataset) -> dict[str, int]:
+    """Return how many values of each label were replaced, the most frequent first.
+
+    Args:
+        rows: as `Surrogates.map` returns them, with `spans`.
+    """
+    counts: dict[str, int] = {}
+    for spans in rows["spans"]:
+        for span in spans:
+            counts[span["label"]] = counts.get(span["label"], 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -1,0 +1,158 @@
+"""One made-up value: its shape, its checksums, its date."""
+
+import re
+import unicodedata
+from datetime import date, timedelta
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stdnum import iban, luhn
+from stdnum.de import idnr
+from stdnum.gb import nhs
+from stdnum.us import ssn
+
+from swingkd.surrogates.dates import draw_move, moved
+from swingkd.surrogates.names import People
+from swingkd.surrogates.shapes import by_shape, host, network_address, number
+from swingkd.tagging.rule import digits_of
+
+
+@given(st.text(max_size=40), st.integers(0, 10))
+def test_a_shape_is_kept_character_by_character(value, seed):
+    made = by_shape(value, Random(seed))
+    assert len(made) == len(value)
+    for one, other in zip(value, made, strict=True):
+        assert unicodedata.category(one) == unicodedata.category(other) or one in "aeiouAEIOU"
+        assert one.isdecimal() == other.isdecimal()
+        assert one == other or one.isdecimal() or one.isalpha()
+    for run in re.finditer(r"\d+", value):
+        zero = unicodedata.digit(value[run.start()]) == 0
+        assert zero or unicodedata.digit(made[run.start()]) != 0
+
+
+def test_every_digit_and_letter_is_drawn_as_often():
+    rng = Random(0)
+    made = "".join(by_shape("x7", rng) for _ in range(21_000))
+    counts = [made.count(c) for c in "bcdfghjklmnpqrstvwxyz"]
+    assert min(counts) > 850
+    assert max(counts) < 1150
+    counts = [made.count(c) for c in "123456789"]
+    assert min(counts) > 2100
+    assert max(counts) < 2570
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    ("value", "label", "check", "kept"),
+    [
+        ("4111 1111 1111 1111", "CREDIT_CARD", lambda text: luhn.is_valid(digits_of(text)), "41"),
+        ("378282246310005", "CREDIT_CARD", luhn.is_valid, "37"),
+        ("DE89 3704 0044 0532 0130 00", "IBAN_CODE", iban.is_valid, "DE"),
+        ("GB29NWBK60161331926819", "IBAN_CODE", iban.is_valid, "GB"),
+        ("536-90-4399", "US_SSN", ssn.is_valid, ""),
+        ("86 095 742 719", "NATIONAL_ID", idnr.is_valid, ""),
+        ("943 476 5870", "NATIONAL_ID", nhs.is_valid, ""),
+    ],
+)
+def test_checksums_hold(value, label, check, kept, seed):
+    assert check(value)
+    made = number(value, label, Random(seed))
+    assert check(made)
+    assert made.startswith(kept)
+    assert made != value
+    assert [c.isalnum() for c in made] == [c.isalnum() for c in value]
+
+
+@pytest.mark.parametrize("value", ["192.168.1.10", "fe80::1a2b", "00:1A:2B:3C:4D:5E", "10.0.0.255"])
+def test_addresses_of_machines(value):
+    made = network_address(value, Random(1))
+    assert len(made) == len(value)
+    assert all(int(part) < 256 for part in made.split(".")) if "." in value else re.fullmatch("[0-9A-Fa-f:]+", made)
+
+
+def test_an_address_on_the_web_keeps_what_everybody_shares():
+    rng = Random(3)
+    made = host("https://www.smith-clinic.org/user/ann?id=12", rng)
+    assert re.fullmatch(r"https://www\.[a-z]{5}-[a-z]{6}\.org/[a-z]{4}/[a-z]{3}\?[a-z]{2}=\d\d", made)
+    assert "smith" not in made
+    assert host("gmail.com", rng) == "gmail.com"
+    made = host("https://ann:secret@x.org/", rng)
+    assert re.fullmatch(r"https://[a-z]{3}:[a-z]{6}@[a-z]\.org/", made)
+    assert "secret" not in made
+
+
+FORMATS = ["%Y-%m-%d", "%d.%m.%Y", "%d/%m/%Y", "%B %d, %Y", "%d %b %Y", "%Y%m%d", "%d of %B %Y", "%Y/%m/%d"]
+READ = {"%d/%m/%Y": st.dates(date(1940, 1, 13), date(2030, 12, 31)).filter(lambda day: day.day > 12)}
+DAYS = st.dates(date(1940, 1, 1), date(2030, 12, 31))
+
+
+def bare(text):
+    """Without a 0 before a figure, and with short months: May is both."""
+    text = re.sub(r"\b0(?=\d\b)", "", text)
+    return re.sub(r"[A-Z][a-z]+", lambda month: month[0][:3], text)
+
+
+@given(st.integers(0, 1000), DAYS, DAYS, st.sampled_from(FORMATS), st.sampled_from(FORMATS))
+def test_the_days_between_two_dates_stay(seed, first, second, one, other):
+    rng = Random(seed)
+    move = draw_move(rng)
+    assert 60 <= abs(move.days) <= 1001
+    pairs = [(first, one), (second, other)]
+    # Which figure is the day can be told of these only.
+    if any(form == "%d/%m/%Y" and day.day <= 12 for day, form in pairs):
+        return
+    made = [moved(day.strftime(form), move, rng) for day, form in pairs]
+    again = [day + timedelta(days=move.days) for day, _ in pairs]
+    for text, day, (before, form) in zip(made, again, pairs, strict=True):
+        # As many figures as before, where a 0 stood or could not.
+        assert bare(text) == bare(day.strftime(form)), (before, form)
+
+
+@pytest.mark.parametrize(
+    ("value", "made"),
+    [
+        ("1980-03-12", "1980-06-20"),
+        ("12.3.1980", "20.6.1980"),
+        ("3/14/80", "6/22/80"),
+        ("MARCH 5th, 1980", "JUNE 13th, 1980"),
+        ("5 Mar 1980", "13 Jun 1980"),
+        ("march 5", "june 13"),
+        ("2024-05-01 23:59:58", "2024-08-10 03:59:58"),
+        ("2024-05-01T08:05", "2024-08-09T12:05"),
+    ],
+)
+def test_a_date_is_written_as_it_was(value, made):
+    assert moved(value, timedelta(days=100, hours=4), Random(0)) == made
+
+
+@pytest.mark.parametrize(
+    "value", ["10:30", "31.2.1999", "99/99/9999", "the 5th", "1980年3月5日", "tomorrow", "0000-00-00"]
+)
+def test_figures_that_are_no_date_are_replaced_all_the_same(value):
+    made = moved(value, timedelta(days=100), Random(1))
+    assert re.sub(r"\d", "9", made).replace("99", "9") == re.sub(r"\d", "9", value).replace("99", "9")
+    assert made != value or not re.search(r"\d", value)
+
+
+def test_parts_of_a_name_have_one_surrogate():
+    people = People("en_US", Random(5), lambda name: False)
+    whole = people.name("Dr. Ann-Marie van der Smith")
+    first, second, last = re.fullmatch(r"Dr\. ([\w']+)-([\w']+) van der ([\w']+)", whole).groups()
+    assert people.name("Ms Smith") == f"Ms {last}"
+    assert people.name("SMITH") == last.upper()
+    assert people.name("ann") == first.lower()
+    assert people.name("A. Smith") == f"{first[0]}. {last}"
+    assert people.known("marie") == second
+    assert people.known("Bob") is None
+    assert {"Ann", "Marie", "Smith"}.isdisjoint(whole.replace("-", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("name", "script"), [("張伟", "CJK"), ("דנה כהן", "HEBREW"), ("Иван Петров", "CYRILLIC"), ("علي حسن", "ARABIC")]
+)
+def test_names_in_other_writing(name, script):
+    made = People("en_US", Random(2), lambda name: False).name(name)
+    assert made != name
+    assert unicodedata.name(made[0]).startswith(script)
