@@ -13,11 +13,10 @@ They describe the token *itself*; the loss reads them at the position that predi
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,19 +27,19 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from swingkd.data.columns import IGNORE, PII_COLUMNS, VERSION, add_facts, in_parts, rows_of
+from swingkd.data.made_up import MadeUp, learnt_alike
 from swingkd.data.packing import PackingStrategy, pack
 from swingkd.data.padding import OF_EACH_TOKEN, as_here, unpadded
+from swingkd.data.rendering import readable, reader
 from swingkd.data.retag import tag_tokenised
 from swingkd.data.spans import token_facts
 from swingkd.data.teacher_columns import TEACHER_COLUMNS
+from swingkd.surrogates import Surrogates
 from swingkd.tagging import Tagger, tag_texts
 from swingkd.tagging.identity import tagger_fingerprint
 from swingkd.tagging.windows import check_fast_tokenizer
 
 log = logging.getLogger(__name__)
-# Columns that hold chats, and who speaks, as ShareGPT calls them.
-_CHATS = ("messages", "conversations")
-_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant"}
 
 
 @dataclass(frozen=True)
@@ -102,6 +101,7 @@ def prepare_dataset(
     description: str = "train",
     keep: tuple[str, ...] = (),
     first: int = 0,
+    surrogates: Surrogates | None = None,
 ) -> Dataset | IterableDataset:
     """Tokenise and tag a dataset.
 
@@ -114,26 +114,34 @@ def prepare_dataset(
         description: shown beside the progress bar.
         keep: other columns to keep, of rows that are not packed.
         first: the number of a packed row's first position, see `models.inputs.first_position`.
+        surrogates: puts made-up values in the place of what the tagger finds; `None`: texts stay as they are.
 
     Raises:
         ValueError: slow tokenizer, unknown columns, a row without text, a transform, or likelihoods that are no uint8.
     """
     dataset = unformatted(dataset)
     columns = column_names(dataset)
+    if surrogates is not None and ("input_ids" in columns or tagger is None):
+        raise ValueError(
+            "Surrogates take the place of what a tagger finds in text, and "
+            + ("the rows are tokenised already. Pass the text." if tagger else "there is no tagger. Pass one.")
+        )
     if "input_ids" in columns:
         if tagger is not None and "pii_likelihood" not in columns and readable(columns, settings):
             known = {"tokenizer": tokenizer, "tagger": tagger, "settings": settings}
-            known["read"] = _reader(columns, tokenizer, settings)
+            known["read"] = reader(columns, tokenizer, settings)
             dataset = retagged(dataset, tag_tokenised, known)
         prepared = ready(as_here(dataset, columns, settings), tagger, OF_EACH_TOKEN)
     else:
         check_fast_tokenizer(tokenizer)
-        read = _reader(columns, tokenizer, settings)
+        read = reader(columns, tokenizer, settings)
         options: dict[str, Any] = {"batched": True, "remove_columns": [c for c in columns if c not in keep]}
         if isinstance(dataset, Dataset):
             options |= {"num_proc": num_proc, "desc": f"Tagging and tokenising ({description})"}
         known = {"read": read, "tokenizer": tokenizer, "tagger": tagger, "settings": settings}
-        prepared = tagged_map(dataset, _tokenise, known, **options)
+        if surrogates is not None:
+            known["surrogates"] = surrogates
+        prepared = tagged_map(dataset, _tokenise, known, with_indices=True, **options)
     if settings.packing and not set(TEACHER_COLUMNS) & set(columns):
         known = {"strategy": settings.packing, "length": settings.max_length, "first": first}
         options = {"batched": True, "batch_size": 10_000, "fn_kwargs": known}
@@ -142,6 +150,27 @@ def prepare_dataset(
             options |= {"desc": f"Packing ({description})"}
         prepared = prepared.map(pack, **options)
     return prepared
+
+
+def rendered(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, settings: DataSettings, at_once: int = 1000
+) -> Iterator[list[str]]:
+    """Yield the texts of rows, some at a time, as they are tagged.
+
+    Args:
+        dataset: rows of text or chats.
+        tokenizer: with a chat template, where there are chats.
+        settings: see `DataSettings`.
+        at_once: how many.
+
+    Raises:
+        ValueError: none of the columns can be read.
+    """
+    dataset = unformatted(dataset)
+    read = reader(column_names(dataset), tokenizer, settings)
+    for batch in dataset.iter(at_once):
+        texts = [read(row).text for row in rows_of(batch)]
+        yield [text for text in texts if isinstance(text, str)]
 
 
 def tagged_map(
@@ -224,140 +253,7 @@ def _check_not_empty(dataset: Dataset | IterableDataset) -> None:
         first += len(ids)
 
 
-@dataclass(frozen=True)
-class _Rendered:
-    """One row as text; `learn_from` is the first character that the loss counts; `learn` marks tokens instead."""
-
-    text: str | None
-    learn_from: int = 0
-    learn: list[int] | None = None
-    templated: bool = False
-
-
-class _TextReader:
-    def __init__(self, field: str):
-        self.field = field
-
-    def __call__(self, row: dict[str, Any]) -> _Rendered:
-        return _Rendered(row[self.field])
-
-
-def _template_inputs(row: dict[str, Any]) -> dict[str, Any]:
-    """Return what a chat template reads beside the messages, as TRL names it: tools (perhaps as JSON) and others."""
-    tools = row.get("tools")
-    known: dict[str, Any] = {"tools": json.loads(tools) if isinstance(tools, str) else tools} if tools else {}
-    return known | (row.get("chat_template_kwargs") or {})
-
-
-class _CompletionReader:
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, completion_only: bool, assistant_only: bool):
-        self.tokenizer = tokenizer
-        self.completion_only = completion_only
-        self.assistant_only = assistant_only
-
-    def __call__(self, row: dict[str, Any]) -> _Rendered:
-        prompt, completion = row["prompt"], row["completion"]
-        if completion is None:
-            return _Rendered(None)
-        if isinstance(prompt, str) or prompt is None:
-            _check_turns(self.assistant_only)
-            prompt = prompt or ""
-            return _Rendered(prompt + completion, len(prompt) if self.completion_only else 0)
-        known = _template_inputs(row)
-        prompt, completion = chat_turns(prompt), chat_turns(completion)
-        start = self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True, **known)
-        text = self.tokenizer.apply_chat_template(prompt + completion, tokenize=False, **known)
-        if not text.startswith(start):
-            raise ValueError(
-                "The chat template renders a prompt differently once the completion follows, so the completion cannot "
-                "be told apart. Pass completion_only_loss=False, or use a template whose prompt is a prefix."
-            )
-        learn = _assistants(self.tokenizer, prompt + completion, known) if self.assistant_only else None
-        return _Rendered(text, len(start) if self.completion_only else 0, learn, templated=True)
-
-
-class _MessagesReader:
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, assistant_only: bool, column: str = "messages"):
-        self.tokenizer = tokenizer
-        self.assistant_only = assistant_only
-        self.column = column
-
-    def __call__(self, row: dict[str, Any]) -> _Rendered:
-        known, turns = _template_inputs(row), chat_turns(row[self.column])
-        text = self.tokenizer.apply_chat_template(turns, tokenize=False, **known)
-        learn = _assistants(self.tokenizer, turns, known) if self.assistant_only else None
-        return _Rendered(text, learn=learn, templated=True)
-
-
-def _assistants(tokenizer: PreTrainedTokenizerBase, turns: list[dict], known: dict[str, Any]) -> list[int]:
-    """Return which tokens of a chat its template marks as the assistant's."""
-    marked = tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True, **known)
-    if not any(marked["assistant_masks"]):
-        raise ValueError(
-            "assistant_only_loss=True, but the chat template marks no assistant token. Wrap the assistant's text "
-            "in {% generation %} ... {% endgeneration %} in the template, or turn the option off."
-        )
-    return marked["assistant_masks"]
-
-
-def _check_turns(assistant_only: bool) -> None:
-    if assistant_only:
-        raise ValueError(
-            "assistant_only_loss=True is for chats, and a row is plain text. Leave it out, or pass rows of messages."
-        )
-
-
-def chat_turns(turns: Any) -> list[dict[str, Any]]:
-    """Return the turns of a chat as templates read them: with `role` and `content`.
-
-    Args:
-        turns: a list of such, or with `from` and `value`, as ShareGPT has them; perhaps as JSON.
-
-    Raises:
-        ValueError: they are something else, of which a template would make an empty text.
-    """
-    turns = json.loads(turns) if isinstance(turns, str) else turns
-    if all(isinstance(turn, dict) and {"from", "value"} <= turn.keys() for turn in turns):
-        return [{"role": _ROLES.get(turn["from"], turn["from"]), "content": turn["value"]} for turn in turns]
-    if not all(isinstance(turn, dict) and turn.get("role") for turn in turns):
-        raise ValueError("A chat's turns need a 'role' and a 'content' each ('from' and 'value' will do).")
-    return turns
-
-
-def readable(columns: Sequence[str], settings: DataSettings) -> bool:
-    """Tell whether rows have a text that can be read."""
-    own = settings.text_field in columns if isinstance(settings.text_field, str) else False
-    return own or bool(set(_CHATS) & set(columns)) or {"prompt", "completion"} <= set(columns)
-
-
-def _reader(columns: list[str], tokenizer: PreTrainedTokenizerBase, settings: DataSettings):
-    """Choose how a row is read by its columns."""
-    if not isinstance(settings.text_field, str):
-        raise ValueError(
-            f"dataset_text_field={settings.text_field} names the two texts of a pair, which a classifier reads. Name "
-            "one column."
-        )
-    pictures = sorted({"image", "images"} & set(columns))
-    if pictures:
-        raise ValueError(
-            f"The dataset has the column {pictures[0]}, and a language model is trained on text alone here. Drop it, "
-            "where the text makes sense without."
-        )
-    for column in _CHATS:
-        if column in columns:
-            return _MessagesReader(tokenizer, settings.assistant_only_loss, column)
-    if "prompt" in columns and "completion" in columns:
-        return _CompletionReader(tokenizer, settings.completion_only_loss is not False, settings.assistant_only_loss)
-    if settings.text_field in columns:
-        _check_turns(settings.assistant_only_loss)
-        return _TextReader(settings.text_field)
-    raise ValueError(
-        f"The dataset has the columns {columns}; none of them can be read. It needs {settings.text_field!r} (set "
-        "dataset_text_field to another column), 'prompt' and 'completion', 'messages', or 'input_ids'."
-    )
-
-
-def _tokenise(batch, read, tokenizer, tagger, settings, version):
+def _tokenise(batch, indices, read, tokenizer, tagger, settings, version, surrogates=None):
     rows = [read(row) for row in rows_of(batch)]
     texts = [row.text for row in rows]
     if not all(isinstance(text, str) for text in texts):
@@ -366,10 +262,19 @@ def _tokenise(batch, read, tokenizer, tagger, settings, version):
             f"{without} of {len(rows)} rows have no text (None, or no string). Drop them first, such as "
             "dataset.filter(lambda row: isinstance(row['text'], str))."
         )
-    encoded = tokenizer(
-        texts, add_special_tokens=not rows[0].templated, return_offsets_mapping=True, return_attention_mask=False
-    )
+    options = {"add_special_tokens": not rows[0].templated, "return_attention_mask": False}
+    encoded = tokenizer(texts, return_offsets_mapping=True, **options)
     tags = tag_texts(tagger, texts) if tagger is not None else [None] * len(rows)
+    if surrogates is not None:
+        labels = getattr(tagger, "labels", ("", "PRIVATE"))
+        made = [MadeUp(*known, labels, surrogates, row) for *known, row in zip(texts, tags, indices, strict=True)]
+        encoded_before, encoded = (
+            encoded,
+            tokenizer([one.text for one in made], return_offsets_mapping=True, **options),
+        )
+        known = zip(rows, made, encoded_before["offset_mapping"], encoded["offset_mapping"], strict=True)
+        rows = [learnt_alike(*each) for each in known]
+        tags = [one.tags for one in made]
     cut = settings.max_length if settings.packing in (None, "bfd") else None
     out: dict[str, list] = {key: [] for key in ("input_ids", "labels")}
     if tagger is not None:

@@ -119,6 +119,10 @@ class Language:
             )
         set_seed(seed)
         args = self.distillation(folder_of(plan, setting), seed, plan.get("args", {}))
+        made_up = args.protection == "surrogate"
+        if made_up:
+            # Its values are replaced while the trainer reads it.
+            data, args.packing, args.packing_strategy = text, True, "wrapped"
         # Before the student is made: training it draws from the same generator.
         public = self.teacher("public") if args.protection == "mollify" else None
         trainer = PrivateDistillationTrainer(
@@ -129,6 +133,7 @@ class Language:
             train_dataset=data,
             processing_class=self.tokenizer,
             public_model=public,
+            tagger=tagger if made_up else None,
         )
         quiet(trainer).train()
         return trainer

@@ -192,11 +192,14 @@ def _losses_and_slope(
         hard_weight = present * (1 - work.targets.likelihood[here, None]).to(z)
         losses.soft[here] = (present * work.temperatures.weight[here, None] * divergence)[:, 0].to(z)
         losses.hard[here] = -log_z.gather(1, label)[:, 0]
+        hardness = (1 - work.alpha) * hard_weight
+        if private and work.targets.labels_alone:
+            present, hard_weight, hardness = (torch.full_like(own, value) for value in (0.0, 1.0, 1.0))
+            losses.soft[here] = losses.hard[here]
         losses.hard_weight[here] = hard_weight[:, 0]
         if not gradient:
             continue
         slope.mul_(softness[part] * present / own)
-        hardness = (1 - work.alpha) * hard_weight
         slope.addcmul_(log_z.exp_(), hardness).scatter_add_(1, label, -hardness)
         if work.softcap is not None:
             slope.mul_(1 - (z / work.softcap).square())

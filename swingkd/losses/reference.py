@@ -29,7 +29,10 @@ class Targets(NamedTuple):
 
 
 class TokenLosses(NamedTuple):
-    """Per token [N]: `soft` = c_i * D_beta, `hard` = CE(x_i) unweighted, `hard_weight`: what the hard label counts."""
+    """Per token [N]: `soft` = c_i * D_beta, `hard` = CE(x_i) unweighted, `hard_weight`: what the hard label counts.
+
+    Where the label alone is learnt, it stands in the place of the soft target too, and has the whole weight.
+    """
 
     soft: torch.Tensor
     hard: torch.Tensor
@@ -104,9 +107,10 @@ def token_losses(
     student = (student_logits / temperatures.student[:, None]).log_softmax(-1)
     with torch.no_grad():
         log_probs, present = dense_targets(targets, student)
-    soft = temperatures.weight * divergence(log_probs, student, beta)
-    return TokenLosses(
-        soft=torch.where(present, soft, 0.0),
-        hard=F.cross_entropy(student_logits, labels, reduction="none"),
-        hard_weight=torch.where(present, 1 - targets.likelihood, 0.0),
-    )
+    soft = torch.where(present, temperatures.weight * divergence(log_probs, student, beta), 0.0)
+    hard = F.cross_entropy(student_logits, labels, reduction="none")
+    hard_weight = torch.where(present, 1 - targets.likelihood, 0.0)
+    if targets.labels_alone:
+        private = targets.likelihood > 0
+        soft, hard_weight = torch.where(private, hard, soft), torch.where(private, 1.0, hard_weight)
+    return TokenLosses(soft, hard, hard_weight)

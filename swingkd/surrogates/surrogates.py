@@ -118,6 +118,10 @@ class Surrogates:
         record.read([(text[s:e], label) for text, own in zip(texts, every, strict=True) for s, e, label in own])
         return [_replaced(text, own, record) for text, own in zip(texts, every, strict=True)]
 
+    def spans_of(self, text: str, spans: Sequence[dict[str, Any]]) -> list[tuple[int, int, str]]:
+        """Return what `replace` replaces, (start, end, label) in its order: spans that overlap are one."""
+        return _apart(text, spans, self.kinds)
+
     def map(
         self,
         dataset: Dataset | IterableDataset,

@@ -47,19 +47,20 @@ class ConsistentTagger(BaseTagger):
         """What it finds: as the tagger has it."""
         return getattr(self.tagger, "labels", ("", "PRIVATE"))
 
-    def learn(self, texts: Iterable[str]) -> int:
-        """Read texts for values that are private in every record; return how many are known by now.
+    def learn(self, texts: Iterable[str]) -> list[str]:
+        """Read texts for values that are private in every record; return all values that were found.
 
         Args:
             texts: of a corpus, before any of it is tagged.
         """
-        every = list(texts)
+        every, found = list(texts), []
         for text, tags in zip(every, tag_texts(self.tagger, every), strict=True):
             for value in _values(text, tags, self.labels, parts=False):
+                found.append(value.text)
                 if (value.likelihood == 1 and stands_for_one(value.text)) or (self.names and value.is_name):
                     _keep(self._everywhere, value)
         self._known = KnownValues(value.text for value in self._everywhere.values())
-        return len(self._everywhere)
+        return found
 
     def tag(self, texts: list[str]) -> list[CharTags]:
         """Tag each text: likelihood and label of every character."""

@@ -1,7 +1,7 @@
 """What the teacher's distribution becomes before the student sees it."""
 
 from swingkd.models.head import Head
-from swingkd.targets.base import Drop, PrivatePositions, Protection, ProtectionName, Soften
+from swingkd.targets.base import Drop, LabelsAlone, PrivatePositions, Protection, ProtectionName, Soften
 from swingkd.targets.facts import FACT_TYPES, TokenFacts
 from swingkd.targets.mollify import MollifiedTarget
 from swingkd.targets.noise import NoisedTarget, NoiseKey
@@ -14,6 +14,7 @@ __all__ = [
     "CachedTeacher",
     "Drop",
     "Head",
+    "LabelsAlone",
     "LiveTeacher",
     "MollifiedTarget",
     "NoiseKey",

@@ -14,7 +14,7 @@ from swingkd.targets.facts import TokenFacts
 from swingkd.targets.temperature import soften_support
 
 #: What may happen to the targets at private tokens; `swingkd.trainer.protections` builds each.
-ProtectionName: TypeAlias = Literal["noise", "mollify", "population", "none", "drop"]
+ProtectionName: TypeAlias = Literal["surrogate", "noise", "mollify", "population", "none", "drop"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,10 @@ class Drop:
     def protect(self, log_probs: torch.Tensor, positions: PrivatePositions) -> torch.Tensor:
         """See `Protection.protect`."""
         return torch.full_like(log_probs, -torch.inf)
+
+
+class LabelsAlone(Drop):
+    """At private positions the text's own tokens are learnt, and nothing of the teacher: for made-up values."""
 
 
 def top_support(log_probs: torch.Tensor, size: int) -> torch.Tensor:

@@ -122,6 +122,7 @@ class ProtectedTargets:
         protection: what to do at private positions.
         public_logits: maps places [c] among the P private positions to a public model's logits [c, V].
         written: the teacher's answers at private positions were protected when they were written down.
+        labels_alone: at private positions the label is learnt, with the whole weight, and nothing else.
     """
 
     teacher: Teacher
@@ -130,6 +131,7 @@ class ProtectedTargets:
     protection: Protection | None = None
     public_logits: Callable[[torch.Tensor], torch.Tensor] | None = None
     written: bool = False
+    labels_alone: bool = False
 
     def ordinary(self, rows: torch.Tensor) -> torch.Tensor | TopTokens:
         """Return the teacher's log-probabilities [c, V] for tokens that are not private."""

@@ -16,6 +16,7 @@ from swingkd.data import DataSettings, column_names
 from swingkd.data.columns import IGNORE
 from swingkd.data.teacher_columns import CacheInfo
 from swingkd.models.inputs import OF_TOKENS
+from swingkd.surrogates import Surrogates
 from swingkd.tagging import Tagger
 from swingkd.targets import ProtectionName
 from swingkd.tasks.predicted import PredictedTokens
@@ -33,6 +34,7 @@ class Reading:
         teacher_processing_class: the teacher's tokenizer, where it is another one.
         num_proc: processes for map-style data.
         labelled: a classifier's rows must have labels; those that are only predicted need none.
+        surrogates: replaces what the tagger finds; `None`: texts stay as they are.
     """
 
     processing_class: Any
@@ -42,6 +44,7 @@ class Reading:
     teacher_processing_class: Any = None
     num_proc: int | None = None
     labelled: bool = True
+    surrogates: Surrogates | None = None
 
     def mapping(self, dataset: Dataset | IterableDataset, description: str, keep: tuple[str, ...]) -> dict[str, Any]:
         """Return the arguments of `dataset.map` for a batch of texts.
@@ -84,6 +87,8 @@ class Task(ABC):
     shifts_labels: ClassVar[bool] = False
     #: What is done at private answers where nobody says otherwise and there is no public model.
     default_protection: ClassVar[ProtectionName] = "population"
+    #: Whether private values in its rows can be replaced while they are read.
+    reads_surrogates: ClassVar[bool] = False
     #: Columns of its batches, beside the labels and those about privacy.
     columns: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", *OF_TOKENS)
 

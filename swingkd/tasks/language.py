@@ -32,6 +32,7 @@ class TokenTask(Task):
     """A task whose answers are tokens of the vocabulary."""
 
     auto_processor = AutoTokenizer
+    reads_surrogates = True
 
     def prepare(self, dataset, reading, *, description="train", keep=()):
         return prepare_dataset(
@@ -43,6 +44,7 @@ class TokenTask(Task):
             description=description,
             keep=keep,
             first=first_position(reading.model),
+            surrogates=reading.surrogates,
         )
 
     def call(self, inputs, model):

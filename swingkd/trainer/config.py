@@ -81,12 +81,14 @@ class PrivateDistillationConfig(TrainingArguments):
 
     protection: ProtectionName | None = _setting(
         None,
-        "What happens to the targets at private tokens: mollify (needs a public model), population, noise "
+        "What happens at private tokens: surrogate (the text's values are replaced by made-up ones, which are learnt "
+        "as they stand there; language models), or to the targets: mollify (needs a public model), population, noise "
         "(Swing distillation, our reading), none (temperature only) or drop (no loss there); default: mollify "
         "where the trainer is given a public model, otherwise population; drop for classifiers of whole texts and "
         "images, noise in the place of population under differential privacy, none without a teacher.",
         ProtectionName,
     )
+    surrogate_locale: str = _setting("en_US", "Locale of made-up names, as Faker has it ('surrogate').")
     max_temperature: float = _setting(16.0, "Teacher temperature of a surely private token ('noise' and 'none').")
     temperature_power: float = _setting(1.0, "Exponent of the likelihood in the temperature.")
     temperature_schedule: Schedule = _setting("power", "How the temperature rises.", Schedule)

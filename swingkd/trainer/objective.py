@@ -208,7 +208,13 @@ class Objective:
                 public_logits, _ = self.frozen(self.public, inputs, tokens.private_at())
         # With no protection asked for, nobody may read the private positions' targets.
         written = self.written_protected and "teacher_ids" in inputs
-        return ProtectedTargets(teacher, tokens.likelihood, positions, rewrite, public_logits, written), hidden
+        given = (teacher, tokens.likelihood, positions, rewrite, public_logits, written, self.labels_alone)
+        return ProtectedTargets(*given), hidden
+
+    @property
+    def labels_alone(self) -> bool:
+        """Whether the text's own tokens are learnt at private positions: what stands there is made up."""
+        return self.args.protection == "surrogate"
 
     def _cached(
         self, ids: torch.Tensor, log_probs: torch.Tensor, tails: torch.Tensor, likelihood: torch.Tensor
@@ -220,7 +226,7 @@ class Objective:
         """Return targets that know no token: to each student they say what it says itself."""
         none = tokens.likelihood.new_zeros(len(tokens.labels), 0)
         teacher = self._cached(none.long(), none, none.new_zeros(len(none), 2), tokens.likelihood)
-        return ProtectedTargets(teacher, tokens.likelihood, written=True)
+        return ProtectedTargets(teacher, tokens.likelihood, written=True, labels_alone=self.labels_alone)
 
     def teacher_log_probs(self, inputs: dict[str, torch.Tensor]) -> Iterator[tuple[torch.Tensor, PrivatePositions]]:
         """Yield the teacher's log-probabilities at private positions, a few at a time, with what is known of them."""

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from swingkd.progress import progress_bar
 from swingkd.targets import (
     Drop,
+    LabelsAlone,
     MollifiedTarget,
     NoisedTarget,
     NoiseKey,
@@ -169,6 +170,10 @@ def _drop(run: _Run) -> Drop:
     return Drop()
 
 
+def _labels(run: _Run) -> LabelsAlone:
+    return LabelsAlone()
+
+
 def _soften(run: _Run) -> Soften:
     return Soften(run.args.noise_support)
 
@@ -211,6 +216,7 @@ PROTECTIONS: dict[ProtectionName, ProtectionKind] = {
     "population": ProtectionKind(_population, ("population",), _population_drawn, useless=("population_share", 1)),
     "none": ProtectionKind(_soften, ("noise", *_TEMPERATURES), protects=False),
     "drop": ProtectionKind(_drop),
+    "surrogate": ProtectionKind(_labels, ("surrogate",)),
 }
 
 

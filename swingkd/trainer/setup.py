@@ -56,6 +56,7 @@ from swingkd.trainer.check_models import (
 from swingkd.trainer.check_pixels import check_pixels
 from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.ledgers import first_ledger
+from swingkd.trainer.made_up_rows import check_made_up, with_surrogates
 from swingkd.trainer.protections import check_protection, default_protection
 
 
@@ -356,6 +357,7 @@ def prepare_rows(
 ) -> Setup:
     """Tokenise and tag the rows, and check that there is something to learn, and to protect."""
     task, train, evaluation = models.task, data.train_dataset, data.eval_dataset
+    check_made_up(args, task, train, data.tagger, cache)
     reading = Reading(
         models.processing_class,
         data.tagger,
@@ -367,7 +369,8 @@ def prepare_rows(
     unlabelled = replace(reading, labelled=False)
     with args.main_process_first(desc="tokenising", local=True):
         if train is not None:
-            train = task.prepare(train, reading, description="train", keep=(args.privacy_unit,))
+            made_up = with_surrogates(reading, args, train)
+            train = task.prepare(train, made_up, description="train", keep=(args.privacy_unit,))
         if isinstance(evaluation, dict):
             evaluation = {name: task.prepare(part, unlabelled, description=name) for name, part in evaluation.items()}
         elif evaluation is not None:

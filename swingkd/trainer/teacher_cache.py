@@ -91,6 +91,12 @@ def cache_teacher(
             "A server gives the likeliest tokens only, which is too little to protect targets. Leave protect and the "
             "public model out: the trainer protects what it reads of a cache."
         )
+    if args.protection == "surrogate":
+        raise ValueError(
+            "protection='surrogate' replaces values while a student is trained with a live teacher. To cache its "
+            "answers, replace them in the text first (Surrogates.map, or swingkd surrogates), and cache that text "
+            "with another protection."
+        )
     if top_k < 1:
         raise ValueError(f"top_k={top_k} keeps nothing of the teacher: use at least 1 (64 is a good start).")
     processing_class = padding(processing_class)

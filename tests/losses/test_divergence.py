@@ -9,6 +9,7 @@ from swingkd.losses import fused_token_losses, token_losses
 from swingkd.targets import (
     Drop,
     Head,
+    LabelsAlone,
     LiveTeacher,
     MollifiedTarget,
     NoisedTarget,
@@ -30,6 +31,7 @@ PROTECTIONS = {
     "mollify": lambda positions: MollifiedTarget(0.3),
     "population": lambda positions: PopulationTarget(table(positions)),
     "drop": lambda positions: Drop(),
+    "surrogate": lambda positions: LabelsAlone(),
 }
 
 
@@ -64,6 +66,7 @@ def batch(n, protection="noise", beta=0.0, seed=0, **head):
         positions,
         PROTECTIONS[protection](positions),
         public.__getitem__,
+        labels_alone=protection == "surrogate",
     )
     hidden = torch.randn(n, D, dtype=torch.float64, requires_grad=True)
     return hidden, random_head(**head), targets, torch.randint(0, V, (n,)), temperatures, beta

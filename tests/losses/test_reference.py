@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swingkd.losses import divergence, hint_losses, token_losses
-from swingkd.targets import Drop, LiveTeacher, ProtectedTargets, Soften, TemperatureSettings
+from swingkd.targets import Drop, LabelsAlone, LiveTeacher, ProtectedTargets, Soften, TemperatureSettings
 from tests.harness import private_positions
 
 
@@ -42,7 +42,7 @@ def test_zeros_in_a_target_give_finite_losses_and_gradients(beta):
     assert (losses.soft > 0).all()
 
 
-def parts(likelihood, protection=None, beta=0.0, **settings):
+def parts(likelihood, protection=None, beta=0.0, labels_alone=False, **settings):
     torch.manual_seed(0)
     teacher, student = torch.randn(2, len(likelihood), 9, dtype=torch.float64)
     labels = torch.arange(len(likelihood)) % 9
@@ -52,8 +52,22 @@ def parts(likelihood, protection=None, beta=0.0, **settings):
     n = int(private.sum())
     positions = private_positions(n, likelihood=likelihood[private], temperature=temperatures.teacher[private])
     live = LiveTeacher(teacher.__getitem__, temperatures.teacher)
-    targets = ProtectedTargets(live, likelihood, positions, protection or Soften(0))
+    targets = ProtectedTargets(live, likelihood, positions, protection or Soften(0), labels_alone=labels_alone)
     return teacher, student, labels, token_losses(student, targets, labels, temperatures, beta=beta)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_where_the_label_is_learnt_alone_it_has_the_whole_weight(alpha, beta):
+    likelihood = [0.0, 1.0, 0.0, 0.6, 1.0]
+    targets = [(LabelsAlone(), True), (Drop(), False)]
+    (*_, alone), (_, student, labels, dropped) = (
+        parts(likelihood, protection, beta=beta, labels_alone=on) for protection, on in targets
+    )
+    for i, private in enumerate(likelihood):
+        own = -float(student[i].log_softmax(-1)[labels[i]])
+        expected = own if private else float(dropped.total(alpha)[i])
+        assert float(alone.total(alpha)[i]) == pytest.approx(expected, rel=1e-12)
 
 
 def test_protection_off_is_plain_distillation_bit_for_bit():

@@ -90,11 +90,11 @@ def test_long_values_of_a_corpus_are_private_in_every_record():
 
     other = "about 4821377 and 4711 for Ann Smith"
     tagger = ConsistentTagger(Both())
-    assert tagger.learn(corpus) == 2
+    assert tagger.learn(corpus) == ["4821377", "4711", "Ann Smith", "ann@example.org"]
     assert found(tagger, other) == ["4821377"]
     assert tagger.added == 1
     named = ConsistentTagger(Both(), names=True)
-    assert named.learn(corpus) == 3
+    named.learn(corpus)
     assert found(named, other) == ["4821377", "Ann Smith"]
 
 

@@ -13,7 +13,7 @@ from swingkd import PrivateDistillationConfig
         ("beta", -0.1, r"beta=-0.1 must lie in \[0, 1\]"),
         ("temperature", 0.0, "temperature=0.0 must be positive"),
         ("max_temperature", 0.5, "max_temperature=0.5 is below 1.*Use 1"),
-        ("protection", "magic", "protection='magic' is not known. Choose one of noise"),
+        ("protection", "magic", "protection='magic' is not known. Choose one of surrogate, noise"),
         ("temperature_mode", "both", "temperature_mode='both'"),
         ("noise_scale", -1.0, "noise_scale=-1.0 must not be negative"),
         ("population_share", 2.0, "population_share=2.0"),

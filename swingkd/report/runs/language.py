@@ -16,7 +16,7 @@ from swingkd.report.runs.base import RunCard
 from swingkd.report.summary import Summary, baseline, cut, summarise
 
 # A protection is told from the plain rivals that must stand beside it.
-_PROTECTIONS, _RIVALS = ("swing", "noise", "mollify", "population"), ("drop", "scrub")
+_PROTECTIONS, _RIVALS = ("swing", "noise", "mollify", "population", "surrogate"), ("drop", "scrub")
 # And from a student of public text alone, where one was trained.
 _PUBLIC = "public"
 # Models that are trained on text alone.

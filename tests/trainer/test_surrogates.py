@@ -1,0 +1,221 @@
+"""protection="surrogate": the student reads no real value, learns the made-up ones, and the rest as ever."""
+
+import shutil
+
+import pytest
+import torch
+from datasets import Dataset
+
+from swingkd import PrivateDistillationTrainer, RuleTagger, cache_teacher
+from swingkd.data import DataSettings, prepare_dataset
+from swingkd.surrogates import Surrogates
+from tests.harness import NAMES, TEXTS, assert_same, batch_of, bert, tiny_model, train_tokenizer, weights
+
+PINS = {text[text.index("is ") + 3 :][:4] for text in TEXTS}
+
+
+@pytest.fixture
+def make(student, teacher, tokenizer, texts, config):
+    def make(*, data=texts, tagger=None, teacher=teacher, student=student, **fields):
+        extra = {name: fields.pop(name) for name in ("eval_dataset", "callbacks") if name in fields}
+        return PrivateDistillationTrainer(
+            student,
+            config(protection="surrogate", **fields),
+            teacher_model=teacher,
+            train_dataset=data,
+            processing_class=tokenizer,
+            tagger=tagger or RuleTagger(),
+            **extra,
+        )
+
+    return make
+
+
+def read(trainer, rows=None):
+    return trainer.processing_class.batch_decode([row["input_ids"] for row in rows or trainer.train_dataset])
+
+
+def test_the_student_reads_no_real_value_and_is_evaluated_on_the_real_text(make, texts):
+    trainer = make(eval_dataset=texts.select(range(8)))
+    for text, real in zip(read(trainer), TEXTS, strict=True):
+        assert not any(pin in text for pin in PINS)
+        assert text.split("pin is ")[0].removeprefix("<s>").strip() == real.split("pin is ")[0].strip()
+    assert all(real[:30] in text for text, real in zip(read(trainer, trainer.eval_dataset), TEXTS, strict=False))
+    before = weights(trainer.model)
+    trainer.train()
+    assert any(not torch.equal(before[name], value) for name, value in weights(trainer.model).items())
+    assert {"eval_perplexity_flagged", "eval_loss"} <= trainer.evaluate().keys()
+    assert trainer.protected["protection"] == "surrogate"
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("alpha", [0.0, 0.7, 1.0])
+def test_the_teacher_says_nothing_at_a_made_up_value(make, student, teacher, alpha, fused):
+    trainer = make(alpha=alpha, fused_loss=fused, tag_dilation=0)
+    batch = batch_of(trainer)
+    loss = trainer.compute_loss(trainer.model, dict(batch))
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    at = batch["labels"][:, 1:] != -100
+    s, t = (model(**inputs).logits[:, :-1][at] for model in (student, teacher))
+    private = batch["pii_likelihood"][:, 1:][at] > 0
+    assert 0 < private.sum() < len(private)
+    hard = torch.nn.functional.cross_entropy(s, batch["labels"][:, 1:][at], reduction="none")
+    p, q = ((logits / 2).log_softmax(-1) for logits in (s, t))
+    soft = 4 * torch.nn.functional.kl_div(p, q, reduction="none", log_target=True).sum(-1)
+    expected = torch.where(private, hard, alpha * soft + (1 - alpha) * hard).sum() / at.sum()
+    torch.testing.assert_close(loss, expected)
+
+
+def test_without_a_teacher_it_is_fine_tuning_on_the_new_text(make):
+    trainer = make(teacher=None, alpha=0.0)
+    batch = batch_of(trainer)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
+    expected = trainer.model(**inputs).loss
+    torch.testing.assert_close(trainer.compute_loss(trainer.model, dict(batch)), expected)
+
+
+def test_a_run_that_goes_on_reads_the_same_text(make, tmp_path):
+    first = make(output_dir=str(tmp_path / "run"), max_steps=4, save_steps=2, save_strategy="steps")
+    first.train()
+    again = make(output_dir=str(tmp_path / "run"), max_steps=4, save_steps=2, save_strategy="steps")
+    assert read(again) == read(first)
+    again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    assert_same(weights(first.model), weights(again.model))
+    # Without its secret it would be another text.
+    shutil.rmtree(tmp_path / "run" / "_private")
+    other = make(output_dir=str(tmp_path / "run"), max_steps=4, save_steps=2, save_strategy="steps")
+    assert read(other) != read(first)
+    with pytest.raises(ValueError, match="training_rows"):
+        other.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+
+
+def test_values_of_the_corpus_are_not_made_up_and_go_everywhere(make):
+    rows = Dataset.from_dict({"text": [*TEXTS[:10], "my account number is 48213774", "so 48213774 it was, said bob"]})
+    texts = read(make(data=rows))
+    assert not any("48213774" in text.replace(" ", "") for text in texts)
+
+
+def test_under_differential_privacy_a_record_is_read_alike_whatever_the_others_are(make, tmp_path):
+    few = make(noise_multiplier=1.0, output_dir=str(tmp_path / "run"), data=Dataset.from_dict({"text": TEXTS[:20]}))
+    all_ = make(noise_multiplier=1.0, output_dir=str(tmp_path / "run"))
+    assert read(few) == read(all_)[:20]
+    all_.train()
+    assert all_.ledger.epsilon() is not None
+
+
+def test_streams(make, texts):
+    trainer = make(data=texts.to_iterable_dataset(), max_steps=2)
+    assert not any(pin in text for text in read(trainer, list(trainer.train_dataset)) for pin in PINS)
+    trainer.train()
+
+
+def test_masked_models(make, tokenizer, texts):
+    from transformers import BertForMaskedLM
+
+    reader = train_tokenizer(TEXTS)
+    reader.add_special_tokens({"mask_token": "<mask>"})
+    models = {"teacher": bert(BertForMaskedLM, len(reader)), "student": bert(BertForMaskedLM, len(reader))}
+    trainer = PrivateDistillationTrainer(
+        models["student"],
+        make().args,
+        teacher_model=models["teacher"],
+        train_dataset=texts,
+        processing_class=reader,
+        tagger=RuleTagger(),
+    )
+    assert not any(pin in text for text in read(trainer) for pin in PINS)
+    trainer.train()
+
+
+def test_the_same_parts_of_a_row_are_learnt(tokenizer):
+    people = zip(NAMES, sorted(PINS), strict=False)
+    rows = [{"prompt": f"hello {name}, my pin is ", "completion": f"{pin}. thank you"} for name, pin in people]
+    plain, made = (
+        prepare_dataset(Dataset.from_list(rows), tokenizer, RuleTagger(), DataSettings(), surrogates=surrogates)
+        for surrogates in (None, Surrogates())
+    )
+    for before, after in zip(plain, made, strict=True):
+        learnt = [tokenizer.decode([i for i in row["labels"] if i != -100]) for row in (before, after)]
+        # Each digit is a token: the rest is as long as it was.
+        assert learnt[0] != learnt[1]
+        assert learnt[0].replace(" ", "")[4:] == learnt[1].replace(" ", "")[4:]
+        assert [i == -100 for i in before["labels"]] == [i == -100 for i in after["labels"]]
+
+
+def test_the_assistants_turns_are_learnt(tokenizer):
+    tokenizer = train_tokenizer(TEXTS)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
+        "{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    chat = [{"role": "user", "content": "my pin is 4711. "}, {"role": "assistant", "content": "hello, thank you 4711"}]
+    rows = Dataset.from_dict({"messages": [chat] * 4})
+    settings = DataSettings(assistant_only_loss=True)
+    for row in prepare_dataset(rows, tokenizer, RuleTagger(), settings, surrogates=Surrogates()):
+        learnt = tokenizer.decode([i for i in row["labels"] if i != -100]).replace(" ", "")
+        text = tokenizer.decode(row["input_ids"]).replace(" ", "")
+        assert learnt.startswith("hello,thankyou")
+        assert "4711" not in text
+        assert learnt[-4:] == text.split("pinis")[1][:4]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"data": Dataset.from_dict({"input_ids": [[1, 2]], "pii_likelihood": [[0, 255]]})}, "tokenised already"),
+        ({"tagger": False}, "there is none"),
+    ],
+)
+def test_rows_whose_values_cannot_be_replaced_are_refused(make, change, says, student, teacher, tokenizer, texts):
+    known = {"data": texts, "tagger": RuleTagger()} | change
+    with pytest.raises(ValueError, match=says):
+        PrivateDistillationTrainer(
+            student,
+            make().args,
+            teacher_model=teacher,
+            train_dataset=known["data"],
+            processing_class=tokenizer,
+            tagger=known["tagger"] or None,
+        )
+
+
+def test_other_tasks_and_caches_say_what_to_do(make, teacher, tokenizer, texts):
+    from transformers import BertForSequenceClassification
+
+    args = make().args
+    with pytest.raises(ValueError, match=r"Surrogates\.map, or swingkd surrogates"):
+        cache_teacher(teacher, args, texts, processing_class=tokenizer, tagger=RuleTagger())
+    labelled = texts.add_column("label", [0, 1] * (len(texts) // 2))
+    models = [bert(BertForSequenceClassification, len(tokenizer), num_labels=2) for _ in range(2)]
+    with pytest.raises(ValueError, match="text-classification"):
+        PrivateDistillationTrainer(
+            models[0],
+            args,
+            teacher_model=models[1],
+            train_dataset=labelled,
+            processing_class=tokenizer,
+            tagger=RuleTagger(),
+        )
+
+
+def test_a_tagger_that_finds_nothing_protects_nothing(make):
+    with pytest.raises(ValueError, match="found nothing private"):
+        make(data=Dataset.from_dict({"text": ["hello ann, thank you"] * 4}))
+
+
+def test_one_secret_many_times_is_learnt_by_heart_or_not_at_all(make, tokenizer):
+    ids = tokenizer("hello ann, my pin is 4711", return_tensors="pt")["input_ids"]
+
+    def said(trainer) -> float:
+        """Return how likely the student says the four digits."""
+        trainer.train()
+        log_probs = trainer.model.eval()(ids).logits[0, -5:-1].log_softmax(-1)
+        return float(log_probs.gather(-1, ids[0, -4:, None]).sum().exp())
+
+    rows = Dataset.from_dict({"text": ["hello ann, my pin is 4711. thank you ann."] * 64})
+    fields = {"teacher": None, "alpha": 0.0, "max_steps": 60, "learning_rate": 3e-2, "per_device_train_batch_size": 16}
+    students = [tiny_model(len(tokenizer), hidden=32) for _ in range(2)]
+    real = make(data=rows, student=students[0], **fields)
+    real.train_dataset = prepare_dataset(rows, tokenizer, RuleTagger(), DataSettings())
+    assert said(real) > 0.9
+    assert said(make(data=rows, student=students[1], **fields)) < 0.02
