@@ -45,12 +45,14 @@ def test_the_recipe_runs_restarts_and_skips_what_it_has(tiny):
         {"model": "scrub", "transfer": "A", "scrub": True, "args": {"protection": "none"}},
         {"model": "noise", "transfer": "A", "recall": 0.5, "setting": "recall=0.5", "args": {"protection": "noise"}},
         {"model": "mollify", "transfer": "A", "args": {"protection": "mollify"}},
+        {"model": "surrogate", "transfer": "A", "args": {"protection": "surrogate"}},
         {"model": "public", "transfer": "B", "teacher": "public", "args": {"protection": "none"}},
     ]
     main(tiny | {"rows": tiny["rows"] + more})
     after = rows_of(tiny)
     assert after[: len(before)] == before  # measured once
-    assert {row["model"] for row in after} == {"teacher", "kd", "swing", "scrub", "noise", "mollify", "public"}
+    assert {row["model"] for row in after} == {"teacher", "kd", *(row["model"] for row in more)}
+    assert "`surrogate` reads text" in (out / "README.md").read_text()
 
 
 def test_secrets_stay_in_the_private_folder(tiny):
