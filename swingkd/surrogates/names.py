@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from functools import lru_cache
 from random import Random
 from typing import NamedTuple
@@ -28,6 +29,13 @@ _SCRIPTS = {
     "ARMENIAN": "hy_AM",
 }
 _DRAWN = 3000
+# A word in so many streets or cities is part of none of them.
+_SHARED = 8
+_OF_PLACE = frozenset(
+    "st str street ave avenue road rd lane ln drive dr blvd boulevard way place pl court ct square sq suite ste apt "
+    "apartment unit floor fl box po apo fpo dpo room building bldg north south east west n s e w ne nw se sw new lake "
+    "port mount saint straße strasse gasse weg platz allee rue chemin calle avenida plaza via piazza rua".split()
+)
 #: What stands beside a name and is none.
 TITLES = frozenset(
     "mr mrs ms miss mx dr doctor prof professor sir madam dame lord lady rev fr sr jr ii iii herr frau m mme mlle don "
@@ -38,13 +46,15 @@ WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?")
 
 
 class Pools(NamedTuple):
-    """What names are drawn from, all tuples of text."""
+    """What names are drawn from, the frequent ones more often: `first` and `last` names, each `city`, those of one
+    word (`town`), each `company`; `of_place`: words that many addresses share ("Street"), which tell nothing."""
 
     first: tuple[str, ...]
     last: tuple[str, ...]
     city: tuple[str, ...]
-    street: tuple[str, ...]
+    town: tuple[str, ...]
     company: tuple[str, ...]
+    of_place: frozenset[str]
 
 
 @lru_cache(maxsize=16)
@@ -66,10 +76,13 @@ def pools(locale: str) -> Pools:
     # The lists are public; which of them a record gets is not drawn here.
     fake.seed_instance(0)
     kinds = (fake.first_name, fake.last_name, fake.city, fake.street_name, fake.company)
-    first, last, *others = (tuple(sorted({kind() for _ in range(_DRAWN)})) for kind in kinds)
+    first, last, city, street, company = (tuple(kind() for _ in range(_DRAWN)) for kind in kinds)
     # One word stands for one word: names of two would not.
-    single = (tuple(filter(WORD.fullmatch, names)) or names for names in (first, last))
-    return Pools(*single, *others)
+    first, last, town = (tuple(filter(WORD.fullmatch, names)) or names for names in (first, last, city))
+    words = Counter(word.casefold() for name in {*city, *street} for word in WORD.findall(name))
+    own = {name.casefold() for name in (*first, *last)}
+    of_place = frozenset(word for word, count in words.items() if count >= _SHARED and word not in own) | _OF_PLACE
+    return Pools(first, last, city, town, company, of_place)
 
 
 def locale_of(value: str, locale: str) -> str:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from random import Random
 
 from swingkd.surrogates.dates import draw_move, moved
-from swingkd.surrogates.names import WORD, People, locale_of, pools
+from swingkd.surrogates.names import WORD, People, Pools, locale_of, pools
 from swingkd.surrogates.shapes import PUBLIC_HOSTS, by_shape, host, network_address, number
 
 # What a value is, by the names that rules, Presidio and annotated data have for it.
@@ -23,6 +23,11 @@ _KINDS = {
     "company": re.compile(r"ORG|COMPANY|HOSPITAL"),
     "city": re.compile(r"LOC|GPE|CITY|PLACE|TOWN"),
 }
+_WORD_OR_NUMBER = re.compile(r"[^\W_]+")
+_STATES = tuple(
+    "AL AK AZ AR CA CO CT DE FL GA HI ID IL IN IA KS KY LA ME MD MA MI MN MS MO MT NE NV NH NJ NM NY NC ND OH OK OR "
+    "PA RI SC SD TN TX UT VT VA WA WV WI WY DC".split()
+)
 _GAPS = re.compile(r"[\W_]+")
 _ABROAD = re.compile(r"\s*(?:\+|00)(?:1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|\d{3})|\s*\(?0+")
 # With fewer letters and digits, an ending is no sign of the same value.
@@ -103,7 +108,7 @@ class Record:
         lists = pools(locale_of(value, self.locale)) if kind in ("city", "company", "street") else None
         if lists is not None and any(c.isalpha() for c in value):
             if kind == "street":
-                return self._street(value, lists.street, lists.city)
+                return self._address(value, lists)
             return _cased(rng.choice(lists.city if kind == "city" else lists.company), value)
         if kind == "mail":
             return self._mail(value)
@@ -128,18 +133,25 @@ class Record:
         made = made.lower() if name.islower() else made
         return scheme + colon + made + at + (site if site.lower() in PUBLIC_HOSTS else host(site, self.rng))
 
-    def _street(self, value: str, streets: tuple[str, ...], cities: tuple[str, ...]) -> str:
-        parts = re.split(r"(\s*[,\n]\s*)", value)
-        made = []
-        for place, part in enumerate(parts):
-            if place % 2 or not any(c.isalpha() for c in part):
-                made.append(part if place % 2 else by_shape(part, self.rng))
-                continue
-            name = self.rng.choice(streets if place == 0 else cities)
-            before, after = (re.search(pattern, part) for pattern in (r"^\W*\d+\w?\s+", r"\s+\d+\w?\W*$"))
-            front, back = (by_shape(m[0], self.rng) if m else "" for m in (before, after))
-            made.append(front + name + back)
-        return "".join(made)
+    def _address(self, value: str, lists: Pools) -> str:
+        """Return an address of the same build: other names and numbers, the words that all addresses share stay."""
+        words = list(_WORD_OR_NUMBER.finditer(value))
+        made, place = [], 0
+        for word, following in zip(words, [*words[1:], None], strict=True):
+            made += [value[place : word.start()], self._of_address(word[0], following, lists)]
+            place = word.end()
+        return "".join(made) + value[place:]
+
+    def _of_address(self, word: str, following: re.Match[str] | None, lists: Pools) -> str:
+        if word.casefold() in lists.of_place:
+            return word
+        if word in _STATES:
+            return self.rng.choice(_STATES)
+        if not word.isalpha() or word.isupper():
+            return by_shape(word, self.rng)
+        # A street's name stands before "Street" or "Square", a city's before nothing of that kind.
+        named = following is not None and following[0].casefold() in lists.of_place
+        return _cased(self.rng.choice(lists.last if named else lists.town), word)
 
     def _laid(self, value: str, kind: str) -> str | None:
         """Return a made value that stands for this one already, in this one's shape."""
