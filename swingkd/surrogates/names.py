@@ -29,6 +29,8 @@ _SCRIPTS = {
     "ARMENIAN": "hy_AM",
 }
 _DRAWN = 3000
+# Of the names in the quickstart's dialogues, 43 % of the last and 71 % of the first ones are in Faker's lists.
+_NEW_LAST, _NEW_FIRST, _LONGEST_NAME = 0.5, 0.25, 14
 # A word in so many streets or cities is part of none of them.
 _SHARED = 8
 _OF_PLACE = frozenset(
@@ -85,6 +87,29 @@ def pools(locale: str) -> Pools:
     return Pools(first, last, city, town, company, of_place)
 
 
+@lru_cache(maxsize=32)
+def _spellings(names: tuple[str, ...]) -> dict[str, str]:
+    """Return which letters follow two others in names, as often as they do; "^" stands before, "$" behind."""
+    following: dict[str, list[str]] = {}
+    for name in sorted({f"^^{name.lower()}$" for name in names}):
+        for place in range(2, len(name)):
+            following.setdefault(name[place - 2 : place], []).append(name[place])
+    return {context: "".join(letters) for context, letters in following.items()}
+
+
+def spelled(names: tuple[str, ...], rng: Random) -> str:
+    """Return a new name that is spelled like those of a list: most people have a name that is in no list.
+
+    Args:
+        names: of one word each.
+        rng: where the draws come from.
+    """
+    following, made = _spellings(names), "^^"
+    while not made.endswith("$") and len(made) < _LONGEST_NAME:
+        made += rng.choice(following[made[-2:]])
+    return made.strip("^$").capitalize()
+
+
 def locale_of(value: str, locale: str) -> str:
     """Return the locale whose lists fit the writing of a value: the one that was asked for, where it is Latin."""
     letter = next((c for c in value if c.isalpha()), "a")
@@ -133,13 +158,14 @@ class People:
                 own = [made for part, made in self._parts.items() if part.startswith(key)]
                 self._parts[key] = own[0][0] if own else self.rng.choice("ABCDEFGHJKLMNPRSTW")
             else:
-                self._parts[key] = self._draw(lists.last if is_last else lists.first)
+                names, share = (lists.last, _NEW_LAST) if is_last else (lists.first, _NEW_FIRST)
+                self._parts[key] = self._draw(names, share if word.isascii() else 0.0)
         made = self._parts[key]
         return made.upper() if word.isupper() and len(word) > 1 else made.lower() if word.islower() else made
 
-    def _draw(self, names: tuple[str, ...]) -> str:
+    def _draw(self, names: tuple[str, ...], new: float = 0.0) -> str:
         for _ in range(50):
-            drawn = self.rng.choice(names)
-            if not self.taken(drawn.casefold()):
+            drawn = spelled(names, self.rng) if self.rng.random() < new else self.rng.choice(names)
+            if len(drawn) > 1 and not self.taken(drawn.casefold()):
                 break
         return drawn
