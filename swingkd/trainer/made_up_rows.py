@@ -57,8 +57,8 @@ def check_made_up(
         )
     if tagger is None:
         raise ValueError(
-            "protection='surrogate' replaces what a tagger finds in the text, and there is none. Pass "
-            "tagger=RuleTagger(), or one of your own."
+            "protection='surrogate' replaces what a tagger finds in the text, and there is none. Give one, such as "
+            "the rules (RuleTagger)."
         )
 
 

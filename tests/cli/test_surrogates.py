@@ -55,7 +55,7 @@ def test_spans_of_the_data(tmp_path):
     Dataset.from_dict({"text": ["Ann came"], "spans": spans}).to_json(tmp_path / "rows.jsonl")
     result = run("--data", tmp_path / "rows.jsonl", "--output-dir", tmp_path / "out")
     assert "the data's spans" in " ".join(result.output.split())
-    assert not rows_of(tmp_path / "out")[0]["text"].startswith("Ann")
+    assert rows_of(tmp_path / "out")[0]["text"].split()[0] != "Ann"
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_every_record_and_every_copy_has_values_of_its_own():
     surrogates = Surrogates()
     rows = [made_of(surrogates.replace(NOTE, SPANS, row)) for row in range(50)]
     for values in zip(*rows, strict=True):
-        assert len(set(values)) > 40
+        assert len(set(values)) > 30
 
 
 @given(st.text("0123456789", min_size=6, max_size=6), st.integers(0, 100))
@@ -125,7 +125,7 @@ def test_overlapping_spans_are_one():
     ]
     replaced = Surrogates().replace(text, spans)
     assert len(replaced.spans) == 2
-    assert not re.search("4711 of|Ann", replaced.text)
+    assert not re.search(r"4711 of|\bAnn\b", replaced.text)
 
 
 @pytest.mark.parametrize(("text", "start", "end"), [("short", 0, 9), ("short", -1, 2), ("short", 3, 3), ("", 0, 1)])
