@@ -76,7 +76,7 @@ def test_one_object_for_shorter_models_and_then_for_longer(given, config, tokeni
 
 
 def test_a_protection_with_a_typing_error_is_the_configs_own_error_whenever_it_was_set(given, config, texts, tmp_path):
-    says = r"protection='populaton' is not known\. Choose one of noise, mollify, population, none, drop\."
+    says = r"protection='populaton' is not known\. Choose one of surrogate, noise, mollify, population, none, drop\."
     with pytest.raises(ValueError, match=says):
         config(protection="populaton")
     args = config()
