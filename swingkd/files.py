@@ -7,9 +7,10 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -68,6 +69,29 @@ def folder_written_whole(path: str | os.PathLike, *, owner_only: bool = False) -
         part.rename(path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def keep_secret(path: str | os.PathLike, size: int = 16) -> None:
+    """Draw a secret and write it as hexadecimal, for its owner only, unless one is there: the first process wins.
+
+    Args:
+        path: the file.
+        size: bytes of the secret.
+    """
+    path = Path(path)
+    private_folder(path.parent)
+    if path.exists():
+        return
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    with open(part, "x", opener=_owner_only) as file:
+        file.write(secrets.token_hex(size))
+    with suppress(FileExistsError):
+        os.link(part, path)  # whole or not at all
+    part.unlink()
+
+
+def _owner_only(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

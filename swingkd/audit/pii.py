@@ -24,7 +24,7 @@ from swingkd.audit.intervals import Interval, proportion
 from swingkd.audit.records import TextRecords
 from swingkd.audit.scores import longest_input
 from swingkd.tagging import Tagger, is_private, label_spans
-from swingkd.tagging.base import tag_texts
+from swingkd.tagging.base import tag_texts, tagger_labels
 from swingkd.tagging.known_values import KnownValues
 from swingkd.tagging.spelling import mentions, written_alike
 
@@ -161,7 +161,7 @@ def private_values(
 
 def _tagged(texts: Sequence[str], tagger: Tagger) -> list[list[PrivateValue]]:
     """Return what a tagger finds in each text."""
-    labels = getattr(tagger, "labels", ("", "PRIVATE"))
+    labels = tagger_labels(tagger)
     return [
         [
             PrivateValue(text, start, end, labels[label])

@@ -18,6 +18,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -36,6 +37,7 @@ from swingkd.data.spans import token_facts
 from swingkd.data.teacher_columns import TEACHER_COLUMNS
 from swingkd.surrogates import Surrogates
 from swingkd.tagging import Tagger, tag_texts
+from swingkd.tagging.base import tagger_labels
 from swingkd.tagging.identity import tagger_fingerprint
 from swingkd.tagging.windows import check_fast_tokenizer
 
@@ -262,19 +264,20 @@ def _tokenise(batch, indices, read, tokenizer, tagger, settings, version, surrog
             f"{without} of {len(rows)} rows have no text (None, or no string). Drop them first, such as "
             "dataset.filter(lambda row: isinstance(row['text'], str))."
         )
-    options = {"add_special_tokens": not rows[0].templated, "return_attention_mask": False}
-    encoded = tokenizer(texts, return_offsets_mapping=True, **options)
+    encode = partial(
+        tokenizer, add_special_tokens=not rows[0].templated, return_offsets_mapping=True, return_attention_mask=False
+    )
     tags = tag_texts(tagger, texts) if tagger is not None else [None] * len(rows)
-    if surrogates is not None:
-        labels = getattr(tagger, "labels", ("", "PRIVATE"))
-        made = [MadeUp(*known, labels, surrogates, row) for *known, row in zip(texts, tags, indices, strict=True)]
-        encoded_before, encoded = (
-            encoded,
-            tokenizer([one.text for one in made], return_offsets_mapping=True, **options),
-        )
-        known = zip(rows, made, encoded_before["offset_mapping"], encoded["offset_mapping"], strict=True)
-        rows = [learnt_alike(*each) for each in known]
-        tags = [one.tags for one in made]
+    if surrogates is None:
+        encoded = encode(texts)
+    else:
+        known = zip(texts, tags, indices, strict=True)
+        made = [MadeUp(text, own, tagger_labels(tagger), surrogates, row) for text, own, row in known]
+        encoded, tags = encode([one.text for one in made]), [one.tags for one in made]
+        # The old text's tokens say what is learnt only where a chat's template marks them.
+        marked = any(row.learn is not None for row in rows)
+        before = encode(texts)["offset_mapping"] if marked else [[] for _ in rows]
+        rows = [learnt_alike(*each) for each in zip(rows, made, before, encoded["offset_mapping"], strict=True)]
     cut = settings.max_length if settings.packing in (None, "bfd") else None
     out: dict[str, list] = {key: [] for key in ("input_ids", "labels")}
     if tagger is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from swingkd.tagging import THRESHOLD, CharTags, Tagger, private_spans, tag_texts
-from swingkd.tagging.base import empty_tags, paint
+from swingkd.tagging.base import empty_tags, paint, tagger_labels
 from swingkd.tagging.known_values import KnownValues
 from swingkd.tagging.propagation import spread
 from swingkd.tagging.spelling import written_alike
@@ -48,7 +48,7 @@ def find_values(
                 for (text,), spans, row in zip(rows, batch["spans"], indices, strict=True)
             ]
         }
-    labels = getattr(tagger, "labels", ("", "PRIVATE"))
+    labels = tagger_labels(tagger)
     whole = tag_texts(tagger, [_BETWEEN.join(texts) for texts in rows])
     return {FOUND: [_of_each(texts, tags, labels) for texts, tags in zip(rows, whole, strict=True)]}
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from datasets import Dataset, IterableDataset
 
-from swingkd.files import written_whole
+from swingkd.files import keep_secret
 from swingkd.surrogates.names import pools
 from swingkd.surrogates.record import Record, letters
 from swingkd.surrogates.rows import FOUND, VERSION, find_values, outside, replace_values
@@ -72,12 +72,9 @@ class Surrogates:
         Raises:
             ValueError: the file holds something else.
         """
-        path = Path(path)
-        if not path.exists():
-            with written_whole(path, owner_only=True) as part:
-                part.write_text(secrets.token_hex(_KEY_BYTES))
+        keep_secret(path, _KEY_BYTES)
         try:
-            key = bytes.fromhex(path.read_text().strip())
+            key = bytes.fromhex(Path(path).read_text().strip())
         except ValueError:
             key = b""
         if len(key) != _KEY_BYTES:

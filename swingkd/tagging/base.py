@@ -96,6 +96,11 @@ def private_spans(tags: CharTags, threshold: float) -> list[tuple[int, int, int]
     return [(start, end, label - 1) for start, end, label in label_spans(private)]
 
 
+def tagger_labels(tagger: Tagger) -> tuple[str, ...]:
+    """Return what the ids of `tag_texts` stand for."""
+    return getattr(tagger, "labels", ("", "PRIVATE"))
+
+
 def tag_texts(tagger: Tagger, texts: list[str]) -> list[CharTags]:
     """Tag texts with any tagger; one that knows no labels files everything it finds likely under label 1.
 

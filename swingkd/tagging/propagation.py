@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from swingkd.tagging.base import BaseTagger, CharTags, Tagger, paint, private_spans, tag_texts
+from swingkd.tagging.base import BaseTagger, CharTags, Tagger, paint, private_spans, tag_texts, tagger_labels
 from swingkd.tagging.known_values import KnownValues
 from swingkd.tagging.spelling import fold, written_alike
 from swingkd.tagging.threshold import THRESHOLD
@@ -40,12 +40,13 @@ class ConsistentTagger(BaseTagger):
         #: How many further mentions were found, and of how many values.
         self.added = 0
         self._everywhere: dict[str, _Value] = {}
+        # Made of these when the first text is tagged.
         self._known: KnownValues | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:  # type: ignore[override]
         """What it finds: as the tagger has it."""
-        return getattr(self.tagger, "labels", ("", "PRIVATE"))
+        return tagger_labels(self.tagger)
 
     def learn(self, texts: Iterable[str]) -> list[str]:
         """Read texts for values that are private in every record; return all values that were found.
@@ -59,13 +60,15 @@ class ConsistentTagger(BaseTagger):
                 found.append(value.text)
                 if (value.likelihood == 1 and stands_for_one(value.text)) or (self.names and value.is_name):
                     _keep(self._everywhere, value)
-        self._known = KnownValues(value.text for value in self._everywhere.values())
+        self._known = None
         return found
 
     def tag(self, texts: list[str]) -> list[CharTags]:
         """Tag each text: likelihood and label of every character."""
         every = tag_texts(self.tagger, texts)
-        known = (self._known, self._everywhere) if self._known is not None else None
+        if self._known is None:
+            self._known = KnownValues(value.text for value in self._everywhere.values())
+        known = (self._known, self._everywhere) if self._everywhere else None
         every_mention = [_spread(text, tags, self.labels, known) for text, tags in zip(texts, every, strict=True)]
         self.added += sum(added for _, added in every_mention)
         return [tags for tags, _ in every_mention]

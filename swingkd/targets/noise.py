@@ -11,7 +11,6 @@ guarantee.  It is judged by audits.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import secrets
@@ -21,7 +20,7 @@ from typing import Literal
 
 import torch
 
-from swingkd.files import private_folder
+from swingkd.files import keep_secret
 from swingkd.guards import check_finite, check_not_negative
 from swingkd.targets.base import PrivatePositions, top_support
 from swingkd.targets.hashing import absorb, shift_right
@@ -55,16 +54,8 @@ class NoiseKey:
     @classmethod
     def load_or_create(cls, path: str | os.PathLike) -> NoiseKey:
         """Read the key at `path`, or draw one and write it, readable by the owner only; safe among processes."""
-        path = Path(path)
-        private_folder(path.parent)
-        if not path.exists():
-            part = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-            with open(part, "x", opener=_owner_only) as file:
-                file.write(secrets.token_hex(16))
-            with contextlib.suppress(FileExistsError):
-                os.link(part, path)  # whole or not at all; the first process wins
-            part.unlink()
-        return cls.load(path)
+        keep_secret(path)
+        return cls.load(Path(path))
 
     def derive(self, purpose: str) -> NoiseKey:
         """Return another key for one purpose: two releases with the same draws would undo each other's noise."""
@@ -73,10 +64,6 @@ class NoiseKey:
 
     def __repr__(self) -> str:
         return "NoiseKey(...)"
-
-
-def _owner_only(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def replayed_uniform(key: NoiseKey, context: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
