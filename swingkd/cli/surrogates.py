@@ -41,8 +41,8 @@ def surrogates(
 
     Example: swingkd surrogates --data notes.jsonl --output-dir out/surrogates
     """
-    from swingkd.files import written_whole
-    from swingkd.surrogates import Surrogates, counted
+    from swingkd.files import PRIVATE, written_whole
+    from swingkd.surrogates import KEY_FILE, Surrogates, counted
 
     rows = load_rows(data, split)
     column = text_column or "text"
@@ -52,7 +52,7 @@ def surrogates(
         raise ValueError(
             f"{data} has no column {column!r} (it has {', '.join(rows.column_names)}). Name another: --text-column."
         )
-    maker = Surrogates.kept_in(output_dir / "_private" / "surrogate_key", *(kind or ()), locale=locale)
+    maker = Surrogates.kept_in(output_dir / PRIVATE / KEY_FILE, *(kind or ()), locale=locale)
     made = maker.map(rows.select_columns(keep), tagger=None if own else make_tagger(tagger), text_column=column)
     target = output_dir / "with_surrogates.jsonl"
     with written_whole(target, owner_only=True) as part:

@@ -20,6 +20,8 @@ from swingkd.tagging import ConsistentTagger, Tagger
 from swingkd.tagging.identity import tagger_fingerprint
 from swingkd.tagging.propagation import stands_for_one
 
+#: What the file of its secret is called, in a run's private folder.
+KEY_FILE = "surrogate_key"
 _KEY_BYTES = 16
 
 
@@ -154,14 +156,14 @@ class Surrogates:
             tagger = ConsistentTagger(tagger)
         known = {"tagger": tagger, "columns": columns, "version": f"{VERSION} {tagger_fingerprint(tagger)}"}
         options: dict[str, Any] = {"batched": True, "with_indices": True}
-        parallel = {"num_proc": num_proc} if isinstance(dataset, Dataset) else {}
-        looked = {"desc": "Looking for private values"} if parallel else {}
-        found = dataset.map(find_values, fn_kwargs=known, **options, **parallel, **looked)
+        if isinstance(dataset, Dataset):
+            options |= {"num_proc": num_proc, "desc": "Looking for private values"}
+        found = dataset.map(find_values, fn_kwargs=known, **options)
         everywhere = self._read(found, columns) if isinstance(found, Dataset) else {}
+        if isinstance(dataset, Dataset):
+            options["desc"] = "Replacing private values"
         made = {"surrogates": self, "columns": columns, "everywhere": everywhere}
-        replaced = {"desc": "Replacing private values"} if parallel else {}
-        rows = found.map(replace_values, fn_kwargs=made, **options, **parallel, **replaced)
-        return rows.remove_columns(FOUND)
+        return found.map(replace_values, fn_kwargs=made, **options).remove_columns(FOUND)
 
     def _read(self, found: Dataset, columns: list[str]) -> dict[str, str]:
         """Read all values of a corpus, none of which is made up; return those that are private in every row.

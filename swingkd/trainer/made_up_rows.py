@@ -11,14 +11,11 @@ from swingkd.data import column_names
 from swingkd.data.prepare import rendered
 from swingkd.data.teacher_columns import CacheInfo
 from swingkd.files import PRIVATE
-from swingkd.surrogates import Surrogates
+from swingkd.surrogates import KEY_FILE, Surrogates
 from swingkd.tagging import ConsistentTagger, Tagger
 from swingkd.tasks import Task
 from swingkd.tasks.base import Reading
 from swingkd.trainer.config import PrivateDistillationConfig
-
-#: The secret that they are drawn from: a run that goes on makes the same ones.
-KEY_FILE = "surrogate_key"
 
 
 def check_made_up(
@@ -72,6 +69,7 @@ def with_surrogates(reading: Reading, args: PrivateDistillationConfig, dataset: 
     """
     if args.protection != "surrogate":
         return reading
+    # A run that goes on makes the same ones.
     surrogates = Surrogates.kept_in(Path(args.output_dir) / PRIVATE / KEY_FILE, locale=args.surrogate_locale)
     assert reading.tagger is not None
     given = reading.tagger
