@@ -18,7 +18,7 @@ from swingkd.data import PII_COLUMNS, DataSettings
 from swingkd.guards import check_finite
 from swingkd.losses import token_losses
 from swingkd.models.head import at_least_float32
-from swingkd.tagging import Tagger
+from swingkd.tagging import THRESHOLD, Tagger
 from swingkd.targets import LiveTeacher, ProtectedTargets, Protection, TemperatureSettings, population
 from swingkd.tasks import Reading, Task, task_of
 
@@ -36,6 +36,7 @@ def distillation_loss(
     num_items_in_batch: torch.Tensor | int | None = None,
     end: int | None = None,
     task: str = "text-generation",
+    private_threshold: float = THRESHOLD,
 ) -> torch.Tensor:
     """Return the protected distillation loss of a batch, a mean over its tokens (or examples).
 
@@ -52,6 +53,7 @@ def distillation_loss(
         num_items_in_batch: divide by this instead: the tokens of a whole step of several batches.
         end: id that ends a record, for packed rows.
         task: as the Hub names it.
+        private_threshold: from which likelihood on a token is private.
 
     Raises:
         ValueError: a token is private and there is no protection; the logits do not fit the labels; alpha or beta is
@@ -67,7 +69,7 @@ def distillation_loss(
         check_finite("num_items_in_batch", float(num_items_in_batch))
     kind: Task = task_of("", task)
     width = max(getattr(protection, "context", 0), population.CONTEXT)
-    tokens = kind.predicted(batch, width, end)
+    tokens = kind.predicted(batch, width, end).decided(private_threshold)
     of_each = (temperatures or TemperatureSettings()).for_tokens(tokens.likelihood)
     size = min(student_logits.size(-1), teacher_logits.size(-1))
     if student_logits.shape[:-1] != tokens.at.shape:

@@ -46,7 +46,8 @@ def distill(
         typer.Option(help="text-generation, fill-mask, text-classification, ...; default: what the teacher is for."),
     ] = None,
     protection: Annotated[
-        str | None, typer.Option(help="mollify, population, noise, drop or none; default: the configuration's.")
+        str | None,
+        typer.Option(help="surrogate, mollify, population, noise, drop or none; default: the configuration's."),
     ] = None,
     public_model: Annotated[
         str | None, typer.Option(help="For --protection mollify: a model trained on public text.")

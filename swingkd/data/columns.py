@@ -20,7 +20,7 @@ PII_TYPES = FACT_TYPES
 
 # Part of the cache's key, which knows a function's arguments but not its code: raise it when columns change meaning.
 # Another fact is another key by itself.
-VERSION = f"4 {' '.join(TokenFacts._fields)}"
+VERSION = f"5 {' '.join(TokenFacts._fields)}"
 
 
 # The label of a token that is not predicted.

@@ -22,34 +22,109 @@ class MadeUp:
         labels: what the tags' labels stand for.
         surrogates: makes the values.
         row: the record's number.
+        threshold: from which likelihood on something is private.
     """
 
-    def __init__(self, text: str, tags: CharTags, labels: Sequence[str], surrogates: Surrogates, row: int):
+    def __init__(
+        self,
+        text: str,
+        tags: CharTags,
+        labels: Sequence[str],
+        surrogates: Surrogates,
+        row: int,
+        threshold: float = THRESHOLD,
+    ):
         spans = [
             {"start": start, "end": end, "label": labels[label]}
-            for start, end, label in private_spans(tags, THRESHOLD)
+            for start, end, label in private_spans(tags, threshold)
         ]
         self.origin_text = text
         #: The new text.
         self.text, made = surrogates.replace(text, spans, row)
         #: Its tags: what is made up is surely private, as far as the teacher is concerned, and nothing else is.
         self.tags = empty_tags(self.text)
+        #: What was replaced, (start, end, its new text, number of its label), in the old text's order.
+        self.values: list[tuple[int, int, str, int]] = []
         known = {label: number for number, label in reversed(list(enumerate(labels)))}
         # Where each character of the new text comes from: those of a made-up value from the real one's first.
         self._origin = np.zeros(len(self.text), np.int64)
         place = shift = 0
         for old, new in zip(surrogates.spans_of(text, spans), made, strict=True):
-            start, end = new["start"], new["end"]
+            start, end, label = new["start"], new["end"], known[new["label"]]
+            self.values.append((old[0], old[1], self.text[start:end], label))
             self._origin[place:start] = np.arange(place, start) - shift
             self._origin[start:end] = old[0]
             self.tags.likelihood[start:end] = 1
-            self.tags.labels[start:end] = known[new["label"]]
+            self.tags.labels[start:end] = label
             place, shift = end, end - old[1]
         self._origin[place:] = np.arange(place, len(self.text)) - shift
 
     def carried(self, values: np.ndarray) -> np.ndarray:
         """Return values of the old text's characters [old] for those of the new text [new]."""
         return values[self._origin]
+
+    def parted(self, at: int) -> tuple[str, str]:
+        """Return the new text before and behind a character of the old one, which no value holds."""
+        place = int(np.flatnonzero(self._origin == at)[0])
+        return self.text[:place], self.text[place + 1 :]
+
+    def words(self, words: Sequence[str]) -> tuple[list[str], CharTags]:
+        """Return the old text's words with made-up values in them, as many as there were, and the tags of these.
+
+        Args:
+            words: of the old text, which blanks join.
+        """
+        ends = np.cumsum([len(word) + 1 for word in words]) - 1
+        starts = ends - [len(word) for word in words]
+        characters, labels = list(self.origin_text), np.zeros(len(words), np.int16)
+        for start, end, made, label in self.values:
+            held = [number for number in np.flatnonzero((starts < end) & (ends > start)).tolist() if words[number]]
+            for number, piece in zip(held, _pieces(made, len(held)), strict=True):
+                first, last = max(start, int(starts[number])), min(end, int(ends[number]))
+                characters[first:last] = [piece, *[""] * (last - first - 1)]
+                labels[number] = label
+        new = ["".join(characters[start:end]) for start, end in zip(starts, ends, strict=True)]
+        flagged = np.repeat(labels, [len(word) + 1 for word in new])[: len(" ".join(new))]
+        return new, CharTags((flagged > 0).astype(np.float32), flagged)
+
+
+def _pieces(value: str, count: int) -> list[str]:
+    """Return a value in so many pieces; what is too short begins again, what is too long stays together at the end."""
+    pieces = value.split() or [value]
+    if len(pieces) > count:
+        return [*pieces[: count - 1], " ".join(pieces[count - 1 :])][:count]
+    return [pieces[number % len(pieces)] for number in range(count)]
+
+
+def made_up(
+    texts: Sequence[str],
+    tags: Sequence[CharTags],
+    indices: Sequence[int],
+    labels: Sequence[str],
+    surrogates: Surrogates,
+    threshold: float,
+    breaks: Sequence[int] = (),
+) -> list[MadeUp]:
+    """Return the texts of rows with surrogates.
+
+    Args:
+        texts: one a row.
+        tags: what is private in them.
+        indices: the rows' numbers.
+        labels: what the tags' labels stand for.
+        surrogates: makes the values.
+        threshold: from which likelihood on something is private.
+        breaks: in each text, a character that joins two parts of it: no value reaches across.
+    """
+    whole = [_broken(own, at) for own, at in zip(tags, breaks, strict=True)] if breaks else tags
+    rows = zip(texts, whole, indices, strict=True)
+    return [MadeUp(text, own, labels, surrogates, row, threshold) for text, own, row in rows]
+
+
+def _broken(tags: CharTags, at: int) -> CharTags:
+    likelihood = tags.likelihood.copy()
+    likelihood[at] = 0
+    return CharTags(likelihood, tags.labels)
 
 
 def learnt_alike(row: Rendered, made: MadeUp, before: list, after: list) -> Rendered:

@@ -28,7 +28,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from swingkd.data.columns import IGNORE, PII_COLUMNS, VERSION, add_facts, in_parts, rows_of
-from swingkd.data.made_up import MadeUp, learnt_alike
+from swingkd.data.made_up import learnt_alike, made_up
 from swingkd.data.packing import PackingStrategy, pack
 from swingkd.data.padding import OF_EACH_TOKEN, as_here, unpadded
 from swingkd.data.rendering import readable, reader
@@ -36,7 +36,7 @@ from swingkd.data.retag import tag_tokenised
 from swingkd.data.spans import token_facts
 from swingkd.data.teacher_columns import TEACHER_COLUMNS
 from swingkd.surrogates import Surrogates
-from swingkd.tagging import Tagger, tag_texts
+from swingkd.tagging import THRESHOLD, Tagger, tag_texts
 from swingkd.tagging.base import tagger_labels
 from swingkd.tagging.identity import tagger_fingerprint
 from swingkd.tagging.windows import check_fast_tokenizer
@@ -57,6 +57,7 @@ class DataSettings:
         dilation: how many neighbouring tokens inherit a private token's likelihood.
         label_field: the column with the labels of a classifier; `None`: the first of the usual names.
         example_likelihood: how an example that has one label inherits the likelihood of its tokens: "max" or "mean".
+        threshold: from which likelihood on something is private, where it is replaced.
     """
 
     text_field: str | list[str] = "text"
@@ -67,6 +68,7 @@ class DataSettings:
     dilation: int = 1
     label_field: str | None = None
     example_likelihood: Literal["max", "mean"] = "max"
+    threshold: float = THRESHOLD
 
 
 def column_names(dataset: Dataset | IterableDataset) -> list[str]:
@@ -271,8 +273,7 @@ def _tokenise(batch, indices, read, tokenizer, tagger, settings, version, surrog
     if surrogates is None:
         encoded = encode(texts)
     else:
-        known = zip(texts, tags, indices, strict=True)
-        made = [MadeUp(text, own, tagger_labels(tagger), surrogates, row) for text, own, row in known]
+        made = made_up(texts, tags, indices, tagger_labels(tagger), surrogates, settings.threshold)
         encoded, tags = encode([one.text for one in made]), [one.tags for one in made]
         # The old text's tokens say what is learnt only where a chat's template marks them.
         marked = any(row.learn is not None for row in rows)

@@ -11,7 +11,7 @@ import numpy as np
 from swingkd.data.columns import PII_TYPES, stored
 from swingkd.tagging import CharTags, align, dilate, label_spans
 from swingkd.targets import TokenFacts
-from swingkd.targets.population import COPY, GROUP_STRIDE, LAST_PLACE, PLACE_AFTER, PLACE_BEFORE
+from swingkd.targets.population import GROUP_STRIDE, LAST_PLACE, PLACE_AFTER, PLACE_BEFORE
 
 
 def token_facts(text: str, tags: CharTags, offsets: np.ndarray, dilation: int) -> TokenFacts:
@@ -33,7 +33,6 @@ def token_facts(text: str, tags: CharTags, offsets: np.ndarray, dilation: int) -
     for run, (start, end, _) in enumerate(spans, 1):
         runs[start:end] = run
     token_run = align(runs, offsets)
-    seen: set[int] = set()
     for run, (start, end, label) in enumerate(spans, 1):
         tokens = np.flatnonzero(token_run == run)
         if not len(tokens):
@@ -47,14 +46,13 @@ def token_facts(text: str, tags: CharTags, offsets: np.ndarray, dilation: int) -
             bare = group[tokens_around] == 0
             group[tokens_around][bare] = base + place
             span[tokens_around][bare] = identity
-        group[tokens] = COPY if identity in seen else base + np.minimum(tokens - first + 1, LAST_PLACE)
+        group[tokens] = base + np.minimum(tokens - first + 1, LAST_PLACE)
         span[tokens] = identity
         # Up to the end of the token before: a blank at the token's own start is part of what is to be predicted.
         shape[tokens] = [
             _shape_hash(text[start : max(offsets[token - 1, 1], start)] if token else "") for token in tokens
         ]
         shape[after] = _shape_hash(text[start:end])
-        seen.add(identity)
     private = likelihood > 0
     facts = TokenFacts(likelihood, *(np.where(private, values, 0) for values in (group, shape, span)))
     return TokenFacts(*(values.astype(kind) for values, kind in zip(facts, PII_TYPES, strict=True)))

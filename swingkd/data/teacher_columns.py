@@ -37,6 +37,7 @@ class CacheInfo:
         temperature: the base temperature whose tail was kept.
         top_k: how many tokens were kept.
         protection: what protected the targets when they were written; `None`: they are the teacher's own.
+        private_threshold: from which likelihood on they were.
     """
 
     teacher: str
@@ -45,6 +46,7 @@ class CacheInfo:
     temperature: float
     top_k: int
     protection: ProtectionName | None = None
+    private_threshold: float | None = None
 
     def dumps(self) -> str:
         """Write it as one line of JSON."""

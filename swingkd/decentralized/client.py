@@ -27,6 +27,7 @@ from swingkd.guards import check_not_negative, check_numbers, check_positive, ch
 from swingkd.models.logits import logits_of
 from swingkd.models.whole import check_finite_weights
 from swingkd.privacy import DPSGD, TEACHER_DATA, DPSettings, LedgerEntry, PoissonBatches, PrivacyLedger, PrivacyPlan
+from swingkd.tagging.threshold import decided
 from swingkd.targets import TemperatureSettings
 
 OTHERS = "each of the other clients keeps a ledger of its own"
@@ -61,7 +62,7 @@ class ClientArguments:
         rho: weight of what the others say, in [0, 1]; what its own labels say weighs 1 - rho.
         temperature: of the distillation loss, both sides; the loss is multiplied by its square.
         max_temperature: swing: what it says of a reference example that is surely private is softened to this
-            temperature, and an own example weighs 1 - likelihood; 1: not at all.
+            temperature, and an own example that likely is has no weight; 1: not at all.
         share_weights: let weights leave the client; without, it answers with messengers alone.
         learn_reference_labels: where nobody says anything, learn the labels of the reference examples in its place.
         target_epsilon: learn the own examples by DP-SGD, with this epsilon for all rounds together.
@@ -310,7 +311,7 @@ class Client:
         some = self.private.select(rows)
         losses = F.cross_entropy(logits_of(self.model, some.inputs), some.labels, reduction="none")
         if some.likelihood is not None and self.args.max_temperature > 1:
-            losses = losses * (1 - some.likelihood)
+            losses = losses * (1 - decided(some.likelihood))
         return losses
 
     def others_loss(self, rows: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -332,7 +333,7 @@ class Client:
         logits = logits_on(self.model, self.reference)
         if self.reference.likelihood is not None and self.args.max_temperature > 1:
             swing = TemperatureSettings(base=1.0, maximum=self.args.max_temperature)
-            logits = logits / swing.for_tokens(self.reference.likelihood).teacher[:, None].to(logits)
+            logits = logits / swing.for_tokens(decided(self.reference.likelihood)).teacher[:, None].to(logits)
         return logits.softmax(-1).half()
 
     def accuracy(self, examples: LabelledExamples) -> float:

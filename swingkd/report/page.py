@@ -22,6 +22,7 @@ from swingkd.files import read_as, write_json, write_text
 from swingkd.report.plots import stacked
 from swingkd.report.render import fill
 from swingkd.tagging import Tagger, align, dilate, label_spans, private_spans, tag_texts
+from swingkd.tagging.threshold import decided
 from swingkd.targets import TemperatureSettings
 
 PAGE_FILE, TOKENS_FILE = "report.html", "tokens.json"
@@ -108,7 +109,7 @@ def shown_spans(texts: Sequence[str], tagger: Tagger) -> list[list[ShownToken]]:
         row, last = [], 0
         for start, end, label in private_spans(tags, _MASKED):
             likelihood = float(tags.likelihood[start:end].max())
-            temperature = float(TemperatureSettings().for_tokens(torch.tensor([likelihood])).teacher)
+            temperature = float(TemperatureSettings().for_tokens(decided(torch.tensor([likelihood]))).teacher)
             row.append(ShownToken(text[last:start], 0.0, TemperatureSettings().base, ""))
             row.append(ShownToken("•" * (end - start), likelihood, temperature, names[label]))
             last = end
@@ -188,7 +189,7 @@ def shown_tokens(
         for start, end, _ in label_spans(tags.labels):
             hidden[start:end] |= hidden[start:end].any()
         masked = "".join("•" if hide else char for char, hide in zip(text, hidden, strict=True))
-        temperature = settings.for_tokens(torch.from_numpy(likelihood)).teacher.tolist()
+        temperature = settings.for_tokens(decided(torch.from_numpy(likelihood))).teacher.tolist()
         row, last = [], 0
         for (start, end), s, t, label in zip(offsets, likelihood, temperature, labels, strict=True):
             # What stands between two tokens is shown with the second.

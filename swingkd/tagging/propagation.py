@@ -12,8 +12,12 @@ them, in every record those that are so long that they stand for one thing only,
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
 
 from swingkd.tagging.base import BaseTagger, CharTags, Tagger, paint, private_spans, tag_texts, tagger_labels
 from swingkd.tagging.known_values import KnownValues
@@ -33,15 +37,27 @@ class ConsistentTagger(BaseTagger):
     Args:
         tagger: any.
         names: look for names in every record too, not in their own alone: two people may share one.
+        threshold: from which likelihood on something was found.
     """
 
-    def __init__(self, tagger: Tagger, *, names: bool = False):
-        self.tagger, self.names = tagger, names
-        #: How many further mentions were found, and of how many values.
+    def __init__(self, tagger: Tagger, *, names: bool = False, threshold: float = THRESHOLD):
+        self.tagger, self.names, self.threshold = tagger, names, threshold
+        #: How many mentions were tagged that the tagger alone had missed.
         self.added = 0
         self._everywhere: dict[str, _Value] = {}
+        # What was found in the texts that were learnt: they are tagged once.
+        self._found = _Remembered()
         # Made of these when the first text is tagged.
         self._known: KnownValues | None = None
+
+    @classmethod
+    def around(cls, tagger: Tagger, threshold: float = THRESHOLD) -> ConsistentTagger:
+        """Return a consistent tagger of any, which may be one already: it learns more and leaves that one as it is."""
+        if not isinstance(tagger, cls):
+            return cls(tagger, threshold=threshold)
+        again = cls(tagger.tagger, names=tagger.names, threshold=tagger.threshold)
+        again._everywhere = dict(tagger._everywhere)
+        return again
 
     @property
     def labels(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -56,7 +72,8 @@ class ConsistentTagger(BaseTagger):
         """
         every, found = list(texts), []
         for text, tags in zip(every, tag_texts(self.tagger, every), strict=True):
-            for value in _values(text, tags, self.labels, parts=False):
+            self._found.add(text, tags)
+            for value in _values(text, tags, self.labels, self.threshold, parts=False):
                 found.append(value.text)
                 if (value.likelihood == 1 and stands_for_one(value.text)) or (self.names and value.is_name):
                     _keep(self._everywhere, value)
@@ -65,13 +82,54 @@ class ConsistentTagger(BaseTagger):
 
     def tag(self, texts: list[str]) -> list[CharTags]:
         """Tag each text: likelihood and label of every character."""
-        every = tag_texts(self.tagger, texts)
+        every = self._tagged(texts)
         if self._known is None:
             self._known = KnownValues(value.text for value in self._everywhere.values())
         known = (self._known, self._everywhere) if self._everywhere else None
-        every_mention = [_spread(text, tags, self.labels, known) for text, tags in zip(texts, every, strict=True)]
+        every_mention = [
+            _spread(text, tags, self.labels, self.threshold, known) for text, tags in zip(texts, every, strict=True)
+        ]
         self.added += sum(added for _, added in every_mention)
         return [tags for tags, _ in every_mention]
+
+    def _tagged(self, texts: list[str]) -> list[CharTags]:
+        known = [self._found.get(text) for text in texts]
+        new = iter(tag_texts(self.tagger, [text for text, tags in zip(texts, known, strict=True) if tags is None]))
+        return [tags if tags is not None else next(new) for tags in known]
+
+
+class _Remembered:
+    """What was found in texts, by their hash; up to so many places, and in this process alone."""
+
+    def __init__(self, most: int = 2_000_000):
+        self._left = most
+        self._spans: dict[bytes, tuple[list[int], np.ndarray, np.ndarray]] = {}
+
+    def __reduce__(self) -> Any:
+        # The key of a cache, and a process beside this one, do not depend on what was read before.
+        return _Remembered, ()
+
+    def add(self, text: str, tags: CharTags) -> None:
+        """Remember the tags of a text."""
+        edges = np.flatnonzero(np.diff(tags.likelihood) != 0) + 1
+        edges = np.union1d(edges, np.flatnonzero(np.diff(tags.labels) != 0) + 1)
+        starts = np.concatenate([[0], edges]).astype(np.int64)[: len(text)]
+        self._left -= len(starts)
+        if self._left >= 0:
+            self._spans[_key(text)] = starts.tolist(), tags.likelihood[starts], tags.labels[starts]
+
+    def get(self, text: str) -> CharTags | None:
+        """Return the tags of a text, if they are known."""
+        known = self._spans.get(_key(text))
+        if known is None:
+            return None
+        starts, likelihood, labels = known
+        lengths = np.diff([*starts, len(text)])
+        return CharTags(np.repeat(likelihood, lengths), np.repeat(labels, lengths))
+
+
+def _key(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=12).digest()
 
 
 def spread(text: str, tags: CharTags, labels: tuple[str, ...]) -> CharTags:
@@ -82,14 +140,18 @@ def spread(text: str, tags: CharTags, labels: tuple[str, ...]) -> CharTags:
         tags: of its characters.
         labels: what their labels stand for.
     """
-    return _spread(text, tags, labels, None)[0]
+    return _spread(text, tags, labels, THRESHOLD, None)[0]
 
 
 def _spread(
-    text: str, tags: CharTags, labels: tuple[str, ...], everywhere: tuple[KnownValues, dict[str, _Value]] | None
+    text: str,
+    tags: CharTags,
+    labels: tuple[str, ...],
+    threshold: float,
+    everywhere: tuple[KnownValues, dict[str, _Value]] | None,
 ) -> tuple[CharTags, int]:
     """Return the tags with all mentions, and how many were found that had not been."""
-    values, added = _values(text, tags, labels, parts=True), 0
+    values, added = _values(text, tags, labels, threshold, parts=True), 0
     again = _perhaps_again(text, values)
     own: dict[str, _Value] = {}
     for value in again:
@@ -99,7 +161,7 @@ def _spread(
         for start, end, key, _ in known.mentions(text):
             value = every[key]
             if value.may_be(text[start:end]) and (tags.likelihood[start:end] < value.likelihood).any():
-                added += not (tags.likelihood[start:end] >= THRESHOLD).all()
+                added += not (tags.likelihood[start:end] >= threshold).all()
                 tags = CharTags(tags.likelihood.copy(), tags.labels.copy())
                 paint(tags, start, end, value.likelihood, value.label)
     return tags, added
@@ -121,10 +183,10 @@ class _Value:
         return f"_Value(<redacted>, likelihood={self.likelihood}, label={self.label})"
 
 
-def _values(text: str, tags: CharTags, labels: tuple[str, ...], *, parts: bool) -> list[_Value]:
+def _values(text: str, tags: CharTags, labels: tuple[str, ...], threshold: float, *, parts: bool) -> list[_Value]:
     """List the private values of a text, and the parts of its names."""
     values = []
-    for start, end, label in private_spans(tags, THRESHOLD):
+    for start, end, label in private_spans(tags, threshold):
         written, likelihood = text[start:end], float(tags.likelihood[start:end].max())
         if sum(c.isalnum() for c in written) < _LEAST - _is_syllabic(written):
             continue

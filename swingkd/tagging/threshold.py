@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 #: More likely private than not.
@@ -16,3 +17,15 @@ def is_private(likelihood: Any, threshold: float = THRESHOLD) -> Any:
         threshold: from where on.
     """
     return likelihood >= threshold
+
+
+def decided(likelihood: Any, threshold: float = THRESHOLD) -> Any:
+    """Return 1 for what counts as private and 0 for the rest: a likelihood is a probability, not a dose.
+
+    Half a protection would leave the other half of a secret where the tagger was only fairly sure.
+
+    Args:
+        likelihood: a tensor in [0, 1]; perhaps read from a column, which rounds up to 255ths.
+        threshold: from where on; rounded up likewise.
+    """
+    return is_private(likelihood, math.ceil(threshold * 255) / 255).to(likelihood)

@@ -18,7 +18,7 @@ class TokenFacts(NamedTuple):
     Args:
         likelihood: that the token is private: in [0, 1], in columns 0 = ordinary ... 255 = surely private.
         group: what the tagger found and where in its span the token stands (`swingkd.targets.population`); 0 nothing
-            named, -1 a copy in the same record.
+            named.
         shape: what the span's text before the token looks like: two hashes, of its shape ("9-9" for "212-55") and of
             its last character; 0 outside spans.
         span: a hash of the span's text, so that copies of one secret can be counted once; 0 outside spans.

@@ -6,8 +6,8 @@ token or the shape of the text before it; at last anything private.  Two rules k
 secret: each distinct span counts once, however often it was copied, and a kind with too few distinct spans gives way
 to the next coarser one (where even the last is too small, to no target at all).
 
-A span that already stands earlier in the *same record* is a copy, not a memory: there the teacher's own distribution
-stays.  The private tokens still stand in the student's context.
+A span that stands earlier in the same record is a mention like any other: what the teacher says there would tell the
+secret to whoever reads the second mention alone.  The private tokens still stand in the student's context.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from swingkd.targets.hashing import absorb
 # A group is label * GROUP_STRIDE + place: 0 just before a span, 1.. its tokens, then just after it.
 GROUP_STRIDE = 64
 PLACE_BEFORE, PLACE_AFTER, LAST_PLACE = 0, 63, 62
-COPY = -1
 # How many preceding tokens the finest kind looks at.
 CONTEXT = 2
 
@@ -146,7 +145,7 @@ class PopulationBuilder:
 
 
 def _first_visits(positions: PrivatePositions, seen: set[tuple[int, int]]) -> list[int]:
-    """List the positions whose place in whose span was not seen before (copies are no first visits)."""
+    """List the positions whose place in whose span was not seen before (copies are none)."""
     fresh = []
     for i, pair in enumerate(zip(positions.facts.group.tolist(), positions.facts.span.tolist(), strict=True)):
         if pair[0] > 0 and pair not in seen:
@@ -179,8 +178,7 @@ class PopulationTarget:
         average = self.table.lookup(positions).to(log_probs.dtype)
         individual = 1 - positions.likelihood * (1 - self.share)
         mixed = torch.logaddexp(log_probs + individual.log()[:, None], average + (1 - individual).log()[:, None])
-        copied = positions.facts.group == COPY
         # No average anywhere: a token that is likely private gets no target, one that hardly is keeps the teacher's.
-        orphan = (average[:, 0] == -torch.inf) & ~copied
-        target = torch.where((copied | orphan)[:, None], log_probs, mixed)
+        orphan = average[:, 0] == -torch.inf
+        target = torch.where(orphan[:, None], log_probs, mixed)
         return target.masked_fill((orphan & (is_private(positions.likelihood)))[:, None], -torch.inf)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -56,6 +56,7 @@ class Reading:
         """
         options: dict[str, Any] = {
             "batched": True,
+            "with_indices": True,
             "remove_columns": [name for name in column_names(dataset) if name not in keep],
         }
         if isinstance(dataset, Dataset):
@@ -89,6 +90,8 @@ class Task(ABC):
     default_protection: ClassVar[ProtectionName] = "population"
     #: Whether private values in its rows can be replaced while they are read.
     reads_surrogates: ClassVar[bool] = False
+    #: Whether an answer can be about one value: where its text holds surrogates, the class of a whole text is not.
+    teaches_values: ClassVar[bool] = True
     #: Columns of its batches, beside the labels and those about privacy.
     columns: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", *OF_TOKENS)
 
@@ -109,6 +112,15 @@ class Task(ABC):
             description: shown beside the progress bar.
             keep: other columns to keep.
         """
+
+    def texts(self, dataset: Dataset, reading: Reading) -> Iterator[list[str]]:
+        """Yield what the tagger reads of rows, some at a time; nothing where they are no text any more.
+
+        Args:
+            dataset: rows as a user has them.
+            reading: how they are read.
+        """
+        return iter(())
 
     @abstractmethod
     def collator(

@@ -18,10 +18,12 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 
 from swingkd.data import PII_COLUMNS, column_names, pad_rows, ready, retagged, tagged_map, unformatted
 from swingkd.data.columns import IGNORE, add_facts, likelihoods
+from swingkd.data.made_up import made_up
 from swingkd.data.retag import offsets_of, placed, special_ids
 from swingkd.models.class_labels import check_class_names
 from swingkd.models.inputs import OF_TOKENS, of_tokens
 from swingkd.tagging import tag_texts
+from swingkd.tagging.base import tagger_labels
 from swingkd.tagging.windows import check_fast_tokenizer
 from swingkd.targets import ProtectionName
 from swingkd.tasks.base import Task, labelled
@@ -63,6 +65,7 @@ class TextTask(LabelTask):
     """A classifier that reads text."""
 
     auto_processor = AutoTokenizer
+    reads_surrogates = True
     columns = ("input_ids", "attention_mask", *OF_TOKENS, *TEACHER_INPUTS)
 
     def prepare(self, dataset, reading, *, description="train", keep=()):
@@ -71,7 +74,7 @@ class TextTask(LabelTask):
         field = known_labels(dataset, label_field(columns, reading.settings, reading.labelled), reading.labelled)
         if field is None:
             # Nothing is learnt of them, so nothing is protected.
-            reading = replace(reading, tagger=None)
+            reading = replace(reading, tagger=None, surrogates=None)
         config, other = reading.model.config, reading.teacher_processing_class
         known = {"tokenizer": reading.processing_class, "tagger": reading.tagger, "settings": reading.settings}
         if field is not None:
@@ -93,11 +96,21 @@ class TextTask(LabelTask):
         for tokenizer in (reading.processing_class, other):
             if tokenizer is not None:
                 check_fast_tokenizer(tokenizer)
-        known |= {"teacher_tokenizer": other, "config": config, "field": field}
+        known |= {"teacher_tokenizer": other, "config": config, "field": field, "surrogates": reading.surrogates}
         return tagged_map(dataset, self.tokenise, known, **reading.mapping(dataset, description, keep))
 
+    def texts(self, dataset, reading):
+        if "input_ids" not in column_names(dataset):
+            for batch in unformatted(dataset).iter(1000):
+                yield self.whole(batch, reading.settings)
+
     @staticmethod
-    def tokenise(batch, tokenizer, teacher_tokenizer, tagger, settings, config, field, version):
+    def whole(batch, settings) -> list[str]:
+        """Return the text of each row."""
+        raise NotImplementedError
+
+    @staticmethod
+    def tokenise(batch, indices, tokenizer, teacher_tokenizer, tagger, settings, config, field, surrogates, version):
         """Tokenise and tag a batch of rows."""
         raise NotImplementedError
 
@@ -131,13 +144,21 @@ class SequenceClassification(TextTask):
 
     name = "text-classification"
     auto_model = AutoModelForSequenceClassification
+    teaches_values = False
     # Of what is marked it leaves least to find (model_cards/swing-mts-sections): the class has other examples.
     default_protection: ClassVar[ProtectionName] = "drop"
     endings = ("ForSequenceClassification",)
 
     @staticmethod
-    def tokenise(batch, tokenizer, teacher_tokenizer, tagger, settings, config, field, version):
+    def tokenise(batch, indices, tokenizer, teacher_tokenizer, tagger, settings, config, field, surrogates, version):
         parts, texts = text_parts(batch, settings)
+        tagged = tag_texts(tagger, texts) if tagger is not None else []
+        if surrogates is not None:
+            ends = [len(first) for first in parts[0]] if len(parts) > 1 else ()
+            made = made_up(texts, tagged, indices, tagger_labels(tagger), surrogates, settings.threshold, ends)
+            texts, tagged = [one.text for one in made], [one.tags for one in made]
+            parted = [one.parted(end) for one, end in zip(made, ends, strict=False)]
+            parts = [[both[side] for both in parted] for side in (0, 1)] if parted else [texts]
         out, offsets = encoded_parts(tokenizer, parts, settings.max_length)
         if field is not None:
             out["labels"] = [number(label, config) for label in batch[field]]
@@ -149,11 +170,15 @@ class SequenceClassification(TextTask):
         if tagger is None:
             return out
         out |= {key: [] for key in PII_COLUMNS}
-        for i, (text, tags) in enumerate(zip(texts, tag_texts(tagger, texts), strict=True)):
+        for i, (text, tags) in enumerate(zip(texts, tagged, strict=True)):
             # What one of the two models sees of a text, its answer may be about.
             every = [example_facts(text, tags, of[i], settings) for of in read]
             add_facts(out, max(every, key=lambda facts: (facts.likelihood, facts.group)))
         return out
+
+    @staticmethod
+    def whole(batch, settings):
+        return text_parts(batch, settings)[1]
 
     @staticmethod
     def has_text(columns, reading):
@@ -182,7 +207,7 @@ class TokenClassification(TextTask):
     endings = ("ForTokenClassification",)
 
     @staticmethod
-    def tokenise(batch, tokenizer, teacher_tokenizer, tagger, settings, config, field, version):
+    def tokenise(batch, indices, tokenizer, teacher_tokenizer, tagger, settings, config, field, surrogates, version):
         if "tokens" not in batch:
             raise ValueError(
                 f"The rows have {', '.join(batch)}; a token classifier needs 'tokens' (words) and labels."
@@ -190,6 +215,12 @@ class TokenClassification(TextTask):
         if not all(isinstance(row, list) and all(isinstance(word, str) for word in row) for row in batch["tokens"]):
             raise ValueError("A row's 'tokens' are no list of words (None, or no text among them). Drop such rows.")
         words, texts = batch["tokens"], [" ".join(row) for row in batch["tokens"]]
+        tagged = tag_texts(tagger, texts) if tagger is not None else [None] * len(texts)
+        if surrogates is not None:
+            made = made_up(texts, tagged, indices, tagger_labels(tagger), surrogates, settings.threshold)
+            replaced = [one.words(row) for one, row in zip(made, words, strict=True)]
+            words, tagged = [row for row, _ in replaced], [tags for _, tags in replaced]
+            texts = [" ".join(row) for row in words]
         firsts, out = [], {}
         for prefix, reader in (("", tokenizer), ("teacher_", teacher_tokenizer)):
             if reader is None:
@@ -203,7 +234,6 @@ class TokenClassification(TextTask):
             return out
         names = [name.replace("input_ids", "labels") for name in out]
         out |= {name: [] for name in (*names, *(PII_COLUMNS if tagger is not None else ()))}
-        tagged = tag_texts(tagger, texts) if tagger is not None else [None] * len(texts)
         for i, (row, labels, tags) in enumerate(zip(words, batch[field], tagged, strict=True)):
             if len(row) != len(labels):
                 raise ValueError(f"A row has {len(row)} tokens and {len(labels)} labels: one for each is needed.")
@@ -218,6 +248,11 @@ class TokenClassification(TextTask):
                 facts = word_facts(row, tags, settings.dilation).at(seen)
                 add_facts(out, facts.spread(lengths[0][i], firsts[0][i][seen]))
         return out
+
+    @staticmethod
+    def whole(batch, settings):
+        rows = batch.get("tokens", ())
+        return [" ".join(row) for row in rows if isinstance(row, list) and all(isinstance(w, str) for w in row)]
 
     @staticmethod
     def has_text(columns, reading):

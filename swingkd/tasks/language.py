@@ -20,8 +20,9 @@ from transformers import (
     TrainerCallback,
 )
 
-from swingkd.data import DistillationCollator, prepare_dataset
+from swingkd.data import DistillationCollator, column_names, prepare_dataset
 from swingkd.data.columns import IGNORE
+from swingkd.data.prepare import rendered
 from swingkd.data.teacher_columns import CacheInfo
 from swingkd.models.inputs import first_position, of_tokens
 from swingkd.tasks.base import Task, labelled
@@ -46,6 +47,11 @@ class TokenTask(Task):
             first=first_position(reading.model),
             surrogates=reading.surrogates,
         )
+
+    def texts(self, dataset, reading):
+        if "input_ids" in column_names(dataset):
+            return iter(())
+        return rendered(dataset, reading.processing_class, reading.settings)
 
     def call(self, inputs, model):
         return _ids_and_mask(inputs) | {"use_cache": False} | of_tokens(inputs, model)

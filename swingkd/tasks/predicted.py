@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from swingkd.data.columns import PII_COLUMNS, likelihoods
+from swingkd.tagging.threshold import decided
 from swingkd.targets import PrivatePositions, TokenFacts
 
 
@@ -27,6 +28,14 @@ class PredictedTokens(NamedTuple):
     def likelihood(self) -> torch.Tensor:
         """[N] in [0, 1] of the token to be predicted."""
         return self.facts.likelihood
+
+    def decided(self, threshold: float) -> PredictedTokens:
+        """Return the same with a likelihood of 1 from the threshold on, and 0 below."""
+        return self._replace(facts=self.facts._replace(likelihood=decided(self.likelihood, threshold)))
+
+    def ordinary(self) -> PredictedTokens:
+        """Return the same with nothing private."""
+        return self._replace(facts=self.facts._replace(likelihood=torch.zeros_like(self.likelihood)))
 
     def private(
         self, temperature: torch.Tensor | None = None, public_log_probs: torch.Tensor | None = None

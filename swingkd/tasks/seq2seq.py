@@ -14,9 +14,11 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from swingkd.data import PII_COLUMNS, column_names, pad_rows, ready, retagged, tagged_map, token_facts, unformatted
 from swingkd.data.columns import IGNORE, add_facts, likelihoods
+from swingkd.data.made_up import made_up
 from swingkd.data.retag import placed
 from swingkd.data.teacher_columns import CacheInfo
 from swingkd.tagging import tag_texts
+from swingkd.tagging.base import tagger_labels
 from swingkd.tagging.windows import check_fast_tokenizer
 from swingkd.tasks.base import labelled
 from swingkd.tasks.language import TokenTask
@@ -45,7 +47,12 @@ class Seq2SeqLM(TokenTask):
                 "'completion', or 'input_ids' and 'labels'."
             )
         check_fast_tokenizer(reading.processing_class)
+        known["surrogates"] = reading.surrogates
         return tagged_map(dataset, _tokenise, known, **reading.mapping(dataset, description, keep))
+
+    def texts(self, dataset, reading):
+        if {"prompt", "completion"} <= (columns := set(column_names(dataset))) and "input_ids" not in columns:
+            yield from map(_whole, unformatted(dataset).select_columns(["prompt", "completion"]).iter(1000))
 
     def collator(self, processing_class, teacher_processing_class=None, cache: CacheInfo | None = None):
         return PairCollator(processing_class.pad_token_id)
@@ -75,13 +82,21 @@ def decoder_inputs(labels: torch.Tensor, model: PreTrainedModel) -> torch.Tensor
     return torch.cat([start, labels[:, :-1].masked_fill(labels[:, :-1] == IGNORE, config.pad_token_id)], 1)
 
 
-def _tokenise(batch, tokenizer, tagger, settings, version):
+def _tokenise(batch, indices, tokenizer, tagger, settings, surrogates, version):
     prompts, completions = batch["prompt"], batch["completion"]
     missing = sum(not isinstance(text, str) for text in [*prompts, *completions])
     if missing:
         raise ValueError(
             f"{missing} of {2 * len(prompts)} prompts and completions are no text. Drop those rows first."
         )
+    texts = _whole(batch)
+    tags = tag_texts(tagger, texts) if tagger is not None else []
+    if surrogates is not None:
+        ends = [len(prompt) for prompt in prompts]
+        made = made_up(texts, tags, indices, tagger_labels(tagger), surrogates, settings.threshold, ends)
+        parted = [one.parted(end) for one, end in zip(made, ends, strict=True)]
+        prompts, completions = ([parts[side] for parts in parted] for side in (0, 1))
+        texts, tags = [one.text for one in made], [one.tags for one in made]
     options = {"truncation": True, "max_length": settings.max_length}
     read = tokenizer(prompts, return_offsets_mapping=True, **options)
     target = tokenizer(text_target=completions, return_offsets_mapping=True, **options)
@@ -95,8 +110,7 @@ def _tokenise(batch, tokenizer, tagger, settings, version):
     if tagger is None:
         return out
     out |= {key: [] for key in PII_COLUMNS}
-    texts = _whole(batch)
-    for i, (text, char_tags) in enumerate(zip(texts, tag_texts(tagger, texts), strict=True)):
+    for i, (text, char_tags) in enumerate(zip(texts, tags, strict=True)):
         before, offsets = (np.array(part["offset_mapping"][i], np.int64).reshape(-1, 2) for part in (read, target))
         # Special tokens have empty spans, wherever they are moved.
         both = np.concatenate([before, offsets + len(prompts[i]) + 1])

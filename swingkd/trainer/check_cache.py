@@ -76,6 +76,11 @@ def check_cached_teacher(
             f"The targets were protected with {info.protection!r} when they were written; protection="
             f"{args.protection!r} cannot be applied to them any more. Leave protection unset."
         )
+    if info.protection is not None and info.private_threshold not in (None, args.private_threshold):
+        raise ValueError(
+            f"The targets were protected from a likelihood of {info.private_threshold} on when they were written: set "
+            f"private_threshold={info.private_threshold}."
+        )
     if info.protection is not None and args.temperature_mode != "teacher_only":
         raise ValueError(
             "The targets were protected when they were written, for a student at temperature 1: set "

@@ -11,8 +11,9 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel
 from transformers.trainer_utils import SaveStrategy
 
-from swingkd.data.columns import IGNORE, flat, in_parts, row_lengths
+from swingkd.data.columns import IGNORE, flat, in_parts, row_lengths, stored
 from swingkd.data.prepare import column_names
+from swingkd.tagging import THRESHOLD
 from swingkd.trainer.check_models import positions
 from swingkd.trainer.config import PrivateDistillationConfig
 
@@ -115,8 +116,10 @@ def check_something_to_learn(dataset: Dataset | IterableDataset) -> None:
         )
 
 
-def check_something_private(dataset: Dataset | IterableDataset, protection: str | None) -> None:
-    """Refuse to protect nothing: no likelihood at all, or one that is zero everywhere."""
+def check_something_private(
+    dataset: Dataset | IterableDataset, protection: str | None, threshold: float = THRESHOLD
+) -> None:
+    """Refuse to protect nothing: no likelihood at all, or one that is below the threshold everywhere."""
     columns = column_names(dataset)
     if "pii_likelihood" not in columns and {"image", "pixel_values"} & set(columns):
         raise ValueError(
@@ -128,22 +131,24 @@ def check_something_private(dataset: Dataset | IterableDataset, protection: str 
             f"protection={protection!r} needs to know which tokens are private, but there is neither a tagger nor a "
             "pii_likelihood column. Pass tagger=RuleTagger(), or protection='none' for ordinary distillation."
         )
-    if protection == "drop" and isinstance(dataset, Dataset) and _all_sure(dataset):
+    if protection == "drop" and isinstance(dataset, Dataset) and _all_sure(dataset, threshold):
         raise ValueError(
-            "protection='drop' leaves out what is private, and all of the training set is surely private: nothing "
+            "protection='drop' leaves out what is private, and all of the training set is: nothing "
             "would be learnt. Choose another protection, or another tagger (swingkd tag shows what it finds)."
         )
     if isinstance(dataset, Dataset) and not any(
-        pc.any(pc.greater(part, 0)).as_py() for part in _values(dataset, "pii_likelihood")
+        pc.any(pc.greater_equal(part, int(stored(threshold)))).as_py() for part in _values(dataset, "pii_likelihood")
     ):
         raise ValueError(
-            "The tagger found nothing private in the training set: the likelihood is 0 everywhere and nothing would "
-            "be protected. Check the tagger on a few texts (swingkd tag), or pass tagger=None with protection='none'."
+            f"The tagger found nothing private in the training set: no likelihood is {threshold} or more, and nothing "
+            "would be protected. Check the tagger on a few texts (swingkd tag), or pass tagger=None with "
+            "protection='none'."
         )
 
 
-def _all_sure(dataset: Dataset) -> bool:
-    return all(pc.all(pc.equal(part, 255)).as_py() for part in _values(dataset, "pii_likelihood"))
+def _all_sure(dataset: Dataset, threshold: float) -> bool:
+    sure = int(stored(threshold))
+    return all(pc.all(pc.greater_equal(part, sure)).as_py() for part in _values(dataset, "pii_likelihood"))
 
 
 def check_dp_rows(args: PrivateDistillationConfig, dataset: Dataset | IterableDataset | None) -> None:

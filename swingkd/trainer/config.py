@@ -82,15 +82,21 @@ class PrivateDistillationConfig(TrainingArguments):
     protection: ProtectionName | None = _setting(
         None,
         "What happens at private tokens: surrogate (the text's values are replaced by made-up ones, which are learnt "
-        "as they stand there; language models), or to the targets: mollify (needs a public model), population, noise "
-        "(Swing distillation, our reading), none (temperature only) or drop (no loss there); default: mollify "
-        "where the trainer is given a public model, otherwise population; drop for classifiers of whole texts and "
-        "images, noise in the place of population under differential privacy, none without a teacher.",
+        "as they stand there), or to the targets: mollify (needs a public model), population, noise (Swing "
+        "distillation, our reading), none (temperature only) or drop (no loss there); default: mollify where the "
+        "trainer is given a public model, surrogate where it is given text and a tagger; for rows that are tokenised "
+        "already population (noise under differential privacy), for private images drop, none without a teacher.",
         ProtectionName,
     )
     surrogate_locale: str = _setting("en_US", "Locale of made-up names, as Faker has it ('surrogate').")
+    private_threshold: float = _setting(
+        0.5, "From which likelihood on a token is private: there it is protected whole, below not at all."
+    )
+    likelihood_is_dose: bool = _setting(
+        False, "Protect a token as far as it is likely private (an ablation: a likelihood of 0.6 leaves 4 to 6 bits)."
+    )
     max_temperature: float = _setting(16.0, "Teacher temperature of a surely private token ('noise' and 'none').")
-    temperature_power: float = _setting(1.0, "Exponent of the likelihood in the temperature.")
+    temperature_power: float = _setting(1.0, "Exponent of the likelihood in the temperature, where it is a dose.")
     temperature_schedule: Schedule = _setting("power", "How the temperature rises.", Schedule)
     temperature_mode: Mode = _setting(
         "teacher_only",
@@ -102,7 +108,7 @@ class PrivateDistillationConfig(TrainingArguments):
     noise_context: int = _setting(2, "How many preceding tokens choose the draw; short, so that copies share it.")
     noise_distribution: Distribution = _setting("laplace", "Shape of the noise.", Distribution)
     noise_replay: bool = _setting(True, "Draw once and replay; False draws afresh (an ablation: it averages out).")
-    mollify_bound: float = _setting(0.1, "Divergence bound in nats at likelihood 1/2; it is 0 at likelihood 1.")
+    mollify_bound: float = _setting(0.1, "Divergence bound in nats at likelihood 1/2 (a dose); it is 0 at 1.")
     mollify_order: float = _setting(2.0, "Order of the Renyi divergence of the bound.")
     population_min_spans: int = _setting(
         100, "Fewest distinct spans that make an average; fewer fall back to a coarser kind."
@@ -235,6 +241,11 @@ class PrivateDistillationConfig(TrainingArguments):
         if self.temperature <= 0:
             raise ValueError(
                 f"temperature={self.temperature} must be positive; 1 leaves the distributions as they are."
+            )
+        if not 0 < self.private_threshold <= 1:
+            raise ValueError(
+                f"private_threshold={self.private_threshold} must be above 0 and at most 1: the likelihood from which "
+                "on a token is private (the default is 0.5)."
             )
         if self.max_temperature < 1:
             raise ValueError(
@@ -414,4 +425,5 @@ class PrivateDistillationConfig(TrainingArguments):
             dilation=self.tag_dilation,
             label_field=self.dataset_label_field,
             example_likelihood=self.example_likelihood,
+            threshold=self.private_threshold,
         )

@@ -155,15 +155,18 @@ class PrivateDistillationTrainer(SearchingTrainer):
 
     def _what_is_protected(self, tagger: Tagger | None) -> Protected:
         own = self.setup.own
-        return what_is_protected(
+        found = what_is_protected(
             self.train_dataset,
             tagger,
             self.processing_class,
             protection=self.args.protection or type(own).__name__,
             why=self.setup.why,
             counted=not self.args.differentially_private,
+            threshold=self.args.private_threshold,
             answers=self.task.answers,
         )
+        # Under differential privacy no count may be told.
+        return found if found["flagged"] is None else {**found, "mentions": self.setup.mentions}
 
     def _begin(self) -> None:
         """Make what needs the Trainer's device, precision and model."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, IterableDataset
 
 from swingkd.data import column_names
-from swingkd.data.prepare import rendered
 from swingkd.data.teacher_columns import CacheInfo
 from swingkd.files import PRIVATE
 from swingkd.surrogates import KEY_FILE, Surrogates
@@ -32,7 +32,7 @@ def check_made_up(
         task: what the models are for.
         dataset: the training rows, as they were given.
         tagger: what finds the values.
-        cache: what wrote the teacher's targets into the rows.
+        cache: what wrote the teacher's targets into the rows, perhaps when they had surrogates already.
 
     Raises:
         ValueError: says what is missing.
@@ -41,16 +41,17 @@ def check_made_up(
         return
     if not task.reads_surrogates:
         raise ValueError(
-            "protection='surrogate' replaces values in what a language model reads, and the models are for "
-            f"{task.name}. Replace them first (Surrogates.map, or swingkd surrogates), and train on that text with "
-            "another protection."
+            f"protection='surrogate' replaces values in text, and the models are for {task.name}. Choose another "
+            "protection."
         )
     if dataset is None:
         return
+    if cache is not None and cache.protection == "surrogate":
+        return
     if cache is not None or "input_ids" in column_names(dataset):
         raise ValueError(
-            "protection='surrogate' replaces values in text, and the rows are tokenised already. Pass the text and a "
-            "live teacher."
+            "protection='surrogate' replaces values in text, and the rows are tokenised already. Pass the text (and "
+            "cache a teacher with the same protection)."
         )
     if tagger is None:
         raise ValueError(
@@ -59,23 +60,45 @@ def check_made_up(
         )
 
 
-def with_surrogates(reading: Reading, args: PrivateDistillationConfig, dataset: Dataset | IterableDataset) -> Reading:
+def can_be_made_up(task: Task, dataset: Dataset | IterableDataset | None, tagger: Tagger | None) -> bool:
+    """Tell whether rows are text in which a tagger finds values, so that these can be replaced."""
+    if dataset is None or tagger is None or not task.reads_surrogates:
+        return False
+    return "input_ids" not in column_names(dataset)
+
+
+def consistent(
+    reading: Reading, args: PrivateDistillationConfig, task: Task, dataset: Any
+) -> tuple[Reading, set[str]]:
+    """Return how rows are read when what a tagger found once is private wherever it stands again, and what it found.
+
+    Args:
+        reading: how they would be read otherwise.
+        args: the settings.
+        task: what the models are for.
+        dataset: the training rows, as they were given; `None`: there are none.
+    """
+    if reading.tagger is None:
+        return reading, set()
+    tagger, found = ConsistentTagger.around(reading.tagger, args.private_threshold), set[str]()
+    # Under differential privacy, no record may change how another one is read.
+    if isinstance(dataset, Dataset) and not args.differentially_private:
+        for texts in task.texts(dataset, reading):
+            found.update(tagger.learn(texts))
+    return replace(reading, tagger=tagger), found
+
+
+def with_surrogates(reading: Reading, args: PrivateDistillationConfig, found: set[str]) -> Reading:
     """Return how training rows are read when what is private in them is made up.
 
     Args:
         reading: how they would be read otherwise, with a tagger.
         args: the settings.
-        dataset: the training rows.
+        found: the values of the corpus, which are not made up.
     """
     if args.protection != "surrogate":
         return reading
     # A run that goes on makes the same ones.
     surrogates = Surrogates.kept_in(Path(args.output_dir) / PRIVATE / KEY_FILE, locale=args.surrogate_locale)
-    assert reading.tagger is not None
-    given = reading.tagger
-    tagger = given if isinstance(given, ConsistentTagger) else ConsistentTagger(given)
-    # Under differential privacy, no record may change how another one is read.
-    if isinstance(dataset, Dataset) and not args.differentially_private:
-        for texts in rendered(dataset, reading.processing_class, reading.settings):
-            surrogates.avoid(tagger.learn(texts))
-    return replace(reading, tagger=tagger, surrogates=surrogates)
+    surrogates.avoid(sorted(found))
+    return replace(reading, surrogates=surrogates)

@@ -88,7 +88,9 @@ class Objective:
             inputs: a batch of the task's collator.
             protection: returns what rewrites the targets at private tokens; asked only where there are some.
         """
-        tokens = self.tokens(inputs, torch.float64 if student.dtype == torch.float64 else torch.float32)
+        told = self.tokens(inputs, torch.float64 if student.dtype == torch.float64 else torch.float32)
+        # Where the values of a text are made up, its class is no secret of theirs.
+        tokens = told.ordinary() if self.labels_alone and not self.task.teaches_values else told
         temperatures = self.args.temperature_settings.for_tokens(tokens.likelihood)
         teacher_targets, teacher_hidden = self.targets(inputs, tokens, temperatures.teacher, protection)
         if teacher_targets is None and torch.is_grad_enabled() and self.args.alpha > 0:
@@ -123,7 +125,7 @@ class Objective:
         else:
             out = finish(None, model(**self.task.call(inputs, student), **_positions(inputs)))
         parts = TokenLosses(*(out[name] for name in TokenLosses._fields))
-        return StepLosses(out["loss"], parts, out["per_token"], tokens, out.get("logits"))
+        return StepLosses(out["loss"], parts, out["per_token"], told, out.get("logits"))
 
     def _student_losses(
         self,
@@ -167,7 +169,8 @@ class Objective:
         likelihood = tokens.likelihood.to(dtype)
         if bool(((likelihood < 0) | (likelihood > 1)).any()):
             raise ValueError("pii_likelihood lies beyond [0, 1] in a batch. Whole numbers count from 0 to 255.")
-        return tokens._replace(facts=tokens.facts._replace(likelihood=likelihood))
+        tokens = tokens._replace(facts=tokens.facts._replace(likelihood=likelihood))
+        return tokens if self.args.likelihood_is_dose else tokens.decided(self.args.private_threshold)
 
     @torch.no_grad()
     def targets(

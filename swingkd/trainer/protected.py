@@ -18,7 +18,7 @@ from swingkd.data.prepare import column_names
 from swingkd.report.protected import Protected, protected_lines
 from swingkd.tagging import EnsembleTagger, Tagger
 from swingkd.tagging.threshold import THRESHOLD
-from swingkd.targets.population import COPY, GROUP_STRIDE, LAST_PLACE
+from swingkd.targets.population import GROUP_STRIDE, LAST_PLACE
 
 _AT_ONCE, _SHOWN, _LOOKED_AT = 10_000, 3, 2_000
 
@@ -31,6 +31,7 @@ def what_is_protected(
     protection: str,
     why: str,
     counted: bool,
+    threshold: float = THRESHOLD,
     answers: str = "predicted tokens",
 ) -> Protected:
     """Count what is flagged in the training rows, and show a few shapes of it.
@@ -40,6 +41,7 @@ def what_is_protected(
         tagger: what rated them; `None`: their own column did, or nothing.
         tokenizer: to read tokens as text again.
         protection, why: what was chosen, and the reason.
+        threshold: from which likelihood on something counts as private.
         answers: what the models are asked for.
         counted: whether shares may be told: under differential privacy no noise covers them.
     """
@@ -57,7 +59,7 @@ def what_is_protected(
     if not (rated and counted and isinstance(rows, Dataset)):
         return found
     labels = getattr(tagger, "labels", ())
-    flagged, kinds = _shares(rows, labels)
+    flagged, kinds = _shares(rows, labels, threshold)
     shown = _examples(rows, labels, tokenizer) if isinstance(tokenizer, PreTrainedTokenizerBase) else []
     return {**found, "flagged": flagged, "kinds": kinds, "examples": shown}
 
@@ -69,9 +71,9 @@ def tagger_name(tagger: Tagger) -> str:
     return type(tagger).__name__
 
 
-def _shares(rows: Dataset, labels: tuple[str, ...]) -> tuple[float, dict[str, float]]:
+def _shares(rows: Dataset, labels: tuple[str, ...], threshold: float) -> tuple[float, dict[str, float]]:
     """Return the share of predicted tokens that are private, of all and of each kind."""
-    names = [name for name in ("pii_likelihood", "pii_group", "pii_span", "labels") if name in rows.column_names]
+    names = [name for name in ("pii_likelihood", "pii_group", "labels") if name in rows.column_names]
     total, kinds = 0, np.zeros(len(labels) + 1, np.int64)
     private = 0
     for part in rows.select_columns(names).with_format("arrow").iter(_AT_ONCE):
@@ -79,23 +81,13 @@ def _shares(rows: Dataset, labels: tuple[str, ...]) -> tuple[float, dict[str, fl
         known = np.ones(len(likelihood), bool)
         if "labels" in names and len(answers := _numbers(part["labels"])) == len(known):
             known = answers != IGNORE
-        flagged = known & (likelihood >= stored(THRESHOLD))
+        flagged = known & (likelihood >= stored(threshold))
         total, private = total + int(known.sum()), private + int(flagged.sum())
-        if {"pii_group", "pii_span"} <= set(names) and labels:
-            kind = _kinds(*(_numbers(part[name])[flagged] for name in ("pii_group", "pii_span")))
+        if "pii_group" in names and labels:
+            kind = _numbers(part["pii_group"])[flagged] // GROUP_STRIDE
             kinds += np.bincount(kind.clip(0, len(labels)), minlength=len(kinds))
     share = {name: float(count / total) for name, count in zip(labels, kinds, strict=False) if name and count}
     return (private / total if total else 0.0), share
-
-
-def _kinds(group: np.ndarray, span: np.ndarray) -> np.ndarray:
-    """Return the kind of each token; a copy's is that of the span that it repeats."""
-    kind, copied = group // GROUP_STRIDE, group == COPY
-    known, at = np.unique(span[~copied], return_index=True)
-    if copied.any() and len(known):
-        place = np.searchsorted(known, span[copied]).clip(max=len(known) - 1)
-        kind[copied] = np.where(known[place] == span[copied], kind[~copied][at[place]], 0)
-    return kind
 
 
 def _numbers(column: pa.ChunkedArray) -> np.ndarray:

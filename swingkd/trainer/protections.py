@@ -32,7 +32,7 @@ from swingkd.trainer.objective import Objective
 
 
 def default_protection(
-    args: PrivateDistillationConfig, task: Task, *, public: bool, teacher: bool
+    args: PrivateDistillationConfig, task: Task, *, public: bool, teacher: bool, replaceable: bool
 ) -> tuple[ProtectionName, str]:
     """Return what is done at private answers where nobody says, and the reason.
 
@@ -42,16 +42,19 @@ def default_protection(
         args: the settings.
         task: what the models are for.
         public: there is a public model.
-        teacher: there is a teacher, live or cached; without one there is nothing to protect.
+        teacher: there is a teacher, live or cached; without one there is no answer to protect.
+        replaceable: there is text whose values can be replaced, and a tagger that finds them.
     """
     if public:
         return "mollify", "the default where there is a public model"
+    if replaceable:
+        return "surrogate", "the default where a tagger finds values in text"
     if not teacher:
         return "none", "there is no teacher whose answers could be protected"
     # Averages over the training set are not for differential privacy.
     if args.differentially_private and task.default_protection == "population":
         return "noise", "the default under differential privacy without a public model"
-    return task.default_protection, f"the default for {task.name} without a public model"
+    return task.default_protection, f"the default for {task.name} where no text's values can be replaced"
 
 
 def check_protection(

@@ -22,7 +22,7 @@ from swingkd.models.experts import check_balance
 from swingkd.models.inputs import align_padding, padding
 from swingkd.models.loading import is_hub_id, load_pretrained, looked_up, name_of, public_name
 from swingkd.privacy import PrivacyLedger
-from swingkd.tagging import Tagger
+from swingkd.tagging import ConsistentTagger, Tagger
 from swingkd.targets import Protection
 from swingkd.tasks import Reading, Task, task_of
 from swingkd.trainer.adapters import adapter_of_task
@@ -56,7 +56,7 @@ from swingkd.trainer.check_models import (
 from swingkd.trainer.check_pixels import check_pixels
 from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.ledgers import first_ledger
-from swingkd.trainer.made_up_rows import check_made_up, with_surrogates
+from swingkd.trainer.made_up_rows import can_be_made_up, check_made_up, consistent, with_surrogates
 from swingkd.trainer.protections import check_protection, default_protection
 
 
@@ -144,6 +144,7 @@ class Setup:
         train_dataset, eval_dataset: the prepared rows.
         own: the user's own protection.
         why: the reason for the protection.
+        mentions: how many of them the tagger had missed, of values that it had found elsewhere.
     """
 
     args: PrivateDistillationConfig
@@ -155,6 +156,7 @@ class Setup:
     eval_dataset: Dataset | IterableDataset | dict[str, Dataset] | None
     own: Protection | None = None
     why: str = ""
+    mentions: int = 0
 
     @classmethod
     def of(cls, given: GivenModels, data: GivenData, args: PrivateDistillationConfig) -> Setup:
@@ -299,7 +301,9 @@ def choose_protection(
     if own is not None:
         why = "the caller's own"
     elif chosen is None:
-        chosen, why = default_protection(args, models.task, public=public, teacher=has_teacher)
+        known = {"public": public, "teacher": has_teacher}
+        replaceable = cache is None and can_be_made_up(models.task, data.train_dataset, data.tagger)
+        chosen, why = default_protection(args, models.task, **known, replaceable=replaceable)
     check_protection(chosen, args, own, public=public, known=written is not None or own is not None)
     return args.settled(protection=chosen), cache, why
 
@@ -356,7 +360,7 @@ def prepare_rows(
     cache: CacheInfo | None,
 ) -> Setup:
     """Tokenise and tag the rows, and check that there is something to learn, and to protect."""
-    task, train, evaluation = models.task, data.train_dataset, data.eval_dataset
+    task, train, evaluation, mentions = models.task, data.train_dataset, data.eval_dataset, 0
     check_made_up(args, task, train, data.tagger, cache)
     reading = Reading(
         models.processing_class,
@@ -366,11 +370,13 @@ def prepare_rows(
         models.teacher_processing_class,
         args.dataset_num_proc,
     )
-    unlabelled = replace(reading, labelled=False)
     with args.main_process_first(desc="tokenising", local=True):
+        reading, found = consistent(reading, args, task, train)
+        unlabelled = replace(reading, labelled=False)
         if train is not None:
-            made_up = with_surrogates(reading, args, train)
+            made_up = with_surrogates(reading, args, found) if cache is None else reading
             train = task.prepare(train, made_up, description="train", keep=(args.privacy_unit,))
+            mentions = reading.tagger.added if isinstance(reading.tagger, ConsistentTagger) else 0
         if isinstance(evaluation, dict):
             evaluation = {name: task.prepare(part, unlabelled, description=name) for name, part in evaluation.items()}
         elif evaluation is not None:
@@ -387,5 +393,5 @@ def prepare_rows(
     if train is not None:
         check_something_to_learn(train)
         if args.protection != "none" or data.tagger is not None or data.target_protection is not None:
-            check_something_private(train, args.protection)
-    return Setup(args, models, cache, adapter, reading, train, evaluation, data.target_protection)
+            check_something_private(train, args.protection, args.private_threshold)
+    return Setup(args, models, cache, adapter, reading, train, evaluation, data.target_protection, mentions=mentions)

@@ -30,17 +30,18 @@ from swingkd.data.teacher_columns import (
     tokenizer_fingerprint,
 )
 from swingkd.files import PRIVATE, private_folder
-from swingkd.models.inputs import OF_TOKENS, first_position, padding, vocabulary_size
+from swingkd.models.inputs import OF_TOKENS, padding, vocabulary_size
 from swingkd.models.teacher_server import TeacherServer
 from swingkd.models.whole import check_finite_weights
 from swingkd.tagging import Tagger
-from swingkd.tasks import TASKS
+from swingkd.tasks import TASKS, Reading, Task
 from swingkd.trainer.check_cache import shares_text
 from swingkd.trainer.check_columns import check_columns
 from swingkd.trainer.check_data import check_rows, check_something_private
 from swingkd.trainer.check_models import check_public, check_tokenizer, longest_row
 from swingkd.trainer.check_packing import check_packing
 from swingkd.trainer.config import LONGEST, PrivateDistillationConfig
+from swingkd.trainer.made_up_rows import check_made_up, consistent, with_surrogates
 from swingkd.trainer.objective import Objective, frozen_model
 from swingkd.trainer.protections import PROTECTIONS, build_protection, protection_of
 from swingkd.trainer.server_cache import ServerWriter
@@ -77,7 +78,8 @@ def cache_teacher(
         public_model: for `protection="mollify"`.
         top_k: how many of the teacher's likeliest tokens are kept for each token.
         exact: keep log-probabilities in 32 bits instead of 16.
-        protect: write protected targets, to be handed out.
+        protect: write protected targets, to be handed out; with `protection="surrogate"` all are, and the text
+            beside them holds no value that the tagger found.
         private_dataset: with `protect`: the text that the teacher was trained on, to refuse it as `dataset`.
 
     Raises:
@@ -91,11 +93,11 @@ def cache_teacher(
             "A server gives the likeliest tokens only, which is too little to protect targets. Leave protect and the "
             "public model out: the trainer protects what it reads of a cache."
         )
-    if args.protection == "surrogate":
+    replaced = args.protection == "surrogate"
+    if isinstance(teacher_model, TeacherServer) and replaced:
         raise ValueError(
-            "protection='surrogate' replaces values while a student is trained with a live teacher. To cache its "
-            "answers, replace them in the text first (Surrogates.map, or swingkd surrogates), and cache that text "
-            "with another protection."
+            "A server is asked about the text as it is. Replace its values first (Surrogates.map, or swingkd "
+            "surrogates), and cache that text with another protection."
         )
     if top_k < 1:
         raise ValueError(f"top_k={top_k} keeps nothing of the teacher: use at least 1 (64 is a good start).")
@@ -108,20 +110,28 @@ def cache_teacher(
         check_finite_weights("public model" if role == "public" else role, model)
         check_tokenizer(role, model, processing_class)
     args = args.settled(max_length=longest_row(args, models.values(), processing_class))
-    if protect:
+    # Text without a real value is no text of the teacher's: nothing has to be compared.
+    compared = protect and not replaced
+    if compared:
         _check_protects(args, public_model, private_dataset)
-    prepare = partial(prepare_dataset, tokenizer=processing_class, num_proc=args.dataset_num_proc)
-    first = first_position(teacher_model)
-    rows = prepare(dataset, tagger=tagger, settings=args.data_settings, description="cache", first=first)
+    task: Task = TASKS[0]
+    check_made_up(args, task, dataset, tagger, None)
+    reading = Reading(
+        processing_class, tagger, args.data_settings, teacher_model, num_proc=args.dataset_num_proc, labelled=False
+    )
+    reading, found = consistent(reading, args, task, dataset)
+    rows = task.prepare(dataset, with_surrogates(reading, args, found), description="cache")
     rows = rows.remove_columns([name for name in TEACHER_COLUMNS if name in rows.column_names])
-    check_columns(rows, TASKS[0], {"student": teacher_model, **models}, processing_class)
+    check_columns(rows, task, {"student": teacher_model, **models}, processing_class)
     check_rows(rows, models)
-    check_packing([rows], TASKS[0], models, args.packing)
-    if protect:
-        check_something_private(rows, args.protection)
+    check_packing([rows], task, models, args.packing)
+    if protect or replaced:
+        check_something_private(rows, args.protection, args.private_threshold)
+    if compared:
         whole = replace(args.data_settings, packing=None, max_length=2**31)
-        _check_public_text(rows, prepare(private_dataset, tagger=None, settings=whole, description="private"))
-    writer = _Writer(teacher_model, public_model, args, rows, processing_class, top_k, exact, protect)
+        unrated = replace(reading, tagger=None, settings=whole)
+        _check_public_text(rows, task.prepare(private_dataset, unrated, description="private"))
+    writer = _Writer(teacher_model, public_model, args, rows, processing_class, top_k, exact, protect or replaced)
     # Whoever gets protected targets needs to know where they are, not what was found there.
     surplus = [name for name in PII_COLUMNS[1:] if protect and name in rows.column_names]
     return concatenate_datasets([rows.remove_columns(surplus), _written(writer, args, rows, exact)], axis=1)
@@ -196,6 +206,7 @@ class _Writer:
             args.temperature,
             min(top_k, vocabulary),
             args.protection if protect else None,
+            args.private_threshold if protect else None,
         )
         self.args, self.exact = args, exact
         self.collator = DistillationCollator(tokenizer.pad_token_id)
@@ -210,7 +221,7 @@ class _Writer:
         )
         settings: dict = {}
         if protect:
-            fields = (*protection_of(args).settings, "temperature")
+            fields = (*protection_of(args).settings, "temperature", "likelihood_is_dose")
             settings = {name: value for name, value in sorted(args.to_dict().items()) if name.startswith(fields)}
             settings["public"] = model_fingerprint(public) if public is not None else None
         # All that the targets depend on, but for the rows: names a release, and the parts that are done.

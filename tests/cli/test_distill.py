@@ -51,7 +51,7 @@ def test_distill_trains_and_saves_a_student(tmp_path):
     assert "holds checkpoints. Go on with --resume" in " ".join(again.output.split())
     other = runner.invoke(app, [*command, "--resume", "--protection", "drop"])
     assert other.exit_code == 2
-    assert "was written with --protection population (now 'drop')" in " ".join(other.output.split())
+    assert "was written with --protection surrogate (now 'drop')" in " ".join(other.output.split())
     command[command.index("--output-dir") + 1] = str(tmp_path / "private")
     result = runner.invoke(app, [*command, "--config", str(tmp_path / "private.yaml")])
     assert result.exit_code == 0, result.output

@@ -118,7 +118,7 @@ def test_a_dry_run_says_what_would_happen_and_leaves_nothing(project):
     before = load_file(project / "student" / "model.safetensors")
     result = distil(project, project / "notes.jsonl", "--dry-run")
     assert result.exit_code == 0, result.output
-    for words in ("Rows: 60", "Protection of private tokens: population", "It flags", "for 2 steps", "Memory:"):
+    for words in ("Rows: 60", "Protection of private tokens: surrogate", "It flags", "for 2 steps", "Memory:"):
         assert words in result.output, words
     assert "Nothing was trained" in result.output
     assert not (project / "out").exists()

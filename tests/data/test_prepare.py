@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from swingkd import RuleTagger
 from swingkd.data import IGNORE, DataSettings, DistillationCollator, prepare_dataset, token_facts
 from swingkd.tagging import CharTags
-from swingkd.targets.population import COPY, GROUP_STRIDE, PLACE_AFTER, PLACE_BEFORE
+from swingkd.targets.population import GROUP_STRIDE, PLACE_AFTER, PLACE_BEFORE
 
 CHATML = (
     "{% for m in messages %}<|{{ m.role }}|>"
@@ -144,8 +144,8 @@ def test_groups_name_the_place_in_the_span():
         0,
         0,
         base + PLACE_BEFORE,
-        COPY,
-        COPY,
+        base + 1,  # a copy is a mention like any other
+        base + 2,
     ]
     assert likelihood.tolist() == [0, 0, 255, 255, 255, 255, 0, 0, 255, 255, 255]
     assert len(set(span[[2, 3, 4, 5, 8, 9, 10]])) == 1  # one secret, one hash

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swingkd.targets import PopulationBuilder, PopulationTable, PopulationTarget
-from swingkd.targets.population import COPY, GROUP_STRIDE
+from swingkd.targets.population import GROUP_STRIDE
 from tests.harness import private_positions
 
 PIN1, PIN2, RARE = GROUP_STRIDE + 1, GROUP_STRIDE + 2, 2 * GROUP_STRIDE + 1
@@ -115,11 +115,6 @@ def test_too_few_secrets_altogether_leave_no_target():
 
 def test_a_small_budget_keeps_the_most_frequent_kinds():
     assert len(build(pins(), 1, max_bytes=2 * 6 * 4).keys) == 2
-
-
-def test_a_copy_in_the_same_record_keeps_the_teacher():
-    teacher = sure_of(3)
-    assert torch.equal(PopulationTarget(build(pins(), 3)).protect(teacher, positions([COPY])), teacher)
 
 
 def test_the_individual_teacher_fades_with_likelihood():

@@ -18,6 +18,7 @@ from swingkd import PrivateDistillationConfig
         ("noise_scale", -1.0, "noise_scale=-1.0 must not be negative"),
         ("population_share", 2.0, "population_share=2.0"),
         ("max_length", 0, "max_length=0"),
+        ("private_threshold", 0.0, "private_threshold=0.0 must be above 0.*the default is 0.5"),
         ("mollify_order", 0.0, "mollify_order=0.0 must be positive"),
     ],
 )

@@ -63,7 +63,7 @@ def test_every_protection_trains_and_evaluates(make, texts, tokenizer, protectio
 
 
 def test_a_public_model_makes_mollified_targets_the_default(make, tokenizer):
-    assert make().args.protection == "population"
+    assert make().args.protection == "surrogate"
     assert make(public_model=tiny_model(len(tokenizer), seed=5)).args.protection == "mollify"
 
 

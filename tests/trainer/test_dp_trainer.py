@@ -20,6 +20,7 @@ from peft import LoraConfig
 from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from swingkd import PrivacyLedger, PrivateDistillationTrainer, RuleTagger, cache_teacher
+from swingkd.data import PII_COLUMNS
 from swingkd.privacy import (
     NO_TEACHER,
     TEACHER_DATA,
@@ -485,9 +486,12 @@ def test_learning_from_text_alone_is_ordinary_training(make, tokenizer, texts, c
 
 def test_protected_targets_go_with_it(make):
     trainer = make(protection=None, tagger=RuleTagger(), max_steps=2)
-    assert trainer.args.protection == "noise"
+    assert trainer.args.protection == "surrogate"
     trainer.train()
     assert trainer.ledger.entries[0].releases == 2
+    # Rows that are tokenised have no text in which values could be replaced.
+    rows = trainer.train_dataset.select_columns(["input_ids", "labels", *PII_COLUMNS])
+    assert make(protection=None, data=rows, output_dir=str(trainer.args.output_dir) + "2").args.protection == "noise"
 
 
 # --- PITFALLS: settings ----------------------------------------------------------------------------------------------

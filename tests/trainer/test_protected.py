@@ -69,7 +69,7 @@ def test_shapes(text, masked):
 
 
 def test_the_reason_is_said(make, tokenizer):
-    assert make().protected["why"] == "the default for text-generation without a public model"
+    assert make().protected["why"] == "the default where a tagger finds values in text"
     assert make(protection="drop").protected["why"] == "as asked for"
     assert make(public_model=tiny_model(len(tokenizer), seed=9)).protected["why"].endswith("there is a public model")
     assert make(protection="drop").protected["tagger"] == "RuleTagger"

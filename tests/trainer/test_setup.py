@@ -59,13 +59,13 @@ def test_one_object_for_an_evaluation_and_then_a_distillation(given, config):
     args = config()
     evaluation = given(args, teacher_model=None, train_dataset=None, tagger=None)
     assert evaluation.args.protection == "none"
-    assert given(args).args.protection == "population"
+    assert given(args).args.protection == "surrogate"
 
 
 def test_one_object_with_a_public_model_and_without(given, config, tokenizer):
     args = config()
     assert given(args, public_model=tiny_model(len(tokenizer), seed=5)).args.protection == "mollify"
-    assert given(args).args.protection == "population"
+    assert given(args).args.protection == "surrogate"
 
 
 def test_one_object_for_shorter_models_and_then_for_longer(given, config, tokenizer):

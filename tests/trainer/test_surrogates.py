@@ -1,14 +1,19 @@
 """protection="surrogate": the student reads no real value, learns the made-up ones, and the rest as ever."""
 
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 
 from swingkd import PrivateDistillationTrainer, RuleTagger, cache_teacher
 from swingkd.data import DataSettings, prepare_dataset
+from swingkd.data.made_up import MadeUp
+from swingkd.models.teacher_server import TeacherServer
 from swingkd.surrogates import Surrogates
+from swingkd.tagging import CharTags
 from tests.harness import NAMES, TEXTS, assert_same, batch_of, bert, tiny_model, train_tokenizer, weights
 
 PINS = {text[text.index("is ") + 3 :][:4] for text in TEXTS}
@@ -181,23 +186,139 @@ def test_rows_whose_values_cannot_be_replaced_are_refused(make, change, says, st
         )
 
 
-def test_other_tasks_and_caches_say_what_to_do(make, teacher, tokenizer, texts):
+def test_a_cached_teacher_answers_about_the_made_up_text(make, teacher, tokenizer, texts, tmp_path):
+    args = make(output_dir=str(tmp_path / "cache")).args
+    for protect in (False, True):
+        # All of a small vocabulary is kept.
+        known = {"tagger": RuleTagger(), "top_k": len(tokenizer), "exact": True}
+        cached = cache_teacher(teacher, args, texts, tokenizer, protect=protect, **known)
+        assert not any(pin in text for text in tokenizer.batch_decode(cached["input_ids"][:]) for pin in PINS)
+        assert ("pii_span" in cached.column_names) is not protect
+        # Nothing of the teacher is written down where a value is made up.
+        for row in cached:
+            size = len(row["teacher_log_probs"]) // (len(row["input_ids"]) - 1)
+            known = torch.tensor(row["teacher_log_probs"]).view(-1, size)
+            private = torch.tensor(row["pii_likelihood"])[1:] > 0
+            assert torch.equal(known.isinf().all(1), private)
+            assert not known[~private].isinf().any()
+    trainers = [make(output_dir=str(tmp_path / "cache"), fused_loss=fused) for fused in (False, True)]
+    for live in trainers:
+        from_cache = PrivateDistillationTrainer(
+            live.model, live.args, train_dataset=cached, processing_class=tokenizer
+        )
+        assert from_cache.args.protection == "surrogate"
+        losses = [float(t.compute_loss(t.model, batch_of(t)).detach()) for t in (live, from_cache)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_server_is_asked_about_text_as_it_is(make, tokenizer, texts):
+    with pytest.raises(ValueError, match=r"Surrogates\.map, or swingkd surrogates"):
+        cache_teacher(object.__new__(TeacherServer), make().args, texts, tokenizer, tagger=RuleTagger())
+
+
+def labelled_trainer(make, tokenizer, kind, rows, **fields):
+    models = [bert(kind, len(tokenizer), num_labels=2) for _ in range(2)]
+    args = replace(make(fused_loss=False).args, **fields)
+    return PrivateDistillationTrainer(
+        models[0], args, teacher_model=models[1], train_dataset=rows, processing_class=tokenizer, tagger=RuleTagger()
+    )
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_classifiers_learn_the_example_without_its_values(make, tokenizer, texts, pair):
     from transformers import BertForSequenceClassification
 
-    args = make().args
-    with pytest.raises(ValueError, match=r"Surrogates\.map, or swingkd surrogates"):
-        cache_teacher(teacher, args, texts, processing_class=tokenizer, tagger=RuleTagger())
-    labelled = texts.add_column("label", [0, 1] * (len(texts) // 2))
-    models = [bert(BertForSequenceClassification, len(tokenizer), num_labels=2) for _ in range(2)]
-    with pytest.raises(ValueError, match="text-classification"):
-        PrivateDistillationTrainer(
-            models[0],
-            args,
-            teacher_model=models[1],
-            train_dataset=labelled,
-            processing_class=tokenizer,
-            tagger=RuleTagger(),
-        )
+    labels = [0, 1] * (len(texts) // 2)
+    rows = Dataset.from_dict({"text": texts["text"], "label": labels})
+    fields = {"alpha": 0.7}
+    if pair:
+        rows = Dataset.from_dict({"sentence1": texts["text"], "sentence2": texts["text"][::-1], "label": labels})
+        fields["dataset_text_field"] = ["sentence1", "sentence2"]
+    trainer = labelled_trainer(make, tokenizer, BertForSequenceClassification, rows, **fields)
+    assert not any(pin in text for text in read(trainer) for pin in PINS)
+    assert all("thank you" in text for text in read(trainer))
+    # Of the made-up text, everything is learnt: it is ordinary distillation.
+    batch = batch_of(trainer)
+    assert (batch["pii_likelihood"] > 0).any()
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
+    s, t = (model.eval()(**inputs).logits for model in (trainer.model, trainer.teacher_model))
+    p, q = ((logits / 2).log_softmax(-1) for logits in (s, t))
+    soft = 4 * torch.nn.functional.kl_div(p, q, reduction="none", log_target=True).sum(-1)
+    hard = torch.nn.functional.cross_entropy(s, batch["labels"], reduction="none")
+    torch.testing.assert_close(trainer.compute_loss(trainer.model, dict(batch)), (0.7 * soft + 0.3 * hard).mean())
+    trainer.train()
+
+
+def test_word_taggers_learn_labels_of_made_up_words(make, tokenizer, texts):
+    from transformers import BertForTokenClassification
+
+    words = [text.replace(".", " .").replace(",", " ,").split() for text in texts["text"]]
+    labels = [[int(word in {*NAMES, *PINS}) for word in row] for row in words]
+    rows = Dataset.from_dict({"tokens": words, "ner_tags": labels})
+    trainer = labelled_trainer(make, tokenizer, BertForTokenClassification, rows, alpha=0.7, tag_dilation=0)
+    assert not any(pin in text.replace(" ", "") for text in read(trainer) for pin in PINS)
+    # As many words, with the labels that they had.
+    for row, own in zip(trainer.train_dataset, labels, strict=True):
+        assert [label for label in row["labels"] if label != -100] == own
+    batch = batch_of(trainer)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    s, t = (model.eval()(**inputs).logits for model in (trainer.model, trainer.teacher_model))
+    at = batch["labels"] != -100
+    private = batch["pii_likelihood"][at] > 0
+    p, q = ((logits[at] / 2).log_softmax(-1) for logits in (s, t))
+    soft = 4 * torch.nn.functional.kl_div(p, q, reduction="none", log_target=True).sum(-1)
+    hard = torch.nn.functional.cross_entropy(s[at], batch["labels"][at], reduction="none")
+    expected = torch.where(private, hard, 0.7 * soft + 0.3 * hard).mean()
+    torch.testing.assert_close(trainer.compute_loss(trainer.model, dict(batch)), expected)
+    trainer.train()
+
+
+def test_values_of_several_words_stay_as_many_words():
+    text = "dr ann mary smith , 212-555-0100 , lives in x"
+    words = text.split()
+    tags = CharTags(np.zeros(len(text), np.float32), np.zeros(len(text), np.int16))
+    for value, label in (("ann mary smith", 1), ("555", 2), ("x", 3)):
+        start = text.rindex(value)
+        tags.likelihood[start : start + len(value)], tags.labels[start : start + len(value)] = 1, label
+    made = MadeUp(text, tags, ("", "PERSON", "PIN", "COMPANY_NAME"), Surrogates(), 0)
+    new, of_words = made.words(words)
+    assert len(new) == len(words)
+    same = [a == b for a, b in zip(words, new, strict=True)]
+    assert same == [True, *[False] * 3, True, False, True, True, True, False]
+    assert new[5].startswith("212-")
+    assert new[5].endswith("-0100")
+    assert len(of_words.labels) == len(" ".join(new))
+    flagged = [bool(of_words.labels[start]) for start in np.cumsum([0, *(len(word) + 1 for word in new)])[:-1]]
+    assert flagged == [not one for one in same]
+
+
+def test_models_from_prompts_to_completions(make, tokenizer, texts):
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0
+    )
+    people = zip(NAMES, sorted(PINS), strict=False)
+    rows = [
+        {"prompt": f"hello {who}, my pin is {pin}.", "completion": f"thank you, {pin} it is"} for who, pin in people
+    ]
+    trainer = PrivateDistillationTrainer(
+        T5ForConditionalGeneration(config),
+        make(fused_loss=False, max_steps=2).args,
+        teacher_model=T5ForConditionalGeneration(config),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        tagger=RuleTagger(),
+    )
+    for row in trainer.train_dataset:
+        asked, said = (tokenizer.decode([i for i in row[name] if i != -100]) for name in ("input_ids", "labels"))
+        pin = asked.replace(" ", "").split("pinis")[1][:4]
+        # The second mention, which no rule would find, is the same made-up value.
+        assert pin.isdigit()
+        assert pin not in PINS
+        assert pin in said.replace(" ", "")
+        assert any(row["pii_likelihood"])
+    trainer.train()
 
 
 def test_a_tagger_that_finds_nothing_protects_nothing(make):
