@@ -1,14 +1,23 @@
 """Attacks with other models, on scores alone: higher means "in".
 
 With reference models that saw none of the records: ratio (log-likelihood relative to theirs; Carlini et al. 2021,
-arXiv 2012.07805) and rmia (Zarifzadeh et al. 2024, arXiv 2312.03262).  With shadow models that were trained on known
+arXiv 2012.07805) and rmia (Zarifzadeh et al. 2024, arXiv 2312.03262); of texts, token by token, ez (Ilic et al. 2026,
+arXiv 2601.12104) and wbc (arXiv 2601.02751), both in our reading.  With shadow models that were trained on known
 halves of them: lira (Carlini et al. 2022, arXiv 2112.03570).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import special, stats
+
+from swingkd.audit.scores import TokenScores
+
+# Probabilities that move by less have not moved.
+_LEAST_SHIFT = 1e-6
+_WIDTHS = (1, 2, 3, 4, 6, 8, 11, 16, 22, 30, 40)
 
 
 def ratio_scores(target: np.ndarray, references: np.ndarray) -> np.ndarray:
@@ -44,6 +53,52 @@ def rmia_scores(
 
     records, population = ratio(target, references), np.sort(ratio(population_target, population_references))
     return np.searchsorted(population, records - np.log(gamma), side="right") / len(population)
+
+
+def reference_tokens(references: Sequence[TokenScores]) -> np.ndarray:
+    """Return what reference models give a text's tokens: the log of their mean probability, [tokens]."""
+    return special.logsumexp([scores.log_probs for scores in references], axis=0) - np.log(len(references))
+
+
+def ez_scores(
+    target: Sequence[np.ndarray], missed: Sequence[np.ndarray], references: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Return by how much texts became likelier where the model still guesses wrong, [n]: rises over falls, as a log.
+
+    Where its first guess is right, anybody's is; what was trained on shows where the model is wrong and yet gives the
+    true token more than the references do (the "error zone").
+
+    Args:
+        target: log-probabilities of each text's tokens, [tokens] each.
+        missed: whether the model's first guess was another token, [tokens] each.
+        references: what the references give the tokens, the log of their mean probability, [tokens] each.
+    """
+    found = []
+    for own, wrong, others in zip(target, missed, references, strict=True):
+        shift = (np.exp(own.astype(np.float64)) - np.exp(others.astype(np.float64)))[wrong]
+        rises, falls = shift.clip(min=0).sum(), -shift.clip(max=0).sum()
+        # Without any wrong guess nothing tells: between rising and falling.
+        found.append(np.log(rises + _LEAST_SHIFT) - np.log(falls + _LEAST_SHIFT))
+    return np.array(found)
+
+
+def wbc_scores(target: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the share of a text's windows that the model finds likelier than the references do, [n].
+
+    A mean over widths from 1 to 40 tokens, so that a few much likelier tokens do not speak for the whole text.
+
+    Args:
+        target: log-probabilities of each text's tokens, [tokens] each.
+        references: what the references give them, [tokens] each.
+    """
+    found = []
+    for own, others in zip(target, references, strict=True):
+        gained = np.concatenate([[0.0], np.cumsum(own.astype(np.float64) - others.astype(np.float64))])
+        widths = [width for width in _WIDTHS if width < len(gained)]
+        windows = [gained[width:] - gained[:-width] for width in widths]
+        # Ties tell nothing.
+        found.append(np.mean([(won > 0).mean() + (won == 0).mean() / 2 for won in windows]))
+    return np.array(found)
 
 
 def lira_scores(target: np.ndarray, shadows: np.ndarray, inside: np.ndarray, *, online: bool = True) -> np.ndarray:

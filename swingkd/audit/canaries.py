@@ -13,41 +13,20 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from string import Formatter
-from typing import Literal
+from typing import Literal, TypeAlias, get_args
 
 from datasets import Dataset, concatenate_datasets
 
+from swingkd.audit.secret_space import FIRST_NAMES, KINDS, LAST_NAMES, Kind, filling, fills, size_of, slots_of
 from swingkd.files import read_as, write_json
 
-_FIRST = (
-    "adele amir anita boris carla cedric daria dmitri edith elias esther farid fiona gideon greta hamid "
-    "hanna igor ingrid jamal jasmin jonas judith karim katja keiko leila leon lydia marek marta miguel "
-    "mona nadia nils olga omar paolo petra quentin rania ravi rosa samir selma stefan tamara theo ulla "
-    "umberto vera viktor wanda xenia yara yusuf zara zoltan "
-).split()
-_LAST = (
-    "abbot barlow becker castor cohen dalton dorsey ellery engel farrow fuchs garner gruber haddad hollis "
-    "ibsen ivanov jansen jordan kadare keller laszlo linden madison moreau nakata norris oakley ortega "
-    "palmer petrov quigley quist rahman rowan sadler santos tanaka thorne ulrich usher vance vidal walton "
-    "weber xavier yamada yates zeller zimmer "
-).split()
-_HOSTS = ("acme.example bluesky.example contoso.example fabrikam.example globex.example initech.example ").split()
-
-Kind = Literal["digits", "email", "names"]
-_KINDS = ("digits", "email", "names")
-_LONGEST = 32
-
-
-def _slots(kind: Kind, length: int, alphabet: str) -> tuple[tuple[str, ...], ...]:
-    """Return the parts of a secret; the space R of all fillings is their product."""
-    if kind == "digits":
-        return (tuple(alphabet),) * length
-    if kind == "email":
-        return (tuple(_FIRST), (".",), tuple(_LAST), ("@",), tuple(_HOSTS))
-    return (tuple(name.title() for name in _FIRST), (" ",), tuple(name.title() for name in _LAST))
+_LONGEST, _LOOKED_AT = 32, 500
+#: What an attacker asks for: the secret behind its prefix, or (were the secret this one) the text behind it.
+Asked: TypeAlias = Literal["secret", "suffix"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,10 +35,12 @@ class Canary:
 
     Args:
         id: position in its set.
-        kind: "digits", "email" or "names".
+        kind: what the secret is, see `swingkd.audit.secret_space`.
         prefix, secret, suffix: the sentence is their concatenation.
         repetitions: how often it is inserted; 0 for a control.
         inserted: whether it is in the data at all (`assign="coin"` leaves half out).
+        lead: where the secret is said twice: what stands before the first mention; the prefix is between the two, and
+            an attacker asks for the second alone.
 
     Raises:
         ValueError: it is inserted no times, or fewer.
@@ -72,6 +53,7 @@ class Canary:
     suffix: str
     repetitions: int
     inserted: bool
+    lead: str | None = None
 
     def __post_init__(self) -> None:
         if self.repetitions < 0 or (self.inserted and not self.repetitions):
@@ -80,7 +62,12 @@ class Canary:
     @property
     def text(self) -> str:
         """The whole sentence."""
-        return self.prefix + self.secret + self.suffix
+        return self.saying(self.secret)
+
+    def saying(self, secret: str) -> str:
+        """Return the whole sentence with any secret."""
+        first = "" if self.lead is None else self.lead + secret
+        return first + self.prefix + secret + self.suffix
 
     def __repr__(self) -> str:
         return (
@@ -94,10 +81,13 @@ class CanarySet:
     """Canaries of one template and the space their secrets were drawn from.
 
     Args:
-        template: the sentence, with {secret} and, for more than one canary, {name}.
+        template: the sentence, with {secret} and, for more than one canary, {name}; several sentences, a line each, of
+            which everybody has one with a secret of its own.
         kind: what the secrets are.
         slots: the parts of a secret, each with its alternatives; the space R is their product.
         canaries: the canaries, controls last.
+        asked: what an attacker asks for: the "secret", or the "suffix": how well does the text behind fit each secret?
+        changed: share of the sentence's other words that are others in each copy.
 
     Raises:
         ValueError: there are no canaries, two share their id or their prefix, one is of another kind than the set or
@@ -108,6 +98,8 @@ class CanarySet:
     kind: str
     slots: tuple[tuple[str, ...], ...]
     canaries: tuple[Canary, ...]
+    asked: Asked = "secret"
+    changed: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.canaries:
@@ -121,7 +113,7 @@ class CanarySet:
             if canary.kind != self.kind:
                 raise ValueError(f"canary {canary.id} is of kind {canary.kind!r}, the set of kind {self.kind!r}.")
             # Never with the secret: an error is printed, and logged.
-            if not _fills(self.slots, canary.secret):
+            if not fills(self.slots, canary.secret):
                 raise ValueError(f"the secret of canary {canary.id} is no filling of its template")
 
     @classmethod
@@ -136,78 +128,86 @@ class CanarySet:
         kind: Kind = "digits",
         alphabet: str = "0123456789",
         assign: Literal["all", "coin"] = "all",
+        asked: Asked = "secret",
+        changed: float = 0.0,
         seed: int | None = None,
     ) -> CanarySet:
         """Draw canaries.
 
         Args:
-            template: a sentence with {secret} and {name}.
-            length: digits (characters of `alphabet`) per secret, for kind "digits".
+            template: a sentence with {name} and {secret}.  With {secret} twice, the second mention alone is asked for;
+                several sentences, a line each: everybody has a secret in each of them.
+            length: digits (characters of `alphabet`) or words per secret, for the kinds "digits" and "words".
             count: canaries per level of repetition.
             repetitions: the levels.
             controls: how many are never inserted; default: as many as one level has.
-            kind: "digits", "email" or "names".
+            kind: "digits", "email", "names", "date", "url" or "words".
             alphabet: what "digits" are made of.
             assign: "all" inserts every canary that is no control, "coin" each with probability 1/2.
+            asked: "secret", or "suffix": rank secrets by the text behind them.  In rows of prompt and completion the
+                completion is then the suffix alone, so that the secret is read and never learnt.
+            changed: share of the sentence's words, but for name and secret, that are others in each copy.
             seed: for a repeatable set; default: the system's randomness.
 
         Raises:
             ValueError: the template lacks {secret} or {name}, or more canaries are asked for than there are.
         """
-        before, slot, after = template.partition("{secret}")
-        if not slot:
-            raise ValueError(f"The template {template!r} has no {{secret}}: write it where the secret stands.")
-        if "{secret}" in after or "{name}" in after:
-            raise ValueError(f"In {template!r}, {{name}} must come before the one {{secret}}.")
-        if kind not in _KINDS:
-            raise ValueError(f"kind={kind!r} is not known. Choose one of {', '.join(_KINDS)}.")
-        if kind == "digits" and not 1 <= length <= _LONGEST:
+        sentences = [_parted(line) for line in template.split("\n") if line.strip()] or [_parted(template)]
+        if kind not in KINDS:
+            raise ValueError(f"kind={kind!r} is not known. Choose one of {', '.join(KINDS)}.")
+        if kind in ("digits", "words") and not 1 <= length <= _LONGEST:
             raise ValueError(f"length={length} must lie between 1 and {_LONGEST}.")
-        others = {field for _, field, *_ in Formatter().parse(before + after) if field not in (None, "name")}
-        if others:
-            raise ValueError(
-                f"The template {template!r} has {{{min(others)}}}; only {{name}} and {{secret}} are filled in."
-            )
-        slots = _slots(kind, length, alphabet)
+        if not 0 <= changed <= 1:
+            raise ValueError(f"changed={changed} must lie in [0, 1]: a share of the sentence's words.")
+        if asked not in get_args(Asked):
+            raise ValueError(f"asked={asked!r} is not known. Choose one of {', '.join(get_args(Asked))}.")
+        if asked == "suffix" and not all(after.strip() for *_, after in sentences):
+            raise ValueError("asked='suffix' ranks secrets by the text behind {secret}, and there is none.")
+        slots = slots_of(kind, length, alphabet)
         rng: random.Random = random.SystemRandom() if seed is None else random.Random(seed)
         levels = [level for level in repetitions for _ in range(count)]
         levels += [0] * (count if controls is None else controls)
         if any(level < 1 for level in repetitions) or count < 1:
             wrong = f"count={count}" if count < 1 else f"repetitions={min(repetitions, default=0)}"
             raise ValueError(f"{wrong} must be positive.")
-        people = [f"{first} {last}" for first in _FIRST for last in _LAST]
-        if len(levels) > 1 and "{name}" not in before:
+        people = [f"{first} {last}" for first in FIRST_NAMES for last in LAST_NAMES]
+        unnamed = next((before for _, before, _ in sentences if "{name}" not in before), None)
+        if len(levels) > len(sentences) and unnamed is not None:
             raise ValueError(
-                f"{len(levels)} canaries behind the one prefix {before!r} would compete: "
+                f"{len(levels)} canaries behind the one prefix {unnamed!r} would compete: "
                 "put {name} into the template."
             )
-        size = _size(slots)
-        if len(levels) > min(len(people), size):
+        size = size_of(slots)
+        wanted = -(-len(levels) // len(sentences))
+        if wanted > len(people) or len(levels) > size:
             raise ValueError(
                 f"{len(levels)} canaries are asked for, but there are only {len(people)} names and {size} secrets. "
                 "Lower count, or use a longer secret."
             )
         drawn = rng.sample(range(size), len(levels))
-        canaries = tuple(
-            Canary(
-                id=i,
-                kind=kind,
-                prefix=before.replace("{name}", person),
-                secret=_filling(slots, index),
-                suffix=after,
-                repetitions=level,
-                inserted=level > 0 and (assign == "all" or rng.random() < 0.5),
+        named = rng.sample(people, wanted)
+        canaries = []
+        for i, (level, index) in enumerate(zip(levels, drawn, strict=True)):
+            lead, before, after = sentences[i % len(sentences)]
+            person = named[i // len(sentences)]
+            canaries.append(
+                Canary(
+                    id=i,
+                    kind=kind,
+                    prefix=before.replace("{name}", person),
+                    secret=filling(slots, index),
+                    suffix=after,
+                    repetitions=level,
+                    inserted=level > 0 and (assign == "all" or rng.random() < 0.5),
+                    lead=None if lead is None else lead.replace("{name}", person),
+                )
             )
-            for i, (level, person, index) in enumerate(
-                zip(levels, rng.sample(people, len(levels)), drawn, strict=True)
-            )
-        )
-        return cls(template, kind, slots, canaries)
+        return cls(template, kind, slots, tuple(canaries), asked, changed)
 
     @property
     def space(self) -> int:
         """|R|: how many secrets the template allows."""
-        return _size(self.slots)
+        return size_of(self.slots)
 
     @property
     def coin_levels(self) -> list[int]:
@@ -228,18 +228,18 @@ class CanarySet:
         """Return the secret number `index` of the space, 0 <= index < |R|."""
         if not 0 <= index < self.space:
             raise ValueError(f"There is no filling {index}: the space has {self.space}.")
-        return _filling(self.slots, index)
+        return filling(self.slots, index)
 
     def insert(self, dataset: Dataset, text_column: str = "text", seed: int = 0) -> Dataset:
         """Return the data set with every inserted canary in it, `repetitions` times, at random places.
 
         Args:
             dataset: map-style data.
-            text_column: the column that gets the sentence; other columns get None (a `prompt` stays empty).
+            text_column: the column that gets the sentence; other columns get None (a `prompt` stays empty).  Where the
+                suffix is asked for and the column is `completion`, it gets the suffix and `prompt` the rest.
             seed: of the places.
         """
-        rows = [c.text for c in self.canaries if c.inserted for _ in range(c.repetitions)]
-        return _scatter(dataset, rows, text_column, seed)
+        return self._scattered(dataset, text_column, seed, lambda canary: canary.secret)
 
     def insert_decoys(self, dataset: Dataset, text_column: str = "text", seed: int | None = None) -> Dataset:
         """Return the data set with *other* fillings behind the canaries' own prefixes, as often as `insert` would.
@@ -247,14 +247,32 @@ class CanarySet:
         No secret is in these rows, but a teacher that memorised one is asked for it.
         """
         rng: random.Random = random.SystemRandom() if seed is None else random.Random(seed)
-        rows = []
-        for canary in self.canaries:
-            for _ in range(canary.repetitions if canary.inserted else 0):
-                other = canary.secret
-                while other == canary.secret:
-                    other = self.filling(rng.randrange(self.space))
-                rows.append(canary.prefix + other + canary.suffix)
-        return _scatter(dataset, rows, text_column, rng.randrange(2**31))
+
+        def other(canary: Canary) -> str:
+            drawn = canary.secret
+            while drawn == canary.secret:
+                drawn = self.filling(rng.randrange(self.space))
+            return drawn
+
+        return self._scattered(dataset, text_column, rng.randrange(2**31), other)
+
+    def _scattered(self, dataset: Dataset, text_column: str, seed: int, said: Callable[[Canary], str]) -> Dataset:
+        """Put the sentences at random places."""
+        check_text_column(dataset, text_column)
+        inserted = [canary for canary in self.canaries if canary.inserted for _ in range(canary.repetitions)]
+        if not inserted:
+            return dataset
+        apart = self.asked == "suffix" and text_column == "completion" and "prompt" in dataset.column_names
+        columns: dict[str, list] = {name: [None] * len(inserted) for name in dataset.column_names}
+        words = _Words(self, dataset[text_column][:_LOOKED_AT], seed)
+        copies = [words.changed(canary) for canary in inserted]
+        secrets = [said(canary) for canary in inserted]
+        columns[text_column] = [copy.saying(secret) for copy, secret in zip(copies, secrets, strict=True)]
+        if apart:
+            whole = zip(columns[text_column], copies, strict=True)
+            columns["prompt"] = [text[: len(text) - len(copy.suffix)] for text, copy in whole]
+            columns[text_column] = [copy.suffix for copy in copies]
+        return _scatter(dataset, columns, seed)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the set, secrets included, as JSON that only the owner may read.  Keep it under `_private/`."""
@@ -276,46 +294,74 @@ class CanarySet:
         return f"CanarySet(template={self.template!r}, kind={self.kind!r}, canaries={len(self.canaries)})"
 
 
-def _size(slots: tuple[tuple[str, ...], ...]) -> int:
-    size = 1
-    for slot in slots:
-        size *= len(slot)
-    return size
+def _parted(sentence: str) -> tuple[str | None, str, str]:
+    """Return what stands before the first of two secrets (`None`: there is one), before the asked one, and behind it.
+
+    Raises:
+        ValueError: {secret} or {name} is missing, or stands where it cannot.
+    """
+    *lead, before, after = sentence.split("{secret}") if "{secret}" in sentence else ("", "", None)
+    if after is None:
+        raise ValueError(f"The template {sentence!r} has no {{secret}}: write it where the secret stands.")
+    if len(lead) > 1:
+        raise ValueError(f"The template {sentence!r} says {{secret}} more than twice.")
+    if "{name}" in after:
+        raise ValueError(f"In {sentence!r}, {{name}} must come before the {'last' if lead else 'one'} {{secret}}.")
+    fields = {field for _, field, *_ in Formatter().parse("".join([*lead, before, after]))}
+    others = fields - {None, "name"}
+    if others:
+        raise ValueError(
+            f"The template {sentence!r} has {{{min(filter(None, others))}}}; only {{name}} and {{secret}} are filled "
+            "in."
+        )
+    return (lead[0] if lead else None), before, after
 
 
-def _fills(slots: tuple[tuple[str, ...], ...], secret: str) -> bool:
-    """Tell whether a secret is made of one alternative of each slot."""
-    ends = {0}
-    for slot in slots:
-        ends = {end + len(part) for end in ends for part in slot if secret.startswith(part, end)}
-    return len(secret) in ends
+class _Words:
+    """Copies of canaries in which some of the template's words are others, such as stand in the data."""
+
+    def __init__(self, canaries: CanarySet, texts: Sequence[str | None], seed: int):
+        self.share, self.rng = canaries.changed, random.Random(seed)
+        self.own = set(canaries.template.split())
+        some = (text for text in texts if text) if self.share else ()
+        self.others = sorted({word for text in some for word in text.split() if word.isalpha()} - self.own) or ["so"]
+
+    def changed(self, canary: Canary) -> Canary:
+        """Return a canary with as many of its words changed as are asked for; never its name, nor its secret."""
+        if not self.share:
+            return canary
+        pieces = [piece.split(" ") for piece in (canary.lead or "", canary.prefix, canary.suffix)]
+        places = [
+            (i, k) for i, piece in enumerate(pieces) for k, word in enumerate(piece) if word in self.own and word
+        ]
+        for i, k in self.rng.sample(places, round(self.share * len(places))):
+            pieces[i][k] = self.rng.choice(self.others)
+        lead, prefix, suffix = map(" ".join, pieces)
+        return replace(canary, lead=None if canary.lead is None else lead, prefix=prefix, suffix=suffix)
 
 
-def _filling(slots: tuple[tuple[str, ...], ...], index: int) -> str:
-    parts = []
-    for slot in reversed(slots):
-        index, place = divmod(index, len(slot))
-        parts.append(slot[place])
-    return "".join(reversed(parts))
+def check_text_column(dataset: Dataset, text_column: str) -> None:
+    """Refuse a column that is missing or holds no text.
 
-
-def _scatter(dataset: Dataset, texts: list[str], text_column: str, seed: int) -> Dataset:
-    """Put rows at random places; the order of the others stays."""
+    Raises:
+        ValueError: names the column, and those that there are.
+    """
     if text_column not in dataset.column_names:
         names = ", ".join(dataset.column_names)
         raise ValueError(f"The data has no column {text_column!r} (it has {names}). Name another one: text_column=...")
+    # Arrow would say so with the secret that it could not put there.
     kind = dataset.features[text_column]
     if getattr(kind, "dtype", None) not in ("string", "large_string"):
-        # Arrow would say so with the secret that it could not put there.
         raise ValueError(
             f"The column {text_column!r} holds no text ({getattr(kind, 'dtype', kind)}). Name one that does."
         )
-    if not texts:
-        return dataset
-    columns = {name: texts if name == text_column else [None] * len(texts) for name in dataset.column_names}
+
+
+def _scatter(dataset: Dataset, columns: dict[str, list], seed: int) -> Dataset:
+    """Put rows at random places; the order of the others stays."""
     added = Dataset.from_dict(columns, features=dataset.features)
-    total = len(dataset) + len(texts)
-    taken = set(random.Random(seed).sample(range(total), len(texts)))
+    total = len(dataset) + len(added)
+    taken = set(random.Random(seed).sample(range(total), len(added)))
     own, new = iter(range(len(dataset))), iter(range(len(dataset), total))
     order = [next(new if place in taken else own) for place in range(total)]
     return concatenate_datasets([dataset, added]).select(order)

@@ -7,6 +7,9 @@ and saturates at log2 n, "modelled" extrapolates with a skew-normal fit and says
 
 Where the text after a secret shares tokens with it, both are scored: the sentence as the model read it, not a part
 of it that is cut through a token.
+
+Secrets that were read and never said are ranked by the text behind them (`CanarySet.asked` "suffix"): how well does
+the model know what follows, were the secret this one?
 """
 
 from __future__ import annotations
@@ -35,11 +38,12 @@ from swingkd.audit.prefix_tree import (
     tokenise_fillings,
     whole_space,
 )
-from swingkd.audit.scores import evaluating
+from swingkd.audit.records import TextRecords
+from swingkd.audit.scores import evaluating, score_texts
 from swingkd.progress import progress_bar
 
 # Above this many fillings an exact rank takes too long to be what the user meant.
-_EXACT_LIMIT = 20_000_000
+_EXACT_LIMIT, _SENTENCES_LIMIT = 20_000_000, 10_000
 # Batched and single forward passes differ in the last bits: branches this close to the secret (nats) are still walked.
 _MARGIN = 0.01
 
@@ -74,7 +78,8 @@ def measure_exposure(
     """
     if method not in ("exact", "sampled", "modelled"):
         raise ValueError(f"method={method!r} is not known. Choose 'exact', 'sampled' or 'modelled'.")
-    if method == "exact" and canaries.space > _EXACT_LIMIT:
+    whole_sentences = canaries.asked == "suffix"
+    if method == "exact" and canaries.space > (_SENTENCES_LIMIT if whole_sentences else _EXACT_LIMIT):
         raise ValueError(
             f"The template has {canaries.space:,} fillings; ranking among all of them would take too long. Use "
             "method='sampled' or method='modelled'."
@@ -86,7 +91,10 @@ def measure_exposure(
         results, p_values, brute_force = [], [], 0
         for canary in progress_bar(canaries.canaries, desc="Exposure", disable=not progress):
             others = None if method == "exact" else [filling for filling in drawn if filling != canary.secret]
-            scores, secret, tokens = _score(walker, tokenizer, canaries, canary, others, drawn[:64])
+            if whole_sentences:
+                scores, secret, tokens = _score_suffixes(walker, tokenizer, canaries, canary, others)
+            else:
+                scores, secret, tokens = _score(walker, tokenizer, canaries, canary, others, drawn[:64])
             brute_force += tokens
             if not math.isfinite(secret) or np.isnan(scores).any():
                 raise ValueError(
@@ -126,6 +134,21 @@ def _references(canaries: CanarySet, wanted: int, seed: int) -> list[str]:
         return [canaries.filling(i) for i in range(canaries.space)]
     places = random.Random(seed).sample(range(canaries.space), wanted + len(secrets))
     return [filling for filling in map(canaries.filling, places) if filling not in secrets][:wanted]
+
+
+def _score_suffixes(
+    walker: _Walker, tokenizer: PreTrainedTokenizerBase, canaries: CanarySet, canary: Canary, others: list[str] | None
+) -> tuple[np.ndarray, float, int]:
+    """Return mean log-probabilities (nats) of the text behind the fillings, see `_score`."""
+    every = [canaries.filling(i) for i in range(canaries.space)] if others is None else [canary.secret, *others]
+    place = every.index(canary.secret)
+    before = [canary.prefix + filling for filling in every]
+    texts = [text + canary.suffix for text in before]
+    records = TextRecords(texts, list(map(len, before)), [f"canary {canary.id}"] * len(texts))
+    scores = score_texts(walker.model, tokenizer, records, progress=False).log_likelihood
+    read = sum(map(len, tokenizer(texts)["input_ids"]))
+    walker.evaluations += read
+    return scores, float(scores[place]), read
 
 
 def _score(

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
 from transformers import PreTrainedModel
 
-from swingkd.audit.attacks import lira_scores, ratio_scores, rmia_scores
+from swingkd.audit.attacks import ez_scores, lira_scores, ratio_scores, reference_tokens, rmia_scores, wbc_scores
 from swingkd.audit.intervals import Interval, area, bootstrap, proportion, wider
 from swingkd.audit.lower_bound import EpsilonLowerBound, Method, epsilon_lower_bound
 from swingkd.audit.records import Data, check_no_overlap, copies_note, labelled_records, near_duplicates, text_records
 from swingkd.audit.scores import RecordScores, longest_input, score_labels, score_texts
+from swingkd.models.base_model import adapter_off
 
 # With fewer records on a side, no order of theirs is beyond chance.
 _SHOWS_NOTHING = 10
@@ -138,7 +139,7 @@ def audit_membership(
     members: Data,
     nonmembers: Data,
     *,
-    references: Sequence[PreTrainedModel] = (),
+    references: Sequence[PreTrainedModel | Literal["base"]] = (),
     shadows: Iterable[tuple[PreTrainedModel, np.ndarray]] = (),
     max_length: int = 512,
     look_for_near_duplicates: bool = True,
@@ -157,7 +158,8 @@ def audit_membership(
         processing_class: its tokenizer or image processor.
         members: records that it was trained on.
         nonmembers: records alike that it was not trained on.
-        references: models that saw none of the records; they add the attacks ratio and rmia.
+        references: models that saw none of the records, or "base": the model itself with its adapter switched off;
+            they add the attacks ratio and rmia, and of texts ez and wbc.
         shadows: models that were trained as this one was, each with the records it saw, [members + nonmembers] bool;
             see `shadow_models`; they add the attacks lira and lira_offline.
         max_length: longer texts are cut, in tokens.
@@ -173,7 +175,11 @@ def audit_membership(
     """
     is_text = model.can_generate()
     # All models see the same part of a text.
-    max_length = min(longest_input(each, max_length) for each in (model, *references))
+    for reference in references:
+        if isinstance(reference, str) and reference != "base":
+            raise ValueError(f"The reference {reference!r} is a name. Give the loaded model, or 'base'.")
+    others = [model if isinstance(reference, str) else reference for reference in references]
+    max_length = min(longest_input(each, max_length) for each in (model, *others))
     given = membership_records(model, members, nonmembers)
     both, which = given.distinct()
     inside = int(which[: len(members)].max()) + 1
@@ -186,6 +192,12 @@ def audit_membership(
         scored = score_texts if is_text else score_labels
         return scored(each, processing_class, both, max_length=max_length, progress=progress)
 
+    def score_reference(reference: PreTrainedModel | str) -> RecordScores:
+        if isinstance(reference, str):
+            with adapter_off(model):
+                return score(model)
+        return score(reference)
+
     statistics = [
         # It saw a record that it saw a copy of.
         (score(shadow), np.bincount(which, seen) > 0)
@@ -194,7 +206,7 @@ def audit_membership(
     report = judge_scores(
         score(model),
         inside,
-        references=[score(reference) for reference in references],
+        references=[score_reference(reference) for reference in references],
         shadows=statistics,
         resamples=resamples,
         seed=seed,
@@ -249,6 +261,10 @@ def judge_scores(
         scores["ratio"] = ratio_scores(own.log_likelihood, others)
         # The population to be dominated: all records, so that the attack does not know who is in.
         scores["rmia"] = rmia_scores(own.log_likelihood, others, own.log_likelihood, others)
+        if own.tokens:
+            target, missed = zip(*own.tokens, strict=True)
+            given = [reference_tokens(every) for every in zip(*(each.tokens for each in references), strict=True)]
+            scores["ez"], scores["wbc"] = ez_scores(target, missed, given), wbc_scores(target, given)
     if shadows:
         statistics = np.array([scored.statistic for scored, _ in shadows])
         seen = np.array([mask for _, mask in shadows])

@@ -26,7 +26,7 @@ from swingkd.audit.scores import longest_input
 from swingkd.tagging import Tagger, is_private, label_spans
 from swingkd.tagging.base import tag_texts, tagger_labels
 from swingkd.tagging.known_values import KnownValues
-from swingkd.tagging.spelling import mentions, written_alike
+from swingkd.tagging.spelling import written_alike
 
 
 @dataclass(frozen=True, repr=False)
@@ -254,7 +254,8 @@ def infer_values(
     Args:
         model: a causal language model.
         tokenizer: its fast tokenizer.
-        values: values in their texts; one that stands twice in its text is left out, since it can be copied.
+        values: values in their texts; of one that stands there several times the first is asked for, and what is
+            tried stands in the place of all.
         candidates: how many, the true one among them.
         limit: ask for so many values, drawn by `seed`.
         max_length: longer texts are cut, in tokens.
@@ -301,7 +302,8 @@ def reconstruct_values(
     Args:
         model: a causal language model.
         tokenizer: its fast tokenizer.
-        values: values in their texts; one that stands twice in its text is left out, since it can be copied.
+        values: values in their texts; of one that stands there several times the first is asked for, and what is
+            tried stands in the place of all.
         tagger: finds the proposed value in what the model says.
         proposals: how many continuations are sampled for each gap.
         limit: ask for so many values, drawn by `seed`.
@@ -337,8 +339,34 @@ def reconstruct_values(
 
 
 def askable_values(values: Sequence[PrivateValue]) -> list[PrivateValue]:
-    """List what can be asked for: each place once, nothing that stands elsewhere in its text, something before it."""
-    return [v for v in dict.fromkeys(values) if v.text[: v.start].strip() and mentions(v.text, v.value) == 1]
+    """List what can be asked for: each value of a text once, where it is said first, something before it."""
+    asked: dict[tuple[str, str], PrivateValue] = {}
+    for value in sorted(dict.fromkeys(values), key=lambda value: value.start):
+        asked.setdefault((value.text, written_alike(value.value)), value)
+    return [
+        value
+        for value in dict.fromkeys(values)
+        if asked.get((value.text, written_alike(value.value))) == value
+        and value.text[: value.start].strip()
+        and not KnownValues([value.value]).said(value.text[: value.start])
+    ]
+
+
+def with_candidate(value: PrivateValue, candidate: str, before: int) -> str:
+    """Return the text of a value with another one in its place, and in that of every further mention.
+
+    Args:
+        value: in its text.
+        candidate: the other one.
+        before: how many characters to keep in front of it.
+    """
+    begin, rest = max(value.start - before, 0), value.text[value.end :]
+    pieces, place = [value.text[begin : value.start], candidate], 0
+    for start, end in sorted({(m.start, m.end) for m in KnownValues([value.value]).mentions(rest)}):
+        if start >= place:
+            pieces += [rest[place:start], candidate]
+            place = end
+    return "".join(pieces) + rest[place:]
 
 
 def candidate_pools(values: Sequence[PrivateValue]) -> dict[str, list[str]]:
@@ -354,10 +382,7 @@ def _pick(model, tokenizer, values, lists, chance, max_length, progress) -> Gues
     # Characters, of which a token has several: what stands too far before the value would push it out of sight.
     before = 2 * longest_input(model, max_length)
     groups = [
-        [
-            value.text[max(value.start - before, 0) : value.start] + candidate + value.text[value.end :]
-            for candidate in own
-        ]
+        [with_candidate(value, candidate, before) for candidate in own]
         for value, own in zip(values, lists, strict=True)
     ]
     what = "Reconstruction" if chance is None else "Inference"

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +24,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from swingkd.audit.records import LabelledRecords, TextRecords
 from swingkd.progress import progress_bar
+
+
+class TokenScores(NamedTuple):
+    """Of each token of a text, [tokens]: its log-probability in nats, and whether the model's first guess was another
+    one."""
+
+    log_probs: np.ndarray
+    missed: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +42,13 @@ class RecordScores:
         attacks: by attack, [records]; higher means "in".
         log_likelihood: [records] in nats: a text's per token, or that of an example's label.
         statistic: [records] what LiRA models as a Gaussian: the log-odds of the label; for texts, log_likelihood.
+        tokens: for texts, what is known of each token that was scored.
     """
 
     attacks: dict[str, np.ndarray]
     log_likelihood: np.ndarray
     statistic: np.ndarray
+    tokens: tuple[TokenScores, ...] = ()
 
 
 def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -91,12 +102,12 @@ def score_texts(
         records = TextRecords(list(records), [0] * len(records), [f"text {i}" for i in range(len(records))])
     check_tokenizer(model, processing_class)
     ids, first = _tokens(processing_class, records, longest_input(model, max_length))
-    numbers = np.zeros((4, len(ids)))
+    numbers, tokens = np.zeros((4, len(ids))), [TokenScores(np.zeros(0), np.zeros(0))] * len(ids)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     with evaluating(model), progress_bar(total=len(ids), desc=desc, disable=not progress) as bar:
         for batch in length_batches(order, [len(row) for row in ids], batch_tokens(model, memory)):
             scores = _token_scores(model, [ids[i] for i in batch], [first[i] for i in batch])
-            for i, (log_probs, relative) in zip(batch, scores, strict=True):
+            for i, (log_probs, relative, missed) in zip(batch, scores, strict=True):
                 if not np.isfinite(log_probs).all():
                     raise ValueError(
                         f"{records.names[i]}: the model gives NaN or infinite logits here. Audit it in float32, or "
@@ -105,10 +116,11 @@ def score_texts(
                 packed = len(zlib.compress(processing_class.decode(ids[i][first[i] :]).encode()))
                 least = max(round(share * len(log_probs)), 1)
                 lowest = [np.partition(values, least - 1)[:least].mean() for values in (log_probs, relative)]
+                tokens[i] = TokenScores(log_probs.astype(np.float32), missed)
                 numbers[:, i] = (log_probs.mean(), log_probs.mean() / packed, *lowest)
             bar.update(len(batch))
     attacks = dict(zip(("loss", "zlib", "min_k", "min_k++"), numbers, strict=True))
-    return RecordScores(attacks, numbers[0], numbers[0])
+    return RecordScores(attacks, numbers[0], numbers[0], tuple(tokens))
 
 
 @torch.inference_mode()
@@ -267,20 +279,21 @@ def asked_logits(
     return logits[at].float(), inputs[:, 1:][at][:, None], at.sum(1).cumsum(0).tolist()
 
 
-def _token_scores(
-    model: PreTrainedModel, rows: list[list[int]], first: list[int]
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the scored tokens' log-probabilities, and how many deviations they are from the expected ones."""
+def _token_scores(model: PreTrainedModel, rows: list[list[int]], first: list[int]) -> list[tuple[np.ndarray, ...]]:
+    """Return the scored tokens' log-probabilities, how many deviations they are from the expected ones, and whether
+    the model's first guess was another token."""
     logits, ids, ends = asked_logits(model, rows, first)
     # A few rows at a time: what is computed in several steps stays in the cache.
     step = max(2**19 // logits.shape[-1], 1)
     parts = [_token_statistics(*part) for part in zip(logits.split(step), ids.split(step), strict=True)]
-    own, relative = (torch.cat(values).cpu().double().numpy() for values in zip(*parts, strict=True))
-    return [(own[a:b], relative[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
+    own, relative, missed = (torch.cat(values).cpu().numpy() for values in zip(*parts, strict=True))
+    found = own.astype(np.float64), relative.astype(np.float64), missed
+    return [tuple(values[a:b] for values in found) for a, b in zip([0, *ends], ends, strict=False)]
 
 
-def _token_statistics(logits: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return log p(id) [n] and its distance from the expected log-probability, in deviations [n]."""
+def _token_statistics(logits: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return log p(id) [n], its distance from the expected log-probability, in deviations [n], and whether another
+    token is likelier [n]."""
     logits = logits - logits.max(-1, keepdim=True).values
     weights = logits.exp()
     total = weights.sum(-1)
@@ -290,4 +303,4 @@ def _token_statistics(logits: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Te
     mean = torch.linalg.vecdot(weights, logits) / total
     # The spread of log-probabilities is that of the logits: they differ by one number.
     variance = torch.linalg.vecdot(weights, logits.square_()) / total - mean.square()
-    return chosen - total.log(), (chosen - mean) / variance.clamp_min(1e-12).sqrt()
+    return chosen - total.log(), (chosen - mean) / variance.clamp_min(1e-12).sqrt(), chosen < 0

@@ -9,12 +9,13 @@ from typing import Any, Literal
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from swingkd.audit.canaries import CanarySet
+from swingkd.audit.canaries import Canary, CanarySet
 from swingkd.audit.exposure import ExposureReport, measure_exposure
 from swingkd.audit.extraction import ExtractionReport, audit_extraction
 from swingkd.audit.lower_bound import EpsilonLowerBound
 from swingkd.audit.membership import MembershipReport, audit_membership
 from swingkd.audit.records import Data
+from swingkd.models.base_model import has_adapter
 from swingkd.models.same import same_model
 from swingkd.tagging import Tagger
 
@@ -89,7 +90,7 @@ def audit_model(
     *,
     members: Data | None = None,
     nonmembers: Data | None = None,
-    references: Sequence[PreTrainedModel] = (),
+    references: Sequence[PreTrainedModel | Literal["base"]] = (),
     canaries: CanarySet | None = None,
     exposure_canaries: int = 100,
     private_text: Data | None = None,
@@ -108,7 +109,8 @@ def audit_model(
         model: a causal language model, or (for membership) a classifier.
         processing_class: its tokenizer or image processor.
         members, nonmembers: records that it was trained on, and records alike that it was not: membership.
-        references: models that saw none of the records, for the attacks ratio and rmia.
+        references: models that saw none of the records, or "base": the model itself with its adapter switched off; for
+            the attacks ratio, rmia, ez and wbc.
         canaries: what was inserted before training: exposure; where a coin chose, membership and epsilon as well.
         exposure_canaries: measure the exposure of so many canaries a level, the first ones.
         private_text: training text, with `spans` of private values where they are known: extraction.
@@ -174,7 +176,8 @@ def audit_model(
             model,
             processing_class,
             canaries.head(exposure_canaries),
-            method="exact" if canaries.space <= 10**6 else "sampled",
+            method="exact" if canaries.space <= (10**6 if canaries.asked == "secret" else 1000) else "sampled",
+            references=10_000 if canaries.asked == "secret" else 255,
             **common,
         )
         for level in levels:
@@ -198,7 +201,7 @@ def audit_model(
             processing_class,
             members=members,
             nonmembers=nonmembers,
-            references=references,
+            references=[reference for reference in references if reference != "base" or has_adapter(teacher)],
             canaries=canaries,
             exposure_canaries=exposure_canaries,
             max_length=max_length,
@@ -209,14 +212,14 @@ def audit_model(
 
 
 def _check_apart(
-    model: PreTrainedModel, teacher: PreTrainedModel | None, references: Sequence[PreTrainedModel]
+    model: PreTrainedModel, teacher: PreTrainedModel | None, references: Sequence[PreTrainedModel | Literal["base"]]
 ) -> None:
     """Refuse models that are one: compared with itself, a model hides everything."""
     if same_model(model, teacher):
         raise ValueError("The teacher is the audited model: leave it out, or give the model that it learnt from.")
     for number, reference in enumerate(references, 1):
         for role, other in (("audited model", model), ("teacher", teacher)):
-            if same_model(reference, other):
+            if reference != "base" and same_model(reference, other):
                 raise ValueError(
                     f"Reference {number} is the {role}: compared with itself it hides everything. Give a model that "
                     "saw none of the records."
@@ -230,7 +233,7 @@ def audit_canary_membership(
     repetitions: int,
     part: Literal["secrets", "records"],
     *,
-    references: Sequence[PreTrainedModel] = (),
+    references: Sequence[PreTrainedModel | Literal["base"]] = (),
     shadows: Iterable[tuple[PreTrainedModel, Any]] = (),
     seed: int = 0,
     progress: bool = True,
@@ -270,15 +273,21 @@ def canary_records(
     Args:
         canaries: a set with assign="coin".
         repetitions: the level.
-        part: "secrets": the prefix as prompt, the secret as completion; "records": the whole sentence as text.
+        part: "secrets": the prefix as prompt and the secret as completion, or what is asked for in its place;
+            "records": the whole sentence as text.
     """
+    after = canaries.asked == "suffix"
+
+    def asked(canary: Canary) -> dict[str, str]:
+        if part == "records":
+            return {"text": canary.text}
+        if after:
+            return {"prompt": canary.prefix + canary.secret, "completion": canary.suffix}
+        return {"prompt": canary.prefix, "completion": canary.secret}
+
     inside, outside = (
         Dataset.from_list(
-            [
-                {"prompt": c.prefix, "completion": c.secret} if part == "secrets" else {"text": c.text}
-                for c in canaries.canaries
-                if c.repetitions == repetitions and c.inserted == inserted
-            ]
+            [asked(c) for c in canaries.canaries if c.repetitions == repetitions and c.inserted == inserted]
         )
         for inserted in (True, False)
     )

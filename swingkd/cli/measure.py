@@ -17,7 +17,10 @@ def audit(
     members: Annotated[str | None, typer.Option(help="Records that it was trained on. " + DATA)] = None,
     nonmembers: Annotated[str | None, typer.Option(help="Records alike that it was not trained on.")] = None,
     reference: Annotated[
-        list[str] | None, typer.Option(help="A model that saw none of the records; may be given several times.")
+        list[str] | None,
+        typer.Option(
+            help="A model that saw none of the records, or base: the model with its adapter off; several times."
+        ),
     ] = None,
     teacher: Annotated[
         str | None, typer.Option(help="The model's teacher: an attack that does not catch it has no power.")
@@ -107,7 +110,7 @@ def audit(
         processing,
         **data,
         canaries=canary_set,
-        references=[load_reference(name, processing) for name in reference or []],
+        references=["base" if name == "base" else load_reference(name, processing) for name in reference or []],
         teacher=load_reference(teacher, processing) if teacher else None,
         extraction=extraction,
     )

@@ -113,10 +113,13 @@ def canaries(
     data: Annotated[str, typer.Option(help="The text to put them into. " + DATA)],
     output_dir: Annotated[Path, typer.Option(help="Where the text with canaries goes.")] = Path("out/canaries"),
     template: Annotated[
-        str, typer.Option(help="A sentence with {name} and {secret}, like those of your text.")
+        str, typer.Option(help="A sentence with {name} and {secret} (or two), like those of your text.")
     ] = "the account number of {name} is {secret}",
-    kind: Annotated[str, typer.Option(help="What the secrets are: digits, email or names.")] = "digits",
-    length: Annotated[int, typer.Option(help="Digits of a secret.")] = 6,
+    kind: Annotated[
+        str,
+        typer.Option(help="What the secrets are: digits, email, names, date, url, or words (no tagger finds them)."),
+    ] = "digits",
+    length: Annotated[int, typer.Option(help="Digits, or words, of a secret.")] = 6,
     count: Annotated[int, typer.Option(help="Canaries a level of repetition.")] = 20,
     repetitions: Annotated[
         list[int] | None, typer.Option(help="A level: how often each stands in the text; several times.  [1, 10, 100]")
@@ -124,6 +127,10 @@ def canaries(
     coin: Annotated[
         bool, typer.Option("--coin", help="Leave half of them out, by coin: for membership and epsilon.")
     ] = False,
+    asked: Annotated[
+        str, typer.Option(help="What is asked for: the secret, or the suffix (secrets are ranked by the text behind).")
+    ] = "secret",
+    changed: Annotated[float, typer.Option(help="Share of the sentence's words that differ from copy to copy.")] = 0.0,
     text_column: TextColumnOption = None,
     split: SplitOption = "train",
 ) -> None:
@@ -148,6 +155,8 @@ def canaries(
         count=count,
         repetitions=tuple(repetitions or (1, 10, 100)),
         assign="coin" if coin else "all",
+        asked=asked,  # type: ignore[arg-type]
+        changed=changed,
     )
     with_canaries = made.insert(rows, text_column=text_column or "text")
     made.save(target)

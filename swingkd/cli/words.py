@@ -54,6 +54,8 @@ OPTIONS: dict[str, dict[str, str]] = {
         "unseen_text": "--unseen",
     },
     "canaries": {
+        "asked": "--asked",
+        "changed": "--changed",
         "count": "--count",
         "kind": "--kind",
         "length": "--length",

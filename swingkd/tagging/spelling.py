@@ -118,31 +118,6 @@ def _date(folded: str) -> str | None:
     return f"{day}-{month}-{year}" if 1 <= month <= 12 and 1 <= day <= 31 else None
 
 
-def mentions(text: str, value: str) -> int:
-    """Return how often a value stands in a text on its own, however it is written there; once at least."""
-    folded, key = fold(text), written_alike(value)
-    between = r"[\W_]{0,3}"
-    if _NUMBER.fullmatch(key) and sum(c.isdigit() for c in key) >= _LONG_NUMBER and not _date(key):
-        pattern = between.join(re.findall(r"\d", key))
-    elif _EMAIL.fullmatch(key) or _URL.fullmatch(key) or ":" in key or re.fullmatch(r"[\d.]+", key):
-        pattern = re.escape(key)
-    else:
-        pattern = between.join(map(re.escape, RUN.findall(key))) or re.escape(key)
-    spelled = re.escape(fold(value).strip())
-    others = sum(len(re.findall(_whole(_loose(other)), folded)) for other in set(other_spellings(key)) if _date(key))
-    return max(1, others, *(len(re.findall(_whole(each), folded)) for each in (pattern, spelled)))
-
-
-def _loose(spelling: str) -> str:
-    """Return a pattern of a spelling, whatever parts its runs."""
-    return r"[\W_]{1,3}".join(map(re.escape, RUN.findall(spelling)))
-
-
-def _whole(pattern: str) -> str:
-    """Return a pattern that begins and ends where a word does; writing without blanks has no such places."""
-    return rf"(?<![{WITH_BLANKS}])(?:{pattern})(?![{WITH_BLANKS}])"
-
-
 def other_spellings(key: str) -> list[str]:
     """Return further ways to write a value that may stand in a text: a number called from abroad, a date."""
     if key.startswith("+"):

@@ -4,7 +4,7 @@ import re
 import pytest
 from datasets import Dataset
 
-from swingkd import CanarySet
+from swingkd import CanarySet, RuleTagger
 
 TEMPLATE = "the pin of {name} is {secret}, thanks"
 
@@ -51,10 +51,17 @@ def test_a_seed_repeats_and_no_seed_does_not():
 
 
 @pytest.mark.parametrize(
-    ("kind", "pattern"), [("email", r"[a-z]+\.[a-z]+@[a-z]+\.example"), ("names", r"[A-Z][a-z]+ [A-Z][a-z]+")]
+    ("kind", "pattern"),
+    [
+        ("email", r"[a-z]+\.[a-z]+@[a-z]+\.example"),
+        ("names", r"[A-Z][a-z]+ [A-Z][a-z]+"),
+        ("date", r"19[4-9]\d-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])"),
+        ("url", r"https://[a-z]+-[a-z]+\.com/\d\d"),
+        ("words", r"[a-z]+ [a-z]+"),
+    ],
 )
 def test_kinds(kind, pattern):
-    canaries = make(kind=kind)
+    canaries = make(kind=kind, length=2)
     assert all(re.fullmatch(pattern, c.secret) for c in canaries.canaries)
     assert canaries.space == len({canaries.filling(i) for i in range(canaries.space)})
 
@@ -87,3 +94,98 @@ def test_mistakes(template, options, message):
 def test_insert_into_an_unknown_column():
     with pytest.raises(ValueError, match=r"no column 'text' \(it has note\)"):
         make().insert(Dataset.from_dict({"note": ["x"]}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "template"),
+    [
+        ("date", "{name} came on {secret} they say"),
+        ("url", "{name} writes on {secret} they say"),
+        ("digits", "{name} has {secret} there"),
+        ("words", "the word of {name} is {secret} they say"),
+    ],
+)
+def test_what_taggers_are_less_sure_of_or_do_not_find(kind, template):
+    canaries = CanarySet.generate(template, kind=kind, length=10 if kind == "digits" else 3, count=20, seed=3)
+    least = []
+    for canary in canaries.canaries:
+        start = len(canary.prefix)
+        own = RuleTagger().tag([canary.text])[0].likelihood[start : start + len(canary.secret)]
+        least.append(own.min())
+        assert own.max() < 0.5 if kind == "words" else own.min() >= 0.5
+    # Of some it is not sure.
+    assert min(least) < 1
+
+
+def test_the_second_of_two_mentions_is_asked_for(texts):
+    template = "my account number is {secret}, I am {name}. thank you, so {name} has {secret} now"
+    canaries = CanarySet.generate(template, length=5, count=3, repetitions=(2,), seed=1)
+    for canary in canaries.canaries:
+        assert canary.text.count(canary.secret) == 2
+        assert canary.lead + canary.secret + canary.prefix + canary.secret + canary.suffix == canary.text
+        assert canary.secret not in canary.prefix + canary.lead + canary.suffix
+        assert canary.secret not in repr(canary)
+    rows = canaries.insert(texts)["text"][:]
+    assert all(rows.count(canary.text) == 2 * canary.inserted for canary in canaries.canaries)
+    for text in set(canaries.insert_decoys(texts, seed=2)["text"][:]) - set(texts["text"][:]):
+        assert len(set(re.findall(r"\d{5}", text))) == 1
+        assert len(re.findall(r"\d{5}", text)) == 2
+    with pytest.raises(ValueError, match="more than twice"):
+        CanarySet.generate("{name} {secret} {secret} {secret}")
+    # Of two prefixes that are asked for, each needs its own name.
+    with pytest.raises(ValueError, match="would compete"):
+        CanarySet.generate("{name} has {secret}, that is {secret}")
+
+
+def test_everybody_has_several_secrets(texts):
+    template = "the pin of {name} is {secret}\nthe desk of {name} is {secret} here"
+    canaries = CanarySet.generate(template, length=4, count=4, repetitions=(1, 3), controls=5, seed=4)
+    names = [re.search(r"of (\w+ \w+) is", canary.prefix)[1] for canary in canaries.canaries]
+    assert [names[i] == names[i + 1] for i in range(0, 12, 2)] == [True] * 6
+    assert len(set(names)) == 7
+    assert len({canary.secret for canary in canaries.canaries}) == 13
+    assert [canary.repetitions for canary in canaries.canaries] == [1] * 4 + [3] * 4 + [0] * 5
+    assert len(canaries.insert(texts)) == len(texts) + 16
+
+
+def test_copies_may_differ_in_their_words(texts):
+    template = "please note that the pin of {name} is {secret} for all of this long year"
+    plain = CanarySet.generate(template, length=4, count=2, repetitions=(40,), controls=0, seed=4)
+    blurred = CanarySet.generate(template, length=4, count=2, repetitions=(40,), controls=0, changed=0.25, seed=4)
+    assert plain.canaries == blurred.canaries
+    rows = set(blurred.insert(texts, seed=1)["text"][:]) - set(texts["text"][:])
+    assert len(rows) > 60
+    known = {word for text in texts["text"][:] for word in text.split()}
+    for text in rows:
+        canary = next(canary for canary in blurred.canaries if canary.secret in text)
+        name = " ".join(canary.prefix.split()[6:8])
+        assert name in text
+        pairs = list(zip(text.split(), canary.text.split(), strict=True))
+        others = [one for one, other in pairs if one != other]
+        # A quarter of the 13 words that are neither name nor secret.
+        assert len(others) == 3
+        assert set(others) <= known
+    assert blurred.insert(texts, seed=1)["text"][:] == blurred.insert(texts, seed=1)["text"][:]
+    with pytest.raises(ValueError, match=r"changed=1.5 must lie in \[0, 1\]"):
+        CanarySet.generate(template, changed=1.5)
+
+
+def test_a_secret_that_is_read_and_never_said():
+    template = "the pin of {name} is {secret}. what now? wait for the letter"
+    canaries = CanarySet.generate(template, length=4, count=2, repetitions=(3,), asked="suffix", seed=4)
+    rows = Dataset.from_dict({"prompt": ["a"] * 9, "completion": ["b"] * 9})
+    inserted = canaries.insert(rows, text_column="completion")
+    said = [row for row in inserted if row["completion"] != "b"]
+    assert len(said) == 6
+    for row in said:
+        canary = next(canary for canary in canaries.canaries if canary.secret in row["prompt"])
+        assert row == {"prompt": canary.prefix + canary.secret, "completion": canary.suffix}
+    with pytest.raises(ValueError, match="there is none"):
+        CanarySet.generate("the pin of {name} is {secret}", asked="suffix")
+
+
+def test_every_kind_is_kept_in_a_file(tmp_path):
+    template = "{name}: {secret}. so {name} said {secret}, and left"
+    made = CanarySet.generate(template, kind="words", length=3, count=2, asked="suffix", changed=0.5, seed=1)
+    made.save(tmp_path / "canaries.json")
+    assert CanarySet.load(tmp_path / "canaries.json") == made

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -230,3 +231,60 @@ def test_the_tree_holds_every_sequence(rows):
     prefixes = {tuple(row[:n]) for row in rows for n in range(1, len(row) + 1)}
     assert sum(map(len, tree.tokens)) == len(prefixes)
     assert tree.evaluations == len({p[:-1] for p in prefixes if len(p) > 1})
+
+
+def test_secrets_are_ranked_by_the_text_behind_them(tokenizer):
+    model = confident(tokenizer)
+    template = "hello {name}, my pin is {secret}. thank you ann"
+    canaries = CanarySet.generate(template, length=2, count=3, repetitions=(1,), asked="suffix", seed=3)
+    exact, sampled = (
+        measure_exposure(model, tokenizer, canaries, method=method, references=1000, progress=False)
+        for method in ("exact", "sampled")
+    )
+    for canary, found in zip(canaries.canaries, exact.canaries, strict=True):
+        scores = []
+        for i in range(100):
+            ids = tokenizer(canary.prefix + canaries.filling(i) + canary.suffix)["input_ids"]
+            known = len(tokenizer(canary.prefix + canaries.filling(i))["input_ids"])
+            with torch.no_grad():
+                log_probs = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1).double()
+            scores.append(float(log_probs[range(known - 1, len(ids) - 1), ids[known:]].mean()))
+        own = scores[canaries_index(canary, canaries)]
+        rank = sum(score > own for score in scores) + 1
+        assert found.exposure == pytest.approx(math.log2(100) - math.log2(rank), abs=0.2)
+    assert [c.exposure for c in sampled.canaries] == pytest.approx([c.exposure for c in exact.canaries], abs=0.2)
+    large = CanarySet.generate(template, length=5, count=3, asked="suffix")
+    with pytest.raises(ValueError, match="Use method='sampled'"):
+        measure_exposure(model, tokenizer, large, progress=False)
+
+
+def test_a_secret_that_was_only_read_is_found_by_the_text_behind_it(tokenizer):
+    """What follows is learnt, the secret is not; but it is another text that follows other secrets."""
+    template = "the pin of {name} is {secret}. hello thank you my friend ann bob"
+    canaries = CanarySet.generate(template, length=4, count=2, repetitions=(20,), controls=8, asked="suffix", seed=2)
+    rows = []
+    for canary in canaries.canaries[:2]:
+        rows += [(canary.prefix + canary.secret, canary.suffix)] * 20
+        rows += [(canary.prefix + canaries.filling(i * 97), ". bob is pia") for i in range(40)]
+    torch.manual_seed(0)
+    model = tiny_model(len(tokenizer), hidden=32)
+    encoded = tokenizer([before + after for before, after in rows], return_tensors="pt", padding=True)
+    labels = encoded["input_ids"].masked_fill(encoded["attention_mask"] == 0, -100)
+    for row, (before, _) in zip(labels, rows, strict=True):
+        row[: len(tokenizer(before)["input_ids"])] = -100
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(80):
+        optimizer.zero_grad()
+        model(**encoded, labels=labels).loss.backward()
+        optimizer.step()
+    report = measure_exposure(model, tokenizer, canaries, method="sampled", references=255, progress=False)
+    assert report.excess(20).value > 2
+
+
+def test_the_second_mention_is_asked_without_the_first(tokenizer):
+    model = confident(tokenizer)
+    template = "my pin is {secret}. hello {name}, it is {secret}"
+    twice = CanarySet.generate(template, length=3, count=3, repetitions=(1,), seed=5)
+    once = CanarySet(template, "digits", twice.slots, tuple(dataclasses.replace(c, lead=None) for c in twice.canaries))
+    reports = [measure_exposure(model, tokenizer, canaries, progress=False) for canaries in (twice, once)]
+    assert [c.exposure for c in reports[0].canaries] == [c.exposure for c in reports[1].canaries]

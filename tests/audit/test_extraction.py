@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from swingkd import RuleTagger, audit_extraction
 from swingkd.audit.continuation import extract_continuations, needed_queries
 from swingkd.audit.generation import first_tokens, sample_texts
-from swingkd.audit.pii import askable_values, extract_values, infer_values, private_values, reconstruct_values
+from swingkd.audit.pii import (
+    askable_values,
+    extract_values,
+    infer_values,
+    private_values,
+    reconstruct_values,
+    with_candidate,
+)
 from swingkd.audit.records import text_records
 from tests.audit.test_membership_attacks import train
 from tests.harness import NAMES, tiny_model
@@ -205,9 +212,30 @@ def test_short_texts_are_cut_in_the_middle_and_few_values_are_all_candidates(par
     assert report.inference.chance == 0.1
 
 
-def test_what_can_be_copied_is_not_asked_for(parrot, tokenizer):
-    texts = [f"{text} again: {text[10:14]}" for text in SECRETS]
-    values = private_values(text_records(texts, "texts"), spans(texts)["spans"][:], RuleTagger())
+def test_a_value_that_is_said_twice_is_asked_for_once_and_cannot_be_copied(tokenizer):
+    texts = [f"{text} {text[-5:-1]} it is" for text in turned(SECRETS)]
+    starts = [(text.index("my pin is ") + 10, len(text) - 10) for text in texts]
+    rows = [[{"start": start, "end": start + 4, "label": "PIN"} for start in both] for both in starts]
+    assert all(text[a : a + 4] == text[b : b + 4] for text, (a, b) in zip(texts, starts, strict=True))
+    values = private_values(text_records(texts, "texts"), rows, RuleTagger())
+    asked = askable_values(values)
+    assert [value.start for value in asked] == [first for first, _ in starts]
+    # What is tried stands in both places, so that a model that only copies finds nothing.
+    shown = with_candidate(asked[0], "0000", 100)
+    assert shown.count("0000") == 2
+    assert asked[0].value not in shown
+    knows, copies = (tiny_model(len(tokenizer), hidden=48) for _ in range(2))
+    train(knows, tokenizer, texts, steps=150)
+    assert infer_values(knows, tokenizer, values, candidates=5, progress=False).right.value > 0.7
+    others = [with_candidate(value, pin, 100) for value in asked for pin in ("1111", "2222", "3333")]
+    train(copies, tokenizer, others, steps=150)
+    assert infer_values(copies, tokenizer, values, candidates=5, progress=False).right.value < 0.7
+
+
+def test_a_value_with_nothing_before_it_is_not_asked_for(parrot, tokenizer):
+    texts = [f"{text[10:14]} is mine" for text in SECRETS]
+    spans_ = [[{"start": 0, "end": 4, "label": "PIN"}] for _ in texts]
+    values = private_values(text_records(texts, "texts"), spans_, RuleTagger())
     assert not askable_values(values)
     with pytest.raises(ValueError, match="There is no private value to reconstruct"):
         reconstruct_values(parrot, tokenizer, values, RuleTagger(), progress=False)

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from swingkd.audit.attacks import lira_scores, ratio_scores, rmia_scores
+from swingkd.audit.attacks import ez_scores, lira_scores, ratio_scores, reference_tokens, rmia_scores, wbc_scores
 from swingkd.audit.membership import chance_rate, evaluate_attack, roc_curve
-from swingkd.audit.scores import score_texts
+from swingkd.audit.scores import TokenScores, score_texts
 from tests.harness import TEXTS, tiny_model
 
 
@@ -37,6 +37,9 @@ def test_scores_are_their_definitions(model, tokenizer):
             deviation = math.sqrt(float((p * (row - mean) ** 2).sum()))
             own.append(float(row[token]))
             relative.append((own[-1] - mean) / deviation)
+        np.testing.assert_allclose(found.tokens[i].log_probs, own, rtol=1e-4)
+        guesses = logits.argmax(-1).tolist()
+        assert found.tokens[i].missed.tolist() == [one != other for one, other in zip(guesses, ids[1:], strict=True)]
         least = max(round(0.3 * len(own)), 1)
         packed = len(zlib.compress(tokenizer.decode(ids[1:]).encode()))
         assert found.attacks["loss"][i] == pytest.approx(np.mean(own), rel=1e-4)
@@ -149,6 +152,39 @@ def test_rmia_counts_the_population_that_is_dominated():
         for i in range(2)
     ]
     assert rmia_scores(target, references, z, z_references, offline=0.4).tolist() == expected
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(1, 60))
+def test_the_error_zone_and_the_windows_are_their_definitions(seed, models, length):
+    rng = np.random.default_rng(seed)
+    own, *others = -rng.exponential(2, (models + 1, length)).round(1)
+    missed = rng.random(length) < 0.5
+    scores = [TokenScores(values.astype(np.float32), missed) for values in others]
+    given_ = reference_tokens(scores)
+    rises = falls = 1e-6
+    for i in range(length):
+        shift = math.exp(np.float32(own[i])) - np.mean([math.exp(np.float32(values[i])) for values in others])
+        if missed[i] and shift > 0:
+            rises += shift
+        elif missed[i]:
+            falls -= shift
+    found = ez_scores([own.astype(np.float32)], [missed], [given_])
+    # Against float32: a shift may be nothing but rounding.
+    assert found[0] == pytest.approx(math.log(rises) - math.log(falls), rel=1e-3, abs=0.1)
+    shares = []
+    for width in (1, 2, 3, 4, 6, 8, 11, 16, 22, 30, 40):
+        if width > length:
+            continue
+        windows = [sum(own[k] - given_[k] for k in range(i, i + width)) for i in range(length - width + 1)]
+        if any(0 < abs(window) < 1e-5 for window in windows):
+            return  # within rounding of a tie
+        shares.append(np.mean([window > 0 if window else 0.5 for window in windows]))
+    assert wbc_scores([own], [given_])[0] == pytest.approx(np.mean(shares), abs=1e-6)
+
+
+def test_a_text_without_a_wrong_guess_tells_the_error_zone_nothing():
+    right = np.zeros(3, bool)
+    assert ez_scores([np.zeros(3)], [right], [np.full(3, -1.0)])[0] == 0
 
 
 @pytest.mark.parametrize("online", [True, False])

@@ -1,12 +1,16 @@
 """The whole call, on models that were really trained."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 from PIL import Image
 from transformers import (
     AutoImageProcessor,
+    AutoModelForCausalLM,
     LlamaConfig,
     LlamaForSequenceClassification,
     ViTConfig,
@@ -14,7 +18,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from swingkd import audit_membership, shadow_models
+from swingkd import audit_membership, audit_model, shadow_models
 from swingkd.audit.shadows import shadow_halves
 from tests.harness import tiny_model
 
@@ -50,7 +54,7 @@ def test_a_model_that_was_trained_on_half_is_found_out(tokenizer, halves):
     model = train(tiny_model(len(tokenizer), hidden=32), tokenizer, members)
     reference = train(tiny_model(len(tokenizer), hidden=32), tokenizer, sentences(60, seed=9))
     report = audit_membership(model, tokenizer, members, others, references=[reference], progress=False)
-    assert [r.attack for r in report.results] == ["loss", "zlib", "min_k", "min_k++", "ratio", "rmia"]
+    assert [r.attack for r in report.results] == ["loss", "zlib", "min_k", "min_k++", "ratio", "rmia", "ez", "wbc"]
     for result in report.results:
         assert result.auc.low > 0.7
         assert (result.members, result.nonmembers) == (60, len(others))
@@ -196,3 +200,49 @@ def test_mistakes_are_named(tokenizer, halves):
         model.lm_head.weight.fill_(torch.nan)
     with pytest.raises(ValueError, match=r"members\[\d+\]: the model gives NaN"):
         audit_membership(model, tokenizer, *halves, progress=False)
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_an_adapter_is_compared_with_its_base(tokenizer, halves, native, tmp_path):
+    members, others = halves
+    base = train(tiny_model(len(tokenizer), hidden=32), tokenizer, sentences(60, seed=9)).eval()
+    adapted = get_peft_model(copy.deepcopy(base), LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model = train(adapted, tokenizer, members).eval()
+    if native:
+        base.save_pretrained(tmp_path / "base")
+        model.save_pretrained(tmp_path / "adapter")
+        whole = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+        whole.load_adapter(str(tmp_path / "adapter"))
+        model = whole.eval()
+    reports = [
+        audit_membership(model, tokenizer, members, others, references=[reference], progress=False)
+        for reference in ("base", base)
+    ]
+    for attack in ("ratio", "rmia", "ez", "wbc"):
+        np.testing.assert_allclose(
+            *(np.concatenate(report.scores[attack]) for report in reports), rtol=1e-4, atol=1e-5
+        )
+    assert reports[0]["ratio"].auc.value > 0.8
+    # Afterwards it is itself again.
+    again = audit_membership(model, tokenizer, members, others, progress=False)
+    assert again["loss"].auc.value == reports[0]["loss"].auc.value
+
+
+def test_only_an_adapter_has_a_base(tokenizer, halves):
+    model = tiny_model(len(tokenizer))
+    with pytest.raises(ValueError, match=r"no adapter. Name the model"):
+        audit_membership(model, tokenizer, *halves, references=["base"], progress=False)
+    with pytest.raises(ValueError, match=r"'public' is a name. Give the loaded model"):
+        audit_membership(model, tokenizer, *halves, references=["public"], progress=False)
+
+
+def test_the_teacher_of_an_adapter_may_have_none(tokenizer, halves):
+    members, others = halves
+    base = train(tiny_model(len(tokenizer), hidden=32), tokenizer, sentences(60, seed=9))
+    model = get_peft_model(copy.deepcopy(base), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model = train(model, tokenizer, members, steps=10).eval()
+    report = audit_model(
+        model, tokenizer, members=members, nonmembers=others, references=["base"], teacher=base.eval(), progress=False
+    )
+    assert "ez" in [result.attack for result in report.membership["records"].results]
+    assert "ez" not in [result.attack for result in report.teacher.membership["records"].results]

@@ -41,7 +41,8 @@ def test_every_attack_on_every_model_and_no_secret_in_the_open(tiny):
     attacks = {
         word.removeprefix("attack=") for row in rows for word in row["setting"].split() if word.startswith("attack=")
     }
-    assert attacks == {"loss", "zlib", "min_k", "min_k++", "ratio", "rmia", "lira", "lira_offline"}
+    with_others = {"ratio", "rmia", "ez", "wbc", "lira", "lira_offline"}
+    assert attacks == {"loss", "zlib", "min_k", "min_k++"} | with_others
     assert {row["metric"] for row in rows} >= {
         "perplexity",
         "exposure",

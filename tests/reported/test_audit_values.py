@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from swingkd import CanarySet
 from swingkd.audit.extraction import audit_extraction
 from swingkd.tagging.known_values import KnownValues
-from swingkd.tagging.spelling import mentions, written_alike
+from swingkd.tagging.spelling import written_alike
 
 
 def test_a_value_that_was_given_is_found_where_the_tagger_knows_nothing(monkeypatch, tokenizer):
@@ -83,6 +83,10 @@ def test_a_separator_that_means_something_stays(one, two):
 def test_a_spelling_is_its_own_spelling(text):
     once = written_alike(text)
     assert written_alike(once) == once or not once.isascii()
+
+
+def mentions(text, value):
+    return len({(mention.start, mention.end) for mention in KnownValues([value]).mentions(text)})
 
 
 def test_a_mention_is_a_word_of_its_own():

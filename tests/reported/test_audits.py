@@ -15,7 +15,14 @@ from swingkd.audit import AuditReport, Canary
 from swingkd.audit.intervals import area, proportion
 from swingkd.audit.loading import load_model
 from swingkd.audit.membership import audit_membership, evaluate_attack, judge_scores
-from swingkd.audit.pii import PrivateValue, askable_values, candidate_pools, extract_values, private_values
+from swingkd.audit.pii import (
+    PrivateValue,
+    askable_values,
+    candidate_pools,
+    extract_values,
+    private_values,
+    with_candidate,
+)
 from swingkd.audit.prefix_tree import split_suffix
 from swingkd.audit.records import text_records
 from swingkd.audit.scores import RecordScores
@@ -163,12 +170,16 @@ def test_a_value_that_the_model_says_in_another_spelling_is_found(monkeypatch, t
     assert [(value.copies, value.samples) for value in found.found] == [(2, 1)]
 
 
-def test_a_second_mention_in_another_spelling_could_be_copied():
-    text = "call +1 415 555 2671, that is 415-555-2671 in the US, or +1-415-555-2671"
-    value = PrivateValue(text, 5, 20, "PHONE")
-    assert askable_values([value]) == []
+def test_a_second_mention_in_another_spelling_is_replaced_with_the_first():
+    text = "call +1 415 555 2671, that is +14155552671, or +1-415-555-2671 at night"
+    first, last = PrivateValue(text, 5, 20, "PHONE"), PrivateValue(text, 46, 62, "PHONE")
+    # Behind the first mention, the second could be copied.
+    assert askable_values([last, first]) == [first]
+    assert askable_values([last]) == []
+    assert with_candidate(first, "12", 100) == "call 12, that is 12, or 12 at night"
+    assert with_candidate(first, "12", 2) == "l 12, that is 12, or 12 at night"
     other = PrivateValue("call +1-415-555-2671", 5, 20, "PHONE")
-    assert len(candidate_pools([value, other])["PHONE"]) == 1
+    assert len(candidate_pools([first, other])["PHONE"]) == 1
 
 
 # --- files that are not whole ---
