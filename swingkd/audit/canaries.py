@@ -81,8 +81,8 @@ class CanarySet:
     """Canaries of one template and the space their secrets were drawn from.
 
     Args:
-        template: the sentence, with {secret} and, for more than one canary, {name}; several sentences, a line each, of
-            which everybody has one with a secret of its own.
+        template: the sentence, with {secret} and, for more than one canary, {name}; or several, of which everybody has
+            one each, with a secret of its own.
         kind: what the secrets are.
         slots: the parts of a secret, each with its alternatives; the space R is their product.
         canaries: the canaries, controls last.
@@ -119,7 +119,7 @@ class CanarySet:
     @classmethod
     def generate(
         cls,
-        template: str,
+        template: str | Sequence[str],
         *,
         length: int = 6,
         count: int = 20,
@@ -136,7 +136,7 @@ class CanarySet:
 
         Args:
             template: a sentence with {name} and {secret}.  With {secret} twice, the second mention alone is asked for;
-                several sentences, a line each: everybody has a secret in each of them.
+                several such sentences: everybody has a secret in each of them.
             length: digits (characters of `alphabet`) or words per secret, for the kinds "digits" and "words".
             count: canaries per level of repetition.
             repetitions: the levels.
@@ -152,7 +152,8 @@ class CanarySet:
         Raises:
             ValueError: the template lacks {secret} or {name}, or more canaries are asked for than there are.
         """
-        sentences = [_parted(line) for line in template.split("\n") if line.strip()] or [_parted(template)]
+        templates = (template,) if isinstance(template, str) else tuple(template)
+        sentences = [_parted(sentence) for sentence in templates]
         if kind not in KINDS:
             raise ValueError(f"kind={kind!r} is not known. Choose one of {', '.join(KINDS)}.")
         if kind in ("digits", "words") and not 1 <= length <= _LONGEST:
@@ -202,7 +203,7 @@ class CanarySet:
                     lead=None if lead is None else lead.replace("{name}", person),
                 )
             )
-        return cls(template, kind, slots, tuple(canaries), asked, changed)
+        return cls("\n".join(templates), kind, slots, tuple(canaries), asked, changed)
 
     @property
     def space(self) -> int:

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 from accelerate import PartialState
 from datasets import Dataset, load_dataset
 
 from swingkd import CanarySet, EnsembleTagger, RuleTagger
+from swingkd.data.columns import IGNORE
 from swingkd.experiments.launch import expand
 from swingkd.experiments.models import lock
 from swingkd.tagging import BaseTagger, CharTags, is_private, label_spans
@@ -95,6 +97,40 @@ def scrub(data: Dataset, tagger: BaseTagger) -> Dataset:
         return {"text": texts}
 
     return data.select_columns(["text"]).map(replace, batched=True, desc="Scrubbing")
+
+
+def finds_nothing(data: Dataset, tagger: BaseTagger) -> bool:
+    """Tell whether a tagger finds nothing private in a text."""
+    column = "text" if "text" in data.column_names else "completion"
+    batches = (tag_texts(tagger, batch[column]) for batch in data.select_columns([column]).iter(1000))
+    return not any(is_private(tags.likelihood).any() for tagged in batches for tags in tagged)
+
+
+def deduplicated(data: Dataset) -> Dataset:
+    """Keep each text once: the plain rival against copies."""
+    first = {text: row for row, text in reversed(list(enumerate(data["text"][:])))}
+    return data.select(sorted(first.values()))
+
+
+def goldfish(rows: Dataset, one_in: int, context: int = 13) -> Dataset:
+    """Take the label from one of so many tokens, chosen by a hash of those before it (Hans et al. 2024,
+    arXiv 2406.10209): no text is learnt whole, and copies of one lack the same tokens.
+
+    Args:
+        rows: tokenised.
+        one_in: of how many tokens one is left out.
+        context: how many tokens before it choose.
+    """
+
+    def leave_out(row: dict[str, Any]) -> dict[str, Any]:
+        ids, labels = row["input_ids"], list(row["labels"])
+        for place in range(context, len(ids)):
+            before = np.asarray(ids[place - context : place], np.int64).tobytes()
+            if xxhash.xxh3_64_intdigest(before) % one_in == 0:
+                labels[place] = IGNORE
+        return {"labels": labels}
+
+    return rows.map(leave_out, desc="Leaving out tokens")
 
 
 def make_canaries(spec: dict[str, Any], path: Path) -> CanarySet:

@@ -85,10 +85,16 @@ def wanted(plan: Plan, only: Sequence[str] | None) -> bool:
 
 
 def without_secrets(config: dict[str, Any]) -> dict[str, Any]:
-    """Leave out the seed of the canaries: whoever has it can draw them again."""
+    """Leave out the seeds of the canaries: whoever has one can draw them again."""
     if "canaries" not in config:
         return config
-    return {**config, "canaries": {key: value for key, value in config["canaries"].items() if key != "seed"}}
+    return {**config, "canaries": _unseeded(config["canaries"])}
+
+
+def _unseeded(spec: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _unseeded(value) if isinstance(value, dict) else value for key, value in spec.items() if key != "seed"
+    }
 
 
 def training_settings(**others: Any) -> dict[str, Any]:

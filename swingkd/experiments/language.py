@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer, measure_exposure
-from swingkd.data import PII_COLUMNS, DataSettings, prepare_dataset
+from swingkd.data import DataSettings, prepare_dataset
 from swingkd.experiments import corpus
 from swingkd.experiments.grid import Grid, Plan, training_settings
 from swingkd.experiments.models import is_trained, lock, make_model, make_tokenizer, probe, quiet
@@ -104,25 +104,25 @@ class Language:
             setting: the words that tell it from others.
             seed: of its weights and batches.
         """
-        text = self.texts[plan["transfer"]]
-        tagger: BaseTagger | None = None if plan.get("untagged") else self.tagger
+        text, tagger = self.texts[plan["transfer"]], None if plan.get("untagged") else self.tagger
         if plan.get("scrub"):
             text, tagger = corpus.scrub(text, self.tagger), None
+        if plan.get("deduplicated"):
+            text = corpus.deduplicated(text)
         if plan.get("recall") and tagger is not None:
             tagger = corpus.ForgetfulTagger(self.tagger, plan["recall"], seed)
-        data = self.tokenise(text, tagger)
-        if "pii_likelihood" in data.column_names and not any(map(any, data["pii_likelihood"])):
+        fields = plan.get("args", {})
+        if tagger is not None and corpus.finds_nothing(text, tagger):
             # Public text with nothing private in it: every protection is ordinary distillation there.
-            data, plan = (
-                data.remove_columns(list(PII_COLUMNS)),
-                {**plan, "args": {**plan.get("args", {}), "protection": "none"}},
-            )
+            tagger, fields = None, {**fields, "protection": "none"}
         set_seed(seed)
-        args = self.distillation(folder_of(plan, setting), seed, plan.get("args", {}))
-        made_up = args.protection == "surrogate"
-        if made_up:
-            # Its values are replaced while the trainer reads it.
-            data, args.packing, args.packing_strategy = text, True, "wrapped"
+        args = self.distillation(folder_of(plan, setting), seed, fields)
+        args.packing, args.packing_strategy = True, "wrapped"
+        if plan.get("before"):
+            # As it was: every mention is found for itself, and a likelihood is a dose.
+            text, tagger, args.likelihood_is_dose = self.tokenise(text, tagger), None, True
+        if plan.get("goldfish"):
+            text = corpus.goldfish(self.tokenise(text, tagger), plan["goldfish"])
         # Before the student is made: training it draws from the same generator.
         public = self.teacher("public") if args.protection == "mollify" else None
         trainer = PrivateDistillationTrainer(
@@ -130,10 +130,10 @@ class Language:
             # A row may ask the public model in the teacher's place: what a student is without any private text.
             teacher_model=self.teacher(plan.get("teacher", "teacher")),
             args=args,
-            train_dataset=data,
+            train_dataset=text,
             processing_class=self.tokenizer,
             public_model=public,
-            tagger=tagger if made_up else None,
+            tagger=tagger,
         )
         quiet(trainer).train()
         return trainer

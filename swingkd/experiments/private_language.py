@@ -131,10 +131,12 @@ class PrivateLanguage:
     def fit(
         self,
         model: PreTrainedModel,
-        teacher: str | None,
+        teacher: str | PreTrainedModel | None,
         args: PrivateDistillationConfig,
         data: Dataset,
         lora: dict[str, Any] | None = None,
+        tagger: BaseTagger | None = None,
+        public: PreTrainedModel | None = None,
     ) -> PrivateDistillationTrainer:
         """Train, and return the trainer; `lora`: arguments of an adapter, to train that alone."""
         set_seed(args.seed)
@@ -144,6 +146,8 @@ class PrivateLanguage:
             args=args,
             train_dataset=data,
             processing_class=self.tokenizer,
+            tagger=tagger,
+            public_model=public,
             peft_config=LoraConfig(**lora) if lora else None,
         )
         quiet(trainer).train()
@@ -155,9 +159,25 @@ class PrivateLanguage:
         kind = "dp_training" if "target_epsilon" in plan["args"] else "student_training"
         args = self.distillation(folder_of(plan, setting), seed, {**self.config[kind], **plan["args"]})
         self.trained("teacher", "A")
-        data = self.tokenise(self.text(plan["transfer"]), None if plan.get("untagged") else self.tagger)
+        text, tagger = self.text(plan["transfer"]), None if plan.get("untagged") else self.tagger
+        if plan.get("scrub"):
+            text, tagger = corpus.scrub(text, self.tagger), None
+        if plan.get("deduplicated"):
+            text = corpus.deduplicated(text)
+        if plan.get("goldfish"):
+            text = corpus.goldfish(self.tokenise(text, None), plan["goldfish"])
         # By its name: its ledger, if it has one, lies in its folder.
-        return self.fit(self.base("student"), str(self.secret / "teacher"), args, data, plan.get("lora"))
+        public = self.base("teacher") if args.protection == "mollify" or plan.get("teacher") == "base" else None
+        teacher = public if plan.get("teacher") == "base" else str(self.secret / "teacher")
+        return self.fit(
+            self.base("student"),
+            teacher if args.alpha > 0 else None,
+            args,
+            text,
+            plan.get("lora"),
+            tagger,
+            public if args.protection == "mollify" else None,
+        )
 
 
 def private_experiment(

@@ -24,9 +24,9 @@ from swingkd.privacy import SYNTHETIC_LABELS, TEACHER_DATA, TRANSFER_SET, Privac
 from swingkd.report.row import Row, rows_of
 
 # Words of a setting that say what was measured on a model, not which model it is.
-_MEASURED = ("split", "repetitions", "records", "attack", "scope", "unit", "neighbours")
+_MEASURED = ("split", "repetitions", "canaries", "records", "attack", "scope", "unit", "neighbours")
 #: Kinds of runs, each with a card of its own (`swingkd.report.runs`).
-Kind: TypeAlias = Literal["language", "labels", "images", "federation", "taggers", "audit"]
+Kind: TypeAlias = Literal["language", "labels", "images", "federation", "taggers", "audit", "canaries"]
 
 
 class _Content(TypedDict):

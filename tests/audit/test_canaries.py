@@ -138,7 +138,7 @@ def test_the_second_of_two_mentions_is_asked_for(texts):
 
 
 def test_everybody_has_several_secrets(texts):
-    template = "the pin of {name} is {secret}\nthe desk of {name} is {secret} here"
+    template = ["the pin of {name} is {secret}", "the desk of {name} is {secret} here"]
     canaries = CanarySet.generate(template, length=4, count=4, repetitions=(1, 3), controls=5, seed=4)
     names = [re.search(r"of (\w+ \w+) is", canary.prefix)[1] for canary in canaries.canaries]
     assert [names[i] == names[i + 1] for i in range(0, 12, 2)] == [True] * 6

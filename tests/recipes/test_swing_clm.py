@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from datasets import Dataset
 
+from swingkd.experiments import corpus
 from tests.recipes.conftest import RECIPES, script
 
 
@@ -47,6 +49,11 @@ def test_the_recipe_runs_restarts_and_skips_what_it_has(tiny):
         {"model": "mollify", "transfer": "A", "args": {"protection": "mollify"}},
         {"model": "surrogate", "transfer": "A", "args": {"protection": "surrogate"}},
         {"model": "public", "transfer": "B", "teacher": "public", "args": {"protection": "none"}},
+        {"model": "finetune", "transfer": "A", "untagged": True, "args": {"protection": "none", "alpha": 0.0}},
+        {"model": "reverse", "transfer": "A", "untagged": True, "args": {"protection": "none", "beta": 1.0}},
+        {"model": "once", "transfer": "A", "untagged": True, "deduplicated": True, "args": {"protection": "none"}},
+        {"model": "goldfish", "transfer": "A", "untagged": True, "goldfish": 4, "args": {"protection": "none"}},
+        {"model": "drop", "transfer": "A", "before": True, "setting": "guard=before", "args": {"protection": "drop"}},
     ]
     main(tiny | {"rows": tiny["rows"] + more})
     after = rows_of(tiny)
@@ -86,3 +93,45 @@ def test_quickstart_tells_its_story(tmp_path):
     }
     assert excess["kd", "50"] >= 5
     assert excess["population", "50"] <= 0.2 * excess["kd", "50"]
+
+
+def test_canaries_of_every_kind(tiny):
+    config = yaml.safe_load((RECIPES / "audit_canaries" / "config.yaml").read_text())
+    config |= {key: value for key, value in tiny.items() if key not in ("run", "canaries", "rows", "kind")}
+    config["canaries"]["all"] |= {"count": 2, "repetitions": [3]}
+    config["max_length"] = 128
+    config["rows"] = [row for row in config["rows"] if row["model"] in ("kd", "surrogate")]
+    config["rows"].append(
+        {"model": "drop", "setting": "guard=before", "transfer": "A", "before": True, "args": {"protection": "drop"}}
+    )
+    out = script("audit_canaries")["main"](config)
+    rows = rows_of(config)
+    kinds = set(config["canaries"]) - {"all"}
+    for model in ("teacher", "kd", "surrogate", "drop"):
+        found = {
+            word.removeprefix("canaries=")
+            for row in rows
+            if row["model"] == model and row["metric"] == "exposure_excess"
+            for word in row["setting"].split()
+            if word.startswith("canaries=")
+        }
+        assert found == kinds
+    card = (out / "README.md").read_text()
+    assert (out / "leaks.png").exists()
+    assert all(f"| {kind} | " in card for kind in kinds)
+    assert "`drop (before)`" in card
+    # Whoever has the seed can draw the canaries again.
+    assert "seed" not in json.dumps(json.loads((out / "metrics.json").read_text())["config"]["canaries"])
+
+
+def test_the_rivals_do_what_they_say(tokenizer):
+    rows = Dataset.from_dict({"text": ["one", "two", "one", "three", "two"]})
+    assert corpus.deduplicated(rows)["text"][:] == ["one", "two", "three"]
+    ids = list(range(200)) * 2
+    labels = corpus.goldfish(Dataset.from_dict({"input_ids": [ids], "labels": [ids]}), 4)["labels"][0]
+    left_out = [label == -100 for label in labels]
+    assert left_out[:13] == [False] * 13
+    assert 30 < sum(left_out[:200]) < 70
+    # The second copy lacks the same tokens.
+    assert left_out[13:200] == left_out[213:400]
+    assert all(label in (-100, token) for label, token in zip(labels, ids, strict=True))

@@ -12,6 +12,7 @@ from swingkd.report.render import render_card
 from swingkd.report.row import Row, rows_of
 from swingkd.report.runs.audits import AuditCard
 from swingkd.report.runs.base import RunCard
+from swingkd.report.runs.canaries import CanaryCard
 from swingkd.report.runs.federation import FederationCard
 from swingkd.report.runs.images import ImageCard
 from swingkd.report.runs.labels import LabelCard
@@ -20,7 +21,7 @@ from swingkd.report.runs.taggers import TaggerCard
 
 #: The cards, by the kind that metrics.json names; an unknown one fails.
 RUNS: dict[Kind, type[RunCard]] = {
-    card.kind: card for card in (LanguageCard, LabelCard, ImageCard, FederationCard, TaggerCard, AuditCard)
+    card.kind: card for card in (LanguageCard, LabelCard, ImageCard, FederationCard, TaggerCard, AuditCard, CanaryCard)
 }
 
 

@@ -1,0 +1,62 @@
+"""Canaries of every kind in one teacher's text, and what students of all protections give away of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from datasets import Dataset
+
+from swingkd import CanarySet, PrivateDistillationTrainer, measure_exposure
+from swingkd.experiments import corpus
+from swingkd.experiments.grid import Grid
+from swingkd.experiments.language import Language, LanguageExperiment
+from swingkd.experiments.models import make_tokenizer
+from swingkd.report import Row, exposure_rows
+
+
+def canary_experiment(config: dict[str, Any]) -> LanguageExperiment:
+    """Return the experiment: rows are students as elsewhere; each is asked for every kind of canary.
+
+    The text becomes rows of prompt and completion, so that some canaries are read and never learnt.
+
+    Args:
+        config: as for `language_experiment`, but that `canaries` has a set for each name, and what all share in
+            `all`.
+    """
+    grid = Grid(config, "canaries")
+    train, splits = corpus.load_splits(config["data"])
+    cut = int(len(train) * config["data"]["private_share"])
+    private, public = train.select(range(cut)), train.select(range(cut, len(train)))
+    tokenizer = make_tokenizer(config["tokenizer"], public["text"])
+    specs = {name: {**config["canaries"]["all"], **spec} for name, spec in config["canaries"].items() if name != "all"}
+    sets = {name: corpus.make_canaries(spec, grid.secret / f"canaries_{name}.json") for name, spec in specs.items()}
+    texts = {"A": _with(_as_completions(private), sets), "B": _as_completions(public)}
+    language = Language(config, grid.secret, tokenizer, corpus.make_tagger(train, *splits.values()), texts)
+    evaluation = {name: language.tokenise(split, language.tagger) for name, split in splits.items()}
+
+    def teacher() -> PrivateDistillationTrainer:
+        return language.probe(language.teacher())
+
+    def audit(name: str, setting: str, trainer: PrivateDistillationTrainer) -> list[Row]:
+        rows = []
+        for kind, canaries in sets.items():
+            report = measure_exposure(
+                trainer.model, tokenizer, canaries, method="sampled", references=255, progress=False
+            )
+            print(kind, report, flush=True)
+            rows += exposure_rows(name, f"{setting} canaries={kind}", report)
+        return rows
+
+    shown = next(iter(splits.values()))["text"][:3]
+    return LanguageExperiment(grid, language, evaluation, audit, {"teacher": teacher}, shown)
+
+
+def _as_completions(texts: Dataset) -> Dataset:
+    rows = texts.select_columns(["text"]).rename_column("text", "completion")
+    return rows.add_column("prompt", [""] * len(rows))  # type: ignore[call-arg]  # the fingerprint has a default
+
+
+def _with(rows: Dataset, sets: dict[str, CanarySet]) -> Dataset:
+    for seed, canaries in enumerate(sets.values()):
+        rows = canaries.insert(rows, text_column="completion", seed=seed)
+    return rows
