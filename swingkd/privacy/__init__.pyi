@@ -11,6 +11,7 @@ from .label_dp import (
     response_probabilities,
 )
 from .ledger import (
+    FLAGGED_VALUES,
     LEDGER_FILE,
     NO_DATA,
     NO_TEACHER,
@@ -31,6 +32,7 @@ from .weights import has_weights, module_digest
 
 __all__ = [
     "DPSGD",
+    "FLAGGED_VALUES",
     "LEDGER_FILE",
     "NO_DATA",
     "NO_TEACHER",

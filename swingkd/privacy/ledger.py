@@ -32,6 +32,8 @@ LEDGER_FILE = "privacy_ledger.json"
 TRANSFER_SET, TEACHER_DATA = "transfer set", "teacher's training data"
 #: What a teacher answered about synthetic examples.
 SYNTHETIC_LABELS = "synthetic labels"
+#: What a tagger found in the transfer set, and no more than that.
+FLAGGED_VALUES = "flagged values of the transfer set"
 _SCOPES = (TRANSFER_SET, TEACHER_DATA)
 _EARLIER = "earlier "
 NO_TEACHER = "there was no teacher"

@@ -28,7 +28,7 @@ class EntryContent(TypedDict):
     mechanism: Line
     scope: Line
     unit: Line
-    neighbours: Literal["add or remove one", "replace one"]
+    neighbours: Literal["add or remove one", "replace one", "change its values"]
     releases: _Count
     delta: _Delta
     noise_multiplier: _Noise | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import calendar
 import re
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from random import Random
 
@@ -38,12 +39,32 @@ def moved(value: str, move: timedelta, rng: Random) -> str:
         move: see `draw_move`; a date without a time moves by its whole days.
         rng: for figures that are no date that can be read.
     """
+    places = _date_in(value)
+    made = _rendered(value, places, lambda when, timed: when + (move if timed else timedelta(days=move.days)))
+    return made if made is not None else _FIGURE.sub(lambda figure: _alike(figure[0], rng), value)
+
+
+def redrawn(value: str, year: int, rng: Random) -> str | None:
+    """Return another date written in the same way, of which nothing depends on the value; `None`: it is no date.
+
+    Args:
+        value: as it stands in the text.
+        year: of the new date.
+        rng: where its day and time come from.
+    """
+    # Whichever of two figures the month is: both can be one.
+    drawn = datetime(year, rng.randint(1, 12), rng.randint(1, 12)) + timedelta(seconds=rng.randint(0, 86_399))
+    return _rendered(value, _date_in(value), lambda when, timed: drawn)
+
+
+def _date_in(value: str) -> dict[str, tuple[int, int]]:
+    """Return where year, month and day of the first date in a value stand; nothing where there is none."""
     for pattern in (_YEAR_FIRST, _YEAR_LAST, _DAY_IN_WORDS, _ONE_PIECE):
         found = pattern.search(value)
         places = _places(found) if found is not None else None
         if places:
-            return _rendered(value, places, move)
-    return _FIGURE.sub(lambda figure: _alike(figure[0], rng), value)
+            return places
+    return {}
 
 
 def _places(found: re.Match[str]) -> dict[str, tuple[int, int]] | None:
@@ -57,7 +78,19 @@ def _places(found: re.Match[str]) -> dict[str, tuple[int, int]] | None:
     return {name[0]: place for name, place in groups.items()} if groups else None
 
 
-def _rendered(value: str, places: dict[str, tuple[int, int]], move: timedelta) -> str:
+def _rendered(
+    value: str, places: dict[str, tuple[int, int]], later: Callable[[datetime, bool], datetime]
+) -> str | None:
+    """Return a value with another date, written alike; `None` where it is no date.
+
+    Args:
+        value: with a date.
+        places: where its parts stand.
+        later: returns the new date for the old one, which may have a time.
+    """
+    if not places:
+        return None
+
     def figure(name: str, otherwise: int) -> int:
         return int(value[slice(*places[name])]) if name in places else otherwise
 
@@ -70,9 +103,9 @@ def _rendered(value: str, places: dict[str, tuple[int, int]], move: timedelta) -
     try:
         hour, minute, second = [int(part or 0) for part in time.group("h", "i", "s")] if time else [0, 0, 0]
         before = datetime(year + century, month, figure("d", 1), hour, minute, second)
-        after = before + (move if time else timedelta(days=move.days))
+        after = later(before, time is not None)
     except (ValueError, OverflowError):
-        return _FIGURE.sub(lambda found: _alike(found[0], Random(move.days)), value)
+        return None
     new = {"y": after.year, "m": after.month, "d": after.day}
     # A day of one figure shows that none is written with a 0 before it.
     bare = "w" in places or any(end - start == 1 for start, end in places.values())

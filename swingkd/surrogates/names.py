@@ -158,10 +158,14 @@ class People:
                 own = [made for part, made in self._parts.items() if part.startswith(key)]
                 self._parts[key] = own[0][0] if own else self.rng.choice("ABCDEFGHJKLMNPRSTW")
             else:
-                names, share = (lists.last, _NEW_LAST) if is_last else (lists.first, _NEW_FIRST)
-                self._parts[key] = self._draw(names, share if word.isascii() else 0.0)
+                self._parts[key] = self.named(word, lists, is_last)
         made = self._parts[key]
         return made.upper() if word.isupper() and len(word) > 1 else made.lower() if word.islower() else made
+
+    def named(self, word: str, lists: Pools, is_last: bool) -> str:
+        """Return a new name for a word of one."""
+        names, share = (lists.last, _NEW_LAST) if is_last else (lists.first, _NEW_FIRST)
+        return self._draw(names, share if word.isascii() else 0.0)
 
     def _draw(self, names: tuple[str, ...], new: float = 0.0) -> str:
         for _ in range(50):

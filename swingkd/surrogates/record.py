@@ -95,10 +95,13 @@ class Record:
             return same
         for _ in range(_DRAWS):
             made = self._draw(value, label, kind)
-            if letters(made) != letters(value) and not self._taken(letters(made)):
+            if not self._taken(letters(made)):
                 break
-        self._made[letters(value)] = made
+        self._keep(value, made)
         return made
+
+    def _keep(self, value: str, made: str) -> None:
+        self._made[letters(value)] = made
 
     def _taken(self, name: str) -> bool:
         return name in self._own or name in self.avoid
@@ -109,7 +112,7 @@ class Record:
         if lists is not None and any(c.isalpha() for c in value):
             if kind == "street":
                 return self._address(value, lists)
-            return _cased(rng.choice(lists.city if kind == "city" else lists.company), value)
+            return _cased(self._city(lists) if kind == "city" else rng.choice(lists.company), value)
         if kind == "mail":
             return self._mail(value)
         if kind == "host":
@@ -148,10 +151,19 @@ class Record:
         if word in _STATES:
             return self.rng.choice(_STATES)
         if not word.isalpha() or word.isupper():
-            return by_shape(word, self.rng)
+            return self._shaped(word)
         # A street's name stands before "Street" or "Square", a city's before nothing of that kind.
         named = following is not None and following[0].casefold() in lists.of_place
-        return _cased(self.rng.choice(lists.last if named else lists.town), word)
+        return _cased(self.rng.choice(lists.last) if named else self._town(lists), word)
+
+    def _city(self, lists: Pools) -> str:
+        return self.rng.choice(lists.city)
+
+    def _town(self, lists: Pools) -> str:
+        return self.rng.choice(lists.town)
+
+    def _shaped(self, word: str) -> str:
+        return by_shape(word, self.rng)
 
     def _laid(self, value: str, kind: str) -> str | None:
         """Return a made value that stands for this one already, in this one's shape."""

@@ -79,6 +79,22 @@ def _alphabet(character: str) -> str:
     return "".join(c for c in near if unicodedata.category(c) == kind and unicodedata.name(c, "").startswith(script))
 
 
+def with_checksum(value: str, label: str, draw: Callable[[str], str]) -> str:
+    """Return a value of the same shape, nothing of it kept, for which the checksums of digits hold that hold for it.
+
+    Args:
+        value: a number of a card, a person or a thing.
+        label: what it is.
+        draw: returns a value of the shape of another.
+    """
+    checks = [check for check in _checks(value, label) if check is not iban.is_valid]
+    for _ in range(_MOST_DRAWS if checks else 1):
+        made = draw(value)
+        if all(valid(check, made) for check in checks):
+            return made
+    return draw(value)
+
+
 def number(value: str, label: str, rng: Random) -> str:
     """Return a value of the same shape for which every checksum holds that holds for the value.
 

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 from datasets import Dataset, IterableDataset
 
 from swingkd.files import keep_secret
+from swingkd.surrogates.drawn_record import DrawnRecord
 from swingkd.surrogates.names import pools
 from swingkd.surrogates.record import Record, letters
 from swingkd.surrogates.rows import FOUND, VERSION, find_values, outside, replace_values
+from swingkd.surrogates.value_table import ValueTable
 from swingkd.tagging import ConsistentTagger, Tagger
 from swingkd.tagging.identity import tagger_fingerprint
 from swingkd.tagging.propagation import stands_for_one
@@ -50,26 +52,38 @@ class Surrogates:
         seed: draw from this number instead, for a run that others can repeat: whoever knows it learns what was drawn,
             and still no value.
         key: 16 bytes, the secret of an earlier run.
+        table: draw from this noised table of values, and of nothing else: then the draws are differentially private in
+            the values that it counted, see `ValueTable`.
 
     Raises:
         ValueError: Faker does not know the locale, or a seed and a key are given.
     """
 
-    def __init__(self, *kinds: str, locale: str = "en_US", seed: int | None = None, key: bytes | None = None):
+    def __init__(
+        self,
+        *kinds: str,
+        locale: str = "en_US",
+        seed: int | None = None,
+        key: bytes | None = None,
+        table: ValueTable | None = None,
+    ):
         if seed is not None and key is not None:
             raise ValueError("A seed and a key are two sources of one draw. Give one of them.")
         pools(locale)
         self.kinds, self.locale = kinds, locale
         self._key = key or (secrets.token_bytes(_KEY_BYTES) if seed is None else f"seed {seed}".encode())
         self._avoid: set[str] = set()
+        self._table = table
 
     @classmethod
-    def kept_in(cls, path: str | os.PathLike, *kinds: str, locale: str = "en_US") -> Surrogates:
+    def kept_in(
+        cls, path: str | os.PathLike, *kinds: str, locale: str = "en_US", table: ValueTable | None = None
+    ) -> Surrogates:
         """Return surrogates whose secret is kept in a file, so that a run that is resumed makes the same ones.
 
         Args:
             path: such as `out/_private/surrogate_key`, readable by its owner only.
-            *kinds, locale: see the class.
+            *kinds, locale, table: see the class.
 
         Raises:
             ValueError: the file holds something else.
@@ -81,7 +95,7 @@ class Surrogates:
             key = b""
         if len(key) != _KEY_BYTES:
             raise ValueError(f"{path} does not hold the secret of surrogates. Delete it to draw another one.")
-        return cls(*kinds, locale=locale, key=key)
+        return cls(*kinds, locale=locale, key=key, table=table)
 
     def avoid(self, values: Iterable[str]) -> None:
         """Never make up one of these values, nor a part of one; of dates there are too few for that.
@@ -112,7 +126,8 @@ class Surrogates:
     ) -> list[Replaced]:
         """Replace the values of one record that has several texts, such as the turns of a chat; see `replace`."""
         digest = hashlib.blake2b(row.to_bytes(8, "little", signed=True), key=self._key, digest_size=16).digest()
-        record = Record(Random(int.from_bytes(digest, "little")), self.locale, self._avoid)
+        rng = Random(int.from_bytes(digest, "little"))
+        record = DrawnRecord(rng, self._table) if self._table is not None else Record(rng, self.locale, self._avoid)
         every = [_apart(text, own, self.kinds) for text, own in zip(texts, spans, strict=True)]
         record.read([(text[s:e], label) for text, own in zip(texts, every, strict=True) for s, e, label in own])
         return [_replaced(text, own, record) for text, own in zip(texts, every, strict=True)]

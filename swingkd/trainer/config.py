@@ -89,6 +89,11 @@ class PrivateDistillationConfig(TrainingArguments):
         ProtectionName,
     )
     surrogate_locale: str = _setting("en_US", "Locale of made-up names, as Faker has it ('surrogate').")
+    value_epsilon: float | None = _setting(
+        None,
+        "Draw surrogates from a noised table of the flagged values themselves, (epsilon, delta)-private in those of "
+        "each privacy_unit ('surrogate'); default: from public lists, which cost nothing.",
+    )
     private_threshold: float = _setting(
         0.5, "From which likelihood on a token is private: there it is protected whole, below not at all."
     )
@@ -273,6 +278,12 @@ class PrivateDistillationConfig(TrainingArguments):
             raise ValueError(
                 "hidden_weight > 0 reads hidden states in a hook, which torch_compile=True does not call."
             )
+        check_positive(self, "value_epsilon")
+        if self.value_epsilon is not None and self.protection not in (None, "surrogate"):
+            raise ValueError(
+                f"value_epsilon is about surrogates, and protection={self.protection!r} makes none. Leave it out, or "
+                "choose 'surrogate'."
+            )
         if self.differentially_private:
             self._check_privacy()
 
@@ -321,6 +332,10 @@ class PrivateDistillationConfig(TrainingArguments):
             "protection": (
                 self.protection in AVERAGING,
                 "its averages read the whole training set without noise; use 'mollify', 'noise', 'drop' or 'none'",
+            ),
+            "value_epsilon": (
+                self.value_epsilon is not None,
+                "the table reads all records, and DP-SGD would not count it; public lists cost nothing",
             ),
             "hidden_weight": (self.hidden_weight > 0, "hint matching has no gradients per row"),
             "ghost_clipping": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,19 @@ from datasets import Dataset, IterableDataset
 
 from swingkd.data import column_names
 from swingkd.data.teacher_columns import CacheInfo
-from swingkd.files import PRIVATE
-from swingkd.surrogates import KEY_FILE, Surrogates
-from swingkd.tagging import ConsistentTagger, Tagger
+from swingkd.files import PRIVATE, private_folder
+from swingkd.privacy import FLAGGED_VALUES, LedgerEntry
+from swingkd.privacy.gaussian import gdp_mu
+from swingkd.privacy.plan import run_delta
+from swingkd.surrogates import KEY_FILE, SENSITIVITY, Surrogates, ValueTable
+from swingkd.tagging import ConsistentTagger, Tagger, private_spans, tag_texts
+from swingkd.tagging.base import tagger_labels
 from swingkd.tasks import Task
 from swingkd.tasks.base import Reading
 from swingkd.trainer.config import PrivateDistillationConfig
+
+#: The noised table of values, in a run's private folder.
+VALUE_TABLE = "value_table.safetensors"
 
 
 def check_made_up(
@@ -81,24 +89,93 @@ def consistent(
     if reading.tagger is None:
         return reading, set()
     tagger, found = ConsistentTagger.around(reading.tagger, args.private_threshold), set[str]()
-    # Under differential privacy, no record may change how another one is read.
-    if isinstance(dataset, Dataset) and not args.differentially_private:
+    # Under differential privacy, of records or of their values, none may change how another one is read.
+    if isinstance(dataset, Dataset) and not args.differentially_private and args.value_epsilon is None:
         for texts in task.texts(dataset, reading):
             found.update(tagger.learn(texts))
     return replace(reading, tagger=tagger), found
 
 
-def with_surrogates(reading: Reading, args: PrivateDistillationConfig, found: set[str]) -> Reading:
-    """Return how training rows are read when what is private in them is made up.
+def with_surrogates(
+    reading: Reading, args: PrivateDistillationConfig, task: Task, dataset: Any, found: set[str]
+) -> tuple[Reading, LedgerEntry | None]:
+    """Return how training rows are read when what is private in them is made up, and what that released.
 
     Args:
         reading: how they would be read otherwise, with a tagger.
         args: the settings.
+        task: what the models are for.
+        dataset: the training rows, as they were given.
         found: the values of the corpus, which are not made up.
+
+    Raises:
+        ValueError: values of a stream were to be counted, or they were counted with other noise before.
     """
     if args.protection != "surrogate":
-        return reading
+        return reading, None
+    folder = Path(args.output_dir) / PRIVATE
+    table, entry = None, None
+    if args.value_epsilon is not None:
+        table, entry = _value_table(reading, args, task, dataset, folder / VALUE_TABLE)
     # A run that goes on makes the same ones.
-    surrogates = Surrogates.kept_in(Path(args.output_dir) / PRIVATE / KEY_FILE, locale=args.surrogate_locale)
+    surrogates = Surrogates.kept_in(folder / KEY_FILE, locale=args.surrogate_locale, table=table)
     surrogates.avoid(sorted(found))
-    return replace(reading, surrogates=surrogates)
+    return replace(reading, surrogates=surrogates), entry
+
+
+def _value_table(
+    reading: Reading, args: PrivateDistillationConfig, task: Task, dataset: Any, path: Path
+) -> tuple[ValueTable, LedgerEntry]:
+    """Count the values of each unit with noise, or read the table that an earlier start of this run drew."""
+    assert args.value_epsilon is not None
+    assert reading.tagger is not None
+    if not isinstance(dataset, Dataset):
+        raise ValueError("value_epsilon counts the values of all rows first, and a stream is read once. Leave it out.")
+    unit = args.privacy_unit
+    users = dataset.with_format(None)[unit][:] if unit != "record" else range(len(dataset))
+    count = len(set(users))
+    delta = run_delta(args.target_delta, count)
+    multiplier = 1 / gdp_mu(args.value_epsilon, delta)
+    if path.exists():
+        table = ValueTable.load(path)
+        if not math.isclose(table.noise, multiplier * SENSITIVITY, rel_tol=1e-6):
+            raise ValueError(
+                f"{path} was drawn with other noise than value_epsilon={args.value_epsilon} needs. Go on with the "
+                "setting that it was drawn with, or choose another output_dir: a second table is a second release."
+            )
+    else:
+        values = _values(reading, args, task, dataset)
+        if len(values) != len(dataset):
+            raise ValueError(f"{len(dataset) - len(values)} rows have no text. Drop them first.")
+        units: dict[Any, list[tuple[str, str]]] = {}
+        for user, own in zip(users, values, strict=True):
+            units.setdefault(user, []).extend(own)
+        labels = tagger_labels(reading.tagger)
+        table = ValueTable.measured(units.values(), labels, args.surrogate_locale, multiplier)
+        private_folder(path.parent)
+        table.save(path)
+    entry = LedgerEntry(
+        "noised table of values",
+        scope=FLAGGED_VALUES,
+        unit=unit,
+        neighbours="change its values",
+        releases=1,
+        delta=delta,
+        noise_multiplier=multiplier,
+        caveat="what the tagger misses, kinds, shapes and places of values, and what the teacher says are not covered",
+    )
+    return table, entry
+
+
+def _values(
+    reading: Reading, args: PrivateDistillationConfig, task: Task, dataset: Dataset
+) -> list[list[tuple[str, str]]]:
+    """List the values of each row, with their labels."""
+    tagger = reading.tagger
+    assert tagger is not None
+    labels, rows = tagger_labels(tagger), []
+    for texts in task.texts(dataset, reading):
+        for text, tags in zip(texts, tag_texts(tagger, texts), strict=True):
+            spans = private_spans(tags, args.private_threshold)
+            rows.append([(text[start:end], labels[label]) for start, end, label in spans])
+    return rows

@@ -374,7 +374,11 @@ def prepare_rows(
         reading, found = consistent(reading, args, task, train)
         unlabelled = replace(reading, labelled=False)
         if train is not None:
-            made_up = with_surrogates(reading, args, found) if cache is None else reading
+            made_up, counted = reading, None
+            if cache is None:
+                made_up, counted = with_surrogates(reading, args, task, train, found)
+            if counted is not None:
+                models.ledger.record(counted)
             train = task.prepare(train, made_up, description="train", keep=(args.privacy_unit,))
             mentions = reading.tagger.added if isinstance(reading.tagger, ConsistentTagger) else 0
         if isinstance(evaluation, dict):

@@ -94,6 +94,11 @@ def cache_teacher(
             "public model out: the trainer protects what it reads of a cache."
         )
     replaced = args.protection == "surrogate"
+    if args.value_epsilon is not None:
+        raise ValueError(
+            "value_epsilon is for a live teacher: rows of a cache carry no ledger that would tell of it. Leave it "
+            "out; surrogates from public lists cost nothing."
+        )
     if isinstance(teacher_model, TeacherServer) and replaced:
         raise ValueError(
             "A server is asked about the text as it is. Replace its values first (Surrogates.map, or swingkd "
@@ -120,7 +125,8 @@ def cache_teacher(
         processing_class, tagger, args.data_settings, teacher_model, num_proc=args.dataset_num_proc, labelled=False
     )
     reading, found = consistent(reading, args, task, dataset)
-    rows = task.prepare(dataset, with_surrogates(reading, args, found), description="cache")
+    made_up, _ = with_surrogates(reading, args, task, dataset, found)
+    rows = task.prepare(dataset, made_up, description="cache")
     rows = rows.remove_columns([name for name in TEACHER_COLUMNS if name in rows.column_names])
     check_columns(rows, task, {"student": teacher_model, **models}, processing_class)
     check_rows(rows, models)

@@ -8,10 +8,11 @@ import pytest
 import torch
 from datasets import Dataset
 
-from swingkd import PrivateDistillationTrainer, RuleTagger, cache_teacher
+from swingkd import PrivacyLedger, PrivateDistillationTrainer, RuleTagger, cache_teacher
 from swingkd.data import DataSettings, prepare_dataset
 from swingkd.data.made_up import MadeUp
 from swingkd.models.teacher_server import TeacherServer
+from swingkd.privacy import FLAGGED_VALUES
 from swingkd.surrogates import Surrogates
 from swingkd.tagging import CharTags
 from tests.harness import NAMES, TEXTS, assert_same, batch_of, bert, tiny_model, train_tokenizer, weights
@@ -342,3 +343,57 @@ def test_one_secret_many_times_is_learnt_by_heart_or_not_at_all(make, tokenizer)
     real.train_dataset = prepare_dataset(rows, tokenizer, RuleTagger(), DataSettings())
     assert said(real) > 0.9
     assert said(make(data=rows, student=students[1], **fields)) < 0.02
+
+
+def test_surrogates_from_a_noised_table_stand_in_the_ledger(make, tmp_path, texts):
+    out = str(tmp_path / "run")
+    fields = {"output_dir": out, "max_steps": 2, "save_strategy": "steps", "save_steps": 1, "value_epsilon": 1.0}
+    trainer = make(**fields)
+    # A value may be drawn by chance: that it is not would tell that it is real.
+    kept = [real.split("pin is ")[1][:4] in text for text, real in zip(read(trainer), TEXTS, strict=True)]
+    assert sum(kept) <= 3
+    (entry,) = trainer.ledger.about(FLAGGED_VALUES)
+    assert entry.epsilon == pytest.approx(1.0, rel=1e-3)
+    assert entry.delta == pytest.approx(0.1 / len(texts))
+    assert (entry.unit, entry.releases) == ("record", 1)
+    said = str(trainer.ledger)
+    assert "flagged values of the transfer set: epsilon 1" in said
+    assert "what the tagger misses" in said
+    assert "transfer set: not covered" in said
+    trainer.train()
+    assert PrivacyLedger.load(out + "/checkpoint-2").about(FLAGGED_VALUES) == [entry]
+    # Begun again, it draws no second table; gone on with, it counts the one.
+    again = make(**fields)
+    assert read(again) == read(trainer)
+    again.train(resume_from_checkpoint=out + "/checkpoint-1")
+    assert again.ledger.about(FLAGGED_VALUES) == [entry]
+    with pytest.raises(ValueError, match="a second table is a second release"):
+        make(**fields | {"value_epsilon": 2.0})
+
+
+def test_the_unit_of_a_table_may_be_a_person(make, tmp_path, texts):
+    people = texts.add_column("who", [f"p{i % 6}" for i in range(len(texts))])
+    trainer = make(data=people, value_epsilon=1.0, privacy_unit="who", output_dir=str(tmp_path / "run"))
+    (entry,) = trainer.ledger.about(FLAGGED_VALUES)
+    assert entry.unit == "who"
+    assert entry.delta == pytest.approx(0.1 / 6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"noise_multiplier": 1.0}, "the table reads all records"),
+        ({"value_epsilon": -1.0}, "value_epsilon=-1.0 must be positive"),
+        ({"protection": "drop"}, "is about surrogates"),
+    ],
+)
+def test_a_table_does_not_go_with_everything(config, fields, says):
+    with pytest.raises(ValueError, match=says):
+        config(**{"protection": "surrogate", "value_epsilon": 1.0} | fields)
+
+
+def test_a_table_needs_all_rows_and_a_live_teacher(make, teacher, tokenizer, texts, config):
+    with pytest.raises(ValueError, match="a stream is read once"):
+        make(data=texts.to_iterable_dataset(), max_steps=2, value_epsilon=1.0)
+    with pytest.raises(ValueError, match="for a live teacher"):
+        cache_teacher(teacher, config(value_epsilon=1.0), texts, tokenizer, tagger=RuleTagger())
