@@ -106,7 +106,10 @@ class CanarySet:
             raise ValueError("The set has no canaries.")
         if any(len(set(slot)) < len(slot) or not slot for slot in self.slots):
             raise ValueError("An alphabet or slot lists an alternative twice, or none: each must be there once.")
-        for what, values in (("id", [c.id for c in self.canaries]), ("prefix", [c.prefix for c in self.canaries])):
+        # What is asked for stands beside something of its own: of two behind one prefix, one would win.
+        own = "suffix" if self.asked == "suffix" else "prefix"
+        for what in ("id", own):
+            values = [getattr(canary, what) for canary in self.canaries]
             if len(set(values)) < len(values):
                 raise ValueError(f"Two canaries share their {what}: give each one of its own.")
         for canary in self.canaries:
@@ -144,8 +147,8 @@ class CanarySet:
             kind: "digits", "email", "names", "date", "url" or "words".
             alphabet: what "digits" are made of.
             assign: "all" inserts every canary that is no control, "coin" each with probability 1/2.
-            asked: "secret", or "suffix": rank secrets by the text behind them.  In rows of prompt and completion the
-                completion is then the suffix alone, so that the secret is read and never learnt.
+            asked: "secret", or "suffix": rank secrets by the text behind them, in which {name} stands then.  In rows
+                of prompt and completion the completion is the suffix alone: the secret is read and never learnt.
             changed: share of the sentence's words, but for name and secret, that are others in each copy.
             seed: for a repeatable set; default: the system's randomness.
 
@@ -153,7 +156,7 @@ class CanarySet:
             ValueError: the template lacks {secret} or {name}, or more canaries are asked for than there are.
         """
         templates = (template,) if isinstance(template, str) else tuple(template)
-        sentences = [_parted(sentence) for sentence in templates]
+        sentences = [_parted(sentence, named=asked == "suffix") for sentence in templates]
         if kind not in KINDS:
             raise ValueError(f"kind={kind!r} is not known. Choose one of {', '.join(KINDS)}.")
         if kind in ("digits", "words") and not 1 <= length <= _LONGEST:
@@ -172,11 +175,13 @@ class CanarySet:
             wrong = f"count={count}" if count < 1 else f"repetitions={min(repetitions, default=0)}"
             raise ValueError(f"{wrong} must be positive.")
         people = [f"{first} {last}" for first in FIRST_NAMES for last in LAST_NAMES]
-        unnamed = next((before for _, before, _ in sentences if "{name}" not in before), None)
+        named = [after if asked == "suffix" else before for _, before, after in sentences]
+        unnamed = next((part for part in named if "{name}" not in part), None)
         if len(levels) > len(sentences) and unnamed is not None:
+            where = "before" if asked == "suffix" else "behind"
             raise ValueError(
-                f"{len(levels)} canaries behind the one prefix {unnamed!r} would compete: "
-                "put {name} into the template."
+                f"{len(levels)} canaries {where} the one {'suffix' if asked == 'suffix' else 'prefix'} {unnamed!r} "
+                "would compete: put {name} into the template."
             )
         size = size_of(slots)
         wanted = -(-len(levels) // len(sentences))
@@ -186,18 +191,18 @@ class CanarySet:
                 "Lower count, or use a longer secret."
             )
         drawn = rng.sample(range(size), len(levels))
-        named = rng.sample(people, wanted)
+        drawn_people = rng.sample(people, wanted)
         canaries = []
         for i, (level, index) in enumerate(zip(levels, drawn, strict=True)):
             lead, before, after = sentences[i % len(sentences)]
-            person = named[i // len(sentences)]
+            person = drawn_people[i // len(sentences)]
             canaries.append(
                 Canary(
                     id=i,
                     kind=kind,
                     prefix=before.replace("{name}", person),
                     secret=filling(slots, index),
-                    suffix=after,
+                    suffix=after.replace("{name}", person),
                     repetitions=level,
                     inserted=level > 0 and (assign == "all" or rng.random() < 0.5),
                     lead=None if lead is None else lead.replace("{name}", person),
@@ -295,8 +300,12 @@ class CanarySet:
         return f"CanarySet(template={self.template!r}, kind={self.kind!r}, canaries={len(self.canaries)})"
 
 
-def _parted(sentence: str) -> tuple[str | None, str, str]:
+def _parted(sentence: str, *, named: bool) -> tuple[str | None, str, str]:
     """Return what stands before the first of two secrets (`None`: there is one), before the asked one, and behind it.
+
+    Args:
+        sentence: with {secret}.
+        named: whether {name} may stand behind it.
 
     Raises:
         ValueError: {secret} or {name} is missing, or stands where it cannot.
@@ -306,7 +315,7 @@ def _parted(sentence: str) -> tuple[str | None, str, str]:
         raise ValueError(f"The template {sentence!r} has no {{secret}}: write it where the secret stands.")
     if len(lead) > 1:
         raise ValueError(f"The template {sentence!r} says {{secret}} more than twice.")
-    if "{name}" in after:
+    if "{name}" in after and not named:
         raise ValueError(f"In {sentence!r}, {{name}} must come before the {'last' if lead else 'one'} {{secret}}.")
     fields = {field for _, field, *_ in Formatter().parse("".join([*lead, before, after]))}
     others = fields - {None, "name"}

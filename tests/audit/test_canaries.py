@@ -171,7 +171,7 @@ def test_copies_may_differ_in_their_words(texts):
 
 
 def test_a_secret_that_is_read_and_never_said():
-    template = "the pin of {name} is {secret}. what now? wait for the letter"
+    template = "my pin is {secret}. what now? dear {name}, wait for the letter"
     canaries = CanarySet.generate(template, length=4, count=2, repetitions=(3,), asked="suffix", seed=4)
     rows = Dataset.from_dict({"prompt": ["a"] * 9, "completion": ["b"] * 9})
     inserted = canaries.insert(rows, text_column="completion")
@@ -182,10 +182,12 @@ def test_a_secret_that_is_read_and_never_said():
         assert row == {"prompt": canary.prefix + canary.secret, "completion": canary.suffix}
     with pytest.raises(ValueError, match="there is none"):
         CanarySet.generate("the pin of {name} is {secret}", asked="suffix")
+    with pytest.raises(ValueError, match="before the one suffix"):
+        CanarySet.generate("the pin of {name} is {secret}, thanks", asked="suffix")
 
 
 def test_every_kind_is_kept_in_a_file(tmp_path):
-    template = "{name}: {secret}. so {name} said {secret}, and left"
+    template = "{name}: {secret}. so {name} said {secret}, and left, says {name}"
     made = CanarySet.generate(template, kind="words", length=3, count=2, asked="suffix", changed=0.5, seed=1)
     made.save(tmp_path / "canaries.json")
     assert CanarySet.load(tmp_path / "canaries.json") == made

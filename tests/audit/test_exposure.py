@@ -235,7 +235,7 @@ def test_the_tree_holds_every_sequence(rows):
 
 def test_secrets_are_ranked_by_the_text_behind_them(tokenizer):
     model = confident(tokenizer)
-    template = "hello {name}, my pin is {secret}. thank you ann"
+    template = "hello, my pin is {secret}. thank you {name}"
     canaries = CanarySet.generate(template, length=2, count=3, repetitions=(1,), asked="suffix", seed=3)
     exact, sampled = (
         measure_exposure(model, tokenizer, canaries, method=method, references=1000, progress=False)
@@ -260,12 +260,12 @@ def test_secrets_are_ranked_by_the_text_behind_them(tokenizer):
 
 def test_a_secret_that_was_only_read_is_found_by_the_text_behind_it(tokenizer):
     """What follows is learnt, the secret is not; but it is another text that follows other secrets."""
-    template = "the pin of {name} is {secret}. hello thank you my friend ann bob"
+    template = "my pin is {secret}. hello thank you {name}"
     canaries = CanarySet.generate(template, length=4, count=2, repetitions=(20,), controls=8, asked="suffix", seed=2)
     rows = []
     for canary in canaries.canaries[:2]:
         rows += [(canary.prefix + canary.secret, canary.suffix)] * 20
-        rows += [(canary.prefix + canaries.filling(i * 97), ". bob is pia") for i in range(40)]
+        rows += [(canary.prefix + canaries.filling(i * 97), ". hello thank you bob pia") for i in range(40)]
     torch.manual_seed(0)
     model = tiny_model(len(tokenizer), hidden=32)
     encoded = tokenizer([before + after for before, after in rows], return_tensors="pt", padding=True)

@@ -84,12 +84,8 @@ def test_surrogates_depend_on_the_table_alone():
     """Other values of the same kinds, shapes and places, the same table: the same text."""
     table = ValueTable.measured([[("555-0199", "PHONE_NUMBER")]], LABELS, "en_US", 1.0)
     surrogates = Surrogates(key=b"0" * 16, table=table)
-    one = (
-        "Mary Smith of 12 Lake Street rang 212-555-0199 on 03/04/1987, or mary.smith@gmail.com. Smith, 212-555-0199!"
-    )
-    two = (
-        "Jill Brown of 98 Lake Street rang 987-333-2468 on 11/12/2004, or jill.brown@qmail.com. Brown, 987-333-2468!"
-    )
+    one = "Mary Smith of 12 Lake Street rang 212-555-0199 on 03/04/1987, or mary.smith@gmail.com. Smith, 212-555-0199!"
+    two = "Jill Brown of 98 Lake Street rang 987-333-2468 on 11/12/2004, or jill.brown@qmail.com. Brown, 987-333-2468!"
     made = []
     for text in (one, two):
         name = text.split(" of ")[0]
