@@ -43,28 +43,38 @@ def tag(
     html: Annotated[Path | None, typer.Option(help="Write a page instead; private characters are masked.")] = None,
     tagger: TaggerOption = None,
     threshold: Annotated[float, typer.Option(help="Show what is at least this likely private.")] = 0.5,
+    surrogates: Annotated[
+        bool, typer.Option("--surrogates", help="Also show the text with made-up values in the place of these.")
+    ] = False,
 ) -> None:
-    """Show what is taken for private: by the rules, and by --tagger where it is given.
+    """Show what is taken for private: by the rules, and by --tagger where it is given, at every mention in its text.
 
     Example: echo "My pin is 4711." | swingkd tag
 
-    Example: swingkd tag notes.jsonl --html notes.html
+    Example: swingkd tag notes.jsonl --surrogates --html notes.html
     """
-    from swingkd.tagging import private_spans
+    from swingkd.surrogates import Surrogates
+    from swingkd.tagging import ConsistentTagger, private_spans
 
     if not 0 < threshold <= 1:
         raise ValueError(f"--threshold {threshold} must lie between 0 and 1.")
     texts = _texts(source, text_column)
     if as_json and html is not None:
         raise ValueError("--json prints lines, --html writes a page. Choose one.")
-    finder, console = make_tagger(tagger), plain_console()
+    if as_json and surrogates:
+        raise ValueError("--json tells of the text as it is; swingkd surrogates writes the new text. Choose one.")
+    finder, console = ConsistentTagger(make_tagger(tagger), threshold=threshold), plain_console()
+    made_up = Surrogates()
     if html is not None:
-        from swingkd.report.page import Page, shown_spans, write_page
+        from swingkd.report.page import Page, shown_spans, shown_surrogates, write_page
 
-        write_page(Page(f"What is private in {Path(source).name}", tokens=shown_spans(texts, finder)), html)
+        title, replaced = f"What is private in {Path(source).name}", []
+        if surrogates:
+            replaced = shown_surrogates(texts, finder, made_up)
+        write_page(Page(title, tokens=shown_spans(texts, finder), replaced=replaced), html)
         say(f"Written: {html}")
         return
-    for text, tags in _tagged(texts, finder):
+    for number, (text, tags) in enumerate(_tagged(texts, finder)):
         spans = private_spans(tags, threshold)
         if as_json:
             rows = [
@@ -78,6 +88,13 @@ def tag(
             coloured.stylize("bold white on red", start, end)
             coloured = coloured[:end] + Text(f" {finder.labels[label] or 'PRIVATE'}", style="dim red") + coloured[end:]
         console.print(coloured, soft_wrap=True)
+        if surrogates and spans:
+            named = [{"start": start, "end": end, "label": finder.labels[label]} for start, end, label in spans]
+            made = made_up.replace(text, named, number)
+            shown = Text(printable(made.text))
+            for span in made.spans:
+                shown.stylize("bold green underline", span["start"], span["end"])
+            console.print(shown, soft_wrap=True)
 
 
 def _texts(source: str, column: str | None) -> list[str]:

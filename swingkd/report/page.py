@@ -21,7 +21,9 @@ from rich.table import Table
 from swingkd.files import read_as, write_json, write_text
 from swingkd.report.plots import stacked
 from swingkd.report.render import fill
-from swingkd.tagging import Tagger, align, dilate, label_spans, private_spans, tag_texts
+from swingkd.surrogates import Surrogates
+from swingkd.tagging import THRESHOLD, Tagger, align, dilate, label_spans, private_spans, tag_texts
+from swingkd.tagging.base import tagger_labels
 from swingkd.tagging.threshold import decided
 from swingkd.targets import TemperatureSettings
 
@@ -74,6 +76,7 @@ class Page:
         tables: numbers without a figure.
         figures: figures with their numbers.
         tokens: texts, token by token, from `shown_tokens`.
+        replaced: the same texts with made-up values, from `shown_surrogates`.
     """
 
     title: str
@@ -82,6 +85,7 @@ class Page:
     tables: Sequence[Figure] = ()
     figures: Sequence[Figure] = ()
     tokens: Sequence[Sequence[ShownToken]] = field(default=())
+    replaced: Sequence[Sequence[ShownToken]] = ()
     claims_heading: str = "What does not hold"
     protected: Sequence[str] = ()
     numbers: Sequence[tuple[str, str]] = ()
@@ -114,6 +118,28 @@ def shown_spans(texts: Sequence[str], tagger: Tagger) -> list[list[ShownToken]]:
             row.append(ShownToken("•" * (end - start), likelihood, temperature, names[label]))
             last = end
         shown.append([*row, ShownToken(text[last:], 0.0, TemperatureSettings().base, "")])
+    return shown
+
+
+def shown_surrogates(texts: Sequence[str], tagger: Tagger, surrogates: Surrogates) -> list[list[ShownToken]]:
+    """Return texts in pieces, made-up values in the place of what the tagger found.
+
+    Args:
+        texts: the texts.
+        tagger: what rates the characters.
+        surrogates: makes the values.
+    """
+    names, shown = tagger_labels(tagger), []
+    for number, (text, tags) in enumerate(zip(texts, tag_texts(tagger, list(texts)), strict=True)):
+        spans = [{"start": s, "end": e, "label": names[label]} for s, e, label in private_spans(tags, THRESHOLD)]
+        made = surrogates.replace(text, spans, number)
+        row, last = [], 0
+        for span in made.spans:
+            start, end = span["start"], span["end"]
+            row.append(ShownToken(made.text[last:start], 0.0, 1.0, ""))
+            row.append(ShownToken(made.text[start:end], 1.0, 1.0, span["label"]))
+            last = end
+        shown.append([*row, ShownToken(made.text[last:], 0.0, 1.0, "")])
     return shown
 
 

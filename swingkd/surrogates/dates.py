@@ -57,6 +57,12 @@ def redrawn(value: str, year: int, rng: Random) -> str | None:
     return _rendered(value, _date_in(value), lambda when, timed: drawn)
 
 
+def is_date(value: str) -> bool:
+    """Tell whether a value is a whole date in figures, whatever somebody took it for: 1987-03-14, 14.3.1987."""
+    found = _YEAR_FIRST.fullmatch(value) or _YEAR_LAST.fullmatch(value)
+    return found is not None and _rendered(value, _date_in(value), lambda when, timed: when) is not None
+
+
 def _date_in(value: str) -> dict[str, tuple[int, int]]:
     """Return where year, month and day of the first date in a value stand; nothing where there is none."""
     for pattern in (_YEAR_FIRST, _YEAR_LAST, _DAY_IN_WORDS, _ONE_PIECE):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from random import Random
 
-from swingkd.surrogates.dates import redrawn
+from swingkd.surrogates.dates import is_date, redrawn
 from swingkd.surrogates.names import WORD, People, Pools, spelled
 from swingkd.surrogates.record import Record, kind_of
 from swingkd.surrogates.shapes import PUBLIC_HOSTS, by_shape, network_address, with_checksum
@@ -30,7 +30,7 @@ class DrawnRecord(Record):
 
     def surrogate(self, value: str, label: str) -> str:
         """See `Record.surrogate`."""
-        if kind_of(label) != "date":
+        if kind_of(label) != "date" and not is_date(value):
             return super().surrogate(value, label)
         known = self._laid(value, "shape")
         if known is None:

@@ -7,7 +7,7 @@ from collections.abc import Container
 from functools import lru_cache
 from random import Random
 
-from swingkd.surrogates.dates import draw_move, moved
+from swingkd.surrogates.dates import draw_move, is_date, moved
 from swingkd.surrogates.names import WORD, People, Pools, locale_of, pools
 from swingkd.surrogates.shapes import PUBLIC_HOSTS, by_shape, host, network_address, number
 
@@ -82,7 +82,7 @@ class Record:
             value: as it stands in the text.
             label: what it is.
         """
-        kind = kind_of(label)
+        kind = "date" if is_date(value) else kind_of(label)
         if kind == "person":
             return self.people.name(value)
         if kind == "date":

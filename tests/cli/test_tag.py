@@ -86,3 +86,25 @@ def test_tag_writes_a_page_that_masks(tmp_path):
     page = (tmp_path / "notes.html").read_text()
     assert "4711" not in page
     assert "ID_NUMBER, likelihood 1.00, temperature 16.0" in page
+
+
+def test_both_texts_side_by_side(tmp_path):
+    source, page = tmp_path / "notes.txt", tmp_path / "page.html"
+    source.write_text("My pin is 4711. So it is 4711, write to ann.smith@gmail.com.\nNothing to see.\n")
+    shown = runner.invoke(app, ["tag", str(source), "--surrogates"])
+    assert shown.exit_code == 0, shown.output
+    real, made, nothing = [line for line in shown.output.split("\n") if line.strip()]
+    # The second mention, which no rule finds, as well.
+    assert real.count("4711 ID_NUMBER") == 2
+    assert "4711" not in made
+    assert "ann.smith" not in made
+    assert made.startswith("My pin is ")
+    assert nothing == "Nothing to see."
+    assert runner.invoke(app, ["tag", str(source), "--surrogates", "--html", str(page)]).exit_code == 0
+    html = page.read_text()
+    assert "4711" not in html
+    assert html.count("<ins title=") == 3
+    assert html.count("Nothing to see.") == 2
+    refused = runner.invoke(app, ["tag", str(source), "--surrogates", "--json"])
+    assert refused.exit_code == 2
+    assert "swingkd surrogates writes the new text" in " ".join(refused.output.split())

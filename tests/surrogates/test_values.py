@@ -13,7 +13,8 @@ from stdnum.de import idnr
 from stdnum.gb import nhs
 from stdnum.us import ssn
 
-from swingkd.surrogates.dates import draw_move, moved
+from swingkd.surrogates import Surrogates
+from swingkd.surrogates.dates import draw_move, is_date, moved
 from swingkd.surrogates.names import People
 from swingkd.surrogates.shapes import by_shape, host, network_address, number
 from swingkd.tagging.rule import digits_of
@@ -156,3 +157,17 @@ def test_names_in_other_writing(name, script):
     made = People("en_US", Random(2), lambda name: False).name(name)
     assert made != name
     assert unicodedata.name(made[0]).startswith(script)
+
+
+@pytest.mark.parametrize("value", ["1987-03-14", "14.03.1987", "3/14/1987"])
+def test_a_date_is_moved_whatever_it_was_taken_for(value):
+    text = f"card {value}, that is {value}"
+    spans = [{"start": s, "end": s + len(value), "label": "ID_NUMBER"} for s in (5, text.rindex(value))]
+    for row in range(20):
+        made = Surrogates(seed=1).replace(text, spans, row)
+        new = made.text[5:].split(",")[0]
+        assert is_date(new)
+        assert new != value
+        assert made.text.count(new) == 2
+    assert not is_date("4711-47-11")
+    assert not is_date("12/34/5678")
