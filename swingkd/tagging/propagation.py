@@ -21,13 +21,13 @@ import numpy as np
 
 from swingkd.tagging.base import BaseTagger, CharTags, Tagger, paint, private_spans, tag_texts, tagger_labels
 from swingkd.tagging.known_values import KnownValues
-from swingkd.tagging.spelling import fold, written_alike
+from swingkd.tagging.spelling import fold, written_alike, written_as_date
 from swingkd.tagging.threshold import THRESHOLD
 
 # Fewer letters and digits stand for many things: an hour, a word.
 _LEAST, _LONG = 3, 7
 _NAME_LABELS = re.compile("PER|NAME")
-_GAPS, _YEAR = re.compile(r"[\W_]+"), re.compile(r"\d{4}")
+_GAPS, _YEAR = re.compile(r"[\W_]+"), re.compile(r"(?<!\d)\d{4}(?!\d)")
 _PARTS = re.compile(r"[^\W\d_]{3,}")
 
 
@@ -209,9 +209,9 @@ def _perhaps_again(text: str, values: list[_Value]) -> list[_Value]:
     found = "\n".join(_letters(value.text) for value in values if not value.part)
     again = []
     for value in values:
-        # However it is written, its last letters and digits are the same; those of a date in words are not.
+        # However it is written, its last letters and digits are the same; those of a date are not.
         end = _letters(value.text)[-_LONG:]
-        if _YEAR.search(value.text) or whole.count(end) > found.count(end):
+        if whole.count(end) > found.count(end) or (_YEAR.search(value.text) and written_as_date(value.text)):
             again.append(value)
     return again
 

@@ -11,6 +11,9 @@ from itertools import accumulate
 _CONTEXT_BEFORE, _CONTEXT_AFTER = 60, 24
 #: What a judge says of a candidate of which no part is private either.
 NOTHING = -1.0
+# How far from its digits a value of figures begins and ends: "date of birth: " stands before some.
+_REACH = 40
+_DIGITS, _WORD_END = re.compile(r"\d+"), re.compile(r"(?!\w)")
 # More parts are no single value that something else stands beside.
 _MOST_PARTS = 14
 
@@ -52,6 +55,7 @@ class Rule:
             may look like more of it.
         sizes: how many letters and digits a part has, at least and at most.
         apart: it is no candidate where an earlier rule is as sure of some of its characters.
+        digits: every candidate has a digit near each of its ends (`near_digits`): only there is it looked for.
     """
 
     label: str
@@ -61,13 +65,17 @@ class Rule:
     parts: bool = False
     sizes: tuple[int, int] = (1, 100)
     apart: bool = False
+    digits: bool = False
 
-    def find(self, text: str, lowered: str | None = None) -> Iterator[tuple[int, int, float]]:
+    def find(
+        self, text: str, lowered: str | None = None, near: list[tuple[int, int]] | None = None
+    ) -> Iterator[tuple[int, int, float]]:
         """Yield what the rule finds, as (start, end, likelihood).
 
         Args:
             text: as `plain` returns it.
             lowered: the same in lower case, where somebody has made it.
+            near: what `near_digits` returns of it, likewise.
         """
         if isinstance(self.needs, tuple):
             lowered = text.lower() if lowered is None else lowered
@@ -75,15 +83,19 @@ class Rule:
                 return
         elif not self.needs.search(text):
             return
-        place = 0
-        while match := self.pattern.search(text, place):
-            likelihood = self.judge(match)
-            if likelihood == 0 and self.parts:
-                match, likelihood = self._part(match)
-            if likelihood > 0:
-                start, end = match.span("value" if "value" in self.pattern.groupindex else 0)
-                yield start, end, likelihood
-            place = max(match.end(), place + 1)
+        places = [(0, len(text))]
+        if self.digits:
+            places = near_digits(text) if near is None else near
+        for first, last in places:
+            place = first
+            while match := self.pattern.search(text, place, last):
+                likelihood = self.judge(match)
+                if likelihood == 0 and self.parts:
+                    match, likelihood = self._part(match)
+                if likelihood > 0:
+                    start, end = match.span("value" if "value" in self.pattern.groupindex else 0)
+                    yield start, end, likelihood
+                place = max(match.end(), place + 1)
 
     def _part(self, match: re.Match[str]) -> tuple[re.Match[str], float]:
         """Return the longest part of a candidate that is one by itself, or the candidate."""
@@ -111,6 +123,19 @@ class Rule:
             if part is not None and likelihood > 0:
                 return part, likelihood
         return match, 0.0
+
+
+def near_digits(text: str) -> list[tuple[int, int]]:
+    """Return the parts of a text within 40 characters of a digit, up to the end of a word, (start, end) in order."""
+    parts: list[tuple[int, int]] = []
+    for run in _DIGITS.finditer(text):
+        start, end = max(run.start() - _REACH, 0), run.end() + _REACH
+        if parts and start <= parts[-1][1]:
+            parts[-1] = (parts[-1][0], end)
+        else:
+            parts.append((start, end))
+    # An end within a word would look like the end of a value.
+    return [(start, _WORD_END.search(text, min(end, len(text))).start()) for start, end in parts]  # type: ignore[union-attr]
 
 
 def digits_of(text: str) -> str:

@@ -291,6 +291,7 @@ PHONE_RULE = Rule(
     ),
     _judge_phone,
     edged(r"\d[\d ().\-/\r\n]{5}"),
+    digits=True,
     parts=True,
     sizes=(7, 15),
     apart=True,

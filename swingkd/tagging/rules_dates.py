@@ -89,6 +89,7 @@ DATE_RULES: tuple[Rule, ...] = (
         ),
         _judge_figures,
         edged(r"\d[-/.]\d|\d\.? \d|\d\s?[年년]|\dT\d|\d/[A-Za-z]{3}/\d|元年|tháng"),
+        digits=True,
     ),
     Rule(
         "DATE_TIME",
@@ -101,6 +102,7 @@ DATE_RULES: tuple[Rule, ...] = (
         ),
         _judge_words,
         edged(r"[^\W\d]\.?,?[ -]\d{4}|\d[^\W\d]*,? \d{4}|\d-[^\W\d]{3}|\d{4} [^\W\d]{3}"),
+        digits=True,
     ),
     Rule(
         "DATE_TIME",
@@ -110,5 +112,6 @@ DATE_RULES: tuple[Rule, ...] = (
         ),
         _judge_in_one_piece,
         re.compile(r"\d{6}"),
+        digits=True,
     ),
 )

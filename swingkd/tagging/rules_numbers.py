@@ -143,6 +143,7 @@ NUMBER_RULES: tuple[Rule, ...] = (
         edged(r"(?<![\d-])(?!000|666)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\d-])"),
         always(1.0),
         edged(r"\d-\d\d-\d"),
+        digits=True,
     ),
     Rule(
         "IBAN_CODE",
@@ -154,6 +155,7 @@ NUMBER_RULES: tuple[Rule, ...] = (
         _judge_iban,
         edged(r"[A-Za-z]{2}[ .]?\d{2}[ .A-Za-z0-9\r\n-]{8}"),
         parts=True,
+        digits=True,
         sizes=(15, 38),
     ),
     Rule(
@@ -161,6 +163,7 @@ NUMBER_RULES: tuple[Rule, ...] = (
         edged(r"(?i:(?<![\w-])|(?<=visa)|(?<=card)|(?<=amex))\d(?:(?:[ -]|\r?\n)?\d){11,22}(?![\w-])"),
         _judge_card,
         edged(r"\d{2}[\d \r\n-]{9}"),
+        digits=True,
         parts=True,
         sizes=(12, 19),
         apart=True,
@@ -177,12 +180,14 @@ NUMBER_RULES: tuple[Rule, ...] = (
         ),
         _judge_national,
         edged(r"\d{3}"),
+        digits=True,
     ),
     Rule(
         "VEHICLE_ID",
         edged(r"(?<![\w-])(?:[A-HJ-NPR-Z0-9]{17}|[a-hj-npr-z0-9]{17})(?![\w-])"),
         _judge_vehicle,
         edged(r"[A-Za-z0-9]{17}"),
+        digits=True,
     ),
 )
 ID_RULES: tuple[Rule, ...] = (
@@ -198,6 +203,7 @@ ID_RULES: tuple[Rule, ...] = (
         edged(r"(?<![^\W_])(?<![,-])(?<!\d\.)\d(?:[ -]?\d){3,24}(?![^\W_]|-|[.,]\d)"),
         _judge_number,
         edged(r"\d[\d .\-]{2,}\d"),
+        digits=True,
         apart=True,
     ),
     Rule(

@@ -104,6 +104,11 @@ def fold(text: str) -> str:
     return "".join(str(unicodedata.digit(c, c)) for c in folded if unicodedata.category(c) != "Cf")
 
 
+def written_as_date(value: str) -> bool:
+    """Tell whether a value is a date, of which other spellings share no more than figures."""
+    return _date(fold(value).strip()) is not None
+
+
 def _date(folded: str) -> str | None:
     if found := _DATE.fullmatch(folded):
         year, month, day = found.group(1, 2, 3) if found[1] else found.group(6, 5, 4)
