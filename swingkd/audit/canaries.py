@@ -275,6 +275,7 @@ class CanarySet:
         secrets = [said(canary) for canary in inserted]
         columns[text_column] = [copy.saying(secret) for copy, secret in zip(copies, secrets, strict=True)]
         if apart:
+            check_text_column(dataset, "prompt")
             whole = zip(columns[text_column], copies, strict=True)
             columns["prompt"] = [text[: len(text) - len(copy.suffix)] for text, copy in whole]
             columns[text_column] = [copy.suffix for copy in copies]

@@ -178,6 +178,9 @@ def audit_membership(
     for reference in references:
         if isinstance(reference, str) and reference != "base":
             raise ValueError(f"The reference {reference!r} is a name. Give the loaded model, or 'base'.")
+        if isinstance(reference, str):
+            with adapter_off(model):  # before anything is scored
+                pass
     others = [model if isinstance(reference, str) else reference for reference in references]
     max_length = min(longest_input(each, max_length) for each in (model, *others))
     given = membership_records(model, members, nonmembers)

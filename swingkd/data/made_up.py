@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from torch.utils.data import get_worker_info
 
 from swingkd.data.rendering import Rendered
 from swingkd.surrogates import Surrogates
@@ -77,15 +78,16 @@ class MadeUp:
         ends = np.cumsum([len(word) + 1 for word in words]) - 1
         starts = ends - [len(word) for word in words]
         characters, labels = list(self.origin_text), np.zeros(len(words), np.int16)
+        replaced = np.zeros(len(words), np.float32)
         for start, end, made, label in self.values:
             held = [number for number in np.flatnonzero((starts < end) & (ends > start)).tolist() if words[number]]
             for number, piece in zip(held, _pieces(made, len(held)), strict=True):
                 first, last = max(start, int(starts[number])), min(end, int(ends[number]))
                 characters[first:last] = [piece, *[""] * (last - first - 1)]
-                labels[number] = label
+                labels[number], replaced[number] = label, 1
         new = ["".join(characters[start:end]) for start, end in zip(starts, ends, strict=True)]
-        flagged = np.repeat(labels, [len(word) + 1 for word in new])[: len(" ".join(new))]
-        return new, CharTags((flagged > 0).astype(np.float32), flagged)
+        lengths, size = [len(word) + 1 for word in new], len(" ".join(new))
+        return new, CharTags(np.repeat(replaced, lengths)[:size], np.repeat(labels, lengths)[:size])
 
 
 def _pieces(value: str, count: int) -> list[str]:
@@ -117,8 +119,14 @@ def made_up(
         breaks: in each text, a character that joins two parts of it: no value reaches across.
     """
     whole = [_broken(own, at) for own, at in zip(tags, breaks, strict=True)] if breaks else tags
-    rows = zip(texts, whole, indices, strict=True)
+    rows = zip(texts, whole, (_of_worker(row) for row in indices), strict=True)
     return [MadeUp(text, own, labels, surrogates, row, threshold) for text, own, row in rows]
+
+
+def _of_worker(row: int) -> int:
+    """Return a row's number, told from that of another worker, which counts the rows of its own shards of a stream."""
+    worker = get_worker_info()
+    return row if worker is None else row + ((worker.id + 1) << 40)
 
 
 def _broken(tags: CharTags, at: int) -> CharTags:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NotRequired
-
 from typing_extensions import TypedDict
 
 
@@ -12,8 +10,7 @@ class Protected(TypedDict):
 
     `protection` and `why` it was chosen; the `tagger` (or what stands in its place); `flagged`, the share of `answers`
     (predicted tokens, words or examples) that count as private, and of each kind in `kinds` (`None`: not counted, of a
-    stream or under differential privacy); `examples`, spans of which only the shape is left; `mentions`, how many of
-    what was found elsewhere the tagger alone had missed.
+    stream or under differential privacy); `examples`, spans of which only the shape is left.
     """
 
     protection: str
@@ -23,7 +20,6 @@ class Protected(TypedDict):
     flagged: float | None
     kinds: dict[str, float]
     examples: list[str]
-    mentions: NotRequired[int]
 
 
 def protected_lines(protected: Protected) -> list[str]:
@@ -36,8 +32,6 @@ def protected_lines(protected: Protected) -> list[str]:
         kinds = sorted(protected["kinds"].items(), key=lambda item: -item[1])
         shares = f" ({', '.join(f'{name} {_percent(share)}' for name, share in kinds)})" if kinds else ""
         lines.append(f"It flags {_percent(protected['flagged'])} of the {protected['answers']}{shares}.")
-    if protected.get("mentions"):
-        lines.append(f"Mentions that it missed, of values that it had found elsewhere: {protected['mentions']:,}.")
     if protected["examples"]:
         lines.append(f"Such as, their letters and digits masked: {', '.join(protected['examples'])}.")
     return lines

@@ -6,7 +6,10 @@ import calendar
 import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from itertools import pairwise
 from random import Random
+
+from swingkd.surrogates.shapes import by_shape
 
 _MONTHS = {name.lower(): i for i in range(1, 13) for name in (calendar.month_name[i], calendar.month_abbr[i])}
 _MONTHS["sept"] = 9
@@ -19,8 +22,16 @@ _DAY_IN_WORDS = re.compile(
     rf"|{_WORD.replace('?P<w>', '?P<w2>')}\s(?P<d2>\d{{1,2}})(?:st|nd|rd|th)?\b(?:,?\s(?P<y2>\d{{4}}))?",
     re.IGNORECASE,
 )
+_MONTH_AND_YEAR = re.compile(rf"{_WORD},?[\s-](?P<y>\d{{4}})", re.IGNORECASE)
 _TIME = re.compile(r"(?P<h>\d{1,2}):(?P<i>\d{2})(?::(?P<s>\d{2}))?")
-_FIGURE = re.compile(r"\d+")
+_TOKEN = re.compile(r"\d+|[^\W\d_]+")
+_DAYS = frozenset(name.lower() for name in (*calendar.day_name, *calendar.day_abbr))
+_ORDINALS = frozenset("st nd rd th".split())
+_TELL_NOTHING = frozenset(
+    "t z utc gmt am pm a p m of at on the to from and or until in by since before after last next this ago old born "
+    "day days week weeks month months year years hour hours morning evening night noon o clock h de del di du der am "
+    "le la el al den 年 月 日 년 월 일".split()
+)
 # A few months at least, and few enough that a child stays a child.
 _NEAREST, _FURTHEST = 60, 1000
 
@@ -32,45 +43,81 @@ def draw_move(rng: Random) -> timedelta:
 
 
 def moved(value: str, move: timedelta, rng: Random) -> str:
-    """Return a date, or a date and a time, moved and written in the same way.
+    """Return a value with every date in it moved, and what else says when changed, written in the same way.
 
     Args:
         value: as it stands in the text.
         move: see `draw_move`; a date without a time moves by its whole days.
-        rng: for figures that are no date that can be read.
+        rng: for what is no date that can be read.
     """
-    places = _date_in(value)
-    made = _rendered(value, places, lambda when, timed: when + (move if timed else timedelta(days=move.days)))
-    return made if made is not None else _FIGURE.sub(lambda figure: _alike(figure[0], rng), value)
 
+    def later(when: datetime, timed: bool) -> datetime:
+        return when + (move if timed else timedelta(days=move.days))
 
-def redrawn(value: str, year: int, rng: Random) -> str | None:
-    """Return another date written in the same way, of which nothing depends on the value; `None`: it is no date.
-
-    Args:
-        value: as it stands in the text.
-        year: of the new date.
-        rng: where its day and time come from.
-    """
-    # Whichever of two figures the month is: both can be one.
-    drawn = datetime(year, rng.randint(1, 12), rng.randint(1, 12)) + timedelta(seconds=rng.randint(0, 86_399))
-    return _rendered(value, _date_in(value), lambda when, timed: drawn)
+    starts = _starts(value)
+    made = [_others(value[: starts[0]] if starts else value, rng)]
+    for start, end in pairwise([*starts, len(value)]):
+        part = value[start:end]
+        pieces = _pieces(part, _date_in(part), later)
+        # A date that is none is figures and words.
+        place = 0
+        for first, last, new in pieces or []:
+            made += [_others(part[place:first], rng), new]
+            place = last
+        made.append(_others(part[place:], rng))
+    return "".join(made)
 
 
 def is_date(value: str) -> bool:
     """Tell whether a value is a whole date in figures, whatever somebody took it for: 1987-03-14, 14.3.1987."""
     found = _YEAR_FIRST.fullmatch(value) or _YEAR_LAST.fullmatch(value)
-    return found is not None and _rendered(value, _date_in(value), lambda when, timed: when) is not None
+    return found is not None and _pieces(value, _date_in(value), lambda when, timed: when) is not None
+
+
+_PATTERNS = (_YEAR_FIRST, _YEAR_LAST, _DAY_IN_WORDS, _ONE_PIECE, _MONTH_AND_YEAR)
+
+
+def _starts(value: str) -> list[int]:
+    """List where the dates of a value begin."""
+    starts: list[int] = []
+    place = 0
+    while True:
+        found = [match for pattern in _PATTERNS if (match := pattern.search(value, place))]
+        if not found:
+            return starts
+        first = min(found, key=lambda match: (match.start(), -match.end()))
+        starts.append(first.start())
+        place = first.end()
 
 
 def _date_in(value: str) -> dict[str, tuple[int, int]]:
-    """Return where year, month and day of the first date in a value stand; nothing where there is none."""
-    for pattern in (_YEAR_FIRST, _YEAR_LAST, _DAY_IN_WORDS, _ONE_PIECE):
-        found = pattern.search(value)
+    """Return where year, month and day of the date stand with which a value begins; nothing where there is none."""
+    for pattern in _PATTERNS:
+        found = pattern.match(value)
         places = _places(found) if found is not None else None
         if places:
             return places
     return {}
+
+
+def _others(text: str, rng: Random) -> str:
+    """Return what stands around dates with its figures and words changed, but for those that tell nothing."""
+
+    def other(token: re.Match[str]) -> str:
+        own = token[0].casefold()
+        if own[0].isdecimal():
+            return _alike(token[0], rng)
+        if own in _ORDINALS:
+            return "th"
+        if own in _TELL_NOTHING:
+            return token[0]
+        if own in _MONTHS:
+            return _named(token[0], rng.randint(1, 12))
+        if own in _DAYS:
+            return _cased_as(rng.choice(list(calendar.day_abbr if len(own) < 5 else calendar.day_name)), token[0])
+        return by_shape(token[0], rng)
+
+    return _TOKEN.sub(other, text)
 
 
 def _places(found: re.Match[str]) -> dict[str, tuple[int, int]] | None:
@@ -84,13 +131,13 @@ def _places(found: re.Match[str]) -> dict[str, tuple[int, int]] | None:
     return {name[0]: place for name, place in groups.items()} if groups else None
 
 
-def _rendered(
+def _pieces(
     value: str, places: dict[str, tuple[int, int]], later: Callable[[datetime, bool], datetime]
-) -> str | None:
-    """Return a value with another date, written alike; `None` where it is no date.
+) -> list[tuple[int, int, str]] | None:
+    """Return the parts of a value that are another date now, (start, end, new) in order; `None` where it is no date.
 
     Args:
-        value: with a date.
+        value: that begins with a date.
         places: where its parts stand.
         later: returns the new date for the old one, which may have a time.
     """
@@ -115,16 +162,16 @@ def _rendered(
     new = {"y": after.year, "m": after.month, "d": after.day}
     # A day of one figure shows that none is written with a 0 before it.
     bare = "w" in places or any(end - start == 1 for start, end in places.values())
-    pieces = [(places[name], _figures(value[slice(*places[name])], new[name], bare)) for name in new if name in places]
+    pieces = [
+        (*places[name], _figures(value[slice(*places[name])], new[name], bare)) for name in new if name in places
+    ]
     if "w" in places:
-        pieces.append((places["w"], _named(value[slice(*places["w"])], after.month)))
+        pieces.append((*places["w"], _named(value[slice(*places["w"])], after.month)))
     if time:
         for name, number in (("h", after.hour), ("i", after.minute), ("s", after.second)):
             if time[name] is not None:
-                pieces.append((time.span(name), _figures(time[name], number, len(time["h"]) == 1 and name == "h")))
-    for (start, end), written in sorted(pieces, reverse=True):
-        value = value[:start] + written + value[end:]
-    return value
+                pieces.append((*time.span(name), _figures(time[name], number, len(time["h"]) == 1 and name == "h")))
+    return sorted(pieces)
 
 
 def _figures(before: str, number: int, bare: bool) -> str:
@@ -135,8 +182,11 @@ def _figures(before: str, number: int, bare: bool) -> str:
 
 def _named(before: str, month: int) -> str:
     short = len(before) <= 4 and before.lower() not in ("may", "june", "july")
-    name = calendar.month_abbr[month] if short else calendar.month_name[month]
-    return name.upper() if before.isupper() else name.lower() if before.islower() else name
+    return _cased_as(calendar.month_abbr[month] if short else calendar.month_name[month], before)
+
+
+def _cased_as(made: str, before: str) -> str:
+    return made.upper() if before.isupper() else made.lower() if before.islower() else made
 
 
 def _alike(figures: str, rng: Random) -> str:

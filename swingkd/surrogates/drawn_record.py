@@ -1,96 +1,135 @@
-"""The made-up values of one record, drawn from a noised table of what values look like, and from nothing else."""
+"""The made-up values of one record, drawn from a noised table of what values look like, and from nothing else.
+
+Of a value no more is looked at than its template (`template_of`), its label, and whether it, or a word of it, stands
+in the record again: another value with the same of these has the same surrogate (tested as such).
+"""
 
 from __future__ import annotations
 
+import calendar
 import re
 from random import Random
 
-from swingkd.surrogates.dates import is_date, redrawn
-from swingkd.surrogates.names import WORD, People, Pools, spelled
-from swingkd.surrogates.record import Record, kind_of
-from swingkd.surrogates.shapes import PUBLIC_HOSTS, by_shape, network_address, with_checksum
+from swingkd.surrogates.kinds import kind_of
+from swingkd.surrogates.names import locale_of, pools, spelled
+from swingkd.surrogates.shapes import PUBLIC_HOSTS, by_shape
+from swingkd.surrogates.template import template_of
 from swingkd.surrogates.value_table import ValueTable
 
 _HOSTS = tuple(sorted(PUBLIC_HOSTS))
-_SCHEME = re.compile(r"^(?:[a-z][a-z0-9+.-]*://)?(?:www\.)?", re.IGNORECASE)
+_WORD, _RUN = re.compile(r"[^\W\d_]+"), re.compile(r"0+|[^\W\d_]+")
+_GAPS = re.compile(r"[\W_]+")
+_NAMED = ("person", "street", "city", "company")
 
 
-class DrawnRecord(Record):
-    """One record's values by a table: kinds, shapes and places are the real ones', and which of them are equal.
+class DrawnRecord:
+    """One record's values by a table.
 
     Args:
         rng: where the draws come from.
-        table: what they look like.
+        table: what values look like.
     """
 
     def __init__(self, rng: Random, table: ValueTable):
-        super().__init__(rng, table.locale, ())
-        self.table = table
-        self.people = _DrawnPeople(rng, table)
+        self.rng, self.table = rng, table
+        self._values: dict[str, str] = {}
+        self._words: dict[str, str] = {}
+
+    def read(self, values: list[tuple[str, str]]) -> None:
+        """Look at nothing: what is made up does not depend on the values."""
 
     def surrogate(self, value: str, label: str) -> str:
-        """See `Record.surrogate`."""
-        if kind_of(label) != "date" and not is_date(value):
-            return super().surrogate(value, label)
-        known = self._laid(value, "shape")
-        if known is None:
-            known = redrawn(value, self.table.year(self.rng), self.rng) or self._by_table(value, label)
-            self._keep(value, known)
+        """Return what stands for a value: the same for each of its spellings in the record.
+
+        Args:
+            value: as it stands in the text; its template is used, and which values and words are equal.
+            label: what it is.
+        """
+        template, key = template_of(value), _GAPS.sub("", value.casefold())
+        known = self._values.get(key)
+        if known is None or "0" not in template:
+            # Its words keep their own names, in any case; what has figures is the same as before.
+            words = [word.casefold() for word in _WORD.findall(value)]
+            known = (
+                known if known is not None and kind_of(label) not in _NAMED else self._drawn(template, label, words)
+            )
+            self._values[key] = known
         return known
 
-    def _taken(self, name: str) -> bool:
-        # That a value is not drawn would tell that it is real.
-        return False
-
-    def _draw(self, value: str, label: str, kind: str) -> str:
-        if kind in ("city", "company", "street") and any(c.isalpha() for c in value):
-            return super()._draw(value, label, kind)
-        if kind == "mail" and "@" in value:
-            name, _, _ = value.rpartition("@")
-            made = WORD.sub(lambda word: self.people.known(word[0]) or self._by_table(word[0], label), name)
-            made = re.sub(r"\d+", lambda digits: self._by_table(digits[0], label), made)
-            return f"{made.lower() if name.islower() else made}@{self.rng.choice(_HOSTS)}"
+    def _drawn(self, template: str, label: str, words: list[str]) -> str:
+        kind = kind_of(label)
+        if kind == "date":
+            return self._date(template)
+        if kind == "mail" and "@" in template:
+            name = template.rpartition("@")[0]
+            own = words[: len(_WORD.findall(name))]
+            return f"{self._pieces(name, label, own, named=True)}@{self.rng.choice(_HOSTS)}"
         if kind == "host":
-            start = _SCHEME.match(value)
-            assert start is not None  # it may be empty
-            name, slash, rest = value[start.end() :].partition("/")
-            front, dot, _ = name.rpartition(".")
-            site = self._by_table(front, label) + ".com" if dot else self._by_table(name, label)
-            return start[0] + site + slash + self._by_table(rest, label)
-        if kind == "machine":
-            return network_address(value, self.rng)
-        if kind == "phone":
-            return self._by_table(value, label)
-        return with_checksum(value, label, lambda shape: self._by_table(shape, label))
+            scheme, sign, rest = template.rpartition("://")
+            site, slash, path = rest.partition("/")
+            front, dot, _ = site.rpartition(".")
+            start = "https://" if sign else scheme
+            return start + self._by_table(front if dot else site, label) + ".com" + slash + self._by_table(path, label)
+        return self._pieces(template, label, words, named=kind in _NAMED, place="town" if kind != "person" else None)
 
-    def _city(self, lists: Pools) -> str:
-        return self._town(lists)
+    def _pieces(self, template: str, label: str, words: list[str], *, named: bool, place: str | None = None) -> str:
+        """Return names for the words of a template, and signs of the table for the rest of it."""
+        if not named:
+            return self._by_table(template, label)
+        # A template loses marks, so its words are counted, not looked up.
+        runs = [run for run in _RUN.finditer(template) if run[0][0] != "0"]
+        own = words if len(words) == len(runs) else [f"{len(self._words)} {number}" for number in range(len(runs))]
+        made, last = [], 0
+        for number, (run, word) in enumerate(zip(runs, own, strict=True)):
+            made += [
+                self._by_table(template[last : run.start()], label),
+                self._name(run[0], word, number, runs, place),
+            ]
+            last = run.end()
+        return "".join(made) + self._by_table(template[last:], label)
 
-    def _town(self, lists: Pools) -> str:
-        return self.table.name("town", self.rng) or spelled(lists.town, self.rng)
+    def _name(self, run: str, word: str, number: int, runs: list[re.Match[str]], place: str | None) -> str:
+        if word not in self._words:
+            lists = pools(locale_of(run, self.table.locale))
+            kind = place or ("last" if number and number == len(runs) - 1 else "first")
+            listed = {"first": lists.first, "last": lists.last, "town": lists.town}[kind]
+            if len(run) == 1 and run.isascii():
+                drawn = self.rng.choice("ABCDEFGHJKLMNPRSTW")
+            elif run.isascii():
+                drawn = self.table.name(kind, self.rng) or spelled(listed, self.rng)
+            else:
+                drawn = self.rng.choice(listed)
+            self._words[word] = drawn
+        made = self._words[word]
+        return made.upper() if run.isupper() and len(run) > 1 else made.lower() if run.islower() else made
 
-    def _shaped(self, word: str) -> str:
-        return self._by_table(word, "")
+    def _date(self, template: str) -> str:
+        """Return a date for a template: figures of four signs are a year, others fit a day, a month and an hour."""
+        year = self.table.year(self.rng)
 
-    def _by_table(self, value: str, label: str) -> str:
-        """Return a value of the same shape; writing beyond digits and the Latin alphabet is drawn evenly."""
+        def part(run: re.Match[str]) -> str:
+            length = len(run[0])
+            if run[0][0] != "0":
+                if length < 3:
+                    return {"a": "T", "A": "T"}.get(run[0], "th")
+                months = calendar.month_abbr if length == 3 else calendar.month_name
+                name = months[self.rng.randint(1, 12)]
+                return name.upper() if run[0].isupper() else name.lower() if run[0].islower() else name
+            if length == 4:
+                return str(year)
+            if length in (6, 8):
+                return str(year)[-(length - 4) :] + "".join(f"{self.rng.randint(1, 12):02d}" for _ in range(2))
+            if length <= 2:
+                return str(self.rng.randint(1, 9)) if length == 1 else f"{self.rng.randint(1, 12):02d}"
+            return by_shape(run[0].replace("0", "1"), self.rng)
+
+        return _RUN.sub(part, template)
+
+    def _by_table(self, template: str, label: str) -> str:
+        """Return signs of the table for those of a template; beyond digits and Latin letters they are drawn evenly."""
         made, place = [], 0
-        for character in value:
-            known = character.isascii() and character.isalnum()
-            made.append(
-                self.table.symbol(label, place, character, self.rng) if known else by_shape(character, self.rng)
-            )
-            place += character.isalnum()
+        for sign in template:
+            known = sign.isascii() and sign.isalnum()
+            made.append(self.table.symbol(label, place, sign, self.rng) if known else by_shape(sign, self.rng))
+            place += sign.isalnum()
         return "".join(made)
-
-
-class _DrawnPeople(People):
-    def __init__(self, rng: Random, table: ValueTable):
-        super().__init__(table.locale, rng, lambda name: False)
-        self.table = table
-
-    def named(self, word: str, lists: Pools, is_last: bool) -> str:
-        if not word.isascii():
-            return super().named(word, lists, is_last)
-        listed = lists.last if is_last else lists.first
-        return self.table.name("last" if is_last else "first", self.rng) or spelled(listed, self.rng)

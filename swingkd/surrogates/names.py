@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from faker import Faker
 
+from swingkd.surrogates.shapes import by_shape
+
 # Whose lists fit names in another writing.
 _SCRIPTS = {
     "CYRILLIC": "ru_RU",
@@ -38,13 +40,40 @@ _OF_PLACE = frozenset(
     "apartment unit floor fl box po apo fpo dpo room building bldg north south east west n s e w ne nw se sw new lake "
     "port mount saint straße strasse gasse weg platz allee rue chemin calle avenida plaza via piazza rua".split()
 )
-#: What stands beside a name and is none.
-TITLES = frozenset(
-    "mr mrs ms miss mx dr doctor prof professor sir madam dame lord lady rev fr sr jr ii iii herr frau m mme mlle don "
-    "doña señor señora sig signor signora dhr mevr van von der den de del della di da dos la le el al bin ibn of "
-    "and".split()
+# What stands before a name, behind one, and in small letters within one, and is none.
+_BEFORE = frozenset(
+    "mr mrs ms miss mx dr doctor prof professor sir madam dame lord lady rev herr frau mme mlle".split()
 )
-WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?")
+_BEHIND = frozenset("jr sr ii iii iv md phd".split())
+_WITHIN = frozenset("van von der den de del della di da dos du la le el al bin ibn of and y e".split())
+
+#: Words beside a name that are none.
+TITLE_WORDS = _BEFORE | _BEHIND | _WITHIN
+
+
+def _marks() -> str:
+    """Return the marks that stand on letters, and the vowels of some scripts, as the inside of a class."""
+    known = [c for c in range(0x300, 0x1B00) if unicodedata.category(chr(c)).startswith("M")]
+    starts = [c for c in known if c - 1 not in set(known)]
+    ends = [c for c in known if c + 1 not in set(known)]
+    return "".join(f"{chr(start)}-{chr(end)}" for start, end in zip(starts, ends, strict=True))
+
+
+_LETTER = rf"[^\W\d_][{_marks()}]*"
+WORD = re.compile(rf"(?:{_LETTER})+(?:['\u2019](?:{_LETTER})+)?")
+
+
+def name_words(value: str) -> list[re.Match[str]]:
+    """Return the words of a name that are names: no title before or behind it, no particle within."""
+    words = list(WORD.finditer(value))
+    kept: set[int] = set()
+    for number, word in enumerate(words):
+        own, last = word[0].casefold(), number == len(words) - 1
+        before = own in _BEFORE and not last and kept == set(range(number))
+        within = own in _WITHIN and word[0].islower() and 0 < number < len(words) - 1
+        if before or within or (own in _BEHIND and number and number - 1 not in kept):
+            kept.add(number)
+    return [word for number, word in enumerate(words) if number not in kept]
 
 
 class Pools(NamedTuple):
@@ -131,21 +160,32 @@ class People:
         self._parts: dict[str, str] = {}
 
     def name(self, value: str) -> str:
-        """Return a made-up name written like the value; titles, particles and initials stay what they are."""
+        """Return a made-up name written like the value; titles and particles stay what they are."""
         lists = pools(locale_of(value, self.locale))
-        words = [word for word in WORD.finditer(value) if word[0].casefold() not in TITLES]
+        words = name_words(value)
         if not value.isascii() and len(words) == 1 and " " not in value and not value[:1].isupper():
             # Without blanks between its parts: the family's name first.
             key = value.casefold()
             if key not in self._parts:
-                self._parts[key] = self._draw(lists.last) + self._draw(lists.first)
+                self._parts[key] = self._in_one_piece(lists)
             return self._parts[key]
         made, place = [], 0
         for number, word in enumerate(words):
             is_last = number == len(words) - 1 and len(words) > 1
-            made += [value[place : word.start()], self._word(word[0], lists, is_last)]
+            made += [self._between(value[place : word.start()]), self._word(word[0], lists, is_last)]
             place = word.end()
-        return "".join(made) + value[place:]
+        return "".join(made) + self._between(value[place:])
+
+    def _between(self, text: str) -> str:
+        """Return what stands between names: a number there is part of the value."""
+        return re.sub(r"\d+", lambda number: by_shape(number[0], self.rng), text)
+
+    def _in_one_piece(self, lists: Pools) -> str:
+        for _ in range(50):
+            made = self.rng.choice(lists.last) + self.rng.choice(lists.first)
+            if not self.taken(made.casefold()):
+                break
+        return made
 
     def known(self, value: str) -> str | None:
         """Return what stands for a word that is part of a name of this record."""
@@ -158,14 +198,10 @@ class People:
                 own = [made for part, made in self._parts.items() if part.startswith(key)]
                 self._parts[key] = own[0][0] if own else self.rng.choice("ABCDEFGHJKLMNPRSTW")
             else:
-                self._parts[key] = self.named(word, lists, is_last)
+                names, share = (lists.last, _NEW_LAST) if is_last else (lists.first, _NEW_FIRST)
+                self._parts[key] = self._draw(names, share if word.isascii() else 0.0)
         made = self._parts[key]
         return made.upper() if word.isupper() and len(word) > 1 else made.lower() if word.islower() else made
-
-    def named(self, word: str, lists: Pools, is_last: bool) -> str:
-        """Return a new name for a word of one."""
-        names, share = (lists.last, _NEW_LAST) if is_last else (lists.first, _NEW_FIRST)
-        return self._draw(names, share if word.isascii() else 0.0)
 
     def _draw(self, names: tuple[str, ...], new: float = 0.0) -> str:
         for _ in range(50):

@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container
-from functools import lru_cache
 from random import Random
 
 from swingkd.surrogates.dates import draw_move, is_date, moved
+from swingkd.surrogates.kinds import kind_of
 from swingkd.surrogates.names import WORD, People, Pools, locale_of, pools
 from swingkd.surrogates.shapes import PUBLIC_HOSTS, by_shape, host, network_address, number
 
-# What a value is, by the names that rules, Presidio and annotated data have for it.
-_KINDS = {
-    "person": re.compile(r"^(?!USER|COMPANY|ORG|FILE|DOMAIN|HOST)(?:.*[_-])?(?:PER|NAME|PATIENT|DOCTOR)"),
-    "date": re.compile(r"DATE|DOB|BIRTH"),
-    "mail": re.compile(r"E-?MAIL"),
-    "host": re.compile(r"URL|DOMAIN|HOST|WEBSITE"),
-    "machine": re.compile(r"IP_ADDRESS|IPV?[46]?$|MAC"),
-    "phone": re.compile(r"PHONE|FAX|MOBILE"),
-    "street": re.compile(r"STREET|ADDRESS"),
-    "company": re.compile(r"ORG|COMPANY|HOSPITAL"),
-    "city": re.compile(r"LOC|GPE|CITY|PLACE|TOWN"),
-}
 _WORD_OR_NUMBER = re.compile(r"[^\W_]+")
 _STATES = tuple(
     "AL AK AZ AR CA CO CT DE FL GA HI ID IL IN IA KS KY LA ME MD MA MI MN MS MO MT NE NV NH NJ NM NY NC ND OH OK OR "
@@ -32,12 +20,6 @@ _GAPS = re.compile(r"[\W_]+")
 _ABROAD = re.compile(r"\s*(?:\+|00)(?:1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|\d{3})|\s*\(?0+")
 # With fewer letters and digits, an ending is no sign of the same value.
 _ENDING, _DRAWS = 7, 50
-
-
-@lru_cache(maxsize=1024)
-def kind_of(label: str) -> str:
-    """Return what a label stands for: a key of the kinds above, or "shape"."""
-    return next((kind for kind, names in _KINDS.items() if names.search(label.upper())), "shape")
 
 
 def letters(value: str) -> str:
@@ -84,9 +66,9 @@ class Record:
         """
         kind = "date" if is_date(value) else kind_of(label)
         if kind == "person":
-            return self.people.name(value)
+            return self._other(value, self.people.name(value))
         if kind == "date":
-            return moved(value, self.move, self.rng)
+            return self._other(value, moved(value, self.move, self.rng))
         part = self.people.known(value)
         if part is not None:
             return part
@@ -97,11 +79,16 @@ class Record:
             made = self._draw(value, label, kind)
             if not self._taken(letters(made)):
                 break
-        self._keep(value, made)
-        return made
+        self._made[letters(value)] = self._other(value, made)
+        return self._made[letters(value)]
 
-    def _keep(self, value: str, made: str) -> None:
-        self._made[letters(value)] = made
+    def _other(self, value: str, made: str) -> str:
+        """Return a made value, or one of the same shape where by chance or by its kind it is still the real one."""
+        for _ in range(_DRAWS):
+            if letters(made) != letters(value):
+                break
+            made = by_shape(value, self.rng)
+        return made
 
     def _taken(self, name: str) -> bool:
         return name in self._own or name in self.avoid
@@ -112,7 +99,7 @@ class Record:
         if lists is not None and any(c.isalpha() for c in value):
             if kind == "street":
                 return self._address(value, lists)
-            return _cased(self._city(lists) if kind == "city" else rng.choice(lists.company), value)
+            return _cased(rng.choice(lists.city if kind == "city" else lists.company), value)
         if kind == "mail":
             return self._mail(value)
         if kind == "host":
@@ -129,7 +116,11 @@ class Record:
         name, at, site = value.rpartition("@")
         if not at:
             return by_shape(value, self.rng)
-        scheme, colon, name = name.rpartition(":")
+        scheme, colon, rest = name.rpartition(":")
+        if scheme.lower() == "mailto":
+            name = rest
+        else:
+            scheme = colon = ""
         # The names of the record's people; anything else by its shape.
         made = WORD.sub(lambda word: self.people.known(word[0]) or by_shape(word[0], self.rng), name)
         made = re.sub(r"\d+", lambda digits: by_shape(digits[0], self.rng), made)
@@ -151,19 +142,10 @@ class Record:
         if word in _STATES:
             return self.rng.choice(_STATES)
         if not word.isalpha() or word.isupper():
-            return self._shaped(word)
+            return by_shape(word, self.rng)
         # A street's name stands before "Street" or "Square", a city's before nothing of that kind.
         named = following is not None and following[0].casefold() in lists.of_place
-        return _cased(self.rng.choice(lists.last) if named else self._town(lists), word)
-
-    def _city(self, lists: Pools) -> str:
-        return self.rng.choice(lists.city)
-
-    def _town(self, lists: Pools) -> str:
-        return self.rng.choice(lists.town)
-
-    def _shaped(self, word: str) -> str:
-        return by_shape(word, self.rng)
+        return _cased(self.rng.choice(lists.last if named else lists.town), word)
 
     def _laid(self, value: str, kind: str) -> str | None:
         """Return a made value that stands for this one already, in this one's shape."""

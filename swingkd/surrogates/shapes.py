@@ -25,6 +25,7 @@ from stdnum.se import personnummer
 from stdnum.us import ssn
 
 from swingkd.tagging.rule import digits_of, valid
+from swingkd.tagging.rules_contacts import is_public_ending
 
 _NATIONAL = (cpf, ric, idnr, cpr, dni, nie, hetu, nir, nhs, aadhaar, pan, codicefiscale, bsn, pesel, personnummer, ssn)
 # Fewer letters and digits hold no checksum.
@@ -32,7 +33,10 @@ _CHECKED, _MOST_DRAWS = 9, 3000
 _VOWELS, _CONSONANTS, _HEX = "aeiou", "bcdfghjklmnpqrstvwxyz", "0123456789abcdef"
 _HEX_RUN = re.compile(r"(?=[0-9a-f]*\d)(?=\d*[a-f])[0-9a-f]{8,}|(?=[0-9A-F]*\d)(?=\d*[A-F])[0-9A-F]{8,}")
 _NUMBER = re.compile(r"\d+")
-_HOST = re.compile(r"((?:[a-z][a-z0-9+.-]*://)?(?:[^\s/@]*@)?(?:www\.)?)([^\s/:?#]+)(.*)", re.IGNORECASE | re.DOTALL)
+_SCHEMES = (
+    "https?|ftps?|sftp|ssh|wss?|file|git|ldaps?|smb|s3|gs|jdbc|mongodb(?:[+]srv)?|postgres(?:ql)?|mysql|rediss?|amqps?"
+)
+_HOST = re.compile(rf"((?:(?:{_SCHEMES})://)?(?:[^\s/@]*@)?(?:www\.)?)([^\s/:?#]+)(.*)", re.IGNORECASE | re.DOTALL)
 #: Where everybody may have an address: it tells nothing of a person.
 PUBLIC_HOSTS = frozenset(
     "gmail.com googlemail.com yahoo.com hotmail.com outlook.com live.com icloud.com aol.com msn.com gmx.de gmx.net "
@@ -66,7 +70,7 @@ def _alphabet(character: str) -> str:
     if character.isdecimal():
         zero = ord(character) - unicodedata.digit(character)
         return "".join(chr(zero + i) for i in range(10))
-    if not character.isalpha():
+    if not character.isalpha() and not unicodedata.category(character).startswith("M"):
         return ""
     lower = character.lower()
     for letters in (_VOWELS, _CONSONANTS):
@@ -77,22 +81,6 @@ def _alphabet(character: str) -> str:
     script = unicodedata.name(character, "").split(" ")[0]
     near = [chr(c) for c in range(start, start + 0x80)]
     return "".join(c for c in near if unicodedata.category(c) == kind and unicodedata.name(c, "").startswith(script))
-
-
-def with_checksum(value: str, label: str, draw: Callable[[str], str]) -> str:
-    """Return a value of the same shape, nothing of it kept, for which the checksums of digits hold that hold for it.
-
-    Args:
-        value: a number of a card, a person or a thing.
-        label: what it is.
-        draw: returns a value of the shape of another.
-    """
-    checks = [check for check in _checks(value, label) if check is not iban.is_valid]
-    for _ in range(_MOST_DRAWS if checks else 1):
-        made = draw(value)
-        if all(valid(check, made) for check in checks):
-            return made
-    return draw(value)
 
 
 def number(value: str, label: str, rng: Random) -> str:
@@ -154,7 +142,8 @@ def host(value: str, rng: Random) -> str:
     start, name, rest = found.groups()
     if name.lower() not in PUBLIC_HOSTS:
         front, dot, last = name.rpartition(".")
-        name = by_shape(front, rng) + dot + last if dot else by_shape(name, rng)
+        shared = bool(dot) and is_public_ending(last)
+        name = by_shape(front, rng) + dot + last if shared else by_shape(name, rng)
     scheme, at, _ = start.rpartition("@")
     start = by_shape(scheme, rng) + at + start[len(scheme) + len(at) :] if at and "://" not in scheme else start
     if at and "://" in scheme:
@@ -166,9 +155,11 @@ def host(value: str, rng: Random) -> str:
 
 def network_address(value: str, rng: Random) -> str:
     """Return an address of a machine: numbers up to 255 of the same length, or letters and digits up to f."""
-    if ":" in value or re.fullmatch(r"(?:[0-9A-Fa-f]{2}[-:]){5}[0-9A-Fa-f]{2}", value):
+    if re.fullmatch(r"[0-9A-Fa-f:.-]*[:a-fA-F-][0-9A-Fa-f:.-]*(?:%\w+|/\d+)?", value):
         digits = _HEX.upper() if value.isupper() else _HEX
         return "".join(rng.choice(digits) if c.isalnum() else c for c in value)
+    if not re.fullmatch(r"[\d.:/ ]+", value):
+        return host(value, rng)
     lowest = {1: 1, 2: 10, 3: 100}
     highest = {1: 9, 2: 99, 3: 254}
 

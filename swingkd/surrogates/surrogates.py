@@ -14,7 +14,7 @@ from datasets import Dataset, IterableDataset
 
 from swingkd.files import keep_secret
 from swingkd.surrogates.drawn_record import DrawnRecord
-from swingkd.surrogates.names import pools
+from swingkd.surrogates.names import WORD, pools
 from swingkd.surrogates.record import Record, letters
 from swingkd.surrogates.rows import FOUND, VERSION, find_values, outside, replace_values
 from swingkd.surrogates.value_table import ValueTable
@@ -105,7 +105,7 @@ class Surrogates:
         """
         for value in values:
             self._avoid.add(letters(value))
-            self._avoid.update(word.casefold() for word in value.split() if word.isalpha())
+            self._avoid.update(word.casefold() for word in WORD.findall(value))
 
     def replace(self, text: str, spans: Sequence[dict[str, Any]], row: int = 0) -> Replaced:
         """Return a text with its private values replaced.
@@ -127,7 +127,9 @@ class Surrogates:
         """Replace the values of one record that has several texts, such as the turns of a chat; see `replace`."""
         digest = hashlib.blake2b(row.to_bytes(8, "little", signed=True), key=self._key, digest_size=16).digest()
         rng = Random(int.from_bytes(digest, "little"))
-        record = DrawnRecord(rng, self._table) if self._table is not None else Record(rng, self.locale, self._avoid)
+        record: Record | DrawnRecord = Record(rng, self.locale, self._avoid)
+        if self._table is not None:
+            record = DrawnRecord(rng, self._table)
         every = [_apart(text, own, self.kinds) for text, own in zip(texts, spans, strict=True)]
         record.read([(text[s:e], label) for text, own in zip(texts, every, strict=True) for s, e, label in own])
         return [_replaced(text, own, record) for text, own in zip(texts, every, strict=True)]
@@ -214,7 +216,7 @@ def _apart(text: str, spans: Sequence[dict[str, Any]], kinds: tuple[str, ...]) -
     return apart
 
 
-def _replaced(text: str, spans: list[tuple[int, int, str]], record: Record) -> Replaced:
+def _replaced(text: str, spans: list[tuple[int, int, str]], record: Record | DrawnRecord) -> Replaced:
     pieces, made, place, length = [], [], 0, 0
     for start, end, label in spans:
         value = record.surrogate(text[start:end], label)

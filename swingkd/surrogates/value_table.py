@@ -6,12 +6,13 @@ Euclidean norm, and every cell of the table gets Gaussian noise, whether a value
 negative, so two units differ by sqrt(2) at most: that is the sensitivity where a unit's values are *changed* (our
 derivation).
 
-What is covered are the values, given their kinds, shapes and places, the checksums that hold for them, and which of
-them are equal: those of a surrogate are the real one's.
+What is covered are the values, given their kinds, templates (which kinds of signs stand where) and places, and which
+of them, or of their words, are equal: those of a surrogate are the real one's.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from bisect import bisect
@@ -27,7 +28,7 @@ from safetensors.numpy import save_file
 
 from swingkd.files import written_whole
 from swingkd.guards import check_finite
-from swingkd.surrogates.names import TITLES, WORD, pools
+from swingkd.surrogates.names import name_words, pools
 
 #: By how much the values of one unit can move the table, in Euclidean norm, where they are changed.
 SENSITIVITY = math.sqrt(2)
@@ -47,19 +48,25 @@ class ValueTable:
         locale: whose lists of names, see `Surrogates`.
         cells: [cells] noised weights.
         noise: standard deviation of the noise in each cell.
+        about: what was counted, so that it is not taken for something else.
 
     Raises:
         ValueError: there are more or fewer cells than the kinds and lists have.
     """
 
-    def __init__(self, labels: Sequence[str], locale: str, cells: np.ndarray, noise: float):
-        self.labels, self.locale, self.cells, self.noise = tuple(labels), locale, cells, noise
+    def __init__(self, labels: Sequence[str], locale: str, cells: np.ndarray, noise: float, about: str = ""):
+        self.labels, self.locale, self.cells, self.noise, self.about = tuple(labels), locale, cells, noise, about
         if len(cells) != _Domain.of(self.labels, locale).size:
             raise ValueError(f"The table has {len(cells)} cells, and these kinds and lists have others.")
 
     @classmethod
     def measured(
-        cls, units: Iterable[Iterable[tuple[str, str]]], labels: Sequence[str], locale: str, noise_multiplier: float
+        cls,
+        units: Iterable[Iterable[tuple[str, str]]],
+        labels: Sequence[str],
+        locale: str,
+        noise_multiplier: float,
+        about: str = "",
     ) -> ValueTable:
         """Count the values of units, with noise of the system's randomness.
 
@@ -68,6 +75,7 @@ class ValueTable:
             labels: all kinds that a value may be of: they must not depend on the values.
             locale: see `Surrogates`.
             noise_multiplier: in units of the sensitivity.
+            about: see the class.
 
         Raises:
             ValueError: the noise is no positive number.
@@ -84,7 +92,7 @@ class ValueTable:
             cells[at] += weights
         draw, noise = SystemRandom().gauss, noise_multiplier * SENSITIVITY
         cells += [draw(0.0, noise) for _ in range(domain.size)]
-        return cls(labels, locale, cells, noise)
+        return cls(labels, locale, cells, noise, about)
 
     @cached_property
     def _domain(self) -> _Domain:
@@ -139,7 +147,8 @@ class ValueTable:
 
     def save(self, path: Path) -> None:
         """Write the table as safetensors that only the owner may read."""
-        known = {"labels": "\n".join(self.labels), "locale": self.locale, "noise": repr(self.noise)}
+        known = {"labels": json.dumps(self.labels), "locale": self.locale, "noise": repr(self.noise)}
+        known["about"] = self.about
         with written_whole(path, owner_only=True) as part:
             save_file({"cells": self.cells}, part, metadata=known)
 
@@ -148,10 +157,11 @@ class ValueTable:
         """Read a table that `save` wrote."""
         with safe_open(path, "numpy") as file:
             known = file.metadata()
-            return cls(known["labels"].split("\n"), known["locale"], file.get_tensor("cells"), float(known["noise"]))
+            labels, cells = json.loads(known["labels"]), file.get_tensor("cells")
+            return cls(labels, known["locale"], cells, float(known["noise"]), known["about"])
 
     def __reduce__(self):
-        return ValueTable, (self.labels, self.locale, self.cells, self.noise)
+        return ValueTable, (self.labels, self.locale, self.cells, self.noise, self.about)
 
 
 class _Domain:
@@ -202,7 +212,7 @@ class _Domain:
                 yield self.of_symbol(label, place, symbol)
         for year in _YEAR.findall(value):
             yield self.years + _YEARS.index(year)
-        words = [word for word in WORD.findall(value) if word.casefold() not in TITLES and len(word) > 1]
+        words = [word[0] for word in name_words(value) if len(word[0]) > 1]
         for number, word in enumerate(words):
             kind = "last" if number and number == len(words) - 1 else "first"
             for name in (kind, "town"):

@@ -28,6 +28,13 @@ from swingkd.tagging.threshold import THRESHOLD
 _LEAST, _LONG = 3, 7
 _NAME_LABELS = re.compile("PER|NAME")
 _GAPS, _YEAR = re.compile(r"[\W_]+"), re.compile(r"(?<!\d)\d{4}(?!\d)")
+_WORDS_TOO = frozenset(
+    "amber april art august autumn bill brook buck chance chase chip christian chuck clay cliff curt dale dawn dean "
+    "dick don drew earnest faith flora forest frank gale gene grace grant guy hazel heath heather hope iris ivy jack "
+    "jade jay jean jewel joy june lance laurel lily mark mason may melody mike miles nick norm olive page pat pearl "
+    "penny peg pierce ray reed rich rob robin rose ruby rusty sandy scarlet skip sky stone sue summer victor violet "
+    "wade ward warren will winter".split()
+)
 _PARTS = re.compile(r"[^\W\d_]{3,}")
 
 
@@ -51,12 +58,18 @@ class ConsistentTagger(BaseTagger):
         self._known: KnownValues | None = None
 
     @classmethod
-    def around(cls, tagger: Tagger, threshold: float = THRESHOLD) -> ConsistentTagger:
-        """Return a consistent tagger of any, which may be one already: it learns more and leaves that one as it is."""
+    def around(cls, tagger: Tagger, threshold: float = THRESHOLD, *, alone: bool = False) -> ConsistentTagger:
+        """Return a consistent tagger of any, which may be one already: it learns more and leaves that one as it is.
+
+        Args:
+            tagger: any.
+            threshold: from which likelihood on something was found; of two, the lower one.
+            alone: know nothing yet of other records, whatever that one has learnt.
+        """
         if not isinstance(tagger, cls):
             return cls(tagger, threshold=threshold)
-        again = cls(tagger.tagger, names=tagger.names, threshold=tagger.threshold)
-        again._everywhere = dict(tagger._everywhere)
+        again = cls(tagger.tagger, names=tagger.names, threshold=min(tagger.threshold, threshold))
+        again._everywhere = {} if alone else dict(tagger._everywhere)
         return again
 
     @property
@@ -176,8 +189,9 @@ class _Value:
         self.text, self.likelihood, self.label, self.is_name, self.part = text, likelihood, label, is_name, part
 
     def may_be(self, written: str) -> bool:
-        """Tell whether text that is spelled alike may be the value: a part of a name is no word in small letters."""
-        return not self.part or written[:1].isupper() or written[:1].lower() == written[:1].upper()
+        """Tell whether text that is spelled alike may be the value: some names are words too, in small letters."""
+        word = self.part or (self.is_name and self.text[:1].isupper() and self.text.casefold() in _WORDS_TOO)
+        return not word or written[:1].isupper() or written[:1].lower() == written[:1].upper()
 
     def __repr__(self) -> str:
         return f"_Value(<redacted>, likelihood={self.likelihood}, label={self.label})"

@@ -56,6 +56,11 @@ def _suffixes() -> tldextract.TLDExtract:
     return tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
 
 
+def is_public_ending(last: str) -> bool:
+    """Tell whether the last part of a host is one that everybody shares: "org", "local"; in any case."""
+    return last.lower() in _LOCAL or bool(_suffixes()(f"a.{last.lower()}").suffix)
+
+
 def _judge_mail(match: re.Match[str]) -> float:
     host = match["host"].lower()
     last = host.rpartition(".")[2]

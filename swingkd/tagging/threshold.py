@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 #: More likely private than not.
 THRESHOLD = 0.5
+# What 32 bits may take from a number.
+_ROUNDED = 1e-6
 
 
 def is_private(likelihood: Any, threshold: float = THRESHOLD) -> Any:
@@ -25,7 +26,7 @@ def decided(likelihood: Any, threshold: float = THRESHOLD) -> Any:
     Half a protection would leave the other half of a secret where the tagger was only fairly sure.
 
     Args:
-        likelihood: a tensor in [0, 1]; perhaps read from a column, which rounds up to 255ths.
-        threshold: from where on; rounded up likewise.
+        likelihood: a tensor in [0, 1]; a column keeps it rounded up, so nothing that was likely enough is lost.
+        threshold: from where on.
     """
-    return is_private(likelihood, math.ceil(threshold * 255) / 255).to(likelihood)
+    return is_private(likelihood, threshold - _ROUNDED).to(likelihood)

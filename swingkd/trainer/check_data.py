@@ -160,8 +160,18 @@ def check_dp_rows(args: PrivateDistillationConfig, dataset: Dataset | IterableDa
             "A stream cannot be sampled with known probability, so no guarantee would hold. Make it a map-style data "
             "set: Dataset.from_generator(...)."
         )
+    check_unit(args, dataset)
+
+
+def check_unit(args: PrivateDistillationConfig, dataset: Dataset) -> None:
+    """Refuse a column of units that is missing, or holds lists."""
     if args.privacy_unit != "record" and args.privacy_unit not in dataset.column_names:
         raise ValueError(
             f"privacy_unit={args.privacy_unit!r} is no column of the training set ("
             f"{', '.join(dataset.column_names)}). Name the column that says whose row it is, or 'record'."
+        )
+    first = dataset.with_format(None)[:1][args.privacy_unit] if args.privacy_unit != "record" else []
+    if first and isinstance(first[0], (list, dict)):
+        raise ValueError(
+            f"privacy_unit={args.privacy_unit!r} holds lists; names or numbers of users are needed, one a row."
         )

@@ -149,13 +149,15 @@ class PrivateDistillationTrainer(SearchingTrainer):
         self._protection = target_protection
         #: What is protected, by what, and how much of the training text.
         self.protected = self._what_is_protected(tagger)
-        self.add_callback(SayWhatIsProtected(self.protected))
+        # Under differential privacy no count may be told.
+        mentions = 0 if self.args.differentially_private else setup.mentions
+        self.add_callback(SayWhatIsProtected(self.protected, mentions))
         show_lines(self)
         self._begin()
 
     def _what_is_protected(self, tagger: Tagger | None) -> Protected:
         own = self.setup.own
-        found = what_is_protected(
+        return what_is_protected(
             self.train_dataset,
             tagger,
             self.processing_class,
@@ -165,8 +167,6 @@ class PrivateDistillationTrainer(SearchingTrainer):
             threshold=self.args.private_threshold,
             answers=self.task.answers,
         )
-        # Under differential privacy no count may be told.
-        return found if found["flagged"] is None else {**found, "mentions": self.setup.mentions}
 
     def _begin(self) -> None:
         """Make what needs the Trainer's device, precision and model."""

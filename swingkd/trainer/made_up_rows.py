@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import xxhash
 from datasets import Dataset, IterableDataset
+from filelock import FileLock
 
 from swingkd.data import column_names
 from swingkd.data.teacher_columns import CacheInfo
@@ -15,11 +16,12 @@ from swingkd.files import PRIVATE, private_folder
 from swingkd.privacy import FLAGGED_VALUES, LedgerEntry
 from swingkd.privacy.gaussian import gdp_mu
 from swingkd.privacy.plan import run_delta
-from swingkd.surrogates import KEY_FILE, SENSITIVITY, Surrogates, ValueTable
+from swingkd.surrogates import KEY_FILE, Surrogates, ValueTable
 from swingkd.tagging import ConsistentTagger, Tagger, private_spans, tag_texts
 from swingkd.tagging.base import tagger_labels
 from swingkd.tasks import Task
 from swingkd.tasks.base import Reading
+from swingkd.trainer.check_data import check_unit
 from swingkd.trainer.config import PrivateDistillationConfig
 
 #: The noised table of values, in a run's private folder.
@@ -88,9 +90,10 @@ def consistent(
     """
     if reading.tagger is None:
         return reading, set()
-    tagger, found = ConsistentTagger.around(reading.tagger, args.private_threshold), set[str]()
     # Under differential privacy, of records or of their values, none may change how another one is read.
-    if isinstance(dataset, Dataset) and not args.differentially_private and args.value_epsilon is None:
+    alone = args.differentially_private or args.value_epsilon is not None
+    tagger, found = ConsistentTagger.around(reading.tagger, args.private_threshold, alone=alone), set[str]()
+    if isinstance(dataset, Dataset) and not alone:
         for texts in task.texts(dataset, reading):
             found.update(tagger.learn(texts))
     return replace(reading, tagger=tagger), found
@@ -131,29 +134,28 @@ def _value_table(
     assert reading.tagger is not None
     if not isinstance(dataset, Dataset):
         raise ValueError("value_epsilon counts the values of all rows first, and a stream is read once. Leave it out.")
+    check_unit(args, dataset)
     unit = args.privacy_unit
-    users = dataset.with_format(None)[unit][:] if unit != "record" else range(len(dataset))
+    users = dataset.with_format(None)[unit][:] if unit != "record" else list(range(len(dataset)))
     count = len(set(users))
     delta = run_delta(args.target_delta, count)
     multiplier = 1 / gdp_mu(args.value_epsilon, delta)
-    if path.exists():
-        table = ValueTable.load(path)
-        if not math.isclose(table.noise, multiplier * SENSITIVITY, rel_tol=1e-6):
-            raise ValueError(
-                f"{path} was drawn with other noise than value_epsilon={args.value_epsilon} needs. Go on with the "
-                "setting that it was drawn with, or choose another output_dir: a second table is a second release."
-            )
-    else:
-        values = _values(reading, args, task, dataset)
-        if len(values) != len(dataset):
-            raise ValueError(f"{len(dataset) - len(values)} rows have no text. Drop them first.")
-        units: dict[Any, list[tuple[str, str]]] = {}
-        for user, own in zip(users, values, strict=True):
-            units.setdefault(user, []).extend(own)
-        labels = tagger_labels(reading.tagger)
-        table = ValueTable.measured(units.values(), labels, args.surrogate_locale, multiplier)
-        private_folder(path.parent)
-        table.save(path)
+    labels = tagger_labels(reading.tagger)
+    about = f"{unit} {count} {delta} {multiplier:.6f} {labels} {_digest(reading, task, dataset)}"
+    with FileLock(f"{private_folder(path.parent) / path.name}.lock"):
+        if path.exists():
+            table = ValueTable.load(path)
+            if (table.about, table.locale) != (about, args.surrogate_locale):
+                raise ValueError(
+                    f"{path} was counted for other rows, units, kinds or settings. Go on with those, or choose "
+                    "another output_dir: a second table is a second release."
+                )
+        else:
+            units: dict[Any, list[tuple[str, str]]] = {}
+            for user, own in zip(users, _values(reading, args, task, dataset), strict=True):
+                units.setdefault(user, []).extend(own)
+            table = ValueTable.measured(units.values(), labels, args.surrogate_locale, multiplier, about)
+            table.save(path)
     entry = LedgerEntry(
         "noised table of values",
         scope=FLAGGED_VALUES,
@@ -165,6 +167,21 @@ def _value_table(
         caveat="what the tagger misses, kinds, shapes and places of values, and what the teacher says are not covered",
     )
     return table, entry
+
+
+def _digest(reading: Reading, task: Task, dataset: Dataset) -> str:
+    """Hash the texts that are counted; kept where the texts are known anyway."""
+    digest, rows = xxhash.xxh3_128(), 0
+    for texts in task.texts(dataset, reading):
+        rows += len(texts)
+        for text in texts:
+            digest.update(text.encode(errors="surrogatepass") + b"\0")
+    if rows != len(dataset):
+        raise ValueError(
+            f"{len(dataset) - rows} of {len(dataset)} rows have no text (None, or no string). Drop them first, such "
+            "as dataset.filter(lambda row: isinstance(row['text'], str))."
+        )
+    return digest.hexdigest()
 
 
 def _values(

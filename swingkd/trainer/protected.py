@@ -132,15 +132,22 @@ def shape(text: str) -> str:
 
 
 class SayWhatIsProtected(TrainerCallback, ExportableState):
-    """Say at the start of a training what it protects, and keep it in the state that checkpoints hold."""
+    """Say at the start of a training what it protects, and keep it in the state that checkpoints hold.
 
-    def __init__(self, protected: Protected):
-        self.protected = protected
+    Args:
+        protected: what it protects.
+        mentions: how many mentions were tagged now that the tagger alone had missed; rows from a cache count none.
+    """
+
+    def __init__(self, protected: Protected, mentions: int = 0):
+        self.protected, self.mentions = protected, mentions
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         """Print the words where the trainer prints its log."""
         for line in protected_lines(self.protected) if args.should_log else ():
             tqdm.write(line)
+        if self.mentions and args.should_log:
+            tqdm.write(f"Mentions that it missed, of values that it had found elsewhere: {self.mentions:,}.")
 
     def state(self) -> dict[str, Any]:
         """Return what `trainer_state.json` keeps, and what it is made of again."""

@@ -379,8 +379,9 @@ def prepare_rows(
                 made_up, counted = with_surrogates(reading, args, task, train, found)
             if counted is not None:
                 models.ledger.record(counted)
+            before = reading.tagger.added if isinstance(reading.tagger, ConsistentTagger) else 0
             train = task.prepare(train, made_up, description="train", keep=(args.privacy_unit,))
-            mentions = reading.tagger.added if isinstance(reading.tagger, ConsistentTagger) else 0
+            mentions = reading.tagger.added - before if isinstance(reading.tagger, ConsistentTagger) else 0
         if isinstance(evaluation, dict):
             evaluation = {name: task.prepare(part, unlabelled, description=name) for name, part in evaluation.items()}
         elif evaluation is not None:

@@ -180,6 +180,10 @@ def test_a_secret_that_is_read_and_never_said():
     for row in said:
         canary = next(canary for canary in canaries.canaries if canary.secret in row["prompt"])
         assert row == {"prompt": canary.prefix + canary.secret, "completion": canary.suffix}
+    for prompts in ([1, 2], [["a"], ["b"]]):
+        with pytest.raises(ValueError, match="'prompt' holds no text") as refused:
+            canaries.insert(Dataset.from_dict({"prompt": prompts, "completion": ["a", "b"]}), text_column="completion")
+        assert not any(canary.secret in str(refused.value) for canary in canaries.canaries)
     with pytest.raises(ValueError, match="there is none"):
         CanarySet.generate("the pin of {name} is {secret}", asked="suffix")
     with pytest.raises(ValueError, match="before the one suffix"):

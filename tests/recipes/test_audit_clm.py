@@ -37,7 +37,7 @@ def test_every_attack_on_every_model_and_no_secret_in_the_open(tiny):
     main = script(RECIPE.name)["main"]
     out = main(tiny)
     rows = json.loads((out / "metrics.json").read_text())["rows"]
-    assert {row["model"] for row in rows} == {"teacher", "kd", "mollify"}
+    assert {row["model"] for row in rows} == {"teacher", "kd", "surrogate"}
     attacks = {
         word.removeprefix("attack=") for row in rows for word in row["setting"].split() if word.startswith("attack=")
     }

@@ -1,20 +1,25 @@
 """The noised table of values: its sensitivity, its noise, and that surrogates are a function of nothing else."""
 
 import math
+import re
+import string
 from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from swingkd.audit.lower_bound import epsilon_lower_bound
 from swingkd.privacy.gaussian import gdp_mu
 from swingkd.surrogates import SENSITIVITY, Surrogates, ValueTable
+from swingkd.surrogates.drawn_record import DrawnRecord
 from swingkd.surrogates.names import pools
+from swingkd.surrogates.template import template_of
 from swingkd.surrogates.value_table import _Domain
 
 LABELS = ("", "PERSON", "PHONE_NUMBER", "DATE_TIME", "EMAIL_ADDRESS", "ADDRESS")
+EMPTY = ValueTable.measured([], LABELS, "en_US", 1.0)
 values = st.lists(
     st.tuples(
         st.one_of(
@@ -80,30 +85,84 @@ def test_no_attack_proves_more_than_was_promised():
     assert bound.epsilon < epsilon
 
 
-def test_surrogates_depend_on_the_table_alone():
-    """Other values of the same kinds, shapes and places, the same table: the same text."""
-    table = ValueTable.measured([[("555-0199", "PHONE_NUMBER")]], LABELS, "en_US", 1.0)
-    surrogates = Surrogates(key=b"0" * 16, table=table)
-    one = "Mary Smith of 12 Lake Street rang 212-555-0199 on 03/04/1987, or mary.smith@gmail.com. Smith, 212-555-0199!"
-    two = "Jill Brown of 98 Lake Street rang 987-333-2468 on 11/12/2004, or jill.brown@qmail.com. Brown, 987-333-2468!"
+TOKENS = st.sampled_from(
+    "03 13 3 1987 2004 28 30 555 0199 4711 SW1A 12 May Jun March December Lake Moon North Street St CA QZ Ann Lee Van "
+    "van Don Le A B Al Dr Mr jr smith gmail mail com org www https 11 45 46 0 5 北 鿀 王 Йозеф Анна \u0660 \u0665 नेहा "
+    "Christmas Tuesday Copenhagen of the th rd T Z 00 2000 4111 1111".split()
+)
+SIGNS = st.sampled_from([" ", ", ", "-", "/", ".", "@", "://", ":", "'", "+", ""])
+RECORDS = st.lists(
+    st.tuples(
+        st.lists(st.tuples(TOKENS, SIGNS), min_size=1, max_size=5).map(lambda parts: "".join(t + s for t, s in parts)),
+        st.sampled_from([*LABELS, "IP_ADDRESS", "URL", "CITY", "ORG", "PATIENT_ID", "US_SSN", "CREDIT_CARD"]),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+def another(record, rng):
+    """Other values with the same templates, of which the same, and the same of their words, are equal."""
+    known, taken = {}, set()
+
+    def sign(character):
+        template = template_of(character)
+        if template == "0":
+            return rng.choice("0123456789")
+        if template in ("a", "A"):
+            return rng.choice(string.ascii_lowercase if template == "a" else string.ascii_uppercase)
+        alike = {"а": "абвгде", "А": "АБВГДЕ", "一": "一丁北王明鿀", "क": "कखगघनह"}  # noqa: RUF001
+        return rng.choice(alike[template]) if template in alike else character
+
+    def token(match):
+        key = match[0].casefold()
+        for _ in range(200):
+            if key in known:
+                break
+            made = "".join(map(sign, match[0]))
+            if made.casefold() not in taken and template_of(made) == template_of(match[0]):
+                known[key] = made
+                taken.add(made.casefold())
+        made = known.get(key, match[0])
+        # In the case in which it stands here.
+        return "".join(m.upper() if o.isupper() else m.lower() for m, o in zip(made, match[0], strict=True))
+
+    return [(re.sub(r"[^\W\d_]+|\d+", token, value), label) for value, label in record]
+
+
+@given(RECORDS, st.integers(0, 2**32))
+@settings(max_examples=600, deadline=None)
+def test_surrogates_depend_on_templates_and_equality_alone(record, seed):
+    other = another(record, Random(seed))
+    assume(all(template_of(a) == template_of(b) for (a, _), (b, _) in zip(record, other, strict=True)))
+    keys = [[re.sub(r"[\W_]+", "", value.casefold()) for value, _ in side] for side in (record, other)]
+    assume(all((a == b) == (c == d) for a, c in zip(*keys, strict=True) for b, d in zip(*keys, strict=True)))
     made = []
-    for text in (one, two):
-        name = text.split(" of ")[0]
-        parts = [
-            (name, "PERSON"),
-            (text.split(" of ")[1].split(" rang")[0], "ADDRESS"),
-            (text.split("rang ")[1][:12], "PHONE_NUMBER"),
-            (text.split(" on ")[1][:10], "DATE_TIME"),
-            (text.split(" or ")[1].split(". ")[0], "EMAIL_ADDRESS"),
-        ]
-        spans = [{"start": text.index(v), "end": text.index(v) + len(v), "label": label} for v, label in parts]
-        again = [(name.split()[1] + ",", "PERSON", -1), (parts[2][0] + "!", "PHONE_NUMBER", -1)]
-        spans += [
-            {"start": text.rindex(v), "end": text.rindex(v) + len(v) + cut, "label": label} for v, label, cut in again
-        ]
-        made.append(surrogates.replace(text, spans, 5).text)
+    for side in (record, other):
+        drawn = DrawnRecord(Random(3), EMPTY)
+        drawn.read(side)
+        made.append([drawn.surrogate(value, label) for value, label in side])
     assert made[0] == made[1]
-    assert not any(word in made[0] for word in ("Mary", "Smith", "0199", "1987"))
+
+
+def test_names_keep_their_equality_and_their_case():
+    surrogates = Surrogates(key=b"0" * 16, table=EMPTY)
+    text = "Mary Smith called. SMITH said 212-555-0199, yes 212-555-0199, or mary.smith@corp.example. Bye smith"
+    parts = [("Mary Smith", "PERSON"), ("SMITH", "PERSON"), ("smith", "PERSON")]
+    spans = [{"start": text.rindex(v), "end": text.rindex(v) + len(v), "label": label} for v, label in parts]
+    for match in re.finditer("212-555-0199", text):
+        spans.append({"start": match.start(), "end": match.end(), "label": "PHONE_NUMBER"})
+    mail = "mary.smith@corp.example"
+    spans.append({"start": text.index(mail), "end": text.index(mail) + len(mail), "label": "EMAIL_ADDRESS"})
+    made = surrogates.replace(text, spans, 5).text
+    first, last = made.split(" called")[0].split()
+    assert f". {last.upper()} said" in made
+    assert made.endswith(f"Bye {last.lower()}")
+    phones = re.findall(r"\d{3}-\d{3}-\d{4}", made)
+    assert len(phones) == 2
+    assert len(set(phones)) == 1
+    assert f"{first.lower()}.{last.lower()}@" in made
+    assert not re.search("mary|smith|0199|corp", made, re.IGNORECASE)
 
 
 def test_what_is_drawn_looks_like_what_was_counted():
@@ -121,7 +180,7 @@ def test_what_is_drawn_looks_like_what_was_counted():
         names.append(made.split()[0])
     assert np.mean([phone[:2] == "77" for phone in phones]) > 0.9
     assert len({phone[2:] for phone in phones}) > 50
-    assert np.mean([name in set(people) for name in names]) > 0.8
+    assert np.mean([name in set(people) for name in names]) > 0.6
 
 
 def test_a_table_is_kept_whole(tmp_path):
@@ -142,6 +201,3 @@ def test_any_value_has_a_surrogate_of_its_shape(value, label):
         value, [{"start": 0, "end": len(value), "label": label}] if value else []
     )
     assert isinstance(made.text, str)
-
-
-EMPTY = ValueTable.measured([], LABELS, "en_US", 1.0)

@@ -27,7 +27,7 @@ def test_a_shape_is_kept_character_by_character(value, seed):
     for one, other in zip(value, made, strict=True):
         assert unicodedata.category(one) == unicodedata.category(other) or one in "aeiouAEIOU"
         assert one.isdecimal() == other.isdecimal()
-        assert one == other or one.isdecimal() or one.isalpha()
+        assert one == other or one.isdecimal() or one.isalpha() or unicodedata.category(one).startswith("M")
     for run in re.finditer(r"\d+", value):
         zero = unicodedata.digit(value[run.start()]) == 0
         assert zero or unicodedata.digit(made[run.start()]) != 0
@@ -128,9 +128,7 @@ def test_a_date_is_written_as_it_was(value, made):
     assert moved(value, timedelta(days=100, hours=4), Random(0)) == made
 
 
-@pytest.mark.parametrize(
-    "value", ["10:30", "31.2.1999", "99/99/9999", "the 5th", "1980年3月5日", "tomorrow", "0000-00-00"]
-)
+@pytest.mark.parametrize("value", ["10:30", "31.2.1999", "99/99/9999", "the 5th", "1980年3月5日", "0000-00-00"])
 def test_figures_that_are_no_date_are_replaced_all_the_same(value):
     made = moved(value, timedelta(days=100), Random(1))
     assert re.sub(r"\d", "9", made).replace("99", "9") == re.sub(r"\d", "9", value).replace("99", "9")

@@ -137,3 +137,25 @@ def test_mentions_stand_where_they_say():
     assert sorted(text[m.start : m.end] for m in known.mentions(text)) == sorted(
         ["Jose\u0301", "+49 30 123 4567", UNCASED]
     )
+
+
+def test_a_name_that_is_a_word_too_is_private_where_it_is_a_name():
+    text = "Will said he will come. will you, Will?"
+    assert found(ConsistentTagger(Finds("Will", label=1)), text) == ["Will", "Will"]
+    # One that was written small is looked for as it is.
+    assert found(ConsistentTagger(Finds("ann", label=1)), "ann said: Ann, ann") == ["ann", "Ann", "ann"]
+
+
+def test_a_tagger_around_another_one():
+    given = ConsistentTagger(Finds("4821377", likelihood=0.4, label=2), names=True, threshold=0.5)
+    given.learn(["4821377"])
+    around = ConsistentTagger.around(given, 0.3)
+    assert (around.threshold, around.names, around.tagger) == (0.3, True, given.tagger)
+    sure = ConsistentTagger(Finds("4821377", label=2))
+    sure.learn(["4821377"])
+    text = "and 4821377, or 4821377"
+    nothing = ConsistentTagger(Finds("nothing"))
+    nothing._everywhere = sure._everywhere
+    assert len(found(ConsistentTagger.around(nothing), text)) == 2
+    # Where no record may change how another one is read.
+    assert found(ConsistentTagger.around(nothing, alone=True), text) == []

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from swingkd import PrivateDistillationTrainer, RuleTagger, cache_teacher
 from swingkd.data.columns import likelihoods, stored
-from swingkd.report.protected import protected_lines
 from swingkd.tagging import BaseTagger, ConsistentTagger
 from swingkd.tagging.base import empty_tags, paint
 from swingkd.tagging.threshold import decided
@@ -56,8 +55,13 @@ def test_nothing_that_is_likely_enough_is_lost_in_a_column(likelihood, threshold
         assert told in (0.0, 1.0)
         if likelihood >= threshold:
             assert told == 1
-        if likelihood < threshold - 1 / 255:
+        if likelihood < threshold - 1 / 254:
             assert told == 0
+    # As it is, not from a column.
+    for dtype in (torch.float32, torch.float64):
+        as_it_is = torch.tensor([likelihood], dtype=dtype)
+        if abs(likelihood - threshold) > 1e-5 or likelihood == threshold:
+            assert float(decided(as_it_is, threshold)) == (likelihood >= threshold)
 
 
 @pytest.mark.parametrize("protection", ["noise", "mollify", "population", "drop", "none"])
@@ -115,13 +119,14 @@ def test_a_cache_that_was_protected_from_another_threshold_on_is_refused(make, t
 
 
 @pytest.mark.parametrize("protection", ["surrogate", "population", "drop"])
-def test_second_mentions_are_private_and_counted(make, protection, tokenizer):
+def test_second_mentions_are_private_and_counted(make, protection, tokenizer, capfd):
     text = "hello ann, my account number is 48213774. " + "thank you. " * 8 + "so 48213774 it was."
     rows = Dataset.from_dict({"text": [*TEXTS[:10], text, "48213774, said ann."]})
     tagger = RuleTagger()
-    trainer = make(tagger, data=rows, protection=protection, tag_dilation=0, max_length=256)
-    assert trainer.protected["mentions"] >= 2
-    assert any("Mentions that it missed" in line for line in protected_lines(trainer.protected))
+    trainer = make(tagger, data=rows, protection=protection, tag_dilation=0, max_length=256, max_steps=1)
+    assert trainer.setup.mentions >= 2
+    trainer.train()
+    assert "Mentions that it missed, of values that it had found elsewhere" in "".join(capfd.readouterr())
     for row in list(trainer.train_dataset)[-2:]:
         tokens = zip(row["input_ids"], row["pii_likelihood"], strict=True)
         digits = [likelihood > 0 for number, likelihood in tokens if _is_digit(number, tokenizer)]

@@ -367,8 +367,15 @@ def test_surrogates_from_a_noised_table_stand_in_the_ledger(make, tmp_path, text
     assert read(again) == read(trainer)
     again.train(resume_from_checkpoint=out + "/checkpoint-1")
     assert again.ledger.about(FLAGGED_VALUES) == [entry]
-    with pytest.raises(ValueError, match="a second table is a second release"):
-        make(**fields | {"value_epsilon": 2.0})
+    people = texts.add_column("who", ["a", "b"] * (len(texts) // 2))
+    for other in (
+        {"value_epsilon": 2.0},
+        {"data": people, "privacy_unit": "who", "target_delta": 0.1 / len(texts)},
+        {"data": texts.select(range(50)).add_item({"text": "my pin is 4711"})},
+        {"surrogate_locale": "de_DE"},
+    ):
+        with pytest.raises(ValueError, match="a second table is a second release"):
+            make(**fields | other)
 
 
 def test_the_unit_of_a_table_may_be_a_person(make, tmp_path, texts):
@@ -393,7 +400,24 @@ def test_a_table_does_not_go_with_everything(config, fields, says):
 
 
 def test_a_table_needs_all_rows_and_a_live_teacher(make, teacher, tokenizer, texts, config):
+    for data, unit, says in (
+        (texts, "nobody", "is no column"),
+        (texts.add_column("who", [["a"]] * len(texts)), "who", "holds lists"),
+        (Dataset.from_dict({"text": ["my pin is 4711", None]}), "record", "1 of 2 rows have no text"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            make(data=data, value_epsilon=1.0, privacy_unit=unit)
     with pytest.raises(ValueError, match="a stream is read once"):
         make(data=texts.to_iterable_dataset(), max_steps=2, value_epsilon=1.0)
     with pytest.raises(ValueError, match="for a live teacher"):
         cache_teacher(teacher, config(value_epsilon=1.0), texts, tokenizer, tagger=RuleTagger())
+
+
+def test_a_word_that_a_tagger_has_no_label_for_is_replaced_and_learnt_by_its_label(tokenizer):
+    text = "hello ann pin 4711"
+    tags = CharTags(np.zeros(len(text), np.float32), np.zeros(len(text), np.int16))
+    tags.likelihood[6:9] = 1
+    new, of_words = MadeUp(text, tags, ("", "PIN"), Surrogates(), 0).words(text.split())
+    assert new[1] != "ann"
+    assert of_words.likelihood[6 : 6 + len(new[1])].all()
+    assert of_words.likelihood.sum() == len(new[1]) + 1  # and the blank behind it
