@@ -25,8 +25,10 @@ from swingkd.data import DataSettings, prepare_dataset
 from swingkd.experiments import corpus
 from swingkd.experiments.grid import Grid, Plan, training_settings
 from swingkd.experiments.models import is_trained, lock, make_model, make_tokenizer, probe, quiet
+from swingkd.files import PRIVATE
 from swingkd.report import Row, exposure_rows, save_tokens, shown_tokens
 from swingkd.report.page import TOKENS_FILE
+from swingkd.surrogates import KEY_FILE, Surrogates, values_of
 from swingkd.tagging import BaseTagger
 
 #: Makes the rows of a model beside its perplexities: its name, its setting, its trainer.
@@ -134,9 +136,17 @@ class Language:
             processing_class=self.tokenizer,
             public_model=public,
             tagger=tagger,
+            surrogates=self.surrogates(plan, args),
         )
         quiet(trainer).train()
         return trainer
+
+    def surrogates(self, plan: Plan, args: PrivateDistillationConfig) -> Surrogates | None:
+        """Return surrogates like the values of another text, where a row names one as its `examples`."""
+        if "examples" not in plan:
+            return None
+        public = values_of(self.texts[plan["examples"]]["text"][:], self.tagger)
+        return Surrogates.kept_in(Path(args.output_dir) / PRIVATE / KEY_FILE, examples=public)
 
 
 class Trains(Protocol):

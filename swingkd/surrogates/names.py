@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from faker import Faker
 
+from swingkd.surrogates.kinds import kind_of
 from swingkd.surrogates.shapes import by_shape
 
 # Whose lists fit names in another writing.
@@ -30,7 +32,8 @@ _SCRIPTS = {
     "GEORGIAN": "ka_GE",
     "ARMENIAN": "hy_AM",
 }
-_DRAWN = 3000
+# Fewer examples of a kind are no list: each would come up again and again.
+_DRAWN, _ENOUGH = 3000, 50
 # Of the names in the quickstart's dialogues, 43 % of the last and 71 % of the first ones are in Faker's lists.
 _NEW_LAST, _NEW_FIRST, _LONGEST_NAME = 0.5, 0.25, 14
 # A word in so many streets or cities is part of none of them.
@@ -78,12 +81,14 @@ def name_words(value: str) -> list[re.Match[str]]:
 
 class Pools(NamedTuple):
     """What names are drawn from, the frequent ones more often: `first` and `last` names, each `city`, those of one
-    word (`town`), each `company`; `of_place`: words that many addresses share ("Street"), which tell nothing."""
+    word (`town`), names of a `street`, each `company`; `of_place`: words that many addresses share ("Street"), which
+    tell nothing."""
 
     first: tuple[str, ...]
     last: tuple[str, ...]
     city: tuple[str, ...]
     town: tuple[str, ...]
+    street: tuple[str, ...]
     company: tuple[str, ...]
     of_place: frozenset[str]
 
@@ -113,7 +118,34 @@ def pools(locale: str) -> Pools:
     words = Counter(word.casefold() for name in {*city, *street} for word in WORD.findall(name))
     own = {name.casefold() for name in (*first, *last)}
     of_place = frozenset(word for word, count in words.items() if count >= _SHARED and word not in own) | _OF_PLACE
-    return Pools(first, last, city, town, company, of_place)
+    return Pools(first, last, city, town, last, company, of_place)
+
+
+def pools_like(values: Mapping[str, Iterable[str]], locale: str) -> Pools:
+    """Return lists of the names in values, the frequent ones more often; where they are too few, those of the locale.
+
+    Args:
+        values: by label.
+        locale: as for `pools`.
+    """
+    public = pools(locale)
+    found: dict[str, list[str]] = {name: [] for name in Pools._fields}
+    for label, every in values.items():
+        kind = kind_of(label)
+        for value in every:
+            if kind == "person" and (words := [word[0] for word in name_words(value) if len(word[0]) > 1]):
+                found["first"].append(words[0].capitalize())
+                found["last"] += [word.capitalize() for word in words[-1:] if len(words) > 1]
+            elif kind == "street":
+                words = WORD.findall(value)
+                for word, following in zip(words, [*words[1:], ""], strict=True):
+                    if word.casefold() not in public.of_place and len(word) > 2:
+                        named = following.casefold() in public.of_place
+                        found["street" if named else "town"].append(word.capitalize())
+            elif kind in ("city", "company"):
+                found[kind].append(value)
+    made: dict[str, Any] = {name: tuple(found[name]) for name in Pools._fields if len(found[name]) >= _ENOUGH}
+    return public._replace(**made)
 
 
 @lru_cache(maxsize=32)
@@ -153,16 +185,16 @@ class People:
         locale: of the lists.
         rng: where the draws come from.
         taken: tells whether a name, in small letters, is one that must not be made up.
+        home: lists in the place of the locale's.
     """
 
-    def __init__(self, locale: str, rng: Random, taken):
-        self.locale, self.rng, self.taken = locale, rng, taken
+    def __init__(self, locale: str, rng: Random, taken: Callable[[str], bool], home: Pools | None = None):
+        self.locale, self.rng, self.taken, self.home = locale, rng, taken, home
         self._parts: dict[str, str] = {}
 
     def name(self, value: str) -> str:
         """Return a made-up name written like the value; titles and particles stay what they are."""
-        lists = pools(locale_of(value, self.locale))
-        words = name_words(value)
+        lists, words = self.lists(value), name_words(value)
         if not value.isascii() and len(words) == 1 and " " not in value and not value[:1].isupper():
             # Without blanks between its parts: the family's name first.
             key = value.casefold()
@@ -175,6 +207,11 @@ class People:
             made += [self._between(value[place : word.start()]), self._word(word[0], lists, is_last)]
             place = word.end()
         return "".join(made) + self._between(value[place:])
+
+    def lists(self, value: str) -> Pools:
+        """Return the lists that fit the writing of a value."""
+        locale = locale_of(value, self.locale)
+        return self.home if self.home is not None and locale == self.locale else pools(locale)
 
     def _between(self, text: str) -> str:
         """Return what stands between names: a number there is part of the value."""

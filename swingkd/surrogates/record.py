@@ -8,7 +8,7 @@ from random import Random
 
 from swingkd.surrogates.dates import draw_move, is_date, moved
 from swingkd.surrogates.kinds import kind_of
-from swingkd.surrogates.names import WORD, People, Pools, locale_of, pools
+from swingkd.surrogates.names import WORD, People, Pools
 from swingkd.surrogates.shapes import PUBLIC_HOSTS, by_shape, host, network_address, number
 
 _WORD_OR_NUMBER = re.compile(r"[^\W_]+")
@@ -36,10 +36,10 @@ class Record:
         avoid: letters and digits of values that must not be made up.
     """
 
-    def __init__(self, rng: Random, locale: str, avoid: Container[str]):
+    def __init__(self, rng: Random, locale: str, avoid: Container[str], home: Pools | None = None):
         self.rng, self.locale, self.avoid = rng, locale, avoid
         self.move = draw_move(rng)
-        self.people = People(locale, rng, self._taken)
+        self.people = People(locale, rng, self._taken, home)
         self._own: set[str] = set()
         self._made: dict[str, str] = {}
 
@@ -95,7 +95,7 @@ class Record:
 
     def _draw(self, value: str, label: str, kind: str) -> str:
         rng = self.rng
-        lists = pools(locale_of(value, self.locale)) if kind in ("city", "company", "street") else None
+        lists = self.people.lists(value) if kind in ("city", "company", "street") else None
         if lists is not None and any(c.isalpha() for c in value):
             if kind == "street":
                 return self._address(value, lists)
@@ -145,7 +145,7 @@ class Record:
             return by_shape(word, self.rng)
         # A street's name stands before "Street" or "Square", a city's before nothing of that kind.
         named = following is not None and following[0].casefold() in lists.of_place
-        return _cased(self.rng.choice(lists.last if named else lists.town), word)
+        return _cased(self.rng.choice(lists.street if named else lists.town), word)
 
     def _laid(self, value: str, kind: str) -> str | None:
         """Return a made value that stands for this one already, in this one's shape."""

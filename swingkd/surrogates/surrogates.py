@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -14,11 +15,12 @@ from datasets import Dataset, IterableDataset
 
 from swingkd.files import keep_secret
 from swingkd.surrogates.drawn_record import DrawnRecord
-from swingkd.surrogates.names import WORD, pools
+from swingkd.surrogates.names import WORD, pools, pools_like
 from swingkd.surrogates.record import Record, letters
 from swingkd.surrogates.rows import FOUND, VERSION, find_values, outside, replace_values
 from swingkd.surrogates.value_table import ValueTable
-from swingkd.tagging import ConsistentTagger, Tagger
+from swingkd.tagging import THRESHOLD, ConsistentTagger, Tagger, private_spans, tag_texts
+from swingkd.tagging.base import tagger_labels
 from swingkd.tagging.identity import tagger_fingerprint
 from swingkd.tagging.propagation import stands_for_one
 
@@ -52,6 +54,8 @@ class Surrogates:
         seed: draw from this number instead, for a run that others can repeat: whoever knows it learns what was drawn,
             and still no value.
         key: 16 bytes, the secret of an earlier run.
+        examples: public values by their labels, such as `values_of` finds in public text of the same kind: names,
+            streets and towns are drawn from these, the frequent ones more often, in the place of Faker's.
         table: draw from this noised table of values, and of nothing else: then the draws are differentially private in
             the values that it counted, see `ValueTable`.
 
@@ -65,6 +69,7 @@ class Surrogates:
         locale: str = "en_US",
         seed: int | None = None,
         key: bytes | None = None,
+        examples: Mapping[str, Sequence[str]] | None = None,
         table: ValueTable | None = None,
     ):
         if seed is not None and key is not None:
@@ -74,16 +79,22 @@ class Surrogates:
         self._key = key or (secrets.token_bytes(_KEY_BYTES) if seed is None else f"seed {seed}".encode())
         self._avoid: set[str] = set()
         self._table = table
+        self._home = pools_like(examples, locale) if examples else None
 
     @classmethod
     def kept_in(
-        cls, path: str | os.PathLike, *kinds: str, locale: str = "en_US", table: ValueTable | None = None
+        cls,
+        path: str | os.PathLike,
+        *kinds: str,
+        locale: str = "en_US",
+        examples: Mapping[str, Sequence[str]] | None = None,
+        table: ValueTable | None = None,
     ) -> Surrogates:
         """Return surrogates whose secret is kept in a file, so that a run that is resumed makes the same ones.
 
         Args:
             path: such as `out/_private/surrogate_key`, readable by its owner only.
-            *kinds, locale, table: see the class.
+            *kinds, locale, examples, table: see the class.
 
         Raises:
             ValueError: the file holds something else.
@@ -95,7 +106,13 @@ class Surrogates:
             key = b""
         if len(key) != _KEY_BYTES:
             raise ValueError(f"{path} does not hold the secret of surrogates. Delete it to draw another one.")
-        return cls(*kinds, locale=locale, key=key, table=table)
+        return cls(*kinds, locale=locale, key=key, examples=examples, table=table)
+
+    def again(self) -> Surrogates:
+        """Return surrogates that make the same values, and avoid further ones by themselves."""
+        made = copy.copy(self)
+        made._avoid = set(self._avoid)
+        return made
 
     def avoid(self, values: Iterable[str]) -> None:
         """Never make up one of these values, nor a part of one; of dates there are too few for that.
@@ -127,7 +144,7 @@ class Surrogates:
         """Replace the values of one record that has several texts, such as the turns of a chat; see `replace`."""
         digest = hashlib.blake2b(row.to_bytes(8, "little", signed=True), key=self._key, digest_size=16).digest()
         rng = Random(int.from_bytes(digest, "little"))
-        record: Record | DrawnRecord = Record(rng, self.locale, self._avoid)
+        record: Record | DrawnRecord = Record(rng, self.locale, self._avoid, self._home)
         if self._table is not None:
             record = DrawnRecord(rng, self._table)
         every = [_apart(text, own, self.kinds) for text, own in zip(texts, spans, strict=True)]
@@ -225,6 +242,21 @@ def _replaced(text: str, spans: list[tuple[int, int, str]], record: Record | Dra
         made.append({"start": length, "end": length + len(value), "label": label})
         length, place = length + len(value), end
     return Replaced("".join(pieces) + text[place:], made)
+
+
+def values_of(texts: Iterable[str], tagger: Tagger) -> dict[str, list[str]]:
+    """Return the values that a tagger finds in public texts, by label, as often as they stand there.
+
+    Args:
+        texts: public: what they say of people may come up in surrogates.
+        tagger: what finds the values.
+    """
+    every = list(texts)
+    labels, found = tagger_labels(tagger), dict[str, list[str]]()
+    for text, tags in zip(every, tag_texts(tagger, every), strict=True):
+        for start, end, label in private_spans(tags, THRESHOLD):
+            found.setdefault(labels[label], []).append(text[start:end])
+    return found
 
 
 def counted(rows: Dataset) -> dict[str, int]:

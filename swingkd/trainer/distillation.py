@@ -26,6 +26,7 @@ from swingkd.models.inputs import first_position, takes, vocabulary_size
 from swingkd.models.whole import check_finite_weights
 from swingkd.report import forget_model_facts
 from swingkd.report.protected import Protected
+from swingkd.surrogates import Surrogates
 from swingkd.tagging import Tagger
 from swingkd.targets import Protection
 from swingkd.tasks.language import MaskingCollator, NewMasks
@@ -82,6 +83,8 @@ class PrivateDistillationTrainer(SearchingTrainer):
         tagger: what rates the text; not needed where the data has a `pii_likelihood` column.
         public_model: a model like the student, trained on public data; makes `"mollify"` the default.
         target_protection: an object with a `protect` method, used instead of `args.protection`.
+        surrogates: what makes the values of `protection="surrogate"`, such as with examples from public text; default:
+            public lists, and a secret kept beside the run.  To go on with a run, pass one of the same secret.
         peft_config: train an adapter instead of the whole student.
 
     Raises:
@@ -112,6 +115,7 @@ class PrivateDistillationTrainer(SearchingTrainer):
         tagger: Tagger | None = None,
         public_model: str | PreTrainedModel | None = None,
         target_protection: Protection | None = None,
+        surrogates: Surrogates | None = None,
         peft_config: PeftConfig | None = None,
     ):
         check_arguments(model, args, compute_loss_func, model_init, optimizers, peft_config)
@@ -122,7 +126,7 @@ class PrivateDistillationTrainer(SearchingTrainer):
         first = model if model_init is None else made_by(model_init, args)
         self.setup = setup = Setup.of(
             GivenModels(first, teacher_model, public_model, processing_class, teacher_processing_class, peft_config),
-            GivenData(train_dataset, eval_dataset, tagger, target_protection),
+            GivenData(train_dataset, eval_dataset, tagger, target_protection, surrogates),
             args,
         )
         #: What the models are for.

@@ -34,6 +34,7 @@ def check_made_up(
     dataset: Dataset | IterableDataset | None,
     tagger: Tagger | None,
     cache: CacheInfo | None,
+    own: Surrogates | None = None,
 ) -> None:
     """Refuse rows whose private values could not be replaced: their real tokens would be learnt.
 
@@ -43,10 +44,16 @@ def check_made_up(
         dataset: the training rows, as they were given.
         tagger: what finds the values.
         cache: what wrote the teacher's targets into the rows, perhaps when they had surrogates already.
+        own: the user's own surrogates.
 
     Raises:
         ValueError: says what is missing.
     """
+    if own is not None and (args.protection != "surrogate" or cache is not None or args.value_epsilon is not None):
+        raise ValueError(
+            "surrogates=... is what makes the values of protection='surrogate', of rows of text and without "
+            "value_epsilon. Leave it out here."
+        )
     if args.protection != "surrogate":
         return
     if not task.reads_surrogates:
@@ -100,7 +107,12 @@ def consistent(
 
 
 def with_surrogates(
-    reading: Reading, args: PrivateDistillationConfig, task: Task, dataset: Any, found: set[str]
+    reading: Reading,
+    args: PrivateDistillationConfig,
+    task: Task,
+    dataset: Any,
+    found: set[str],
+    own: Surrogates | None = None,
 ) -> tuple[Reading, LedgerEntry | None]:
     """Return how training rows are read when what is private in them is made up, and what that released.
 
@@ -110,6 +122,7 @@ def with_surrogates(
         task: what the models are for.
         dataset: the training rows, as they were given.
         found: the values of the corpus, which are not made up.
+        own: the user's own surrogates; default: from public lists, their secret kept beside the run.
 
     Raises:
         ValueError: values of a stream were to be counted, or they were counted with other noise before.
@@ -121,7 +134,11 @@ def with_surrogates(
     if args.value_epsilon is not None:
         table, entry = _value_table(reading, args, task, dataset, folder / VALUE_TABLE)
     # A run that goes on makes the same ones.
-    surrogates = Surrogates.kept_in(folder / KEY_FILE, locale=args.surrogate_locale, table=table)
+    surrogates = (
+        own.again()
+        if own is not None
+        else Surrogates.kept_in(folder / KEY_FILE, locale=args.surrogate_locale, table=table)
+    )
     surrogates.avoid(sorted(found))
     return replace(reading, surrogates=surrogates), entry
 

@@ -22,6 +22,7 @@ from swingkd.models.experts import check_balance
 from swingkd.models.inputs import align_padding, padding
 from swingkd.models.loading import is_hub_id, load_pretrained, looked_up, name_of, public_name
 from swingkd.privacy import PrivacyLedger
+from swingkd.surrogates import Surrogates
 from swingkd.tagging import ConsistentTagger, Tagger
 from swingkd.targets import Protection
 from swingkd.tasks import Reading, Task, task_of
@@ -80,6 +81,7 @@ class GivenData:
     eval_dataset: Dataset | IterableDataset | dict[str, Dataset] | None = None
     tagger: Tagger | None = None
     target_protection: Protection | None = None
+    surrogates: Surrogates | None = None
 
 
 @dataclass(frozen=True)
@@ -361,7 +363,7 @@ def prepare_rows(
 ) -> Setup:
     """Tokenise and tag the rows, and check that there is something to learn, and to protect."""
     task, train, evaluation, mentions = models.task, data.train_dataset, data.eval_dataset, 0
-    check_made_up(args, task, train, data.tagger, cache)
+    check_made_up(args, task, train, data.tagger, cache, data.surrogates)
     reading = Reading(
         models.processing_class,
         data.tagger,
@@ -376,7 +378,7 @@ def prepare_rows(
         if train is not None:
             made_up, counted = reading, None
             if cache is None:
-                made_up, counted = with_surrogates(reading, args, task, train, found)
+                made_up, counted = with_surrogates(reading, args, task, train, found, data.surrogates)
             if counted is not None:
                 models.ledger.record(counted)
             before = reading.tagger.added if isinstance(reading.tagger, ConsistentTagger) else 0

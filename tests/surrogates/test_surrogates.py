@@ -3,6 +3,7 @@
 import os
 import re
 
+import numpy as np
 import pytest
 from datasets import Dataset, load_dataset
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from swingkd import RuleTagger
 from swingkd.files import recipes_dir
-from swingkd.surrogates import Surrogates, counted
+from swingkd.surrogates import Surrogates, counted, values_of
 from swingkd.surrogates.record import kind_of
 from swingkd.tagging import ConsistentTagger, private_spans, tag_texts
 
@@ -259,3 +260,25 @@ def test_on_real_dialogues_no_value_is_left():
     tagger = ConsistentTagger(RuleTagger())
     one, other = (sum(len(private_spans(t, 0.5)) for t in tag_texts(tagger, d["text"][:])) for d in (rows, made))
     assert other == pytest.approx(one, rel=0.1)
+
+
+def test_names_like_those_of_public_text():
+    people = [f"{first} {last}" for first in ("Zorvan", "Quilla") for last in ("Brandtner", "Osk")] * 20
+    streets = [f"{n} Glimmer Street, Vexford" for n in range(60)]
+    surrogates = Surrogates(seed=3, examples={"PERSON": people, "ADDRESS": streets, "CITY": ["Rare"] * 3})
+    text = "Ann Smith of 12 Lake Road, Boston"
+    spans = [{"start": 0, "end": 9, "label": "PERSON"}, {"start": 13, "end": len(text), "label": "ADDRESS"}]
+    made = [surrogates.replace(text, spans, row).text for row in range(200)]
+    listed = [row.split(" of ")[0].split() for row in made]
+    # Most are of the examples; the others are spelled like them.
+    assert np.mean([first in ("Zorvan", "Quilla") for first, _ in listed]) > 0.6
+    assert {first for first, _ in listed} - {"Zorvan", "Quilla"}
+    assert all(re.search(r"of \d\d Glimmer Road, Vexford", row) for row in made)
+    # A kind of which there are few examples has the lists of the locale.
+    city = surrogates.replace("Boston", [{"start": 0, "end": 6, "label": "CITY"}], 1).text
+    assert city not in ("Rare", "Boston")
+
+
+def test_examples_are_what_a_tagger_finds():
+    found = values_of(["my pin is 4711", "my pin is 4712, or ann@gmail.com", "nothing"], RuleTagger())
+    assert found == {"ID_NUMBER": ["4711", "4712"], "EMAIL_ADDRESS": ["ann@gmail.com"]}

@@ -23,10 +23,10 @@ PINS = {text[text.index("is ") + 3 :][:4] for text in TEXTS}
 @pytest.fixture
 def make(student, teacher, tokenizer, texts, config):
     def make(*, data=texts, tagger=None, teacher=teacher, student=student, **fields):
-        extra = {name: fields.pop(name) for name in ("eval_dataset", "callbacks") if name in fields}
+        extra = {name: fields.pop(name) for name in ("eval_dataset", "callbacks", "surrogates") if name in fields}
         return PrivateDistillationTrainer(
             student,
-            config(protection="surrogate", **fields),
+            config(**{"protection": "surrogate"} | fields),
             teacher_model=teacher,
             train_dataset=data,
             processing_class=tokenizer,
@@ -421,3 +421,16 @@ def test_a_word_that_a_tagger_has_no_label_for_is_replaced_and_learnt_by_its_lab
     assert new[1] != "ann"
     assert of_words.likelihood[6 : 6 + len(new[1])].all()
     assert of_words.likelihood.sum() == len(new[1]) + 1  # and the blank behind it
+
+
+def test_surrogates_of_ones_own(make, tmp_path, texts):
+    own = Surrogates.kept_in(tmp_path / "key", examples={"PERSON": ["Zora Quint"] * 60})
+    trainer = make(surrogates=own, output_dir=str(tmp_path / "one"))
+    again = make(surrogates=Surrogates.kept_in(tmp_path / "key"), output_dir=str(tmp_path / "two"))
+    assert read(trainer) == read(again)
+    assert read(trainer) != read(make(output_dir=str(tmp_path / "three")))
+    # It is left as it was: what it avoids here is this run's.
+    assert not own._avoid
+    for fields in ({"protection": "drop"}, {"value_epsilon": 1.0}):
+        with pytest.raises(ValueError, match="Leave it out here"):
+            make(surrogates=own, **fields)
