@@ -270,9 +270,9 @@ def test_names_like_those_of_public_text():
     spans = [{"start": 0, "end": 9, "label": "PERSON"}, {"start": 13, "end": len(text), "label": "ADDRESS"}]
     made = [surrogates.replace(text, spans, row).text for row in range(200)]
     listed = [row.split(" of ")[0].split() for row in made]
-    # Most are of the examples; the others are spelled like them.
+    # Most are of the examples; new ones are spelled like them.
     assert np.mean([first in ("Zorvan", "Quilla") for first, _ in listed]) > 0.6
-    assert {first for first, _ in listed} - {"Zorvan", "Quilla"}
+    assert np.mean([last in ("Brandtner", "Osk") for _, last in listed]) > 0.4
     assert all(re.search(r"of \d\d Glimmer Road, Vexford", row) for row in made)
     # A kind of which there are few examples has the lists of the locale.
     city = surrogates.replace("Boston", [{"start": 0, "end": 6, "label": "CITY"}], 1).text
