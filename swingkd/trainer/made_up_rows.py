@@ -51,8 +51,8 @@ def check_made_up(
     """
     if own is not None and (args.protection != "surrogate" or cache is not None or args.value_epsilon is not None):
         raise ValueError(
-            "surrogates=... is what makes the values of protection='surrogate', of rows of text and without "
-            "value_epsilon. Leave it out here."
+            "Surrogates of your own make the values of protection='surrogate', of rows of text and without "
+            "value_epsilon. Leave them out here."
         )
     if args.protection != "surrogate":
         return

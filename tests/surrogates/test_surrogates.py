@@ -266,7 +266,7 @@ def test_names_like_those_of_public_text():
     people = [f"{first} {last}" for first in ("Zorvan", "Quilla") for last in ("Brandtner", "Osk")] * 20
     streets = [f"{n} Glimmer Street, Vexford" for n in range(60)]
     surrogates = Surrogates(seed=3, examples={"PERSON": people, "ADDRESS": streets, "CITY": ["Rare"] * 3})
-    text = "Ann Smith of 12 Lake Road, Boston"
+    text = "Ann Smith of 12 Elm Road, Boston"
     spans = [{"start": 0, "end": 9, "label": "PERSON"}, {"start": 13, "end": len(text), "label": "ADDRESS"}]
     made = [surrogates.replace(text, spans, row).text for row in range(200)]
     listed = [row.split(" of ")[0].split() for row in made]

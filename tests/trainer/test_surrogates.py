@@ -432,5 +432,5 @@ def test_surrogates_of_ones_own(make, tmp_path, texts):
     # It is left as it was: what it avoids here is this run's.
     assert not own._avoid
     for fields in ({"protection": "drop"}, {"value_epsilon": 1.0}):
-        with pytest.raises(ValueError, match="Leave it out here"):
+        with pytest.raises(ValueError, match="Leave them out here"):
             make(surrogates=own, **fields)
