@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import PartialState
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import (
     AutoModelForCausalLM,
     DataCollatorForLanguageModeling,
@@ -111,6 +111,9 @@ class Language:
             text, tagger = corpus.scrub(text, self.tagger), None
         if plan.get("deduplicated"):
             text = corpus.deduplicated(text)
+        if plan.get("versions"):
+            # Each version of a record has surrogates of its own.
+            text = concatenate_datasets([text] * plan["versions"])
         if plan.get("recall") and tagger is not None:
             tagger = corpus.ForgetfulTagger(self.tagger, plan["recall"], seed)
         fields = plan.get("args", {})

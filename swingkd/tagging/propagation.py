@@ -27,6 +27,8 @@ from swingkd.tagging.threshold import THRESHOLD
 # Fewer letters and digits stand for many things: an hour, a word.
 _LEAST, _LONG = 3, 7
 _NAME_LABELS = re.compile("PER|NAME")
+#: What is known of a value.
+VALUE = ("text", "likelihood", "label", "is_name")
 _GAPS, _YEAR = re.compile(r"[\W_]+"), re.compile(r"(?<!\d)\d{4}(?!\d)")
 _WORDS_TOO = frozenset(
     "amber april art august autumn bill brook buck chance chase chip christian chuck clay cliff curt dale dawn dean "
@@ -83,13 +85,25 @@ class ConsistentTagger(BaseTagger):
         Args:
             texts: of a corpus, before any of it is tagged.
         """
-        every, found = list(texts), []
-        for text, tags in zip(every, tag_texts(self.tagger, every), strict=True):
+        return self.know(value for own in self.values(list(texts)) for value in own)
+
+    def values(self, texts: list[str]) -> list[list[dict[str, Any]]]:
+        """Return the values of each text, as `know` takes them; what was found is remembered while it lasts."""
+        every = []
+        for text, tags in zip(texts, tag_texts(self.tagger, texts), strict=True):
             self._found.add(text, tags)
-            for value in _values(text, tags, self.labels, self.threshold, parts=False):
-                found.append(value.text)
-                if (value.likelihood == 1 and stands_for_one(value.text)) or (self.names and value.is_name):
-                    _keep(self._everywhere, value)
+            own = _values(text, tags, self.labels, self.threshold, parts=False)
+            every.append([{name: getattr(value, name) for name in VALUE} for value in own])
+        return every
+
+    def know(self, values: Iterable[dict[str, Any]]) -> list[str]:
+        """Learn values that were found in a corpus; return all of them."""
+        found = []
+        for known in values:
+            value = _Value(**known)
+            found.append(value.text)
+            if (value.likelihood == 1 and stands_for_one(value.text)) or (self.names and value.is_name):
+                _keep(self._everywhere, value)
         self._known = None
         return found
 

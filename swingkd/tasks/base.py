@@ -30,7 +30,7 @@ class Reading:
         processing_class: tokenizer or image processor of the student.
         tagger: what rates the text; `None`: nothing is private.
         settings: see `DataSettings`.
-        model: the student, whose configuration names the classes.
+        model: the student, whose configuration names the classes; `None`: rows are not made, only their text is read.
         teacher_processing_class: the teacher's tokenizer, where it is another one.
         num_proc: processes for map-style data.
         labelled: a classifier's rows must have labels; those that are only predicted need none.

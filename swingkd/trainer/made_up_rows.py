@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, Features, IterableDataset, List, Value
 from filelock import FileLock
 
-from swingkd.data import column_names
+from swingkd.data import column_names, unformatted
+from swingkd.data.columns import VERSION
 from swingkd.data.teacher_columns import CacheInfo
 from swingkd.files import PRIVATE, private_folder
 from swingkd.privacy import FLAGGED_VALUES, LedgerEntry
@@ -19,11 +20,17 @@ from swingkd.privacy.plan import run_delta
 from swingkd.surrogates import KEY_FILE, Surrogates, ValueTable
 from swingkd.tagging import ConsistentTagger, Tagger, private_spans, tag_texts
 from swingkd.tagging.base import tagger_labels
+from swingkd.tagging.identity import tagger_fingerprint
 from swingkd.tasks import Task
 from swingkd.tasks.base import Reading
 from swingkd.trainer.check_data import check_unit
 from swingkd.trainer.config import PrivateDistillationConfig
 
+_VALUES = Features(
+    values=List(
+        {"text": Value("string"), "likelihood": Value("float32"), "label": Value("int16"), "is_name": Value("bool")}
+    )
+)
 #: The noised table of values, in a run's private folder.
 VALUE_TABLE = "value_table.safetensors"
 
@@ -100,10 +107,29 @@ def consistent(
     # Under differential privacy, of records or of their values, none may change how another one is read.
     alone = args.differentially_private or args.value_epsilon is not None
     tagger, found = ConsistentTagger.around(reading.tagger, args.private_threshold, alone=alone), set[str]()
-    if isinstance(dataset, Dataset) and not alone:
-        for texts in task.texts(dataset, reading):
-            found.update(tagger.learn(texts))
+    if isinstance(dataset, Dataset) and not alone and can_be_made_up(task, dataset, tagger):
+        # The student is no part of what is read, and would be hashed.
+        known = {"task": task, "reading": replace(reading, model=None), "tagger": tagger}
+        rows = unformatted(dataset).map(
+            _find,
+            batched=True,
+            fn_kwargs=known | {"version": f"{VERSION} {tagger_fingerprint(tagger)}"},
+            remove_columns=dataset.column_names,
+            features=_VALUES,
+            num_proc=args.dataset_num_proc,
+            desc="Looking for private values",
+        )
+        for batch in rows.iter(1000):
+            found.update(tagger.know(value for own in batch["values"] for value in own))
     return replace(reading, tagger=tagger), found
+
+
+def _find(
+    batch: dict[str, list], task: Task, reading: Reading, tagger: ConsistentTagger, version: str
+) -> dict[str, list]:
+    """Return the values of rows."""
+    texts = [text for some in task.texts(Dataset.from_dict(batch), reading) for text in some]
+    return {"values": tagger.values(texts)}
 
 
 def with_surrogates(
