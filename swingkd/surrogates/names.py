@@ -35,7 +35,7 @@ _SCRIPTS = {
 # Fewer examples of a kind are no list: each would come up again and again.
 _DRAWN, _ENOUGH = 3000, 50
 # Of the names in the quickstart's dialogues, 43 % of the last and 71 % of the first ones are in Faker's lists.
-_NEW_LAST, _NEW_FIRST, _LONGEST_NAME = 0.5, 0.25, 14
+_NEW_LAST, _NEW_FIRST, _LONGEST_NAME = 0.5, 0.25, 15
 # A word in so many streets or cities is part of none of them.
 _SHARED = 8
 _OF_PLACE = frozenset(
@@ -150,11 +150,11 @@ def pools_like(values: Mapping[str, Iterable[str]], locale: str) -> Pools:
 
 @lru_cache(maxsize=32)
 def _spellings(names: tuple[str, ...]) -> dict[str, str]:
-    """Return which letters follow two others in names, as often as they do; "^" stands before, "$" behind."""
+    """Return which letters follow three others in names, as often as they do; "^" stands before, "$" behind."""
     following: dict[str, list[str]] = {}
-    for name in sorted({f"^^{name.lower()}$" for name in names}):
-        for place in range(2, len(name)):
-            following.setdefault(name[place - 2 : place], []).append(name[place])
+    for name in sorted({f"^^^{name.lower()}$" for name in names}):
+        for place in range(3, len(name)):
+            following.setdefault(name[place - 3 : place], []).append(name[place])
     return {context: "".join(letters) for context, letters in following.items()}
 
 
@@ -165,9 +165,9 @@ def spelled(names: tuple[str, ...], rng: Random) -> str:
         names: of one word each.
         rng: where the draws come from.
     """
-    following, made = _spellings(names), "^^"
+    following, made = _spellings(names), "^^^"
     while not made.endswith("$") and len(made) < _LONGEST_NAME:
-        made += rng.choice(following[made[-2:]])
+        made += rng.choice(following[made[-3:]])
     return made.strip("^$").capitalize()
 
 
