@@ -37,6 +37,11 @@ class Leak(NamedTuple):
     low: float
     high: float
 
+    @property
+    def bits(self) -> str:
+        """The value in a table, without a sign before a zero."""
+        return f"{round(self.value, 1) + 0.0:.1f}"
+
 
 class Student(NamedTuple):
     """A model with its perplexity, its seeds, and what it gives away of each kind of canary."""
@@ -73,9 +78,7 @@ class CanaryCard(RunCard):
         return list(dict.fromkeys(kind for student in self.table for kind in student.leaks))
 
     def figure(self) -> Figure:
-        rows = [
-            (s.name, f"{s.perplexity:.2f}", *(f"{s.leaks[kind].value:.1f}" for kind in self.kinds)) for s in self.table
-        ]
+        rows = [(s.name, f"{s.perplexity:.2f}", *(s.leaks[kind].bits for kind in self.kinds)) for s in self.table]
         title = "Bits that students give away over the controls, by kind of canary"
         return Figure(title, headings=("model", "perplexity", *self.kinds), rows=rows, note="At most about 6.5.")
 
@@ -85,9 +88,10 @@ class CanaryCard(RunCard):
         figure, axis = plt.subplots(figsize=size, layout="constrained")
         axis.imshow(values, cmap="OrRd", vmin=0, vmax=7, aspect="auto")
         for (i, k), value in np.ndenumerate(values):
-            clear = self.table[i].leaks[self.kinds[k]].low > 0
+            leak = self.table[i].leaks[self.kinds[k]]
+            clear = leak.low > 0
             weight, colour = ("bold", "white" if value > 4 else "black") if clear else ("normal", "0.35")
-            axis.text(k, i, f"{value:.1f}", ha="center", va="center", fontsize=9, weight=weight, color=colour)
+            axis.text(k, i, leak.bits, ha="center", va="center", fontsize=9, weight=weight, color=colour)
         axis.set_xticks(range(len(self.kinds)), self.kinds)
         axis.set_yticks(range(len(self.table)), [s.name for s in self.table])
         axis.tick_params(length=0, labelsize=9)

@@ -14,6 +14,7 @@ from tests.report.runs.test_images import example_rows
 
 CARDS = Path(__file__).parents[3] / "model_cards"
 KINDS = {
+    "audit-canaries": "canaries",
     "audit-simdial": "audit",
     "cifar10-sample-selection": "images",
     "data-free-cifar10": "images",
