@@ -16,6 +16,8 @@ _STATES = tuple(
     "AL AK AZ AR CA CO CT DE FL GA HI ID IL IN IA KS KY LA ME MD MA MI MN MS MO MT NE NV NH NJ NM NY NC ND OH OK OR "
     "PA RI SC SD TN TX UT VT VA WA WV WI WY DC".split()
 )
+# Where the post of the forces goes.
+_FORCES = ("AA", "AE", "AP")
 _GAPS = re.compile(r"[\W_]+")
 _ABROAD = re.compile(r"\s*(?:\+|00)(?:1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|\d{3})|\s*\(?0+")
 # With fewer letters and digits, an ending is no sign of the same value.
@@ -139,8 +141,9 @@ class Record:
     def _of_address(self, word: str, following: re.Match[str] | None, lists: Pools) -> str:
         if word.casefold() in lists.of_place:
             return word
-        if word in _STATES:
-            return self.rng.choice(_STATES)
+        for codes in (_STATES, _FORCES):
+            if word in codes:
+                return self.rng.choice(codes)
         if not word.isalpha() or word.isupper():
             return by_shape(word, self.rng)
         # A street's name stands before "Street" or "Square", a city's before nothing of that kind.

@@ -21,6 +21,8 @@ RUN = re.compile(rf"[{WITH_BLANKS}{MARKS}]+|(?:[^\W_{WITH_BLANKS}]|[{MARKS}])+")
 _LETTER = re.compile(rf".[{MARKS}]*", re.DOTALL)
 _EMAIL = re.compile(r"(?:mailto:)?([^\s@]+)\s?@\s?([\w-]+(?:\.[\w-]+)+)")
 _URL = re.compile(r"(?:https?://)?(?:www\.)?([a-z0-9-]+(?:\.[a-z0-9-]+)*\.[a-z]{2,24}(?::\d+)?(?:/\S+?)?)/?")
+# Of a machine, perhaps; to ask the library about every value would take longer than all the rest.
+_ADDRESS = re.compile(r"\d+(?:\.\d+){3}|[0-9a-f.]*:[0-9a-f:.]*(?:%\S+)?")
 _MAC = re.compile(r"[0-9a-f]{2}(?:[:-][0-9a-f]{2}){5}")
 _DATE = re.compile(
     r"(\d{4})\s?[-./年]\s?(\d{1,2})\s?[-./月]\s?(\d{1,2})日?|(\d{1,2})\s?[-./]\s?(\d{1,2})\s?[-./]\s?(\d{4})"
@@ -71,8 +73,9 @@ def written_alike(value: str) -> str:
         return found[1]
     if _MAC.fullmatch(folded):
         return folded.replace("-", ":")
-    with suppress(ValueError):
-        return str(ipaddress.ip_address(folded))
+    if _ADDRESS.fullmatch(folded):
+        with suppress(ValueError):
+            return str(ipaddress.ip_address(folded))
     date = _date(folded)
     if date:
         return date
