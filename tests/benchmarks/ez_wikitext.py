@@ -45,7 +45,7 @@ def train(model, tokenizer, texts: list[str], epochs: int, rate: float, seed: in
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
-        print(f"epoch {epoch + 1}: loss {float(loss):.3f}", flush=True)
+        print(f"epoch {epoch + 1}: loss {float(loss.detach()):.3f}", flush=True)
     model.eval()
 
 
