@@ -15,7 +15,7 @@ from swingkd.audit.intervals import Interval, area, bootstrap, proportion, wider
 from swingkd.audit.lower_bound import EpsilonLowerBound, Method, epsilon_lower_bound
 from swingkd.audit.records import Data, check_no_overlap, copies_note, labelled_records, near_duplicates, text_records
 from swingkd.audit.scores import RecordScores, longest_input, score_labels, score_texts
-from swingkd.models.base_model import adapter_off
+from swingkd.models.base_model import adapter_off, check_has_adapter
 
 # With fewer records on a side, no order of theirs is beyond chance.
 _SHOWS_NOTHING = 10
@@ -174,13 +174,11 @@ def audit_membership(
             model itself.
     """
     is_text = model.can_generate()
+    for name in (reference for reference in references if isinstance(reference, str)):
+        if name != "base":
+            raise ValueError(f"The reference {name!r} is a name. Give the loaded model, or 'base'.")
+        check_has_adapter(model)
     # All models see the same part of a text.
-    for reference in references:
-        if isinstance(reference, str) and reference != "base":
-            raise ValueError(f"The reference {reference!r} is a name. Give the loaded model, or 'base'.")
-        if isinstance(reference, str):
-            with adapter_off(model):  # before anything is scored
-                pass
     others = [model if isinstance(reference, str) else reference for reference in references]
     max_length = min(longest_input(each, max_length) for each in (model, *others))
     given = membership_records(model, members, nonmembers)

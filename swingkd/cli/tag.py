@@ -55,6 +55,7 @@ def tag(
     """
     from swingkd.surrogates import Surrogates
     from swingkd.tagging import ConsistentTagger, private_spans
+    from swingkd.tagging.base import named_spans
 
     if not 0 < threshold <= 1:
         raise ValueError(f"--threshold {threshold} must lie between 0 and 1.")
@@ -89,8 +90,7 @@ def tag(
             coloured = coloured[:end] + Text(f" {finder.labels[label] or 'PRIVATE'}", style="dim red") + coloured[end:]
         console.print(coloured, soft_wrap=True)
         if surrogates and spans:
-            named = [{"start": start, "end": end, "label": finder.labels[label]} for start, end, label in spans]
-            made = made_up.replace(text, named, number)
+            made = made_up.replace(text, named_spans(tags, finder.labels, threshold), number)
             shown = Text(printable(made.text))
             for span in made.spans:
                 shown.stylize("bold green underline", span["start"], span["end"])

@@ -10,8 +10,8 @@ from torch.utils.data import get_worker_info
 
 from swingkd.data.rendering import Rendered
 from swingkd.surrogates import Surrogates
-from swingkd.tagging import THRESHOLD, CharTags, align, private_spans
-from swingkd.tagging.base import empty_tags
+from swingkd.tagging import THRESHOLD, CharTags, align
+from swingkd.tagging.base import empty_tags, named_spans
 
 
 class MadeUp:
@@ -35,10 +35,7 @@ class MadeUp:
         row: int,
         threshold: float = THRESHOLD,
     ):
-        spans = [
-            {"start": start, "end": end, "label": labels[label]}
-            for start, end, label in private_spans(tags, threshold)
-        ]
+        spans = named_spans(tags, labels, threshold)
         self.origin_text = text
         #: The new text.
         self.text, made = surrogates.replace(text, spans, row)

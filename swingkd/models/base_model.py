@@ -12,6 +12,15 @@ def has_adapter(model: Any) -> bool:
     return hasattr(model, "disable_adapter") or bool(getattr(model, "_hf_peft_config_loaded", False))
 
 
+def check_has_adapter(model: Any) -> None:
+    """Refuse a model without an adapter where its base is asked for."""
+    if not has_adapter(model):
+        raise ValueError(
+            "'base' stands for the audited model with its adapter switched off, and this model has no adapter. Name "
+            "the model that it was trained from."
+        )
+
+
 @contextmanager
 def adapter_off(model: Any) -> Iterator[None]:
     """Let a model be its base for a while.
@@ -22,15 +31,11 @@ def adapter_off(model: Any) -> Iterator[None]:
     Raises:
         ValueError: it has none.
     """
+    check_has_adapter(model)
     if hasattr(model, "disable_adapter"):
         with model.disable_adapter():
             yield
         return
-    if not has_adapter(model):
-        raise ValueError(
-            "'base' stands for the audited model with its adapter switched off, and this model has no adapter. Name "
-            "the model that it was trained from."
-        )
     model.disable_adapters()
     try:
         yield

@@ -23,7 +23,7 @@ from swingkd.report.plots import stacked
 from swingkd.report.render import fill
 from swingkd.surrogates import Surrogates
 from swingkd.tagging import THRESHOLD, Tagger, align, dilate, label_spans, private_spans, tag_texts
-from swingkd.tagging.base import tagger_labels
+from swingkd.tagging.base import named_spans, tagger_labels
 from swingkd.tagging.threshold import decided
 from swingkd.targets import TemperatureSettings
 
@@ -131,8 +131,7 @@ def shown_surrogates(texts: Sequence[str], tagger: Tagger, surrogates: Surrogate
     """
     names, shown = tagger_labels(tagger), []
     for number, (text, tags) in enumerate(zip(texts, tag_texts(tagger, list(texts)), strict=True)):
-        spans = [{"start": s, "end": e, "label": names[label]} for s, e, label in private_spans(tags, THRESHOLD)]
-        made = surrogates.replace(text, spans, number)
+        made = surrogates.replace(text, named_spans(tags, names, THRESHOLD), number)
         row, last = [], 0
         for span in made.spans:
             start, end = span["start"], span["end"]

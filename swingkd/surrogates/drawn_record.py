@@ -12,13 +12,13 @@ from random import Random
 
 from swingkd.surrogates.kinds import kind_of
 from swingkd.surrogates.names import locale_of, pools, spelled
+from swingkd.surrogates.record import letters
 from swingkd.surrogates.shapes import PUBLIC_HOSTS, by_shape
 from swingkd.surrogates.template import template_of
 from swingkd.surrogates.value_table import ValueTable
 
 _HOSTS = tuple(sorted(PUBLIC_HOSTS))
 _WORD, _RUN = re.compile(r"[^\W\d_]+"), re.compile(r"0+|[^\W\d_]+")
-_GAPS = re.compile(r"[\W_]+")
 _NAMED = ("person", "street", "city", "company")
 
 
@@ -45,16 +45,12 @@ class DrawnRecord:
             value: as it stands in the text; its template is used, and which values and words are equal.
             label: what it is.
         """
-        template, key = template_of(value), _GAPS.sub("", value.casefold())
-        known = self._values.get(key)
-        if known is None or "0" not in template:
-            # Its words keep their own names, in any case; what has figures is the same as before.
+        template, key = template_of(value), letters(value)
+        # Words keep their own names, in any case; what has figures is the same as before.
+        if key not in self._values or ("0" not in template and kind_of(label) in _NAMED):
             words = [word.casefold() for word in _WORD.findall(value)]
-            known = (
-                known if known is not None and kind_of(label) not in _NAMED else self._drawn(template, label, words)
-            )
-            self._values[key] = known
-        return known
+            self._values[key] = self._drawn(template, label, words)
+        return self._values[key]
 
     def _drawn(self, template: str, label: str, words: list[str]) -> str:
         kind = kind_of(label)
@@ -65,10 +61,10 @@ class DrawnRecord:
             own = words[: len(_WORD.findall(name))]
             return f"{self._pieces(name, label, own, named=True)}@{self.rng.choice(_HOSTS)}"
         if kind == "host":
-            scheme, sign, rest = template.rpartition("://")
+            _, sign, rest = template.rpartition("://")
             site, slash, path = rest.partition("/")
             front, dot, _ = site.rpartition(".")
-            start = "https://" if sign else scheme
+            start = "https://" if sign else ""
             return start + self._by_table(front if dot else site, label) + ".com" + slash + self._by_table(path, label)
         return self._pieces(template, label, words, named=kind in _NAMED, place="town" if kind != "person" else None)
 

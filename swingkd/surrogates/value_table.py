@@ -17,7 +17,7 @@ import math
 import re
 from bisect import bisect
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from random import Random, SystemRandom
@@ -56,7 +56,9 @@ class ValueTable:
 
     def __init__(self, labels: Sequence[str], locale: str, cells: np.ndarray, noise: float, about: str = ""):
         self.labels, self.locale, self.cells, self.noise, self.about = tuple(labels), locale, cells, noise, about
-        if len(cells) != _Domain.of(self.labels, locale).size:
+        self._domain = _Domain.of(self.labels, locale)
+        self._sums: dict[tuple[int, int], list[float]] = {}
+        if len(cells) != self._domain.size:
             raise ValueError(f"The table has {len(cells)} cells, and these kinds and lists have others.")
 
     @classmethod
@@ -93,10 +95,6 @@ class ValueTable:
         draw, noise = SystemRandom().gauss, noise_multiplier * SENSITIVITY
         cells += [draw(0.0, noise) for _ in range(domain.size)]
         return cls(labels, locale, cells, noise, about)
-
-    @cached_property
-    def _domain(self) -> _Domain:
-        return _Domain.of(self.labels, self.locale)
 
     def symbol(self, label: str, place: int, like: str, rng: Random) -> str:
         """Draw a digit or a letter for a place of a value.
@@ -141,10 +139,6 @@ class ValueTable:
         sums = self._sums[key]
         return min(bisect(sums, rng.random() * sums[-1]), size - 1)
 
-    @cached_property
-    def _sums(self) -> dict[tuple[int, int], list[float]]:
-        return {}
-
     def save(self, path: Path) -> None:
         """Write the table as safetensors that only the owner may read."""
         known = {"labels": json.dumps(self.labels), "locale": self.locale, "noise": repr(self.noise)}
@@ -167,8 +161,6 @@ class ValueTable:
 class _Domain:
     """Which cell is about what; public: labels and lists of names."""
 
-    _known: dict[tuple[tuple[str, ...], str], _Domain] = {}  # noqa: RUF012  # a cache
-
     def __init__(self, labels: tuple[str, ...], locale: str):
         self.labels = {label: number for number, label in enumerate(labels)}
         size = (len(labels) + 1) * _PLACES * len(_SYMBOLS)
@@ -187,10 +179,9 @@ class _Domain:
         self.size = size
 
     @classmethod
+    @lru_cache(maxsize=16)
     def of(cls, labels: tuple[str, ...], locale: str) -> _Domain:
-        if (labels, locale) not in cls._known:
-            cls._known[labels, locale] = cls(labels, locale)
-        return cls._known[labels, locale]
+        return cls(labels, locale)
 
     def of_symbol(self, label: str, place: int, symbol: str) -> int:
         kind = self.labels.get(label, len(self.labels))

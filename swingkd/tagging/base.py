@@ -12,8 +12,9 @@ tokens of any fast tokenizer.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -94,6 +95,13 @@ def private_spans(tags: CharTags, threshold: float) -> list[tuple[int, int, int]
     """List what is at least so likely private as (start, end, label), end exclusive; label 0 where it has none."""
     private = np.where(tags.likelihood >= threshold, tags.labels + 1, 0)
     return [(start, end, label - 1) for start, end, label in label_spans(private)]
+
+
+def named_spans(tags: CharTags, labels: Sequence[str], threshold: float) -> list[dict[str, Any]]:
+    """List what is at least so likely private as {"start", "end", "label"}, the label by its name."""
+    return [
+        {"start": start, "end": end, "label": labels[label]} for start, end, label in private_spans(tags, threshold)
+    ]
 
 
 def tagger_labels(tagger: Tagger) -> tuple[str, ...]:
