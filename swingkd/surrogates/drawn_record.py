@@ -12,9 +12,8 @@ from random import Random
 
 from swingkd.surrogates.kinds import kind_of
 from swingkd.surrogates.names import locale_of, pools, spelled
-from swingkd.surrogates.record import letters
 from swingkd.surrogates.shapes import PUBLIC_HOSTS, by_shape
-from swingkd.surrogates.template import template_of
+from swingkd.surrogates.template import letters, template_of
 from swingkd.surrogates.value_table import ValueTable
 
 _HOSTS = tuple(sorted(PUBLIC_HOSTS))

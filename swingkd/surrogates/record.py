@@ -10,6 +10,7 @@ from swingkd.surrogates.dates import draw_move, is_date, moved
 from swingkd.surrogates.kinds import kind_of
 from swingkd.surrogates.names import WORD, People, Pools
 from swingkd.surrogates.shapes import PUBLIC_HOSTS, by_shape, host, network_address, number
+from swingkd.surrogates.template import letters
 
 _WORD_OR_NUMBER = re.compile(r"[^\W_]+")
 _STATES = tuple(
@@ -18,15 +19,9 @@ _STATES = tuple(
 )
 # Where the post of the forces goes.
 _FORCES = ("AA", "AE", "AP")
-_GAPS = re.compile(r"[\W_]+")
 _ABROAD = re.compile(r"\s*(?:\+|00)(?:1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|\d{3})|\s*\(?0+")
 # With fewer letters and digits, an ending is no sign of the same value.
 _ENDING, _DRAWS = 7, 50
-
-
-def letters(value: str) -> str:
-    """Return a value's letters and digits in small letters: what its spellings share."""
-    return _GAPS.sub("", value.casefold())
 
 
 class Record:

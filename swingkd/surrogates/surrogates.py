@@ -15,9 +15,10 @@ from datasets import Dataset, IterableDataset
 
 from swingkd.files import keep_secret
 from swingkd.surrogates.drawn_record import DrawnRecord
-from swingkd.surrogates.names import WORD, pools, pools_like
-from swingkd.surrogates.record import Record, letters
+from swingkd.surrogates.names import pools, pools_like
+from swingkd.surrogates.record import Record
 from swingkd.surrogates.rows import FOUND, VERSION, find_values, outside, replace_values
+from swingkd.surrogates.template import letters
 from swingkd.surrogates.value_table import ValueTable
 from swingkd.tagging import THRESHOLD, ConsistentTagger, Tagger, private_spans, tag_texts
 from swingkd.tagging.base import tagger_labels
@@ -115,14 +116,15 @@ class Surrogates:
         return made
 
     def avoid(self, values: Iterable[str]) -> None:
-        """Never make up one of these values, nor a part of one; of dates there are too few for that.
+        """Never make up one of these values; of dates there are too few for that.
+
+        Another person's first name may come up, beside another last one: were it never to, the most frequent names
+        would be missing, and their absence would tell whose they are.
 
         Args:
             values: those of the corpus.
         """
-        for value in values:
-            self._avoid.add(letters(value))
-            self._avoid.update(word.casefold() for word in WORD.findall(value))
+        self._avoid.update(map(letters, values))
 
     def replace(self, text: str, spans: Sequence[dict[str, Any]], row: int = 0) -> Replaced:
         """Return a text with its private values replaced.

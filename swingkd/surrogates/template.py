@@ -1,4 +1,4 @@
-"""What is left of a value when the value is gone: which kinds of signs stand where, and nothing else.
+"""What spellings of a value share: its letters; and what is left when the value is gone: its template.
 
 >>> template_of("Ann O'Neil, 1987"), template_of("Йозеф 5")
 ("Aaa A'Aaaa, 0000", 'Ааааа 0')
@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from functools import lru_cache
 
@@ -27,6 +28,13 @@ _LETTERS = {
     "KATAKANA": "アア",
     "CJK": "一一",
 }
+
+_GAPS = re.compile(r"[\W_]+")
+
+
+def letters(value: str) -> str:
+    """Return a value's letters and digits in small letters: what its spellings share."""
+    return _GAPS.sub("", value.casefold())
 
 
 def template_of(value: str) -> str:

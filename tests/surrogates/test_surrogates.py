@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from swingkd import RuleTagger
 from swingkd.files import recipes_dir
 from swingkd.surrogates import Surrogates, counted, values_of
+from swingkd.surrogates.names import pools
 from swingkd.surrogates.record import kind_of
 from swingkd.tagging import ConsistentTagger, private_spans, tag_texts
 
@@ -115,6 +116,20 @@ def test_a_value_of_the_corpus_is_never_made_up():
     real = {text[10:14] for text in rows["text"]}
     assert not real & {text[10:14] for text in made["text"]}
     assert made["surrogates"][:] == [1] * len(rows)
+
+
+def test_frequent_names_of_the_corpus_come_up_beside_others_and_no_name_of_it_does():
+    first, last = pools("en_US").first[:400], pools("en_US").last[:400]
+    names = sorted({f"{a} {b}" for a, b in zip(first, last, strict=True)})
+    rows = Dataset.from_dict({"text": names, "spans": [spans_of(name, [(name, "NAME")]) for name in names]})
+    made = [Surrogates(seed=seed).map(rows)["text"][:] for seed in range(4)]
+    assert not set(names) & {name for every in made for name in every}
+    # Were a name that somebody has never made up, its absence would give it away.
+    parts = {part for every in made for name in every for part in name.split()}
+    assert {"Michael", "John", "Smith", "Johnson"} <= parts
+    for every in made:
+        # Of a record's own name no part stays.
+        assert not any(set(name.split()) & set(real.split()) for name, real in zip(every, names, strict=True))
 
 
 def test_overlapping_spans_are_one():
