@@ -87,14 +87,20 @@ def label_spans(labels: np.ndarray) -> list[tuple[int, int, int]]:
     >>> label_spans(np.array([0, 2, 2, 1, 0]))
     [(1, 3, 2), (3, 4, 1)]
     """
-    edges = np.flatnonzero(np.diff(labels, prepend=0, append=0)).tolist()
-    return [(start, end, int(labels[start])) for start, end in pairwise(edges) if labels[start]]
+    if not len(labels):
+        return []
+    edges = [0, *(np.flatnonzero(labels[1:] != labels[:-1]) + 1).tolist(), len(labels)]
+    runs = zip(pairwise(edges), labels[edges[:-1]].tolist(), strict=True)
+    return [(start, end, label) for (start, end), label in runs if label]
 
 
 def private_spans(tags: CharTags, threshold: float) -> list[tuple[int, int, int]]:
     """List what is at least so likely private as (start, end, label), end exclusive; label 0 where it has none."""
-    private = np.where(tags.likelihood >= threshold, tags.labels + 1, 0)
-    return [(start, end, label - 1) for start, end, label in label_spans(private)]
+    found = tags.likelihood >= threshold
+    # Most texts have little in them, many nothing.
+    if not found.any():
+        return []
+    return [(start, end, label - 1) for start, end, label in label_spans(np.where(found, tags.labels + 1, 0))]
 
 
 def named_spans(tags: CharTags, labels: Sequence[str], threshold: float) -> list[dict[str, Any]]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from typing import NamedTuple
 
 from swingkd.tagging.spelling import RUN, SIGNS, WITH_BLANKS, fold, folded_with_places, other_spellings, written_alike
+
+_PARTED = re.compile(f"[{WITH_BLANKS}].*[{WITH_BLANKS}]|.", re.DOTALL)
 
 
 class Mention(NamedTuple):
@@ -35,14 +38,12 @@ class KnownValues:
                 runs = RUN.findall(spelling)
                 if runs:
                     self._keys.setdefault("".join(runs), set()).add((key, sign))
-        # What the letters and digits of one begin with: most texts hold none of it, and are passed over.
         self._beginnings = {compact[:end] for compact in self._keys for end in range(1, len(compact) + 1)}
+        # With what one begins: most texts hold none of it, and are passed over.
+        self._long = min(map(len, self._keys), default=1)
+        self._heads = {compact[: self._long] for compact in self._keys}
         # Without blanks there are no runs to go by.
-        self._unparted = [
-            compact
-            for compact in self._keys
-            if not re.fullmatch(f"[{WITH_BLANKS}].*[{WITH_BLANKS}]|.", compact, re.DOTALL)
-        ]
+        self._unparted = [compact for compact in self._keys if not _PARTED.fullmatch(compact)]
 
     def mentions(self, text: str) -> Iterator[Mention]:
         """Yield where the values stand in a text; those in writing without blanks first, the others from its start.
@@ -67,11 +68,14 @@ class KnownValues:
         for compact in self._unparted:
             for match in re.finditer(re.escape(compact), folded):
                 yield from ((*match.span(), key) for key, _ in self._keys[compact])
-        if self._beginnings.isdisjoint(RUN.findall(folded)):
+        words = RUN.findall(folded)
+        whole, starts = "".join(words), accumulate(map(len, words), initial=0)
+        first_runs = [i for i, start in enumerate(starts) if whole[start : start + self._long] in self._heads]
+        if not first_runs:
             return
         runs = list(RUN.finditer(folded))
-        for i, first in enumerate(runs):
-            compact = ""
+        for i in first_runs:
+            first, compact = runs[i], ""
             for last in runs[i:]:
                 compact += last[0]
                 if compact not in self._beginnings:
@@ -86,4 +90,6 @@ def _start(folded: str, start: int, end: int, key: str, sign: str) -> int | None
     """Return where a value begins whose letters and digits stand here, if it does; a sign before it may be its own."""
     if sign:
         return start - 1 if folded[max(start - 1, 0) : start] == sign else None
+    if folded[start:end] == key:
+        return start
     return next((at for at in range(start, max(start - 3, -1), -1) if written_alike(folded[at:end]) == key), None)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -138,12 +139,12 @@ class _Remembered:
 
     def add(self, text: str, tags: CharTags) -> None:
         """Remember the tags of a text."""
-        edges = np.flatnonzero(np.diff(tags.likelihood) != 0) + 1
-        edges = np.union1d(edges, np.flatnonzero(np.diff(tags.labels) != 0) + 1)
-        starts = np.concatenate([[0], edges]).astype(np.int64)[: len(text)]
+        likelihood, labels = tags
+        changes = (likelihood[1:] != likelihood[:-1]) | (labels[1:] != labels[:-1])
+        starts = [0, *(np.flatnonzero(changes) + 1).tolist()][: len(text)]
         self._left -= len(starts)
         if self._left >= 0:
-            self._spans[_key(text)] = starts.tolist(), tags.likelihood[starts], tags.labels[starts]
+            self._spans[_key(text)] = starts, likelihood[starts], labels[starts]
 
     def get(self, text: str) -> CharTags | None:
         """Return the tags of a text, if they are known."""
@@ -151,7 +152,7 @@ class _Remembered:
         if known is None:
             return None
         starts, likelihood, labels = known
-        lengths = np.diff([*starts, len(text)])
+        lengths = [end - start for start, end in pairwise([*starts, len(text)])]
         return CharTags(np.repeat(likelihood, lengths), np.repeat(labels, lengths))
 
 
@@ -216,7 +217,7 @@ def _values(text: str, tags: CharTags, labels: tuple[str, ...], threshold: float
     values = []
     for start, end, label in private_spans(tags, threshold):
         written, likelihood = text[start:end], float(tags.likelihood[start:end].max())
-        if sum(c.isalnum() for c in written) < _LEAST - _is_syllabic(written):
+        if sum(map(str.isalnum, written)) < _LEAST - _is_syllabic(written):
             continue
         is_name = bool(_NAME_LABELS.search(labels[label]))
         values.append(_Value(written, likelihood, label, is_name))
@@ -233,6 +234,8 @@ def _is_syllabic(text: str) -> bool:
 
 def _perhaps_again(text: str, values: list[_Value]) -> list[_Value]:
     """Return the values that may stand in a text more often than they were found there; quick, and never too few."""
+    if not values:
+        return []
     whole = _letters(text)
     found = "\n".join(_letters(value.text) for value in values if not value.part)
     again = []
@@ -258,5 +261,5 @@ def _keep(values: dict[str, _Value], value: _Value) -> None:
 
 def stands_for_one(value: str) -> bool:
     """Tell whether a value is so long that the same letters and digits elsewhere are the same value."""
-    distinct = any(c.isdigit() for c in value) or "@" in value
-    return distinct and sum(c.isalnum() for c in value) >= _LONG
+    distinct = any(map(str.isdigit, value)) or "@" in value
+    return distinct and sum(map(str.isalnum, value)) >= _LONG

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 # How far from a value a word such as "account" still explains it, in characters.
 _CONTEXT_BEFORE, _CONTEXT_AFTER = 60, 24
+# The words that must not stand right before such a word are no longer.
+_LOOK_BEHIND = 12
 #: What a judge says of a candidate of which no part is private either.
 NOTHING = -1.0
 # How far from its digits a value of figures begins and ends: "date of birth: " stands before some.
@@ -41,6 +44,42 @@ def edged(pattern: str, flags: int = 0) -> re.Pattern[str]:
     return re.compile(_AROUND.sub(around, pattern), flags)
 
 
+#: Keys, numbers of vehicles and wallets have such a word in them; several rules ask for it, and it is looked for once.
+LONG_WORD = re.compile("[A-Za-z0-9_/+-]{15}")
+
+
+class Reading:
+    """A text that many rules read, and what several of them ask of it.
+
+    Args:
+        text: as `plain` returns it.
+    """
+
+    def __init__(self, text: str):
+        self.text, self.lowered = text, text.lower()
+        # By identity: to hash a pattern takes longer than to look for many of them.
+        self._held: dict[int, bool] = {}
+
+    @cached_property
+    def near_digits(self) -> list[tuple[int, int]]:
+        """The parts of the text within 40 characters of a digit."""
+        return near_digits(self.text)
+
+    def holds(self, needs: re.Pattern[str] | tuple[str | re.Pattern[str], ...]) -> bool:
+        """Tell whether one of several words or patterns stands in the text."""
+        lowered = self.lowered
+        for need in needs if isinstance(needs, tuple) else (needs,):
+            if need in lowered if isinstance(need, str) else self._stands(need):
+                return True
+        return False
+
+    def _stands(self, pattern: re.Pattern[str]) -> bool:
+        held = self._held.get(id(pattern))
+        if held is None:
+            held = self._held[id(pattern)] = pattern.search(self.text) is not None
+        return held
+
+
 @dataclass(frozen=True)
 class Rule:
     """One kind of private text.
@@ -49,8 +88,9 @@ class Rule:
         label: what is found, in the names that Presidio uses.
         pattern: candidates; compiled with the flags it needs.  Of one with a group `value`, that is what is private.
         judge: called with the match; returns the likelihood of this candidate (0: not one; below: no part of it is).
-        needs: a cheap test on the text; the pattern is tried only where it holds: another pattern, or words of which
-            one must stand there, in lower case.
+        needs: a cheap test on the text; the pattern is tried only where it holds: another pattern, or several patterns
+            and words in small letters of which one must stand there.  A pattern is cheap where it begins with one
+            character, or a class of few: all others are passed over at once.
         parts: where the judge says 0, try the candidate's parts, the longest first: what stands beside a card number
             may look like more of it.
         sizes: how many letters and digits a part has, at least and at most.
@@ -61,34 +101,24 @@ class Rule:
     label: str
     pattern: re.Pattern[str]
     judge: Callable[[re.Match[str]], float]
-    needs: re.Pattern[str] | tuple[str, ...]
+    needs: re.Pattern[str] | tuple[str | re.Pattern[str], ...]
     parts: bool = False
     sizes: tuple[int, int] = (1, 100)
     apart: bool = False
     digits: bool = False
 
-    def find(
-        self, text: str, lowered: str | None = None, near: list[tuple[int, int]] | None = None
-    ) -> Iterator[tuple[int, int, float]]:
+    def find(self, text: str | Reading) -> Iterator[tuple[int, int, float]]:
         """Yield what the rule finds, as (start, end, likelihood).
 
         Args:
             text: as `plain` returns it.
-            lowered: the same in lower case, where somebody has made it.
-            near: what `near_digits` returns of it, likewise.
         """
-        if isinstance(self.needs, tuple):
-            lowered = text.lower() if lowered is None else lowered
-            if not any(word in lowered for word in self.needs):
-                return
-        elif not self.needs.search(text):
+        reading = text if isinstance(text, Reading) else Reading(text)
+        if not reading.holds(self.needs):
             return
-        places = [(0, len(text))]
-        if self.digits:
-            places = near_digits(text) if near is None else near
-        for first, last in places:
+        for first, last in reading.near_digits if self.digits else [(0, len(reading.text))]:
             place = first
-            while match := self.pattern.search(text, place, last):
+            while match := self.pattern.search(reading.text, place, last):
                 likelihood = self.judge(match)
                 if likelihood == 0 and self.parts:
                     match, likelihood = self._part(match)
@@ -144,14 +174,25 @@ def digits_of(text: str) -> str:
 
 
 def beside(match: re.Match[str], words: re.Pattern[str]) -> bool:
-    """Tell whether one of the words stands near the match, in its line or the one above; no table's heading is."""
+    """Tell whether one of the words stands near the match, in its line or the one above; no table's heading is.
+
+    Args:
+        match: a candidate.
+        words: in small letters: without regard to case, a pattern of many words takes twice as long.
+    """
     start, end = match.span()
     text, first = match.string, max(0, start - _CONTEXT_BEFORE)
     line = text.rfind("\n", first, start) + 1
     if line:
         above = max(text.rfind("\n", 0, line - 1) + 1, line - 200)
         first = line if _is_heading(text[above : line - 1]) else max(first, above)
-    return bool(words.search(text, first, start) or words.search(text, end, end + _CONTEXT_AFTER))
+    return _stands(words, text, first, start) or _stands(words, text, end, end + _CONTEXT_AFTER)
+
+
+def _stands(words: re.Pattern[str], text: str, start: int, end: int) -> bool:
+    """Tell whether one of the words stands in this part of a text, in any case."""
+    before = text[max(start - _LOOK_BEHIND, 0) : start].lower()
+    return words.search(before + text[start:end].lower(), len(before)) is not None
 
 
 def alone(match: re.Match[str]) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from swingkd.tagging.base import BaseTagger, CharTags, empty_tags, paint
 from swingkd.tagging.plain import plain
-from swingkd.tagging.rule import Rule, near_digits
+from swingkd.tagging.rule import Reading, Rule
 from swingkd.tagging.rules_contacts import CONTACT_RULES, PHONE_RULE
 from swingkd.tagging.rules_dates import DATE_RULES
 from swingkd.tagging.rules_numbers import ID_RULES, NUMBER_RULES
@@ -41,11 +41,10 @@ class RuleTagger(BaseTagger):
         return [self._tag_one(text) for text in texts]
 
     def _tag_one(self, text: str) -> CharTags:
-        tags, read = empty_tags(text), plain(text)
-        lowered, near = read.lower(), near_digits(read)
+        tags, read = empty_tags(text), Reading(plain(text))
         for rule in self.rules:
             label = self.labels.index(rule.label)
-            for start, end, likelihood in rule.find(read, lowered, near):
+            for start, end, likelihood in rule.find(read):
                 if rule.apart and (tags.likelihood[start:end] >= likelihood).any():
                     continue
                 paint(tags, start, end, likelihood, label)

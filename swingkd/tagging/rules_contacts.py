@@ -30,14 +30,12 @@ _PHONE_CONTEXT = edged(
     r"|reach"
     r"|ring|text|sms|whatsapp|contact|number|office|home|desk|direct|hotline|rufnummer|numéro|n[úu]mero|appeler|gsm"
     r"|ll[áa]m[ae]\w*)(?![A-Za-z])"
-    r"|电话|電話|手机|手機|携帯|联系|전화|휴대폰|연락처|โทร",
-    re.IGNORECASE,
+    r"|电话|電話|手机|手機|携帯|联系|전화|휴대폰|연락처|โทร"
 )
 # Nothing else is meant by these.
 _CALLED = edged(
     r"(?<![A-Za-z])(?:phone|tel(?:ephone|efon|éfono|efono|efone)?|mobile|móvil|mobil|handy|fax|call|sms|whatsapp"
-    r"|gsm|ll[áa]m[ae]\w*|n[úu]mero\s(?:es|de\stel\w*)|rufnummer)(?![A-Za-z])|电话|電話|手机|手機|携帯|전화|휴대폰",
-    re.IGNORECASE,
+    r"|gsm|ll[áa]m[ae]\w*|n[úu]mero\s(?:es|de\stel\w*)|rufnummer)(?![A-Za-z])|电话|電話|手机|手機|携帯|전화|휴대폰"
 )
 # Endings of file names; some are countries as well.
 _FILES = frozenset(
@@ -110,6 +108,8 @@ _DATE_FIRST = re.compile(r"(?:19|20)\d{2}([-/.])(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12
 _CARD = re.compile(r"\d{4}([ -])\d{4}\1\d{4}\1\d{4}")
 _YEARS = re.compile(r"(?:1[5-9]|20)\d\d\s?[-/]\s?(?:(?:1[5-9]|20)\d\d|\d\d)")
 _DECIMAL = edged(r"[-+]?\d+\.\d+")
+_CHECK_LETTER, _ISSN = re.compile(r"-?[Xx](?!\w)"), re.compile(r"\d{4}-\d{3}[\dXx]")
+_NAMED_ISBN = re.compile(r"\bIS[BS]N(?:-1[03])?(?:\s(?:number|no\.?))?:?\s?$", re.IGNORECASE)
 _GROUPED = edged(r"\(\d{2,5}\)[ -]?\d|\d{3}[-.]\d{3}[-.]\d{4}")
 
 
@@ -117,19 +117,15 @@ def is_publication(match: re.Match[str]) -> bool:
     """Tell whether a number is an ISBN or ISSN: its check digit is right, and it is written like one."""
     text = match[0].strip(" ()")
     # Its check digit may be a letter.
-    if x := re.match(r"-?[Xx](?!\w)", match.string[match.end() : match.end() + 3]):
+    if x := _CHECK_LETTER.match(match.string, match.end()):
         text += x[0]
-    named = re.search(
-        r"\bIS[BS]N(?:-1[03])?(?:\s(?:number|no\.?))?:?\s?$",
-        match.string[max(match.start() - 24, 0) : match.start()],
-        re.IGNORECASE,
-    )
-    if re.fullmatch(r"\d{4}-\d{3}[\dXx]", text):
+    digits = digits_of(text)
+    if len(digits) in (7, 8) and _ISSN.fullmatch(text):
         return valid(issn.is_valid, text)
-    if len(digits_of(text)) not in (9, 10, 13):
+    if len(digits) not in (9, 10, 13) or not valid(isbn.is_valid, text):
         return False
-    long = re.match(r"97[89]", digits_of(text)) is not None
-    return valid(isbn.is_valid, text) and (long or bool(named) or text.count("-") == 3)
+    named = _NAMED_ISBN.search(match.string[max(match.start() - 24, 0) : match.start()])
+    return digits.startswith(("978", "979")) or bool(named) or text.count("-") == 3
 
 
 def _is_something_else(match: re.Match[str]) -> bool:
@@ -164,7 +160,7 @@ def _judge_phone(match: re.Match[str]) -> float:
         return 0.0  # Perhaps a list of them: its parts are looked at.
     if in_numbers:
         return 1.0
-    if beside(match, _PHONE_CONTEXT) or _CALLED.search(column_heading(match)):
+    if beside(match, _PHONE_CONTEXT) or _CALLED.search(column_heading(match).lower()):
         return 1.0
     if len(digits) == len(text) and is_cell(match):
         return NOTHING  # of a table, whose heading says nothing of telephones
@@ -226,13 +222,13 @@ CONTACT_RULES: tuple[Rule, ...] = (
             r"[^\s<>\"'.,;!?)\]]"
         ),
         always(1.0),
-        edged(r"://[^\s@]*@"),
+        re.compile(r"://[^\s@]*@"),
     ),
     Rule(
         "EMAIL_ADDRESS",
         edged(r"(?<![\w.+%'-])[\w.+%'-]{1,64}@(?P<host>(?:[\w-]{1,63}\.){1,8}\w{2,24})"),
         _judge_mail,
-        edged("@"),
+        ("@",),
     ),
     Rule(
         "DOMAIN_NAME",
@@ -242,7 +238,7 @@ CONTACT_RULES: tuple[Rule, ...] = (
             r"(?:/[^\s<>\"]*[^\s<>\".,;:!?)'\]])?"
         ),
         _judge_domain,
-        edged(r"://|\w\.[A-Za-z]{2}"),
+        ("://", re.compile(r"\.[A-Za-z]{2}")),
     ),
     Rule(
         "IP_ADDRESS",
@@ -251,7 +247,7 @@ CONTACT_RULES: tuple[Rule, ...] = (
             r"|(?<![\w:.])(?=[0-9A-Fa-f]*:[0-9A-Fa-f]*:)[0-9A-Fa-f:]{3,39}(?![\w:])"
         ),
         _judge_ip,
-        edged(r"\d\.\d{1,3}\.\d|[0-9A-Fa-f:]:[0-9A-Fa-f]{0,4}:"),
+        (re.compile(r"\.\d{1,3}\.\d"), re.compile(r":(?<=[0-9A-Fa-f:]:)[0-9A-Fa-f]{0,4}:")),
     ),
     Rule(
         "MAC_ADDRESS",
@@ -260,7 +256,7 @@ CONTACT_RULES: tuple[Rule, ...] = (
             r"|(?<![\w.])(?=[0-9a-fA-F.]*[a-fA-F])[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}(?![\w.])"
         ),
         always(1.0),
-        edged(r"[0-9A-Fa-f]{2}[:-][0-9A-Fa-f]{2}[:-]|[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\."),
+        tuple(re.compile(mark) for mark in (":[0-9A-Fa-f]{2}:", "-[0-9A-Fa-f]{2}-", r"\.[0-9A-Fa-f]{4}\.")),
     ),
     Rule(
         "USERNAME",
@@ -282,7 +278,7 @@ CONTACT_RULES: tuple[Rule, ...] = (
             r"(?<![\w@.+/-])@[A-Za-z_][\w.]{1,29}\w(?:@[\w-]+\.[\w.]+\w)?(?![\w@/])|(?<![\w/])/?u/[\w-]{3,20}(?![\w/])"
         ),
         _judge_handle,
-        edged(r"@[A-Za-z_]|\bu/\w"),
+        ("@", "u/"),
     ),
 )
 

@@ -88,7 +88,14 @@ DATE_RULES: tuple[Rule, ...] = (
             re.IGNORECASE,
         ),
         _judge_figures,
-        edged(r"\d[-/.]\d|\d\.? \d|\d\s?[年년]|\dT\d|\d/[A-Za-z]{3}/\d|元年|tháng"),
+        (
+            *(re.compile(rf"{mark}\d{{1,2}}{mark}\d") for mark in ("-", "/", r"\.", r"\. ")),
+            re.compile(r"/[A-Za-z]{3}/\d"),
+            re.compile(r"[Tt](?<=\d[Tt])\d"),
+            "年",
+            "년",
+            "tháng",
+        ),
         digits=True,
     ),
     Rule(
@@ -101,7 +108,8 @@ DATE_RULES: tuple[Rule, ...] = (
             re.IGNORECASE,
         ),
         _judge_words,
-        edged(r"[^\W\d]\.?,?[ -]\d{4}|\d[^\W\d]*,? \d{4}|\d-[^\W\d]{3}|\d{4} [^\W\d]{3}"),
+        # A letter, a stop or a comma before the year; a letter behind the day or the year.
+        re.compile(r"\d(?:\d{3}(?:(?<=[^\W\d][ -]\d{4})|(?<=[\d.,] \d{4})| {1,2}[^\W\d]{3})|-[^\W\d]{3})"),
         digits=True,
     ),
     Rule(

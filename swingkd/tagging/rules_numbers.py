@@ -20,7 +20,7 @@ from stdnum.nl import bsn
 from stdnum.pl import pesel
 from stdnum.se import personnummer
 
-from swingkd.tagging.rule import NOTHING, Rule, alone, always, beside, digits_of, edged, in_table, valid
+from swingkd.tagging.rule import LONG_WORD, NOTHING, Rule, alone, always, beside, digits_of, edged, in_table, valid
 from swingkd.tagging.rules_contacts import is_publication
 
 _ID_CONTEXT = edged(
@@ -34,8 +34,7 @@ _ID_CONTEXT = edged(
     r"|[a-zäöü]*(?:nummer|kennzeichen)|[a-z]+-nr\.?|aktenzeichen|konto|ausweis|n[°º]|dossier|compte|commande|client"
     r"|expediente|historia|cuenta|cliente|pedido|c[óo]digo|clave|documento|conto|pratica|codice|tessera|conta|processo"
     r"|rekening|klant|numer|klient|паспорт|сч[её]т|номер|договор|код)(?![^\W_])"
-    r"|号码|號碼|编号|編號|番号|账号|帐号|帳號|卡号|口座|身份证|身分證|护照|订单|验证码|密码|密碼|暗証|번호|계좌|비밀번호",
-    re.IGNORECASE,
+    r"|号码|號碼|编号|編號|番号|账号|帐号|帳號|卡号|口座|身份证|身分證|护照|订单|验证码|密码|密碼|暗証|번호|계좌|비밀번호"
 )
 # A year, or the size of something in a computer, needs the word right before it.
 _YEAR_OR_SIZE = re.compile(r"(?:19|20)\d\d|1024|2048|4096|8192|16384|32768|65536")
@@ -51,10 +50,10 @@ _CALCULATED = re.compile(
 # Of a national number whose checksum is weak, or that is nothing but digits.
 _NATIONAL_CONTEXT = edged(
     r"(?<![A-Za-z])(?:ssn|nhs|bsn|cpf|cpr|pesel|aadhaar|pan|nir|insee|nino|steuer|idnr|personnummer|burgerservice|sécurité"
-    r"|securite|social|tax|fiscal|national|identity|citizen|id|dni|nie)(?![A-Za-z])|身份证|身分證|証号码|주민등록",
-    re.IGNORECASE,
+    r"|securite|social|tax|fiscal|national|identity|citizen|id|dni|nie)(?![A-Za-z])|身份证|身分證|証号码|주민등록"
 )
-_VEHICLE_CONTEXT = edged(r"(?<![A-Za-z])(?:vin|chassis|vehicle|fahrgestell\w*|frame)(?![A-Za-z])", re.IGNORECASE)
+_FIGURES = re.compile(r"[\d .]+")
+_VEHICLE_CONTEXT = edged(r"(?<![A-Za-z])(?:vin|chassis|vehicle|fahrgestell\w*|frame)(?![A-Za-z])")
 
 # How issuers' numbers begin, and how long they are.
 _ISSUERS = edged(
@@ -64,7 +63,7 @@ _ISSUERS = edged(
 )
 
 _CARD_CONTEXT = re.compile(
-    r"(?<![A-Za-z])(?:card|visa|master\s?card|amex|credit|debit|karte|tarjeta|carte)(?![A-Za-z])", re.IGNORECASE
+    r"(?<![A-Za-z])(?:card|visa|master\s?card|amex|credit|debit|karte|tarjeta|carte)(?![A-Za-z])"
 )
 
 
@@ -93,11 +92,13 @@ def _judge_iban(match: re.Match[str]) -> float:
 
 def _judge_national(match: re.Match[str]) -> float:
     text = re.sub(r"[\s.-]", "", match[0])
-    sure = [dni, nie, codicefiscale, hetu] + ([cpf] if "." in match[0] else [])
+    # Of nothing but eight digits, say, each of these says no.
+    sure = [] if _FIGURES.fullmatch(match[0]) else [dni, nie, hetu]
+    sure += ([codicefiscale] if len(text) in (11, 16) else []) + ([cpf] if "." in match[0] else [])
     if any(valid(kind.is_valid, match[0]) or valid(kind.is_valid, text) for kind in sure):
         return 1.0
     weak = (nir, ric, pan, cpf, aadhaar, pesel, bsn, cpr, nhs, idnr, personnummer)
-    if any(valid(kind.is_valid, text) for kind in weak) and beside(match, _NATIONAL_CONTEXT):
+    if beside(match, _NATIONAL_CONTEXT) and any(valid(kind.is_valid, text) for kind in weak):
         return 1.0
     british = re.fullmatch(r"(?!BG|GB|NK|KN|TN|NT|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z]\d{6}[A-D]", text)
     return 1.0 if british else 0.0
@@ -142,7 +143,7 @@ NUMBER_RULES: tuple[Rule, ...] = (
         "US_SSN",
         edged(r"(?<![\d-])(?!000|666)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\d-])"),
         always(1.0),
-        edged(r"\d-\d\d-\d"),
+        re.compile(r"-\d\d-\d"),
         digits=True,
     ),
     Rule(
@@ -153,7 +154,7 @@ NUMBER_RULES: tuple[Rule, ...] = (
             r"(?:(?:[ .-]|\r?\n)[A-Za-z0-9]{1,30}){0,9})(?!\w)"
         ),
         _judge_iban,
-        edged(r"[A-Za-z]{2}[ .]?\d{2}[ .A-Za-z0-9\r\n-]{8}"),
+        re.compile(r"\d\d(?:(?<=[A-Za-z]{2}\d\d)|(?<=[A-Z]{2}[ .]\d\d)(?=[ .]))[ .A-Za-z0-9\r\n-]{8}"),
         parts=True,
         digits=True,
         sizes=(15, 38),
@@ -162,7 +163,7 @@ NUMBER_RULES: tuple[Rule, ...] = (
         "CREDIT_CARD",
         edged(r"(?i:(?<![\w-])|(?<=visa)|(?<=card)|(?<=amex))\d(?:(?:[ -]|\r?\n)?\d){11,22}(?![\w-])"),
         _judge_card,
-        edged(r"\d{2}[\d \r\n-]{9}"),
+        re.compile(r"\d{2}[\d \r\n-]{9}"),
         digits=True,
         parts=True,
         sizes=(12, 19),
@@ -179,14 +180,14 @@ NUMBER_RULES: tuple[Rule, ...] = (
             r"(?![\w-])"
         ),
         _judge_national,
-        edged(r"\d{3}"),
+        re.compile(r"\d{3}"),
         digits=True,
     ),
     Rule(
         "VEHICLE_ID",
         edged(r"(?<![\w-])(?:[A-HJ-NPR-Z0-9]{17}|[a-hj-npr-z0-9]{17})(?![\w-])"),
         _judge_vehicle,
-        edged(r"[A-Za-z0-9]{17}"),
+        LONG_WORD,
         digits=True,
     ),
 )
@@ -195,24 +196,33 @@ ID_RULES: tuple[Rule, ...] = (
         "ID_CODE",
         edged(r"(?<![\w-])[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}(?![\w-])"),
         lambda match: 1.0 if beside(match, _ID_CONTEXT) else 0.6,
-        re.compile(r"[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"),
+        re.compile(r"-[0-9a-fA-F]{12}"),
         apart=True,
     ),
     Rule(
         "ID_NUMBER",
         edged(r"(?<![^\W_])(?<![,-])(?<!\d\.)\d(?:[ -]?\d){3,24}(?![^\W_]|-|[.,]\d)"),
         _judge_number,
-        edged(r"\d[\d .\-]{2,}\d"),
+        re.compile(r"\d[\d -]{2,}\d"),
         digits=True,
         apart=True,
     ),
     Rule(
         "ID_CODE",
         edged(
-            r"(?<![\w-])(?=[A-Z0-9-]*[A-Z])[A-Z0-9]+(?:-[A-Z0-9]+){0,4}(?<=[A-Z0-9-]{6})(?![\w-])"
-            r"|(?<![\w-])(?=[A-Za-z-]*\d)(?=[\d-]*[A-Za-z])[A-Za-z0-9]+(?:-[A-Za-z0-9]+){0,4}(?<=[A-Za-z0-9-]{6})(?![\w-])"
+            # The class comes first: all other characters are passed over at once.
+            r"[A-Z0-9](?<![\w-][A-Z0-9])(?=(?<=[A-Z])|[A-Z0-9-]*[A-Z])[A-Z0-9]*(?:-[A-Z0-9]+){0,4}(?<=[A-Z0-9-]{6})(?![\w-])"
         ),
         _judge_code,
-        edged(r"[A-Z0-9-]{6}|[A-Za-z-]\d|\d[A-Za-z-]"),
+        re.compile(r"[A-Z0-9-]{6}"),
+    ),
+    Rule(
+        "ID_CODE",
+        edged(
+            r"(?<![\w-])(?=[A-Za-z-]*\d)(?=[\d-]*[A-Za-z])[A-Za-z0-9]+(?:-[A-Za-z0-9]+){0,4}(?<=[A-Za-z0-9-]{6})(?![\w-])"
+        ),
+        _judge_code,
+        re.compile(r"\d(?:(?<=[A-Za-z-]\d)|[A-Za-z-])"),
+        digits=True,
     ),
 )

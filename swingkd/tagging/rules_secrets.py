@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from stdnum import bitcoin
 
-from swingkd.tagging.rule import Rule, always, beside, edged
+from swingkd.tagging.rule import LONG_WORD, Rule, always, beside, edged
 
 _PREFIXED = edged(
     r"(?<![A-Za-z0-9])(?:"
@@ -119,8 +119,7 @@ def entropy(text: str) -> float:
 
 
 _KEY_CONTEXT = edged(
-    r"(?<![A-Za-z])(?:key|token|secret|credential|bearer|authorization|api|auth|signature|apikey)s?(?![A-Za-z])",
-    re.IGNORECASE,
+    r"(?<![A-Za-z])(?:key|token|secret|credential|bearer|authorization|api|auth|signature|apikey)s?(?![A-Za-z])"
 )
 
 
@@ -155,9 +154,9 @@ def _judge_wallet(match: re.Match[str]) -> float:
 
 
 SECRET_RULES: tuple[Rule, ...] = (
-    Rule("SECRET", _PEM, always(1.0), edged(r"-----BEGIN|AAAA")),
-    Rule("SECRET", _JWT, always(1.0), edged(r"eyJ")),
-    Rule("SECRET", _PREFIXED, always(1.0), edged(r"[A-Za-z0-9/]{12}|[\w-]{16}")),
+    Rule("SECRET", _PEM, always(1.0), ("-----begin", "aaaa")),
+    Rule("SECRET", _JWT, always(1.0), ("eyj",)),
+    Rule("SECRET", _PREFIXED, always(1.0), (LONG_WORD, "$2", "$5$", "$6$", "$y$", "$argon2")),
     Rule(
         # As a request's header has them, or a command.
         "SECRET",
@@ -216,7 +215,7 @@ SECRET_RULES: tuple[Rule, ...] = (
             r"(?<![\w+/=-])[A-Za-z0-9_-]{20,200}={0,2}(?![\w+/=-])|(?<![\w+/=-])[A-Za-z0-9+/]{32,200}={0,2}(?![\w+/=-])"
         ),
         _judge_random,
-        edged(r"[A-Za-z0-9+/_-]{20}"),
+        LONG_WORD,
     ),
     Rule(
         "CRYPTO",
@@ -226,6 +225,6 @@ SECRET_RULES: tuple[Rule, ...] = (
             r"|r[1-9A-HJ-NP-Za-km-z]{24,34}|4[0-9AB][1-9A-HJ-NP-Za-km-z]{93}|addr1[02-9ac-hj-np-z]{40,110})(?!\w)"
         ),
         _judge_wallet,
-        edged(r"[A-Za-z0-9]{25}"),
+        LONG_WORD,
     ),
 )
