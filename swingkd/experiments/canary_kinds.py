@@ -24,15 +24,14 @@ def canary_experiment(config: dict[str, Any]) -> LanguageExperiment:
             `all`.
     """
     grid = Grid(config, "canaries")
-    train, splits = corpus.load_splits(config["data"])
-    cut = int(len(train) * config["data"]["private_share"])
-    private, public = train.select(range(cut)), train.select(range(cut, len(train)))
+    private, public, splits = corpus.load_halves(config["data"])
     tokenizer = make_tokenizer(config["tokenizer"], public["text"])
     specs = {name: {**config["canaries"]["all"], **spec} for name, spec in config["canaries"].items() if name != "all"}
     sets = {name: corpus.make_canaries(spec, grid.secret / f"canaries_{name}.json") for name, spec in specs.items()}
     texts = {"A": _with(_as_completions(private), sets), "B": _as_completions(public)}
-    language = Language(config, grid.secret, tokenizer, corpus.make_tagger(train, *splits.values()), texts)
-    evaluation = {name: language.tokenise(split, language.tagger) for name, split in splits.items()}
+    tagger = corpus.make_tagger(private, public, *splits.values())
+    language = Language(config, grid.secret, tokenizer, tagger, texts)
+    evaluation = {name: language.tokenise(split, tagger) for name, split in splits.items()}
 
     def teacher() -> PrivateDistillationTrainer:
         return language.probe(language.teacher())

@@ -44,6 +44,13 @@ def load_splits(data: dict[str, Any]) -> tuple[Dataset, dict[str, Dataset]]:
     return splits.pop("train"), splits
 
 
+def load_halves(data: dict[str, Any]) -> tuple[Dataset, Dataset, dict[str, Dataset]]:
+    """Return the private and the public part of the training split, and the others that the configuration names."""
+    train, splits = load_splits(data)
+    cut = int(len(train) * data["private_share"])
+    return train.select(range(cut)), train.select(range(cut, len(train))), splits
+
+
 class AnnotatedTagger(BaseTagger):
     """Human annotation as a tagger: looks a text up and returns the spans that came with it."""
 
@@ -97,6 +104,20 @@ def scrub(data: Dataset, tagger: BaseTagger) -> Dataset:
         return {"text": texts}
 
     return data.select_columns(["text"]).map(replace, batched=True, desc="Scrubbing")
+
+
+def read_by(plan: dict[str, Any], text: Dataset, tagger: BaseTagger) -> tuple[Dataset, BaseTagger | None]:
+    """Return the text that a student reads, and what tags it, if anything does.
+
+    Args:
+        plan: the student's row in the configuration, with `untagged`, `scrub` or `deduplicated`.
+        text: the transfer text.
+        tagger: of all students.
+    """
+    reads = None if plan.get("untagged") or plan.get("scrub") else tagger
+    if plan.get("scrub"):
+        text = scrub(text, tagger)
+    return deduplicated(text) if plan.get("deduplicated") else text, reads
 
 
 def finds_nothing(data: Dataset, tagger: BaseTagger) -> bool:

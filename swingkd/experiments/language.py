@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import PartialState
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from transformers import (
     AutoModelForCausalLM,
     DataCollatorForLanguageModeling,
@@ -25,10 +25,8 @@ from swingkd.data import DataSettings, prepare_dataset
 from swingkd.experiments import corpus
 from swingkd.experiments.grid import Grid, Plan, training_settings
 from swingkd.experiments.models import is_trained, lock, make_model, make_tokenizer, probe, quiet
-from swingkd.files import PRIVATE
 from swingkd.report import Row, exposure_rows, save_tokens, shown_tokens
 from swingkd.report.page import TOKENS_FILE
-from swingkd.surrogates import KEY_FILE, Surrogates, values_of
 from swingkd.tagging import BaseTagger
 
 #: Makes the rows of a model beside its perplexities: its name, its setting, its trainer.
@@ -106,14 +104,7 @@ class Language:
             setting: the words that tell it from others.
             seed: of its weights and batches.
         """
-        text, tagger = self.texts[plan["transfer"]], None if plan.get("untagged") else self.tagger
-        if plan.get("scrub"):
-            text, tagger = corpus.scrub(text, self.tagger), None
-        if plan.get("deduplicated"):
-            text = corpus.deduplicated(text)
-        if plan.get("versions"):
-            # Each version of a record has surrogates of its own.
-            text = concatenate_datasets([text] * plan["versions"])
+        text, tagger = corpus.read_by(plan, self.texts[plan["transfer"]], self.tagger)
         if plan.get("recall") and tagger is not None:
             tagger = corpus.ForgetfulTagger(self.tagger, plan["recall"], seed)
         fields = plan.get("args", {})
@@ -139,17 +130,9 @@ class Language:
             processing_class=self.tokenizer,
             public_model=public,
             tagger=tagger,
-            surrogates=self.surrogates(plan, args),
         )
         quiet(trainer).train()
         return trainer
-
-    def surrogates(self, plan: Plan, args: PrivateDistillationConfig) -> Surrogates | None:
-        """Return surrogates like the values of another text, where a row names one as its `examples`."""
-        if "examples" not in plan:
-            return None
-        public = values_of(self.texts[plan["examples"]]["text"][:], self.tagger)
-        return Surrogates.kept_in(Path(args.output_dir) / PRIVATE / KEY_FILE, examples=public)
 
 
 class Trains(Protocol):
@@ -219,12 +202,10 @@ class LanguageExperiment:
 def language_experiment(config: dict[str, Any]) -> LanguageExperiment:
     """Return the experiment that stands in for the paper's: students on private text, on public text, and between."""
     grid = Grid(config, "language")
-    train, splits = corpus.load_splits(config["data"])
-    cut = int(len(train) * config["data"]["private_share"])
-    private, public = train.select(range(cut)), train.select(range(cut, len(train)))
+    private, public, splits = corpus.load_halves(config["data"])
     tokenizer = make_tokenizer(config["tokenizer"], public["text"])
     canaries = corpus.make_canaries(config["canaries"], grid.secret / "canaries.json")
-    tagger = corpus.make_tagger(train, *splits.values())
+    tagger = corpus.make_tagger(private, public, *splits.values())
     texts = {
         "A": canaries.insert(private.select_columns(["text"])),
         "B": public.select_columns(["text"]),

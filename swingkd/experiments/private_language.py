@@ -159,11 +159,7 @@ class PrivateLanguage:
         kind = "dp_training" if "target_epsilon" in plan["args"] else "student_training"
         args = self.distillation(folder_of(plan, setting), seed, {**self.config[kind], **plan["args"]})
         self.trained("teacher", "A")
-        text, tagger = self.text(plan["transfer"]), None if plan.get("untagged") else self.tagger
-        if plan.get("scrub"):
-            text, tagger = corpus.scrub(text, self.tagger), None
-        if plan.get("deduplicated"):
-            text = corpus.deduplicated(text)
+        text, tagger = corpus.read_by(plan, self.text(plan["transfer"]), self.tagger)
         if plan.get("goldfish"):
             text = corpus.goldfish(self.tokenise(text, None), plan["goldfish"])
         # By its name: its ledger, if it has one, lies in its folder.
