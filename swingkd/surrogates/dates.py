@@ -194,7 +194,7 @@ def _alike(figures: str, rng: Random) -> str:
     number = int(figures)
     if len(figures) == 4 and 1800 <= number <= 2150:
         return str(number + rng.choice((-3, -2, -1, 1, 2, 3)))
-    for highest in (12, 23, 28, 59):
+    for highest in (12, 23, 31, 59):
         if len(figures) <= 2 and number <= highest:
             return str(rng.randint(min(number, 1), highest)).zfill(len(figures))[-max(len(figures), 1) :]
     return str(rng.randint(10 ** (len(figures) - 1), 10 ** len(figures) - 1))

@@ -34,7 +34,7 @@ _SCRIPTS = {
     "ARMENIAN": "hy_AM",
 }
 # Fewer examples of a kind are no list: each would come up again and again.
-_DRAWN, _ENOUGH = 3000, 50
+_DRAWN, _ENOUGH, _FEW = 3000, 50, 10
 # So often another one is drawn, where one must not be made up.
 _DRAWS = 50
 # How often a name is one that Faker does not have: of the people of the US (Census of 1990), half have such a last
@@ -67,7 +67,9 @@ def _marks() -> str:
 
 
 _LETTER = rf"[^\W\d_][{_marks()}]*"
-WORD = re.compile(rf"(?:{_LETTER})+(?:['\u2019](?:{_LETTER})+)?")
+# "O'Neil", and of "Neil's" the name alone.
+_OF = r"(?<=['\u2019])s\b"
+WORD = re.compile(rf"(?!{_OF})(?:{_LETTER})+(?:['\u2019](?!{_OF})(?:{_LETTER})+)?", re.IGNORECASE)
 
 
 def name_words(value: str) -> list[re.Match[str]]:
@@ -115,8 +117,15 @@ def pools(locale: str) -> Pools:
         ) from None
     # The lists are public; which of them a record gets is not drawn here.
     fake.seed_instance(0)
+    for provider in fake.get_providers():
+        # Italy's come from a set: in another order in each process.
+        if isinstance(cities := getattr(provider, "cities", None), list):
+            provider.cities = sorted(cities)
     kinds = (fake.first_name, fake.last_name, fake.city, fake.street_name, fake.company)
     first, last, city, street, company = (tuple(kind() for _ in range(_DRAWN)) for kind in kinds)
+    if len(set(first)) < _FEW:
+        # Some locales have names of women and of men, and two placeholders for both.
+        first = tuple(kind() for _ in range(_DRAWN // 2) for kind in (fake.first_name_female, fake.first_name_male))
     # One word stands for one word: names of two would not.
     first, last, town = (tuple(filter(WORD.fullmatch, names)) or names for names in (first, last, city))
     words = Counter(word.casefold() for name in {*city, *street} for word in WORD.findall(name))

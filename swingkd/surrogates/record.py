@@ -39,6 +39,7 @@ class Record:
         self.people = People(locale, rng, self._taken, home)
         self._own: set[str] = set()
         self._made: dict[str, str] = {}
+        self._sites: dict[str, str] = {}
 
     def read(self, values: list[tuple[str, str]]) -> None:
         """Look at all values of the record, so that none is made up, and whole names come before their parts.
@@ -72,7 +73,9 @@ class Record:
         same = self._laid(value, kind)
         if same is not None:
             return same
+        sites = self._sites
         for _ in range(_DRAWS):
+            self._sites = dict(sites)
             made = self._draw(value, label, kind)
             if not self._taken(letters(made)):
                 break
@@ -100,9 +103,9 @@ class Record:
         if kind == "mail":
             return self._mail(value)
         if kind == "host":
-            return host(value, rng)
+            return host(value, rng, self._sites)
         if kind == "machine":
-            return network_address(value, rng)
+            return network_address(value, rng, self._sites)
         if kind == "phone":
             abroad = _ABROAD.match(value)
             start = abroad.end() if abroad else 0
@@ -122,7 +125,9 @@ class Record:
         made = WORD.sub(lambda word: self.people.known(word[0]) or by_shape(word[0], self.rng), name)
         made = re.sub(r"\d+", lambda digits: by_shape(digits[0], self.rng), made)
         made = made.lower() if name.islower() else made
-        return scheme + colon + made + at + (site if site.lower() in PUBLIC_HOSTS else host(site, self.rng))
+        return (
+            scheme + colon + made + at + (site if site.lower() in PUBLIC_HOSTS else host(site, self.rng, self._sites))
+        )
 
     def _address(self, value: str, lists: Pools) -> str:
         """Return an address of the same build: other names and numbers, the words that all addresses share stay."""

@@ -129,12 +129,13 @@ def _checks(value: str, label: str) -> list[Callable[[str], bool]]:
     return national[:2] or ([_luhn] if valid(_luhn, value) else [])
 
 
-def host(value: str, rng: Random) -> str:
+def host(value: str, rng: Random, known: dict[str, str]) -> str:
     """Return a web address or a host of the same shape; what everybody shares stays: the scheme and the last part.
 
     Args:
         value: with or without a scheme and a path.
         rng: where the draws come from.
+        known: what stands for the parts of hosts in this record, in small letters; new ones are added.
     """
     found = _HOST.fullmatch(value)
     if found is None:
@@ -143,7 +144,9 @@ def host(value: str, rng: Random) -> str:
     if name.lower() not in PUBLIC_HOSTS:
         front, dot, last = name.rpartition(".")
         shared = bool(dot) and is_public_ending(last)
-        name = by_shape(front, rng) + dot + last if shared else by_shape(name, rng)
+        parts = [(part, known.setdefault(part.lower(), by_shape(part, rng).lower())) for part in front.split(".")]
+        front = ".".join(made.upper() if part.isupper() else made for part, made in parts)
+        name = front + dot + last if shared else by_shape(name, rng)
     scheme, at, _ = start.rpartition("@")
     start = by_shape(scheme, rng) + at + start[len(scheme) + len(at) :] if at and "://" not in scheme else start
     if at and "://" in scheme:
@@ -153,13 +156,19 @@ def host(value: str, rng: Random) -> str:
     return start + name + by_shape(rest, rng)
 
 
-def network_address(value: str, rng: Random) -> str:
-    """Return an address of a machine: numbers up to 255 of the same length, or letters and digits up to f."""
+def network_address(value: str, rng: Random, known: dict[str, str]) -> str:
+    """Return an address of a machine: numbers up to 255 of the same length, or letters and digits up to f.
+
+    Args:
+        value: of one.
+        rng: where the draws come from.
+        known: as for `host`, where it is the name of one.
+    """
     if re.fullmatch(r"[0-9A-Fa-f:.-]*[:a-fA-F-][0-9A-Fa-f:.-]*(?:%\w+|/\d+)?", value):
         digits = _HEX.upper() if value.isupper() else _HEX
         return "".join(rng.choice(digits) if c.isalnum() else c for c in value)
     if not re.fullmatch(r"[\d.:/ ]+", value):
-        return host(value, rng)
+        return host(value, rng, known)
     lowest = {1: 1, 2: 10, 3: 100}
     highest = {1: 9, 2: 99, 3: 254}
 
