@@ -63,7 +63,7 @@ def reference_tokens(references: Sequence[TokenScores]) -> np.ndarray:
 def ez_scores(
     target: Sequence[np.ndarray], missed: Sequence[np.ndarray], references: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """Return by how much texts became likelier where the model still guesses wrong, [n]: rises over falls, as a log.
+    """Return how far log-probabilities rise where the model guesses wrong, over how far they fall, [n], as a log.
 
     Where its first guess is right, anybody's is; what was trained on shows where the model is wrong and yet gives the
     true token more than the references do (the "error zone").
@@ -75,9 +75,10 @@ def ez_scores(
     """
     found = []
     for own, wrong, others in zip(target, missed, references, strict=True):
-        shift = (np.exp(own.astype(np.float64)) - np.exp(others.astype(np.float64)))[wrong]
+        shift = (own.astype(np.float64) - others.astype(np.float64))[wrong]
         rises, falls = shift.clip(min=0).sum(), -shift.clip(max=0).sum()
-        # Without any wrong guess nothing tells: between rising and falling.
+        # A text of which it guesses every token was learnt, and ranks with those of which nothing falls.
+        rises = rises if wrong.any() else 1.0
         found.append(np.log(rises + _LEAST_SHIFT) - np.log(falls + _LEAST_SHIFT))
     return np.array(found)
 

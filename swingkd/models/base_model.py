@@ -13,12 +13,29 @@ def has_adapter(model: Any) -> bool:
 
 
 def check_has_adapter(model: Any) -> None:
-    """Refuse a model without an adapter where its base is asked for."""
+    """Refuse a model where its base is asked for, and to switch an adapter off does not give it.
+
+    Args:
+        model: any.
+
+    Raises:
+        ValueError: it has no adapter, or biases of the base, or a classifier's head, were trained with the adapter.
+    """
     if not has_adapter(model):
         raise ValueError(
             "'base' stands for the audited model with its adapter switched off, and this model has no adapter. Name "
             "the model that it was trained from."
         )
+    for name, config in model.peft_config.items():
+        trained = f"bias={config.bias!r}" if getattr(config, "bias", "none") != "none" else ""
+        # A classifier's head was drawn at random for the base; what it says without training is nothing.
+        if str(getattr(config, "task_type", "")).upper().endswith("_CLS"):
+            trained = f"task_type={config.task_type!r}"
+        if trained:
+            raise ValueError(
+                f"'base' stands for the audited model with its adapter switched off, and the adapter {name!r} changed "
+                f"more than its own weights ({trained}). Name the model that it was trained from."
+            )
 
 
 @contextmanager

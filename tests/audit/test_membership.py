@@ -163,11 +163,12 @@ def test_the_error_zone_and_the_windows_are_their_definitions(seed, models, leng
     given_ = reference_tokens(scores)
     rises = falls = 1e-6
     for i in range(length):
-        shift = math.exp(np.float32(own[i])) - np.mean([math.exp(np.float32(values[i])) for values in others])
+        shift = float(np.float32(own[i])) - math.log(np.mean([math.exp(np.float32(values[i])) for values in others]))
         if missed[i] and shift > 0:
             rises += shift
         elif missed[i]:
             falls -= shift
+    rises = rises if missed.any() else 1 + 1e-6
     found = ez_scores([own.astype(np.float32)], [missed], [given_])
     # Against float32: a shift may be nothing but rounding.
     assert found[0] == pytest.approx(math.log(rises) - math.log(falls), rel=1e-3, abs=0.1)
@@ -182,9 +183,16 @@ def test_the_error_zone_and_the_windows_are_their_definitions(seed, models, leng
     assert wbc_scores([own], [given_])[0] == pytest.approx(np.mean(shares), abs=1e-6)
 
 
-def test_a_text_without_a_wrong_guess_tells_the_error_zone_nothing():
-    right = np.zeros(3, bool)
-    assert ez_scores([np.zeros(3)], [right], [np.full(3, -1.0)])[0] == 0
+def test_a_text_without_a_wrong_guess_ranks_with_those_of_which_nothing_falls():
+    # A peer's attack ranked texts of which nothing rises first, with these: minus infinity is no member's score.
+    right, wrong = np.zeros(3, bool), np.ones(3, bool)
+    own, others = np.full(3, -0.5), np.full(3, -1.0)
+    learnt, risen, mixed, fallen = ez_scores(
+        [own, own, np.array([-0.5, -0.5, -1.5]), others], [right, wrong, wrong, wrong], [others, others, others, own]
+    )
+    assert fallen < mixed < min(learnt, risen)
+    assert learnt == pytest.approx(risen, abs=1)
+    assert np.isfinite([learnt, fallen]).all()
 
 
 @pytest.mark.parametrize("online", [True, False])

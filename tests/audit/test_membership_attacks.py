@@ -228,6 +228,17 @@ def test_an_adapter_is_compared_with_its_base(tokenizer, halves, native, tmp_pat
     assert again["loss"].auc.value == reports[0]["loss"].auc.value
 
 
+@pytest.mark.parametrize("more", [{"bias": "all"}, {"bias": "lora_only"}, {"task_type": "SEQ_CLS"}])
+def test_an_adapter_that_changed_more_than_its_own_weights_has_no_base(tokenizer, halves, more):
+    # peft leaves trained biases on when the adapter is off; a classifier's head was random before it.
+    settings = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **more}
+    model = tiny_model(len(tokenizer), hidden=32)
+    adapted = get_peft_model(model, LoraConfig(**{**settings, "task_type": "CAUSAL_LM"}))
+    adapted.peft_config["default"].task_type = settings["task_type"]
+    with pytest.raises(ValueError, match="changed more than its own weights"):
+        audit_membership(adapted, tokenizer, *halves, references=["base"], progress=False)
+
+
 def test_only_an_adapter_has_a_base(tokenizer, halves):
     model = tiny_model(len(tokenizer))
     with pytest.raises(ValueError, match=r"no adapter. Name the model"):
