@@ -8,12 +8,11 @@ from typing import Any
 
 import xxhash
 from datasets import Dataset, Features, IterableDataset, List, Value
-from filelock import FileLock
 
 from swingkd.data import column_names, unformatted
 from swingkd.data.columns import VERSION
 from swingkd.data.teacher_columns import CacheInfo
-from swingkd.files import PRIVATE, private_folder
+from swingkd.files import PRIVATE, keep_secret
 from swingkd.privacy import FLAGGED_VALUES, LedgerEntry
 from swingkd.privacy.gaussian import gdp_mu
 from swingkd.privacy.plan import run_delta
@@ -25,6 +24,7 @@ from swingkd.tasks import Task
 from swingkd.tasks.base import Reading
 from swingkd.trainer.check_data import check_unit
 from swingkd.trainer.config import PrivateDistillationConfig
+from swingkd.trainer.drawn_once import drawn_once
 
 _VALUES = Features(
     values=List(
@@ -159,12 +159,12 @@ def with_surrogates(
     table, entry = None, None
     if args.value_epsilon is not None:
         table, entry = _value_table(reading, args, task, dataset, folder / VALUE_TABLE)
-    # A run that goes on makes the same ones.
-    surrogates = (
-        own.again()
-        if own is not None
-        else Surrogates.kept_in(folder / KEY_FILE, locale=args.surrogate_locale, table=table)
-    )
+    if own is not None:
+        surrogates = own.again()
+    else:
+        # A run that goes on makes the same ones, and so do all of its processes.
+        drawn_once(folder / KEY_FILE, lambda: keep_secret(folder / KEY_FILE))
+        surrogates = Surrogates.kept_in(folder / KEY_FILE, locale=args.surrogate_locale, table=table)
     surrogates.avoid(sorted(found))
     return replace(reading, surrogates=surrogates), entry
 
@@ -180,25 +180,27 @@ def _value_table(
     check_unit(args, dataset)
     unit = args.privacy_unit
     users = dataset.with_format(None)[unit][:] if unit != "record" else list(range(len(dataset)))
-    count = len(set(users))
-    delta = run_delta(args.target_delta, count)
+    total = len(set(users))
+    delta = run_delta(args.target_delta, total)
     multiplier = 1 / gdp_mu(args.value_epsilon, delta)
     labels = tagger_labels(reading.tagger)
-    about = f"{unit} {count} {delta} {multiplier:.6f} {labels} {_digest(reading, task, dataset)}"
-    with FileLock(f"{private_folder(path.parent) / path.name}.lock"):
+    about = f"{unit} {total} {delta} {multiplier:.6f} {labels} {_digest(reading, task, dataset)}"
+
+    def count_values() -> None:
         if path.exists():
-            table = ValueTable.load(path)
-            if (table.about, table.locale) != (about, args.surrogate_locale):
-                raise ValueError(
-                    f"{path} was counted for other rows, units, kinds or settings. Go on with those, or choose "
-                    "another output_dir: a second table is a second release."
-                )
-        else:
-            units: dict[Any, list[tuple[str, str]]] = {}
-            for user, own in zip(users, _values(reading, args, task, dataset), strict=True):
-                units.setdefault(user, []).extend(own)
-            table = ValueTable.measured(units.values(), labels, args.surrogate_locale, multiplier, about)
-            table.save(path)
+            return
+        units: dict[Any, list[tuple[str, str]]] = {}
+        for user, own in zip(users, _values(reading, args, task, dataset), strict=True):
+            units.setdefault(user, []).extend(own)
+        ValueTable.measured(units.values(), labels, args.surrogate_locale, multiplier, about).save(path)
+
+    drawn_once(path, count_values)
+    table = ValueTable.load(path)
+    if (table.about, table.locale) != (about, args.surrogate_locale):
+        raise ValueError(
+            f"{path} was counted for other rows, units, kinds or settings. Go on with those, or choose another "
+            "output_dir: a second table is a second release."
+        )
     entry = LedgerEntry(
         "noised table of values",
         scope=FLAGGED_VALUES,

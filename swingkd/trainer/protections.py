@@ -12,6 +12,7 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader
 
+from swingkd.files import keep_secret
 from swingkd.progress import progress_bar
 from swingkd.targets import (
     Drop,
@@ -28,6 +29,7 @@ from swingkd.targets import (
 )
 from swingkd.tasks import Task
 from swingkd.trainer.config import AVERAGING, PrivateDistillationConfig
+from swingkd.trainer.drawn_once import drawn_once
 from swingkd.trainer.objective import Objective
 
 
@@ -142,9 +144,9 @@ def protection_of(args: PrivateDistillationConfig) -> ProtectionKind:
 
 def _noise(run: _Run) -> NoisedTarget:
     args, path = run.args, run.folder / "noise_key"
-    if run.reuse and args.noise_replay:
-        check_secret_kept(path)
-    key = NoiseKey.load_or_create(path) if args.noise_replay else None
+    if args.noise_replay:
+        drawn_once(path, lambda: (check_secret_kept if run.reuse else keep_secret)(path))
+    key = NoiseKey.load(path) if args.noise_replay else None
     return NoisedTarget(
         key.derive(run.release) if key is not None and run.release is not None else key,
         scale=args.noise_scale,
@@ -160,12 +162,14 @@ def _mollify(run: _Run) -> MollifiedTarget:
 
 def _population(run: _Run) -> PopulationTarget:
     args, path = run.args, run.folder / "population.safetensors"
-    if run.reuse:
-        check_secret_kept(path)
-    elif args.process_index == 0:
-        _average(args, run.objective, run.dataset, run.collator).save(path)
-    if args.distributed_state is not None:
-        args.distributed_state.wait_for_everyone()
+
+    def average() -> None:
+        if run.reuse:
+            check_secret_kept(path)
+        else:
+            _average(args, run.objective, run.dataset, run.collator).save(path)
+
+    drawn_once(path, average)
     return PopulationTarget(PopulationTable.load(path), args.population_share)
 
 

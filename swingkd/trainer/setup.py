@@ -372,15 +372,15 @@ def prepare_rows(
         models.teacher_processing_class,
         args.dataset_num_proc,
     )
-    with args.main_process_first(desc="tokenising", local=True):
+    with args.main_process_first(desc="tagging", local=True):
         reading, found = consistent(reading, args, task, train)
-        unlabelled = replace(reading, labelled=False)
+    made_up, unlabelled = reading, replace(reading, labelled=False)
+    if train is not None and cache is None:
+        made_up, counted = with_surrogates(reading, args, task, train, found, data.surrogates)
+        if counted is not None:
+            models.ledger.record(counted)
+    with args.main_process_first(desc="tokenising", local=True):
         if train is not None:
-            made_up, counted = reading, None
-            if cache is None:
-                made_up, counted = with_surrogates(reading, args, task, train, found, data.surrogates)
-            if counted is not None:
-                models.ledger.record(counted)
             before = reading.tagger.added if isinstance(reading.tagger, ConsistentTagger) else 0
             train = task.prepare(train, made_up, description="train", keep=(args.privacy_unit,))
             mentions = reading.tagger.added - before if isinstance(reading.tagger, ConsistentTagger) else 0

@@ -44,6 +44,25 @@ def test_two_processes_equal_one(tmp_path, protection, single, several):
     assert_same(one, two, **CLOSE)
 
 
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("protection", "secrets"),
+    [
+        ("surrogate", ["surrogate_key", "value_table.safetensors"]),
+        pytest.param("noise", ["noise_key"], marks=pytest.mark.slow),
+        pytest.param("population", ["population.safetensors"], marks=pytest.mark.slow),
+    ],
+)
+def test_processes_with_disks_of_their_own_share_one_draw(tmp_path, protection, secrets):
+    """On two machines each would draw for itself: other rows on each, a noised table released twice."""
+    launch(tmp_path / "run", accelerate("ddp"), "apart_once.py", protection)
+    one, other = tmp_path / "run" / "0", tmp_path / "run" / "1"
+    assert (one / "rows.json").read_text() == (other / "rows.json").read_text()
+    for name in secrets:
+        assert (one / "_private" / name).read_bytes() == (other / "_private" / name).read_bytes()
+        assert (other / "_private" / name).stat().st_mode & 0o077 == 0
+
+
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_read_a_stream_as_one_does(tmp_path):
