@@ -150,6 +150,27 @@ def test_a_span_outside_its_text_is_refused(text, start, end):
         Surrogates().replace(text, [{"start": start, "end": end, "label": "X"}])
 
 
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("שמי דנה כהן ומספר הטלפון שלי הוא 054-1234567, תודה דנה", ["דנה כהן", "054-1234567", "דנה"]),
+        ("اسمي علي حسن ورقم هاتفي ٠٥٥١٢٣٤٥٦٧ شكرا علي", ["علي حسن", "٠٥٥١٢٣٤٥٦٧", "علي"]),
+        ("\u200fדנה כהן\u200f: 054-1234567\u200e.", ["דנה כהן", "054-1234567"]),
+    ],
+)
+def test_text_from_right_to_left(text, values):
+    spans = spans_of(text, [(value, "NAME" if value[0].isalpha() else "PHONE_NUMBER") for value in values])
+    made = Surrogates().replace(text, spans)
+    assert not any(part in made.text for value in values for part in value.split())
+    found = [made.text[span["start"] : span["end"]] for span in made.spans]
+    assert found[2:] == found[0].split()[: len(values) - 2]
+    # What stands around the values stays, marks of direction as well.
+    around = made.text, text
+    for name, value in zip(found, values, strict=True):
+        around = around[0].replace(name, "", 1), around[1].replace(value, "", 1)
+    assert around[0] == around[1]
+
+
 def test_only_some_kinds():
     replaced = Surrogates("PHONE_NUMBER").replace(NOTE, SPANS)
     assert "Ann Smith" in replaced.text

@@ -322,6 +322,18 @@ def test_models_from_prompts_to_completions(make, tokenizer, texts):
     trainer.train()
 
 
+@pytest.mark.parametrize("packing", [False, True])
+def test_a_value_longer_than_the_row_is_cut_like_any_text(make, packing):
+    long = [f"my token is hf_{'aB3' * 60}{1000 + i} thank you" for i in range(8)]
+    fields = {"packing": packing, "packing_strategy": "wrapped"} if packing else {}
+    trainer = make(data=Dataset.from_dict({"text": long}), max_length=16, tag_dilation=0, **fields)
+    # A row without packing is cut; wrapped rows hold all of it, in parts.
+    assert len(trainer.train_dataset) == 8 if not packing else len(trainer.train_dataset) > 8
+    assert all(len(row["input_ids"]) <= 16 for row in trainer.train_dataset)
+    assert not any("aB3a" in text.replace(" ", "") for text in read(trainer))
+    trainer.train()
+
+
 def test_a_tagger_that_finds_nothing_protects_nothing(make):
     with pytest.raises(ValueError, match="found nothing private"):
         make(data=Dataset.from_dict({"text": ["hello ann, thank you"] * 4}))
