@@ -26,7 +26,9 @@ from .audit import (
 )
 from .decentralized import DecentralizedDistillation
 from .functional import collator_of, distillation_loss, distilling, prepare_rows, teacher_logits
+from .models.smaller import student_from
 from .models.teacher_server import TeacherServer
+from .models.vocabulary import CutVocabulary
 from .privacy import PrivacyLedger, PrivacyPlan
 from .surrogates import Surrogates
 from .tagging import (
@@ -45,6 +47,7 @@ __all__ = [
     "AuditReport",
     "CanarySet",
     "ConsistentTagger",
+    "CutVocabulary",
     "DataFreeDistillation",
     "DecentralizedDistillation",
     "DynamicSampleSelection",
@@ -75,5 +78,6 @@ __all__ = [
     "measure_exposure",
     "prepare_rows",
     "shadow_models",
+    "student_from",
     "teacher_logits",
 ]

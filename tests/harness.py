@@ -126,8 +126,8 @@ def masking(tokenizer):
 
 def vit(size=8, seed=0, **options):
     torch.manual_seed(seed)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    return ViTForImageClassification(ViTConfig(image_size=size, patch_size=4, num_labels=3, **sizes, **options))
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32} | options
+    return ViTForImageClassification(ViTConfig(image_size=size, patch_size=4, num_labels=3, **sizes))
 
 
 def processor(size, mean=0.5):

@@ -7,9 +7,11 @@ from collections.abc import Iterable
 
 import torch
 from peft import PeftConfig
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
+from swingkd.models.base_model import has_adapter
 from swingkd.models.class_labels import adopt_class_names, check_numbered, check_same_classes, check_single_label
 from swingkd.models.inputs import first_position, vocabulary_size
 from swingkd.models.same import same_model, same_source
@@ -61,6 +63,42 @@ def check_apart(student: PreTrainedModel, frozen: PreTrainedModel | None, role: 
             f"The student shares {len(shared)} trainable weights with the {role} model (such as {shared[0]}), which "
             "is frozen. Copy them (copy.deepcopy), or freeze them in the student too: requires_grad_(False)."
         )
+
+
+def check_start(student: PreTrainedModel, teacher: PreTrainedModel | None) -> None:
+    """Refuse a student that begins with layers of its teacher: it has learnt what no protection of targets takes back.
+
+    Weights that both have from a common base (embeddings that were frozen, the matrices below an adapter) do not
+    count: all matrices of one of the student's layers must be the teacher's.
+
+    Args:
+        student: what is trained.
+        teacher: trained on private text.
+
+    Raises:
+        ValueError: says what to do.
+    """
+    layers = _first_layer(student)
+    if teacher is None or has_adapter(teacher) or not layers:
+        return
+    weights = [tensor for tensor in teacher.state_dict().values() if tensor.ndim == 2 and not tensor.is_meta]
+    if all(any(_equal(own, other) for other in weights) for own in layers):
+        raise ValueError(
+            "The student begins with layers of the teacher, so it has learnt private text before "
+            "any target is protected. Take layers of the public base (student_from), or, where the teacher is public, "
+            "say so: start_from_teacher=True."
+        )
+
+
+def _first_layer(model: PreTrainedModel) -> list[torch.Tensor]:
+    """Return the matrices of a model's first layer, where it has a stack of layers."""
+    count = getattr(model.config.get_text_config(), "num_hidden_layers", 0)
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == count > 0]
+    return [p.data for p in stacks[0][0].parameters() if p.ndim == 2 and not p.is_meta] if stacks else []
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other.to(one.device, one.dtype))
 
 
 def _place(parameter: torch.Tensor) -> int:

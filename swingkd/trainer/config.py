@@ -150,6 +150,9 @@ class PrivateDistillationConfig(TrainingArguments):
         "What the models are for: text-generation, fill-mask, text2text-generation, text-classification, "
         "token-classification or image-classification; default: what the teacher was made for.",
     )
+    start_from_teacher: bool = _setting(
+        False, "Let the student begin with layers of the teacher itself, as it may of a public one."
+    )
     # From the command line they come as JSON text, which TrainingArguments reads.
     model_init_kwargs: dict[str, Any] | str | None = _setting(
         None, "Arguments of from_pretrained for a student given by name."

@@ -48,6 +48,7 @@ from swingkd.trainer.check_models import (
     check_processing,
     check_public,
     check_publishing,
+    check_start,
     check_task,
     check_teacher_processing,
     check_tokenizer,
@@ -318,6 +319,8 @@ def check_fit(
     check_public(models.public, models.teacher)
     for role in ("teacher", "public"):
         check_apart(models.student, models.by_role.get(role), role)
+    if args.protection != "none" and not args.start_from_teacher:
+        check_start(models.student, models.teacher)
     if models.task.name == "image-classification":
         for role, model in models.by_role.items():
             if role != "student" and models.read_by(role) is models.processing_class:
