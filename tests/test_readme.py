@@ -103,6 +103,21 @@ def test_the_python_block_of_the_tasks_page(tmp_path, monkeypatch, tokenizer):
     assert "eval_macro_f1" in namespace["trainer"].evaluate()
 
 
+def test_the_python_blocks_of_the_students_page(tmp_path, monkeypatch, tokenizer):
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("base", 0), ("teacher", 1)):
+        tiny_model(len(tokenizer), seed=seed, num_hidden_layers=3).save_pretrained(name)
+        tokenizer.save_pretrained(name)
+    page = (Path(__file__).parents[1] / "docs" / "students.md").read_text()
+    namespace: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "students.md", "exec"), namespace)
+    student, teacher = namespace["student"], namespace["teacher"]
+    assert student.config.num_hidden_layers == 2
+    left = len(namespace["vocabulary"].tokenizer)
+    assert student.config.vocab_size == teacher.config.vocab_size == left < len(tokenizer)
+
+
 def test_the_python_block_of_the_federation_page(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[1] / "docs" / "federation.md").read_text()

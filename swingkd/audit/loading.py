@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from swingkd.models.architectures import architecture
-from swingkd.models.loading import load_pretrained
+from swingkd.models.loading import load_pretrained, load_processor
 
 _KINDS = (
     ("ForCausalLM", AutoModelForCausalLM, AutoTokenizer),
@@ -44,11 +44,11 @@ def load_model(name: str) -> tuple[PreTrainedModel, Any]:
             if torch.cuda.is_available():
                 model.to("cuda")
             try:
-                return model.eval(), processing_class.from_pretrained(name)
+                return model.eval(), load_processor(processing_class, name)
             except (OSError, ValueError):
                 if base == name:
                     raise
-                return model.eval(), processing_class.from_pretrained(base)  # adapters come without a tokenizer
+                return model.eval(), load_processor(processing_class, base)  # adapters come without a tokenizer
     raise ValueError(
         f"{name} is a {kind}. Audited can be causal language models (…ForCausalLM), sequence classifiers "
         "and image classifiers."

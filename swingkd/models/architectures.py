@@ -8,7 +8,7 @@ from peft import PeftConfig
 from transformers import AutoConfig
 from transformers.utils import find_adapter_config_file
 
-from swingkd.models.loading import looked_up
+from swingkd.models.loading import gguf, looked_up
 
 # How peft names tasks, and how the classes of their models end.
 _ADAPTERS = {
@@ -17,6 +17,9 @@ _ADAPTERS = {
     "SEQ_CLS": "ForSequenceClassification",
     "TOKEN_CLS": "ForTokenClassification",
 }
+
+# Files in GGUF hold language models, and few say so.
+_OF_GGUF = "ForCausalLM"
 
 
 class Architecture(NamedTuple):
@@ -30,6 +33,11 @@ class Architecture(NamedTuple):
 def architecture(name: str) -> Architecture:
     """Return what a name on the Hub or a folder holds; of an adapter, what it was trained for."""
     base, kind = name, None
+    folder, file = gguf(name)
+    if file:
+        with looked_up(name):
+            config = AutoConfig.from_pretrained(folder, **file)
+        return Architecture(name, (config.architectures or [_OF_GGUF])[0], config.is_encoder_decoder)
     with looked_up(name):
         adapted = find_adapter_config_file(name)
     if adapted:

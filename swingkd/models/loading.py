@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from huggingface_hub.errors import HFValidationError
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -23,7 +25,7 @@ def load_pretrained(
 
     Args:
         auto_model: an Auto class of transformers.
-        model: a name on the Hub, a folder, or a model.
+        model: a name on the Hub, a folder, a GGUF file, or a model.
         role: what it is called in an error.
         new_head: it is to be trained for a task of its own: its head need not be in its file.
         **options: for `from_pretrained`.
@@ -38,13 +40,39 @@ def load_pretrained(
     return model
 
 
+def gguf(name: str) -> tuple[str, dict[str, str]]:
+    """Return what `from_pretrained` takes for a name: of a GGUF file its folder, and which file it is.
+
+    Raises:
+        ImportError: it is one, and the package that reads them is missing.
+    """
+    if not name.lower().endswith(".gguf"):
+        return name, {}
+    check_gguf()
+    return os.path.dirname(name) or ".", {"gguf_file": os.path.basename(name)}
+
+
+def check_gguf() -> None:
+    """Refuse GGUF files where the package that reads them is missing.
+
+    Raises:
+        ImportError: names the extra.
+    """
+    if importlib.util.find_spec("gguf") is None:
+        raise ImportError("GGUF files are read by the package gguf: pip install 'swingkd[gguf]'.")
+
+
 def _loaded(auto_model: Any, name: str, new_head: bool, options: dict[str, Any]) -> PreTrainedModel:
     check_options(options)
+    folder, file = gguf(name)
+    options = {"use_safetensors": True} | file | options
+    if options.get("gguf_file"):
+        check_gguf()
+        # Whole numbers on disk; in memory they are what they are trained as.
+        options = {"dtype": torch.float32} | options
     try:
         with looked_up(name):
-            model, info = auto_model.from_pretrained(
-                name, output_loading_info=True, **({"use_safetensors": True} | options)
-            )
+            model, info = auto_model.from_pretrained(folder, output_loading_info=True, **options)
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):
             raise
@@ -59,7 +87,23 @@ def _loaded(auto_model: Any, name: str, new_head: bool, options: dict[str, Any])
             "are read. Save it again with save_pretrained, where you trust it."
         ) from error
     check_loaded(name, model, info, new_head=new_head)
-    return model
+    return _whole_numbers_gone(model, name) if options.get("gguf_file") else model
+
+
+def _whole_numbers_gone(model: PreTrainedModel, name: str) -> PreTrainedModel:
+    """Return a model that was read from GGUF as one that can be trained and saved; transformers calls it quantised.
+
+    Args:
+        model: with its weights as numbers already.
+        name: what it was loaded by.
+    """
+    config = model.config
+    del config.quantization_config
+    plain = type(model)._from_config(config, dtype=model.dtype)
+    plain.load_state_dict(model.state_dict())
+    plain.generation_config = model.generation_config
+    plain.config._name_or_path = name
+    return plain.eval()
 
 
 def check_options(options: dict[str, Any] | None) -> None:
@@ -81,24 +125,30 @@ def check_options(options: dict[str, Any] | None) -> None:
         )
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Load a tokenizer by its name.
+def load_processor(auto_processor: Any, name: str, **options: Any) -> Any:
+    """Load what prepares a model's input by the model's name.
+
+    Args:
+        auto_processor: an Auto class of transformers.
+        name: a name on the Hub, a folder, or a GGUF file.
+        **options: for `from_pretrained`.
 
     Raises:
         ValueError: there is no such folder, and the Hub gave nothing by this name.
     """
+    folder, file = gguf(name)
     with looked_up(name):
-        return AutoTokenizer.from_pretrained(name)
+        return auto_processor.from_pretrained(folder, **file, **options)
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer by its name, see `load_processor`."""
+    return load_processor(AutoTokenizer, name)
 
 
 def load_image_processor(name: str) -> Any:
-    """Load an image processor by its name.
-
-    Raises:
-        ValueError: there is no such folder, and the Hub gave nothing by this name.
-    """
-    with looked_up(name):
-        return AutoImageProcessor.from_pretrained(name)
+    """Load an image processor by its name, see `load_processor`."""
+    return load_processor(AutoImageProcessor, name)
 
 
 @contextmanager

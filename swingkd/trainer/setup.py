@@ -20,7 +20,7 @@ from swingkd.data.teacher_columns import CacheInfo
 from swingkd.losses import HintProjection
 from swingkd.models.experts import check_balance
 from swingkd.models.inputs import align_padding, padding
-from swingkd.models.loading import is_hub_id, load_pretrained, looked_up, name_of, public_name
+from swingkd.models.loading import is_hub_id, load_pretrained, load_processor, name_of, public_name
 from swingkd.privacy import PrivacyLedger
 from swingkd.surrogates import Surrogates
 from swingkd.tagging import ConsistentTagger, Tagger
@@ -233,7 +233,7 @@ def load_models(given: GivenModels, data: GivenData, args: PrivateDistillationCo
     check_teacher_processing(task, given.teacher_processing_class)
     processing_class = given.processing_class
     if processing_class is None:
-        processing_class = _load_processing_class(student, task)
+        processing_class = _load_processing_class(student, task, args)
     check_processing(processing_class, task)
     processing_class, teacher_processing_class = map(padding, (processing_class, given.teacher_processing_class))
     ledger = first_ledger(student, teacher, args)
@@ -277,14 +277,14 @@ def _named(model: Any) -> Any:
     return str(model) if isinstance(model, os.PathLike) else model
 
 
-def _load_processing_class(student: str | PreTrainedModel, task: Task) -> Any:
+def _load_processing_class(student: str | PreTrainedModel, task: Task, args: PrivateDistillationConfig) -> Any:
     name = student if isinstance(student, str) else student.config._name_or_path
     if not name:
         raise ValueError(
             "The student has no name to load its tokenizer or image processor from: pass processing_class=..."
         )
-    with looked_up(name):
-        return task.auto_processor.from_pretrained(name)
+    given: Any = args.model_init_kwargs or {}
+    return load_processor(task.auto_processor, name, **{key: given[key] for key in ("gguf_file",) if key in given})
 
 
 def choose_protection(
