@@ -185,7 +185,7 @@ def _score(
         prompt = [start]
     own = tokenise_fillings(tokenizer, tail, [canary.secret], after)[0][0]
     floor = -math.inf if others is not None else walker.score_one(prompt, own.tolist()) - _MARGIN
-    scores = walker.walk(prompt, tree, floor)
+    scores = walker.walk(prompt, tree, floor, place)
     return scores, float(scores[place]), tokens + len(fillings) * len(prompt)
 
 
@@ -276,8 +276,16 @@ class _Walker:
         log_probs = _exact(logits).log_softmax(-1)
         return float(log_probs.double().gather(-1, torch.tensor(ids, device=logits.device)[:, None]).sum())
 
-    def walk(self, prompt: list[int], tree: PrefixTree, floor: float) -> np.ndarray:
-        """Return the log-probability (nats) of every filling, [fillings]; branches below `floor` stay at -inf."""
+    def walk(self, prompt: list[int], tree: PrefixTree, floor: float, always: int) -> np.ndarray:
+        """Return the log-probability (nats) of every filling, [fillings]; branches below `floor` stay at -inf.
+
+        Args:
+            prompt: ids before every filling.
+            tree: of the fillings.
+            floor: in nats.
+            always: a filling that is walked to its end, however unlikely it is.
+        """
+        path = tree.path_to(always)
         scores = [np.full(len(tokens), -np.inf) for tokens in tree.tokens]
         log_probs, kept = self._forward([prompt], None)
         roots = tree.tokens[0]
@@ -289,15 +297,21 @@ class _Walker:
             if work is None:
                 stack.pop()
                 continue
-            stack.append(self._expand(tree, scores, floor, *work))
+            stack.append(self._expand(tree, scores, floor, path, *work))
+        own = float(scores[tree.leaf_level[always]][tree.leaf_node[always]])
+        if own < floor:
+            # In half precision one text alone and one of many differ by more than the margin; what was passed over may
+            # be likelier than this one.
+            return self.walk(prompt, tree, own - _MARGIN, always)
         start = np.cumsum([0] + [len(level) for level in scores[:-1]])
         # What all fillings share is the prefix's, not the secret's: its probability is not counted.
         shared = scores[tree.shared - 1][0] if tree.shared else 0.0
         return np.concatenate(scores)[start[tree.leaf_level] + tree.leaf_node] - shared
 
-    def _expand(self, tree, scores, floor, level, nodes, rows, kept):
+    def _expand(self, tree, scores, floor, path, level, nodes, rows, kept):
         """Feed the nodes that have children, batch by batch; yield their children as further work."""
-        open_ = (tree.child_count[level][nodes] > 0) & (scores[level][nodes] >= floor)
+        likely = (scores[level][nodes] >= floor) | (nodes == path[level])
+        open_ = (tree.child_count[level][nodes] > 0) & likely
         nodes, rows = nodes[open_], torch.as_tensor(rows[open_], device=self.model.device)
         for start in range(0, len(nodes), self.batch_size):
             batch = nodes[start : start + self.batch_size]

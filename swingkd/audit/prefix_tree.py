@@ -45,6 +45,19 @@ class PrefixTree:
         single = [len(tokens) == 1 for tokens in self.tokens[:-1]]
         return single.index(False) if False in single else len(single)
 
+    def path_to(self, filling: int) -> list[int]:
+        """Return the nodes that lead to a filling, one a level; -1 below the last one.
+
+        Args:
+            filling: its number.
+        """
+        level, node = int(self.leaf_level[filling]), int(self.leaf_node[filling])
+        path = [-1] * len(self.tokens)
+        for depth in range(level, -1, -1):
+            path[depth] = node
+            node = int(self.parents[depth][node])
+        return path
+
     @classmethod
     def build(cls, ids: np.ndarray, lengths: np.ndarray) -> PrefixTree:
         """Build from token ids [fillings, longest] (padded with -1) and their lengths [fillings]."""

@@ -204,13 +204,21 @@ def _colour(image):
 
 @contextmanager
 def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Switch dropout off, and back to what it was."""
-    training = model.training
+    """Switch dropout off, and the half precision that a Trainer computes in; and back to what they were.
+
+    Accelerate keeps a model's own forward beside the one that computes in half precision: there, likelihoods differ
+    with the size of a batch.
+    """
+    training, own, forward = (model.training, *(model.__dict__.get(name) for name in ("_original_forward", "forward")))
     model.eval()
+    if own is not None:
+        model.forward = own
     try:
         yield
     finally:
         model.train(training)
+        if own is not None:
+            model.forward = forward
 
 
 def _tokens(

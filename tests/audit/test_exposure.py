@@ -1,12 +1,15 @@
+import copy
 import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from transformers import Trainer, TrainingArguments
 
 from swingkd import CanarySet, measure_exposure
 from swingkd.audit.exposure import modelled_exposure, sampled_exposure
@@ -83,11 +86,48 @@ def test_every_rank_of_the_space_equals_brute_force(merging, make, length):
     _, tree, _ = whole_space(merging, tail, canaries.slots, "")
     bos = [merging.bos_token_id]
     with torch.inference_mode():
-        walked = _Walker(model, 300).walk(bos + head, tree, -math.inf)
+        walked = _Walker(model, 300).walk(bos + head, tree, -math.inf, 0)
     scores, _ = brute_force(model, merging, canary, canaries)
     np.testing.assert_allclose(walked, scores, atol=1e-9)
     # In float64 both agree far below the gaps between scores, so every rank is the same.
     assert np.array_equal(stats.rankdata(walked.round(8)), stats.rankdata(scores.round(8)))
+
+
+@pytest.mark.parametrize("apart", [-1.0, 1.0])
+def test_a_text_alone_may_differ_from_one_of_many(merging, monkeypatch, apart):
+    """In half precision it does, by more than any margin: then the secret was passed over, and there was no rank."""
+    from swingkd.audit.exposure import _Walker
+
+    canaries = CanarySet.generate("the pin of {name} is {secret}", length=3, count=4, repetitions=(1,), seed=1)
+    model = confident(merging)
+    expected = measure_exposure(model, merging, canaries, progress=False)
+    alone = _Walker.score_one
+    monkeypatch.setattr(_Walker, "score_one", lambda self, prompt, ids: alone(self, prompt, ids) + apart)
+    found = measure_exposure(model, merging, canaries, progress=False)
+    assert [c.rank for c in found.canaries] == [c.rank for c in expected.canaries]
+
+
+def test_models_in_half_precision_have_ranks(merging):
+    canaries = CanarySet.generate("the pin of {name} is {secret}", length=4, count=12, repetitions=(1,), seed=2)
+    report = measure_exposure(confident(merging).bfloat16(), merging, canaries, batch_size=100, progress=False)
+    assert len(report.canaries) == 24
+    assert all(1 <= canary.rank <= 10_000 for canary in report.canaries)
+
+
+def test_a_model_that_a_trainer_left_in_half_precision_is_audited_in_its_own(merging, tmp_path):
+    canaries = CanarySet.generate("the pin of {name} is {secret}", length=3, count=4, repetitions=(1,), seed=1)
+    model = confident(merging)
+    expected = measure_exposure(copy.deepcopy(model), merging, canaries, progress=False)
+    args = TrainingArguments(str(tmp_path), bf16=True, use_cpu=True, report_to=[], disable_tqdm=True)
+    rows = Dataset.from_dict({"input_ids": [[3, 4, 5]] * 4, "labels": [[3, 4, 5]] * 4})
+    trainer = Trainer(model, args, eval_dataset=rows)
+    trainer.evaluate()
+    assert "_original_forward" in vars(trainer.model)
+    ids = torch.tensor([[3, 4, 5]])
+    computed = trainer.model(ids).logits
+    assert measure_exposure(trainer.model, merging, canaries, progress=False).to_dict() == expected.to_dict()
+    # What the Trainer made of it is as it was.
+    assert torch.equal(trainer.model(ids).logits, computed)
 
 
 @pytest.mark.slow

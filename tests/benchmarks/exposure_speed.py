@@ -59,7 +59,7 @@ def main() -> None:
     head, tail = split_prefix(tokenizer, canaries.canaries[0].prefix, ["0000", "1234"])
     fillings, tree, _ = whole_space(tokenizer, tail, canaries.slots, "")
     with torch.inference_mode():
-        walked = _Walker(model, 1024).walk(leading_special_ids(tokenizer) + head, tree, -math.inf)
+        walked = _Walker(model, 1024).walk(leading_special_ids(tokenizer) + head, tree, -math.inf, 0)
     # A tree and a batch round differently: a rank is the same if only fillings as near as that could swap.
     walked_ranks = len(walked) - np.searchsorted(np.sort(walked), walked, side="left")
     own = brute_force(model, tokenizer, canaries.canaries[0].prefix, fillings)
