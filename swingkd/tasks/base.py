@@ -90,7 +90,7 @@ class Task(ABC):
     default_protection: ClassVar[ProtectionName] = "population"
     #: Whether private values in its rows can be replaced while they are read.
     reads_surrogates: ClassVar[bool] = False
-    #: Whether an answer can be about one value: where its text holds surrogates, the class of a whole text is not.
+    #: Whether an answer says what stands in a text: where that is made up, its class, or a word's, is nobody's secret.
     teaches_values: ClassVar[bool] = True
     #: Columns of its batches, beside the labels and those about privacy.
     columns: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", *OF_TOKENS)

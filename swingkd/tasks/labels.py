@@ -65,7 +65,7 @@ class TextTask(LabelTask):
     """A classifier that reads text."""
 
     auto_processor = AutoTokenizer
-    reads_surrogates = True
+    reads_surrogates, teaches_values = True, False
     columns = ("input_ids", "attention_mask", *OF_TOKENS, *TEACHER_INPUTS)
 
     def prepare(self, dataset, reading, *, description="train", keep=()):
@@ -144,7 +144,6 @@ class SequenceClassification(TextTask):
 
     name = "text-classification"
     auto_model = AutoModelForSequenceClassification
-    teaches_values = False
     # Of what is marked it leaves least to find (model_cards/swing-mts-sections): the class has other examples.
     default_protection: ClassVar[ProtectionName] = "drop"
     endings = ("ForSequenceClassification",)

@@ -265,11 +265,12 @@ def test_word_taggers_learn_labels_of_made_up_words(make, tokenizer, texts):
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     s, t = (model.eval()(**inputs).logits for model in (trainer.model, trainer.teacher_model))
     at = batch["labels"] != -100
-    private = batch["pii_likelihood"][at] > 0
+    # The class of a word that is made up is nobody's: the teacher, who reads that word too, is asked about it.
+    assert (batch["pii_likelihood"][at] > 0).any()
     p, q = ((logits[at] / 2).log_softmax(-1) for logits in (s, t))
     soft = 4 * torch.nn.functional.kl_div(p, q, reduction="none", log_target=True).sum(-1)
     hard = torch.nn.functional.cross_entropy(s[at], batch["labels"][at], reduction="none")
-    expected = torch.where(private, hard, 0.7 * soft + 0.3 * hard).mean()
+    expected = (0.7 * soft + 0.3 * hard).mean()
     torch.testing.assert_close(trainer.compute_loss(trainer.model, dict(batch)), expected)
     trainer.train()
 
