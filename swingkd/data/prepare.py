@@ -38,7 +38,7 @@ from swingkd.data.teacher_columns import TEACHER_COLUMNS
 from swingkd.surrogates import Surrogates
 from swingkd.tagging import THRESHOLD, Tagger, tag_texts
 from swingkd.tagging.base import tagger_labels
-from swingkd.tagging.identity import tagger_fingerprint
+from swingkd.tagging.identity import code_fingerprint
 from swingkd.tagging.windows import check_fast_tokenizer
 
 log = logging.getLogger(__name__)
@@ -180,15 +180,15 @@ def rendered(
 def tagged_map(
     dataset: Dataset | IterableDataset, function: Callable[..., dict[str, list]], known: dict[str, Any], **options: Any
 ) -> Dataset | IterableDataset:
-    """Tokenise and tag rows as `dataset.map` does; tags of a tagger whose code changed are not used again.
+    """Tokenise and tag rows as `dataset.map` does; what code wrote that changed since is not used again.
 
     Args:
         dataset: map-style or streaming.
         function: of a batch, and of what is known.
-        known: its arguments, a `tagger` among them.
+        known: its arguments, a `tagger` among them, and `surrogates` where there are some.
         **options: of `dataset.map`.
     """
-    version = f"{VERSION} {tagger_fingerprint(known['tagger'])}"
+    version = f"{VERSION} {code_fingerprint(known['tagger'], known.get('surrogates'))}"
     began = time.time()
     mapped = dataset.map(function, fn_kwargs=known | {"version": version}, **options)
     files = [file["filename"] for file in mapped.cache_files] if isinstance(mapped, Dataset) else []

@@ -43,10 +43,12 @@ _NEW_LAST, _NEW_FIRST, _LONGEST_NAME = 0.5, 0.25, 15
 # A word in so many streets or cities is part of none of them.
 _SHARED = 8
 _OF_PLACE = frozenset(
-    "st str street ave avenue road rd lane ln drive dr blvd boulevard way place pl court ct square sq suite ste apt "
-    "apartment unit floor fl box po apo fpo dpo room building bldg north south east west n s e w ne nw se sw new lake "
-    "port mount saint straße strasse gasse weg platz allee rue chemin calle avenida plaza via piazza rua".split()
+    "st str street ave avenue road rd lane ln drive dr blvd boulevard way place pl court ct square sq suite ste "
+    "apt apartment unit floor fl box po apo fpo dpo psc cmr uss usns usnv uscgc room building bldg north south "
+    "east west n s e w ne nw se sw new lake port mount saint straße strasse gasse weg platz allee rue chemin "
+    "calle avenida plaza via piazza rua".split()
 )
+_PREFIXES = ("street_prefixes", "city_prefixes")
 # What stands before a name, behind one, and in small letters within one, and is none.
 _BEFORE = frozenset(
     "mr mrs ms miss mx dr doctor prof professor sir madam dame lord lady rev herr frau mme mlle".split()
@@ -88,7 +90,7 @@ def name_words(value: str) -> list[re.Match[str]]:
 class Pools(NamedTuple):
     """What names are drawn from, the frequent ones more often: `first` and `last` names, each `city`, those of one
     word (`town`), names of a `street`, each `company`; `of_place`: words that many addresses share ("Street"), which
-    tell nothing."""
+    tell nothing; `behind`: those that do behind a name ("Khan Mews"), and are one elsewhere ("Forest Road")."""
 
     first: tuple[str, ...]
     last: tuple[str, ...]
@@ -97,6 +99,7 @@ class Pools(NamedTuple):
     street: tuple[str, ...]
     company: tuple[str, ...]
     of_place: frozenset[str]
+    behind: frozenset[str]
 
 
 @lru_cache(maxsize=16)
@@ -130,8 +133,16 @@ def pools(locale: str) -> Pools:
     first, last, town = (tuple(filter(WORD.fullmatch, names)) or names for names in (first, last, city))
     words = Counter(word.casefold() for name in {*city, *street} for word in WORD.findall(name))
     own = {name.casefold() for name in (*first, *last)}
-    of_place = frozenset(word for word, count in words.items() if count >= _SHARED and word not in own) | _OF_PLACE
-    return Pools(first, last, city, town, last, company, of_place)
+    shared = {word for word, count in words.items() if count >= _SHARED and word not in own}
+    before, behind = (_words_of(fake, kinds) for kinds in (_PREFIXES, ("street_suffixes",)))
+    of_place = frozenset((shared - behind) | before | _OF_PLACE)
+    return Pools(first, last, city, town, last, company, of_place, frozenset(behind - of_place))
+
+
+def _words_of(fake: Faker, kinds: tuple[str, ...]) -> set[str]:
+    """Return the words of a locale's lists, in small letters."""
+    lists = [getattr(provider, kind, ()) for provider in fake.get_providers() for kind in kinds]
+    return {word.casefold() for listed in lists for entry in listed for word in WORD.findall(entry)}
 
 
 def pools_like(values: Mapping[str, Iterable[str]], locale: str) -> Pools:
@@ -153,7 +164,7 @@ def pools_like(values: Mapping[str, Iterable[str]], locale: str) -> Pools:
                 words = WORD.findall(value)
                 for word, following in zip(words, [*words[1:], ""], strict=True):
                     if word.casefold() not in public.of_place and len(word) > 2:
-                        named = following.casefold() in public.of_place
+                        named = following.casefold() in public.of_place | public.behind
                         found["street" if named else "town"].append(word.capitalize())
             elif kind in ("city", "company"):
                 found[kind].append(value)

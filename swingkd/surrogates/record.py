@@ -132,22 +132,24 @@ class Record:
     def _address(self, value: str, lists: Pools) -> str:
         """Return an address of the same build: other names and numbers, the words that all addresses share stay."""
         words = list(_WORD_OR_NUMBER.finditer(value))
-        made, place = [], 0
+        made, place, name_before = [], 0, False
         for word, following in zip(words, [*words[1:], None], strict=True):
-            made += [value[place : word.start()], self._of_address(word[0], following, lists)]
+            if word[0].casefold() in lists.of_place or (name_before and word[0].casefold() in lists.behind):
+                other, name_before = word[0], False
+            else:
+                other, name_before = self._of_address(word[0], following, lists), word[0].isalpha()
+            made += [value[place : word.start()], other]
             place = word.end()
         return "".join(made) + value[place:]
 
     def _of_address(self, word: str, following: re.Match[str] | None, lists: Pools) -> str:
-        if word.casefold() in lists.of_place:
-            return word
         for codes in (_STATES, _FORCES):
             if word in codes:
                 return self.rng.choice(codes)
         if not word.isalpha() or word.isupper():
             return by_shape(word, self.rng)
         # A street's name stands before "Street" or "Square", a city's before nothing of that kind.
-        named = following is not None and following[0].casefold() in lists.of_place
+        named = following is not None and following[0].casefold() in lists.of_place | lists.behind
         return _cased(self.rng.choice(lists.street if named else lists.town), word)
 
     def _laid(self, value: str, kind: str) -> str | None:

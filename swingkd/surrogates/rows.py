@@ -15,8 +15,6 @@ from swingkd.tagging.spelling import written_alike
 if TYPE_CHECKING:
     from swingkd.surrogates.surrogates import Surrogates
 
-#: Of what rows become: `datasets` takes what an older version made for its own otherwise.
-VERSION = 1
 #: The column that says where they stand, between finding and replacing them.
 FOUND = "found_private_values"
 # The texts of a row are read as one: what is found in one turn of a chat is private in all of them.
@@ -32,7 +30,7 @@ def find_values(
         batch, indices: the rows, and their numbers.
         tagger: finds them; `None`: the column `spans` says so.
         columns: the texts of a row.
-        version: of this code and of the tagger's, part of the cache's key.
+        version: of this code and of the tagger's: `datasets` takes what an older one made for its own otherwise.
 
     Raises:
         ValueError: a row has no text.
@@ -93,7 +91,12 @@ def _of_each(texts: tuple[str, ...], tags: CharTags, labels: tuple[str, ...]) ->
 
 
 def replace_values(
-    batch: dict[str, list], indices: list[int], surrogates: Surrogates, columns: list[str], everywhere: dict[str, str]
+    batch: dict[str, list],
+    indices: list[int],
+    surrogates: Surrogates,
+    columns: list[str],
+    everywhere: dict[str, str],
+    version: str,
 ) -> dict[str, list]:
     """Return the texts of rows with made-up values, their `spans`, and how many there are.
 
@@ -102,6 +105,7 @@ def replace_values(
         surrogates: makes the values.
         columns: the texts of a row.
         everywhere: values that are private wherever they stand, and what they are.
+        version: as for `find_values`.
     """
     known = KnownValues(everywhere)
     labels = {written_alike(value): label for value, label in everywhere.items()}

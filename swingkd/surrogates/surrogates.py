@@ -17,12 +17,12 @@ from swingkd.files import keep_secret
 from swingkd.surrogates.drawn_record import DrawnRecord
 from swingkd.surrogates.names import pools, pools_like
 from swingkd.surrogates.record import Record
-from swingkd.surrogates.rows import FOUND, VERSION, find_values, outside, replace_values
+from swingkd.surrogates.rows import FOUND, find_values, outside, replace_values
 from swingkd.surrogates.template import letters
 from swingkd.surrogates.value_table import ValueTable
 from swingkd.tagging import THRESHOLD, ConsistentTagger, Tagger, private_spans, tag_texts
 from swingkd.tagging.base import tagger_labels
-from swingkd.tagging.identity import tagger_fingerprint
+from swingkd.tagging.identity import code_fingerprint
 from swingkd.tagging.propagation import stands_for_one
 
 #: What the file of its secret is called, in a run's private folder.
@@ -190,7 +190,7 @@ class Surrogates:
             raise ValueError("The column 'spans' speaks of one text. Name one text_column, or give a tagger.")
         if tagger is not None and not isinstance(tagger, ConsistentTagger):
             tagger = ConsistentTagger(tagger)
-        known = {"tagger": tagger, "columns": columns, "version": f"{VERSION} {tagger_fingerprint(tagger)}"}
+        known = {"tagger": tagger, "columns": columns, "version": code_fingerprint(self, tagger)}
         options: dict[str, Any] = {"batched": True, "with_indices": True}
         if isinstance(dataset, Dataset):
             options |= {"num_proc": num_proc, "desc": "Looking for private values"}
@@ -198,7 +198,7 @@ class Surrogates:
         everywhere = self._read(found, columns) if isinstance(found, Dataset) else {}
         if isinstance(dataset, Dataset):
             options["desc"] = "Replacing private values"
-        made = {"surrogates": self, "columns": columns, "everywhere": everywhere}
+        made = {"surrogates": self, "columns": columns, "everywhere": everywhere, "version": known["version"]}
         return found.map(replace_values, fn_kwargs=made, **options).remove_columns(FOUND)
 
     def _read(self, found: Dataset, columns: list[str]) -> dict[str, str]:

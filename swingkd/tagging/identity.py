@@ -1,4 +1,4 @@
-"""What a tagger is: the code behind it, so that tags that an older version of it wrote are not taken for its own.
+"""The code behind a tagger, or behind surrogates: what an older version of it wrote is not taken for its own.
 
 `datasets` keeps what it computed under a key of a function's arguments.  An object whose class can be imported goes
 into that key by its name alone: its code may have been edited since.
@@ -29,30 +29,31 @@ _INSTALLED = tuple(
     if name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
 # Parts of a tagger that are looked at.
-_MOST, _OURS = 20_000, "swingkd.tagging"
+_MOST, _OURS = 20_000, ("swingkd.tagging", "swingkd.surrogates")
 
 
-def tagger_fingerprint(tagger: object | None) -> str | None:
-    """Hash the source files of a tagger's class, of what it is made of, and of the user's modules that they import.
+def code_fingerprint(*parts: object | None) -> str | None:
+    """Hash the source files of classes, of what objects are made of, and of the user's modules that they import.
 
     Args:
-        tagger: any; `None`: there is none.
+        *parts: taggers, and what makes surrogates; `None`: there is none.
 
     Returns:
-        A digest; `None` without a tagger.
+        A digest; `None` without any.
     """
-    if tagger is None:
+    known = [part for part in parts if part is not None]
+    if not known:
         return None
     digest, seen = xxhash.xxh3_128(), set[str]()
-    for path in sorted({path for name in _modules(tagger) for path in _sources(name, seen)}):
+    for path in sorted({path for name in _modules(known) for path in _sources(name, seen)}):
         digest.update(path.encode() + b"\0" + Path(path).read_bytes())
     return digest.hexdigest()
 
 
-def _modules(tagger: Any) -> Iterator[str]:
-    """Yield the names of the modules that a tagger's code stands in, and that of its parts."""
+def _modules(parts: list[object]) -> Iterator[str]:
+    """Yield the names of the modules that the code of objects stands in, and that of their parts."""
     seen: set[int] = set()
-    left = deque([tagger])
+    left = deque(parts)
     while left and len(seen) < _MOST:
         value = left.popleft()
         if id(value) in seen or isinstance(value, str | bytes | int | float | bool | None):
@@ -140,7 +141,7 @@ def _sources(name: str, seen: set[str]) -> Iterator[str]:
     except (SyntaxError, ValueError):
         return  # Half edited: its bytes are hashed all the same.
     for other in _imported(source, sys.modules[name].__package__ or ""):
-        # Of this package, the taggers alone: which of its other parts were loaded by now is chance.
+        # Of this package, these two alone: which of its other parts were loaded by now is chance.
         if not other.startswith("swingkd.") or other.startswith(_OURS):
             yield from _sources(other, seen)
 

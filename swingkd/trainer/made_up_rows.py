@@ -19,7 +19,7 @@ from swingkd.privacy.plan import run_delta
 from swingkd.surrogates import KEY_FILE, Surrogates, ValueTable
 from swingkd.tagging import ConsistentTagger, Tagger, private_spans, tag_texts
 from swingkd.tagging.base import tagger_labels
-from swingkd.tagging.identity import tagger_fingerprint
+from swingkd.tagging.identity import code_fingerprint
 from swingkd.tasks import Task
 from swingkd.tasks.base import Reading
 from swingkd.trainer.check_data import check_unit
@@ -113,7 +113,7 @@ def consistent(
         rows = unformatted(dataset).map(
             _find,
             batched=True,
-            fn_kwargs=known | {"version": f"{VERSION} {tagger_fingerprint(tagger)}"},
+            fn_kwargs=known | {"version": f"{VERSION} {code_fingerprint(tagger)}"},
             remove_columns=dataset.column_names,
             features=_VALUES,
             num_proc=args.dataset_num_proc,

@@ -16,7 +16,7 @@ from transformers import BertForSequenceClassification, BertForTokenClassificati
 
 from swingkd import EnsembleTagger, PrivateDistillationConfig, PrivateDistillationTrainer, RuleTagger, cache_teacher
 from swingkd.data import DistillationCollator
-from swingkd.tagging.identity import tagger_fingerprint
+from swingkd.tagging.identity import code_fingerprint
 from swingkd.tagging.rules import DEFAULT_RULES, Rule
 from tests.harness import TEXTS, bert, tiny_model
 
@@ -274,15 +274,15 @@ def test_the_log_says_when_tags_come_from_a_cache(module, tmp_path, tokenizer, s
 
 
 def test_the_fingerprint_of_the_librarys_taggers_is_that_of_their_code(monkeypatch, tmp_path):
-    assert tagger_fingerprint(None) is None
-    one = tagger_fingerprint(RuleTagger())
-    assert one == tagger_fingerprint(RuleTagger())
+    assert code_fingerprint(None) is None
+    one = code_fingerprint(RuleTagger())
+    assert one == code_fingerprint(RuleTagger())
     import swingkd.tagging.rules as rules
 
     copied = tmp_path / "rules.py"
     copied.write_text(Path(rules.__file__).read_text() + "\n# edited\n")
     monkeypatch.setattr(rules, "__file__", str(copied))
-    assert tagger_fingerprint(RuleTagger()) != one
+    assert code_fingerprint(RuleTagger()) != one
 
 
 HELPER = "def strength(text):\n    return {value}\n\nclass Kept:\n    def of(self, text):\n        return {value}\n"
@@ -324,7 +324,7 @@ def test_a_tagger_is_known_by_its_code_however_it_holds_it(how, tmp_path, monkey
         sys.modules.pop("my_tagger_of_today", None)
         importlib.invalidate_caches()
         helper = importlib.import_module("my_tagger_of_today")
-        prints.append(tagger_fingerprint(given_as(how, helper)))
+        prints.append(code_fingerprint(given_as(how, helper)))
     sys.modules.pop("my_tagger_of_today")
     assert prints[0] == prints[1] != prints[2]
 
@@ -349,4 +349,4 @@ def test_a_strange_tagger_has_a_fingerprint():
         def __wrapped__(self):
             raise KeyError("never asked")
 
-    assert tagger_fingerprint(Tagger()) == tagger_fingerprint(Tagger())
+    assert code_fingerprint(Tagger()) == code_fingerprint(Tagger())

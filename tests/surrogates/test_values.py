@@ -169,3 +169,24 @@ def test_a_date_is_moved_whatever_it_was_taken_for(value):
         assert made.text.count(new) == 2
     assert not is_date("4711-47-11")
     assert not is_date("12/34/5678")
+
+
+@pytest.mark.parametrize(
+    ("address", "kept", "gone"),
+    [
+        ("322 Khan Mews Allisonville, ME 20072", {"Mews"}, {"322", "Khan", "Allisonville", "20072"}),
+        ("2241 Fitzgerald Viaduct Brownview, OK 28304", {"Viaduct"}, {"Fitzgerald", "Brownview"}),
+        # In the place of a name it is one.
+        ("12 Forest Road, Brooks, TX 75001", {"Road"}, {"Forest", "Brooks"}),
+        ("5 Lake Forest Drive", {"Lake", "Drive"}, {"Forest"}),
+        ("PSC 0919, Box 8835 APO AA 38446", {"PSC", "Box", "APO"}, {"0919", "8835", "38446"}),
+        ("USNS Dalton FPO AP 18066", {"USNS", "FPO"}, {"Dalton", "18066"}),
+    ],
+)
+def test_of_an_address_the_words_that_tell_nothing_stay(address, kept, gone):
+    for row in range(20):
+        spans = [{"start": 0, "end": len(address), "label": "ADDRESS"}]
+        made = re.findall(r"\w+", Surrogates().replace(address, spans, row).text)
+        assert kept <= set(made)
+        assert not gone & set(made)
+        assert len(made) == len(re.findall(r"\w+", address))
