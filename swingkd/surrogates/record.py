@@ -49,7 +49,7 @@ class Record:
         """
         for value, label in values:
             self._own.add(letters(value))
-            if kind_of(label) == "person":
+            if kind_of(label) in ("person", "street"):
                 self._own.update(word.casefold() for word in WORD.findall(value))
         people = [value for value, label in values if kind_of(label) == "person"]
         for value in sorted(people, key=lambda value: -len(WORD.findall(value))):
@@ -150,7 +150,11 @@ class Record:
             return by_shape(word, self.rng)
         # A street's name stands before "Street" or "Square", a city's before nothing of that kind.
         named = following is not None and following[0].casefold() in lists.of_place | lists.behind
-        return _cased(self.rng.choice(lists.street if named else lists.town), word)
+        for _ in range(_DRAWS):
+            made = self.rng.choice(lists.street if named else lists.town)
+            if not self._taken(made.casefold()):
+                break
+        return _cased(made, word)
 
     def _laid(self, value: str, kind: str) -> str | None:
         """Return a made value that stands for this one already, in this one's shape."""
