@@ -186,7 +186,7 @@ def test_a_date_is_moved_whatever_it_was_taken_for(value):
 def test_of_an_address_the_words_that_tell_nothing_stay(address, kept, gone):
     for row in range(20):
         spans = [{"start": 0, "end": len(address), "label": "ADDRESS"}]
-        made = re.findall(r"\w+", Surrogates().replace(address, spans, row).text)
+        made = re.findall(r"\w+", Surrogates(seed=0).replace(address, spans, row).text)
         assert kept <= set(made)
         assert not gone & set(made)
         assert len(made) == len(re.findall(r"\w+", address))
