@@ -125,9 +125,9 @@ class Record:
         made = WORD.sub(lambda word: self.people.known(word[0]) or by_shape(word[0], self.rng), name)
         made = re.sub(r"\d+", lambda digits: by_shape(digits[0], self.rng), made)
         made = made.lower() if name.islower() else made
-        return (
-            scheme + colon + made + at + (site if site.lower() in PUBLIC_HOSTS else host(site, self.rng, self._sites))
-        )
+        if site.lower() not in PUBLIC_HOSTS:
+            site = host(site, self.rng, self._sites)
+        return scheme + colon + made + at + site
 
     def _address(self, value: str, lists: Pools) -> str:
         """Return an address of the same build: other names and numbers, the words that all addresses share stay."""
