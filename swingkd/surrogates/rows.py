@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,12 +91,38 @@ def _of_each(texts: tuple[str, ...], tags: CharTags, labels: tuple[str, ...]) ->
     ]
 
 
+class Everywhere:
+    """Values that are private wherever they stand; what looks for them is made once, not for each batch of rows.
+
+    Args:
+        labels: what each of them is.
+    """
+
+    def __init__(self, labels: dict[str, str]):
+        self.labels = labels
+
+    def __reduce__(self) -> Any:
+        # Part of the key of a cache, which does not depend on what was made of it by then.
+        return Everywhere, (self.labels,)
+
+    @cached_property
+    def _known(self) -> tuple[KnownValues, dict[str, str]]:
+        return KnownValues(self.labels), {written_alike(value): label for value, label in self.labels.items()}
+
+    def spans(self, text: str) -> list[dict[str, Any]]:
+        """Return where they stand in a text, as {"start", "end", "label"}."""
+        if not self.labels:
+            return []
+        known, labels = self._known
+        return [{"start": m.start, "end": m.end, "label": labels[m.key]} for m in known.mentions(text)]
+
+
 def replace_values(
     batch: dict[str, list],
     indices: list[int],
     surrogates: Surrogates,
     columns: list[str],
-    everywhere: dict[str, str],
+    everywhere: Everywhere,
     version: str,
 ) -> dict[str, list]:
     """Return the texts of rows with made-up values, their `spans`, and how many there are.
@@ -104,18 +131,12 @@ def replace_values(
         batch, indices: the rows with what was found in them, and their numbers.
         surrogates: makes the values.
         columns: the texts of a row.
-        everywhere: values that are private wherever they stand, and what they are.
+        everywhere: values that are private in every row.
         version: as for `find_values`.
     """
-    known = KnownValues(everywhere)
-    labels = {written_alike(value): label for value, label in everywhere.items()}
     out: dict[str, list] = {name: [] for name in (*columns, "spans", "surrogates")}
     for *texts, found, row in zip(*(batch[name] for name in columns), batch[FOUND], indices, strict=True):
-        more = [
-            [{"start": m.start, "end": m.end, "label": labels[m.key]} for m in known.mentions(text)] if labels else []
-            for text in texts
-        ]
-        spans = [[*own, *others] for own, others in zip(found, more, strict=True)]
+        spans = [[*own, *everywhere.spans(text)] for own, text in zip(found, texts, strict=True)]
         made = surrogates.replace_parts(texts, spans, row)
         for name, one in zip(columns, made, strict=True):
             out[name].append(one.text)

@@ -17,7 +17,7 @@ from swingkd.files import keep_secret
 from swingkd.surrogates.drawn_record import DrawnRecord
 from swingkd.surrogates.names import pools, pools_like
 from swingkd.surrogates.record import Record
-from swingkd.surrogates.rows import FOUND, find_values, outside, replace_values
+from swingkd.surrogates.rows import FOUND, Everywhere, find_values, outside, replace_values
 from swingkd.surrogates.template import letters
 from swingkd.surrogates.value_table import ValueTable
 from swingkd.tagging import THRESHOLD, ConsistentTagger, Tagger, private_spans, tag_texts
@@ -195,7 +195,7 @@ class Surrogates:
         if isinstance(dataset, Dataset):
             options |= {"num_proc": num_proc, "desc": "Looking for private values"}
         found = dataset.map(find_values, fn_kwargs=known, **options)
-        everywhere = self._read(found, columns) if isinstance(found, Dataset) else {}
+        everywhere = Everywhere(self._read(found, columns) if isinstance(found, Dataset) else {})
         if isinstance(dataset, Dataset):
             options["desc"] = "Replacing private values"
         made = {"surrogates": self, "columns": columns, "everywhere": everywhere, "version": known["version"]}
