@@ -24,6 +24,7 @@ from .audit import (
     measure_exposure,
     shadow_models,
 )
+from .data.folds import Folds
 from .decentralized import DecentralizedDistillation
 from .functional import collator_of, distillation_loss, distilling, prepare_rows, teacher_logits
 from .models.smaller import student_from
@@ -55,6 +56,7 @@ __all__ = [
     "EpsilonLowerBound",
     "ExposureReport",
     "ExtractionReport",
+    "Folds",
     "MembershipReport",
     "PresidioTagger",
     "PrivacyAuditCallback",

@@ -1,0 +1,124 @@
+"""Rows that belong together are in one fold: of one person, of the same text, of nearly the same text."""
+
+from collections import defaultdict
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from swingkd import CanarySet
+from swingkd.data.folds import FOLD, Folds
+
+WORDS = [f"word{i}" for i in range(400)]
+
+
+def text_of(seed, length=60):
+    return " ".join(np.random.default_rng(seed).choice(WORDS, length))
+
+
+def folds_by(values, folds):
+    found = defaultdict(set)
+    for value, fold in zip(values, folds.of_row.tolist(), strict=True):
+        found[value].add(fold)
+    return found
+
+
+@given(st.lists(st.integers(0, 30), min_size=40, max_size=120), st.integers(2, 4), st.integers(0, 9))
+@settings(max_examples=60, deadline=None)
+def test_all_rows_of_a_person_are_in_one_fold(people, k, seed):
+    rows = Dataset.from_dict({"text": [text_of(1000 + i) for i in range(len(people))], "patient": people})
+    most = max(map(people.count, people))
+    # Of a person with more rows than a fold may hold, the test below is about.
+    assume(len(set(people)) >= k and most * k < len(people))
+    folds = Folds.of(rows, k, group_by="patient", seed=seed)
+    assert all(len(of) == 1 for of in folds_by(people, folds).values())
+    assert set(folds.of_row.tolist()) == set(range(k))
+    for fold in range(k):
+        left = set(folds.without(rows, fold)["patient"])
+        assert left.isdisjoint(np.array(people)[folds.of_row == fold].tolist())
+
+
+@given(st.lists(st.integers(0, 12), min_size=30, max_size=60), st.randoms(use_true_random=False))
+@settings(max_examples=40, deadline=None)
+def test_texts_that_are_equal_but_for_case_and_blanks_are_in_one_fold(numbers, random):
+    texts = [text_of(i, 9) for i in numbers]
+    written = [random.choice([text, text.upper(), text.replace(" ", "  "), f"\n{text} "]) for text in texts]
+    assume(len(set(numbers)) > 1 and 2 * max(map(numbers.count, numbers)) < len(numbers))
+    folds = Folds.of(Dataset.from_dict({"text": written}), 2, near_duplicates=False)
+    assert all(len(of) == 1 for of in folds_by(texts, folds).values())
+
+
+@pytest.mark.parametrize("near", [True, False])
+def test_near_duplicates_are_in_one_fold(near):
+    texts, own = [], []
+    for i in range(40):
+        words = text_of(i, 150).split()
+        for place in (3, 60, 140):
+            words[place] = f"changed{i}"
+            texts.append(" ".join(words))
+            own.append(i)
+    together = [
+        len(of) == 1
+        for of in folds_by(own, Folds.of(Dataset.from_dict({"text": texts}), 3, near_duplicates=near, seed=1)).values()
+    ]
+    assert all(together) == near
+
+
+def test_copies_of_a_canary_are_in_one_fold():
+    canaries = CanarySet.generate("the pin of {name} is {secret}", count=6, repetitions=(1, 10), seed=0)
+    rows = canaries.insert(Dataset.from_dict({"text": [text_of(i) for i in range(300)]}))
+    folds = folds_by(rows["text"], Folds.of(rows, 3))
+    copied = [canary.text for canary in canaries.canaries if canary.inserted]
+    assert copied
+    assert all(len(folds[text]) == 1 for text in copied)
+    # And those of different people are not all in one.
+    assert set().union(*(folds[text] for text in copied)) == {0, 1, 2}
+
+
+def test_all_that_is_text_in_a_row_is_read():
+    turns = [[{"role": "user", "content": text_of(i)}, {"role": "assistant", "content": "yes"}] for i in range(20)]
+    rows = Dataset.from_dict({"messages": [*turns, *turns]})
+    assert all(len(of) == 1 for of in folds_by([*range(20), *range(20)], Folds.of(rows, 2)).values())
+
+
+def test_folds_are_of_one_size_and_drawn():
+    rows = Dataset.from_dict({"text": [text_of(i) for i in range(100)]})
+    folds = Folds.of(rows, 3)
+    assert sorted(np.bincount(folds.of_row)) == [33, 33, 34]
+    assert Folds.of(rows, 3).digest() != folds.digest()
+    assert Folds.of(rows, 3, seed=4).digest() == Folds.of(rows, 3, seed=4).digest()
+    assert folds.add_to(rows)[FOLD] == folds.of_row.tolist()
+    # Dealt again, they carry the new folds.
+    again = Folds.of(rows, 3).add_to(folds.add_to(rows))
+    assert again.column_names == ["text", FOLD]
+    assert repr(folds) in {
+        "Folds(k=3, rows=[34, 33, 33])",
+        "Folds(k=3, rows=[33, 34, 33])",
+        "Folds(k=3, rows=[33, 33, 34])",
+    }
+
+
+@pytest.mark.parametrize(
+    ("rows", "fields", "says"),
+    [
+        ({"text": ["a", "b"]}, {"k": 1}, "2 or more"),
+        ({"text": ["a", "b"]}, {"k": 2, "similarity": 0}, "similarity"),
+        ({"text": ["a", "b"]}, {"k": 2, "group_by": "patient"}, "no column"),
+        ({"label": [1, 2, 3]}, {"k": 2}, "near_duplicates=False"),
+        ({"text": ["a", "a", "b"]}, {"k": 3}, "too few for 3 folds"),
+        ({"text": ["a"] * 90 + [text_of(i) for i in range(10)]}, {"k": 2}, "holds 90%"),
+    ],
+)
+def test_what_cannot_be_dealt_is_refused(rows, fields, says):
+    with pytest.raises(ValueError, match=says):
+        Folds.of(Dataset.from_dict(rows), **fields)
+
+
+def test_streams_and_other_rows_are_refused():
+    rows = Dataset.from_dict({"text": [text_of(i) for i in range(8)]})
+    with pytest.raises(ValueError, match="a stream"):
+        Folds.of(rows.to_iterable_dataset(), 2)
+    with pytest.raises(ValueError, match="8 rows were dealt"):
+        Folds.of(rows, 2).add_to(rows.select(range(7)))
