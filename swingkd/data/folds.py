@@ -1,8 +1,8 @@
 """Rows dealt into folds, so that a teacher can be asked about each row that never saw it, nor anything like it.
 
 Copies of a secret must share a fold: a teacher that was trained on one of them would answer about the other.  So rows
-of one person go together where a column says whose they are, and so do duplicates and near-duplicates, found by MinHash
-(Broder 1997) and locality-sensitive hashing.
+of one person go together where a column says whose they are, and so do duplicates and near-duplicates, which MinHash
+(Broder 1997) and locality-sensitive hashing find.
 
 >>> from datasets import Dataset
 >>> rows = Dataset.from_dict({"text": ["my pin is 1", "thank you", "My  PIN is 1", "good bye"]})
