@@ -81,6 +81,11 @@ PYTHON_ONLY = (
     "save_pretrained",
     "rows have no text (None",
     "(None)",
+    "near_duplicates",
+    "folds: give 2",
+    "similarity=",
+    "group_by=",
+    "layers=",
 )
 
 
