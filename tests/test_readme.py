@@ -231,6 +231,8 @@ def test_the_word_taggers_are_those_of_the_card():
     text = " ".join(README.split())
     worth, found = of("kd")
     assert f"plain distillation has an F1 of {worth} and gives {found} of made-up names away" in text
+    worth, found = of("surrogate")
+    assert f"With `surrogate` it is {worth}, and {found} of the names" in text
     worth, found = of("temperature", "maximum=4")
     assert f"the temperature alone {worth} and {found} with `max_temperature=4`" in text
     worth, found = of("temperature", "maximum=16")
