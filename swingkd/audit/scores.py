@@ -209,7 +209,7 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
     Accelerate keeps a model's own forward beside the one that computes in half precision: there, likelihoods differ
     with the size of a batch.
     """
-    training, own, forward = (model.training, *(model.__dict__.get(name) for name in ("_original_forward", "forward")))
+    training, own, computed = model.training, vars(model).get("_original_forward"), model.forward
     model.eval()
     if own is not None:
         model.forward = own
@@ -218,7 +218,7 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
     finally:
         model.train(training)
         if own is not None:
-            model.forward = forward
+            model.forward = computed
 
 
 def _tokens(

@@ -8,7 +8,7 @@ from peft import PeftConfig
 from transformers import AutoConfig
 from transformers.utils import find_adapter_config_file
 
-from swingkd.models.loading import gguf, looked_up
+from swingkd.models.loading import located, looked_up
 
 # How peft names tasks, and how the classes of their models end.
 _ADAPTERS = {
@@ -33,7 +33,7 @@ class Architecture(NamedTuple):
 def architecture(name: str) -> Architecture:
     """Return what a name on the Hub or a folder holds; of an adapter, what it was trained for."""
     base, kind = name, None
-    folder, file = gguf(name)
+    folder, file = located(name)
     if file:
         with looked_up(name):
             config = AutoConfig.from_pretrained(folder, **file)

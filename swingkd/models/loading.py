@@ -40,34 +40,27 @@ def load_pretrained(
     return model
 
 
-def gguf(name: str) -> tuple[str, dict[str, str]]:
-    """Return what `from_pretrained` takes for a name: of a GGUF file its folder, and which file it is.
+def located(name: str, **options: Any) -> tuple[str, dict[str, Any]]:
+    """Return what `from_pretrained` takes for a name: of a GGUF file its folder, and as an option which file it is.
+
+    Args:
+        name: a name on the Hub, a folder, or a GGUF file.
+        **options: for `from_pretrained`; `gguf_file` may be one.
 
     Raises:
-        ImportError: it is one, and the package that reads them is missing.
+        ImportError: it is a GGUF file, and the package that reads them is missing; names the extra.
     """
-    if not name.lower().endswith(".gguf"):
-        return name, {}
-    check_gguf()
-    return os.path.dirname(name) or ".", {"gguf_file": os.path.basename(name)}
-
-
-def check_gguf() -> None:
-    """Refuse GGUF files where the package that reads them is missing.
-
-    Raises:
-        ImportError: names the extra.
-    """
-    if importlib.util.find_spec("gguf") is None:
+    if name.lower().endswith(".gguf"):
+        name, options = os.path.dirname(name) or ".", {"gguf_file": os.path.basename(name)} | options
+    if options.get("gguf_file") and importlib.util.find_spec("gguf") is None:
         raise ImportError("GGUF files are read by the package gguf: pip install 'swingkd[gguf]'.")
+    return name, options
 
 
 def _loaded(auto_model: Any, name: str, new_head: bool, options: dict[str, Any]) -> PreTrainedModel:
     check_options(options)
-    folder, file = gguf(name)
-    options = {"use_safetensors": True} | file | options
+    folder, options = located(name, **({"use_safetensors": True} | options))
     if options.get("gguf_file"):
-        check_gguf()
         # Whole numbers on disk; in memory they are what they are trained as.
         options = {"dtype": torch.float32} | options
     try:
@@ -136,9 +129,9 @@ def load_processor(auto_processor: Any, name: str, **options: Any) -> Any:
     Raises:
         ValueError: there is no such folder, and the Hub gave nothing by this name.
     """
-    folder, file = gguf(name)
+    folder, options = located(name, **options)
     with looked_up(name):
-        return auto_processor.from_pretrained(folder, **file, **options)
+        return auto_processor.from_pretrained(folder, **options)
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

@@ -84,7 +84,7 @@ def check_copyable(model: Any) -> None:
             f"A {type(model).__name__} is no model of transformers whose layers could be taken. Of an adapter, take "
             "the base model, or merge it first (model.merge_and_unload())."
         )
-    if has_adapter(model) and getattr(model, "_hf_peft_config_loaded", False):
+    if has_adapter(model):
         raise ValueError("The model has an adapter on its layers. Take its base, loaded without the adapter.")
     if getattr(model.config, "quantization_config", None) is not None:
         raise ValueError("The model is quantised, and its layers could not be trained. Load it in full precision.")
@@ -92,20 +92,29 @@ def check_copyable(model: Any) -> None:
         raise ValueError("Weights of the model are offloaded or not loaded at all. Load it whole (no device_map).")
 
 
-def _stack_of(model: PreTrainedModel) -> tuple[str, int]:
-    """Return where a model keeps its layers, and how many they are."""
-    count = model.config.get_text_config().num_hidden_layers
+def stacks_of(model: PreTrainedModel) -> list[str]:
+    """Return where a model keeps its layers; nothing where its configuration names no number of them.
+
+    Args:
+        model: of transformers.
+    """
+    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     stacks = [
-        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == count
+        name for name, part in model.named_modules() if isinstance(part, nn.ModuleList) and 0 < len(part) == count
     ]
     # What a layer holds itself, its experts perhaps, lies below one.
-    stacks = [name for name in stacks if not any(name.startswith(f"{other}.") for other in stacks)]
+    return [name for name in stacks if not any(name.startswith(f"{other}.") for other in stacks)]
+
+
+def _stack_of(model: PreTrainedModel) -> tuple[str, int]:
+    """Return where a model keeps its layers, and how many they are."""
+    stacks = stacks_of(model)
     if len(stacks) != 1 or getattr(model.config, "is_encoder_decoder", False):
         raise ValueError(
             f"A {type(model).__name__} does not have one stack of layers to choose from "
             f"({', '.join(stacks) or 'none'}). Llama-, GPT-2-, BERT- and ViT-like models have."
         )
-    return stacks[0], count
+    return stacks[0], model.config.get_text_config().num_hidden_layers
 
 
 def _with_layers(config: Any, chosen: list[int], old: int) -> Any:

@@ -17,6 +17,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+# Texts that are tokenised together.
+_AT_ONCE = 1000
 # Where configurations keep ids of tokens.
 _IDS = tuple(f"{name}_token_id" for name in "bos eos pad unk sep cls mask decoder_start".split())
 
@@ -51,15 +53,11 @@ class CutVocabulary:
             raise ValueError(
                 f"A {type(tokenizer).__name__} is no fast tokenizer, and only the vocabulary of one is cut."
             )
-        counts: Counter[int] = Counter()
-        batch: list[str] = []
-        for text in (*texts, None):
-            if text is not None:
-                batch.append(text)
-            if batch and (text is None or len(batch) == 1000):
-                for ids in tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]:
-                    counts.update(ids)
-                batch = []
+        every, counts = list(texts), Counter[int]()
+        for start in range(0, len(every), _AT_ONCE):
+            batch = every[start : start + _AT_ONCE]
+            for ids in tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]:
+                counts.update(ids)
         used = {number for number, count in counts.items() if count >= at_least}
         described = json.loads(tokenizer.backend_tokenizer.to_str())
         kept = _closed(described, used)
@@ -103,7 +101,7 @@ def _closed(described: dict[str, Any], used: set[int]) -> list[int]:
     kept = set(used) | {token["id"] for token in described["added_tokens"]}
     prefix = model.get("continuing_subword_prefix") or ""
     for piece, number in pieces.items():
-        bare = piece.removeprefix(prefix) if prefix else piece
+        bare = piece.removeprefix(prefix)
         if len(bare.removeprefix("\u2581")) <= 1 or (bare.startswith("<0x") and bare.endswith(">")):
             kept.add(number)
     unknown = model.get("unk_id") if model["type"] == "Unigram" else pieces.get(model.get("unk_token") or "")
@@ -117,9 +115,8 @@ def _closed(described: dict[str, Any], used: set[int]) -> list[int]:
 
 
 def _cut(described: dict[str, Any], kept: list[int]) -> dict[str, Any]:
-    """Return a tokenizer's description with these tokens alone."""
+    """Return a tokenizer's description, changed in place, with these tokens alone."""
     new = {old: number for number, old in enumerate(kept)}
-    described = copy.deepcopy(described)
     model = described["model"]
     pieces, prefix = _pieces(model), model.get("continuing_subword_prefix") or ""
     if model["type"] == "Unigram":

@@ -35,8 +35,8 @@ _SCRIPTS = {
 }
 # Fewer examples of a kind are no list: each would come up again and again.
 _DRAWN, _ENOUGH, _FEW = 3000, 50, 10
-# So often another one is drawn, where one must not be made up.
-_DRAWS = 50
+#: So often another one is drawn, where one must not be made up.
+DRAWS = 50
 # How often a name is one that Faker does not have: of the people of the US (Census of 1990), half have such a last
 # name, and nearly a third such a first name.
 _NEW_LAST, _NEW_FIRST, _LONGEST_NAME = 0.5, 0.25, 15
@@ -101,6 +101,10 @@ class Pools(NamedTuple):
     of_place: frozenset[str]
     behind: frozenset[str]
 
+    def names_place(self, word: str) -> bool:
+        """Tell whether a word says that the one before it is a street's name, or the like."""
+        return word.casefold() in self.of_place or word.casefold() in self.behind
+
 
 @lru_cache(maxsize=16)
 def pools(locale: str) -> Pools:
@@ -164,7 +168,7 @@ def pools_like(values: Mapping[str, Iterable[str]], locale: str) -> Pools:
                 words = WORD.findall(value)
                 for word, following in zip(words, [*words[1:], ""], strict=True):
                     if word.casefold() not in public.of_place and len(word) > 2:
-                        named = following.casefold() in public.of_place | public.behind
+                        named = public.names_place(following)
                         found["street" if named else "town"].append(word.capitalize())
             elif kind in ("city", "company"):
                 found[kind].append(value)
@@ -193,6 +197,20 @@ def spelled(names: tuple[str, ...], rng: Random) -> str:
     while not made.endswith("$") and len(made) < _LONGEST_NAME:
         made += rng.choice(following[made[-3:]])
     return made.strip("^$").capitalize()
+
+
+def untaken(draw: Callable[[], str], taken: Callable[[str], bool]) -> str:
+    """Return what is drawn, again where it must not be made up; after so many draws whatever comes.
+
+    Args:
+        draw: returns another one each time.
+        taken: tells of one in small letters.
+    """
+    for _ in range(DRAWS):
+        drawn = draw()
+        if not taken(drawn.casefold()):
+            break
+    return drawn
 
 
 def locale_of(value: str, locale: str) -> str:
@@ -226,7 +244,7 @@ class People:
                 self._parts[key] = self._in_one_piece(lists)
             return self._parts[key]
         known = self._parts
-        for _ in range(_DRAWS):
+        for _ in range(DRAWS):
             self._parts = dict(known)
             made = self._written(value, words, lists)
             if len(self._parts) == len(known) or not self.taken(letters(made)):
@@ -251,11 +269,7 @@ class People:
         return re.sub(r"\d+", lambda number: by_shape(number[0], self.rng), text)
 
     def _in_one_piece(self, lists: Pools) -> str:
-        for _ in range(_DRAWS):
-            made = self.rng.choice(lists.last) + self.rng.choice(lists.first)
-            if not self.taken(made.casefold()):
-                break
-        return made
+        return untaken(lambda: self.rng.choice(lists.last) + self.rng.choice(lists.first), self.taken)
 
     def known(self, value: str) -> str | None:
         """Return what stands for a word that is part of a name of this record."""
@@ -274,8 +288,7 @@ class People:
         return made.upper() if word.isupper() and len(word) > 1 else made.lower() if word.islower() else made
 
     def _draw(self, names: tuple[str, ...], new: float = 0.0) -> str:
-        for _ in range(_DRAWS):
-            drawn = spelled(names, self.rng) if self.rng.random() < new else self.rng.choice(names)
-            if len(drawn) > 1 and not self.taken(drawn.casefold()):
-                break
-        return drawn
+        def draw() -> str:
+            return spelled(names, self.rng) if self.rng.random() < new else self.rng.choice(names)
+
+        return untaken(draw, lambda drawn: len(drawn) < 2 or self.taken(drawn))

@@ -8,7 +8,7 @@ from random import Random
 
 from swingkd.surrogates.dates import draw_move, is_date, moved
 from swingkd.surrogates.kinds import kind_of
-from swingkd.surrogates.names import WORD, People, Pools
+from swingkd.surrogates.names import DRAWS, WORD, People, Pools, untaken
 from swingkd.surrogates.shapes import PUBLIC_HOSTS, by_shape, host, network_address, number
 from swingkd.surrogates.template import letters
 
@@ -21,7 +21,7 @@ _STATES = tuple(
 _FORCES = ("AA", "AE", "AP")
 _ABROAD = re.compile(r"\s*(?:\+|00)(?:1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|\d{3})|\s*\(?0+")
 # With fewer letters and digits, an ending is no sign of the same value.
-_ENDING, _DRAWS = 7, 50
+_ENDING = 7
 
 
 class Record:
@@ -74,7 +74,7 @@ class Record:
         if same is not None:
             return same
         sites = self._sites
-        for _ in range(_DRAWS):
+        for _ in range(DRAWS):
             self._sites = dict(sites)
             made = self._draw(value, label, kind)
             if not self._taken(letters(made)):
@@ -84,7 +84,7 @@ class Record:
 
     def _other(self, value: str, made: str) -> str:
         """Return a made value, or one of the same shape where by chance or by its kind it is still the real one."""
-        for _ in range(_DRAWS):
+        for _ in range(DRAWS):
             if letters(made) != letters(value):
                 break
             made = by_shape(value, self.rng)
@@ -149,12 +149,9 @@ class Record:
         if not word.isalpha() or word.isupper():
             return by_shape(word, self.rng)
         # A street's name stands before "Street" or "Square", a city's before nothing of that kind.
-        named = following is not None and following[0].casefold() in lists.of_place | lists.behind
-        for _ in range(_DRAWS):
-            made = self.rng.choice(lists.street if named else lists.town)
-            if not self._taken(made.casefold()):
-                break
-        return _cased(made, word)
+        named = following is not None and lists.names_place(following[0])
+        names = lists.street if named else lists.town
+        return _cased(untaken(lambda: self.rng.choice(names), self._taken), word)
 
     def _laid(self, value: str, kind: str) -> str | None:
         """Return a made value that stands for this one already, in this one's shape."""

@@ -144,9 +144,7 @@ def host(value: str, rng: Random, known: dict[str, str]) -> str:
     if name.lower() not in PUBLIC_HOSTS:
         front, dot, last = name.rpartition(".")
         shared = bool(dot) and is_public_ending(last)
-        parts = [(part, known.setdefault(part.lower(), by_shape(part, rng).lower())) for part in front.split(".")]
-        front = ".".join(made.upper() if part.isupper() else made for part, made in parts)
-        name = front + dot + last if shared else by_shape(name, rng)
+        name = _of_host(front, rng, known) + dot + last if shared else by_shape(name, rng)
     scheme, at, _ = start.rpartition("@")
     start = by_shape(scheme, rng) + at + start[len(scheme) + len(at) :] if at and "://" not in scheme else start
     if at and "://" in scheme:
@@ -154,6 +152,17 @@ def host(value: str, rng: Random, known: dict[str, str]) -> str:
         start = kept + slashes + by_shape(account, rng) + at
     # Of what follows, its first words are the site's: "/user/ann" tells who by its end.
     return start + name + by_shape(rest, rng)
+
+
+def _of_host(front: str, rng: Random, known: dict[str, str]) -> str:
+    """Return the parts of a host, those that are known as they are known."""
+    parts = []
+    for part in front.split("."):
+        if part.lower() not in known:
+            known[part.lower()] = by_shape(part, rng).lower()
+        made = known[part.lower()]
+        parts.append(made.upper() if part.isupper() else made)
+    return ".".join(parts)
 
 
 def network_address(value: str, rng: Random, known: dict[str, str]) -> str:

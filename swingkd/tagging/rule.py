@@ -69,11 +69,11 @@ class Reading:
         """Tell whether one of several words or patterns stands in the text."""
         lowered = self.lowered
         for need in needs if isinstance(needs, tuple) else (needs,):
-            if need in lowered if isinstance(need, str) else self._stands(need):
+            if need in lowered if isinstance(need, str) else self._matches(need):
                 return True
         return False
 
-    def _stands(self, pattern: re.Pattern[str]) -> bool:
+    def _matches(self, pattern: re.Pattern[str]) -> bool:
         held = self._held.get(id(pattern))
         if held is None:
             held = self._held[id(pattern)] = pattern.search(self.text) is not None

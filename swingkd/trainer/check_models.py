@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 import torch
 from peft import PeftConfig
-from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
@@ -15,6 +14,7 @@ from swingkd.models.base_model import has_adapter
 from swingkd.models.class_labels import adopt_class_names, check_numbered, check_same_classes, check_single_label
 from swingkd.models.inputs import first_position, vocabulary_size
 from swingkd.models.same import same_model, same_source
+from swingkd.models.smaller import stacks_of
 from swingkd.tasks import TASKS, Task, task_of
 from swingkd.trainer.config import LONGEST, PrivateDistillationConfig
 
@@ -92,9 +92,11 @@ def check_start(student: PreTrainedModel, teacher: PreTrainedModel | None) -> No
 
 def _first_layer(model: PreTrainedModel) -> list[torch.Tensor]:
     """Return the matrices of a model's first layer, where it has a stack of layers."""
-    count = getattr(model.config.get_text_config(), "num_hidden_layers", 0)
-    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == count > 0]
-    return [p.data for p in stacks[0][0].parameters() if p.ndim == 2 and not p.is_meta] if stacks else []
+    stacks = stacks_of(model)
+    if not stacks:
+        return []
+    first = model.get_submodule(f"{stacks[0]}.0")
+    return [p.data for p in first.parameters() if p.ndim == 2 and not p.is_meta]
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
