@@ -13,16 +13,14 @@ from swingkd.data.packing import PackingStrategy
 from swingkd.guards import check_at_least_one, check_not_negative, check_numbers, check_positive, check_share
 from swingkd.models.loading import check_options
 from swingkd.targets import ProtectionName, TemperatureSettings
+from swingkd.trainer.check_private_settings import CHECKPOINTING, check_private_settings
 from swingkd.trainer.metrics import least_is_best
 
 #: Tokens of a row where nobody says otherwise and every model allows it.
 LONGEST = 1024
-#: Protections that soften the teacher within `noise_support`, and those that average over the training rows.
+#: Protections that soften the teacher within `noise_support`.
 SOFTENING: tuple[ProtectionName, ...] = ("noise", "none")
-AVERAGING: tuple[ProtectionName, ...] = ("population",)
 
-# Newer versions of transformers call it activation checkpointing and keep the old name in step.
-_CHECKPOINTING = ("gradient_checkpointing", "activation_checkpointing")
 Mode = Literal["teacher_only", "symmetric"]
 Schedule = Literal["power", "geometric"]
 Distribution = Literal["laplace", "gaussian"]
@@ -288,7 +286,7 @@ class PrivateDistillationConfig(TrainingArguments):
                 "choose 'surrogate'."
             )
         if self.differentially_private:
-            self._check_privacy()
+            check_private_settings(self)
 
     def _check_numbers(self) -> None:
         # An infinite bound leaves the teacher as it is; of infinite order is the largest ratio.
@@ -299,76 +297,6 @@ class PrivateDistillationConfig(TrainingArguments):
         """Whether the student is trained with DP-SGD."""
         return self.target_epsilon is not None or self.noise_multiplier is not None
 
-    def _check_privacy(self) -> None:
-        """Refuse what DP-SGD cannot be combined with.
-
-        Raises:
-            ValueError: a setting would break the guarantee, and what to do instead.
-        """
-        check_positive(self, "target_epsilon", "target_delta", "noise_multiplier", "clip_norm", "micro_batch_size")
-        if self.target_delta is not None and self.target_delta >= 1:
-            raise ValueError(f"target_delta={self.target_delta} must be well below 1 / units.")
-        # The trainer's own clip would cut the noised gradient; each unit's is cut by clip_norm.
-        if self.max_grad_norm not in (0.0, 1.0):  # type: ignore[has-type]
-            raise ValueError(
-                f"max_grad_norm={self.max_grad_norm} would clip the noised gradient. "  # type: ignore[has-type]
-                "Leave it alone, and set clip_norm, which clips each unit's."
-            )
-        for name in _CHECKPOINTING:
-            options = (getattr(self, f"{name}_kwargs", None) or {}) if getattr(self, name, False) else {}
-            if not options.get("use_reentrant", True):
-                raise ValueError(
-                    f"Gradients per row are lost under {name} with use_reentrant=False. Leave {name}_kwargs alone, or "
-                    "set use_reentrant=True."
-                )
-        parallel = "shards or replicates the model in a way that gradients per row do not survive; use DDP"
-        wrong = {
-            "gradient_accumulation_steps": (
-                self.gradient_accumulation_steps != 1,
-                "per_device_train_batch_size is what a batch holds, micro_batch_size what fits the memory",
-            ),
-            "fp16": (self.fp16, "its loss scaling rounds clipped gradients; use bf16"),
-            "torch_compile": (self.torch_compile, "compiled models do not call the hooks that gradients per row need"),
-            "use_liger_kernel": (self.use_liger_kernel, "its kernels hide gradients per row"),
-            "train_sampling_strategy": (self.train_sampling_strategy != "random", "batches are Poisson samples"),
-            "packing": (self.packing, "a packed block holds parts of several records, and none is a unit"),
-            "protection": (
-                self.protection in AVERAGING,
-                "its averages read the whole training set without noise; use 'mollify', 'noise', 'drop' or 'none'",
-            ),
-            "value_epsilon": (
-                self.value_epsilon is not None,
-                "the table reads all records, and DP-SGD would not count it; public lists cost nothing",
-            ),
-            "hidden_weight": (self.hidden_weight > 0, "hint matching has no gradients per row"),
-            "ghost_clipping": (
-                self.ghost_clipping and self.bf16,
-                "its second pass rounds clipped gradients to bf16; turn one of them off",
-            ),
-            "gradient_checkpointing": (
-                self.ghost_clipping and bool(self.gradient_checkpointing),
-                "ghost clipping needs the activations twice; turn one of them off",
-            ),
-            "privacy_unit": (
-                self.ghost_clipping and self.privacy_unit != "record",
-                "ghost clipping knows the norm of each row, not of a user's rows together; turn ghost_clipping off",
-            ),
-            "auto_find_batch_size": (
-                self.auto_find_batch_size,
-                "steps that are tried again are steps that count; set micro_batch_size to what fits",
-            ),
-            "optim": (
-                any(word in str(self.optim).lower() for word in ("layerwise", "lomo")),
-                "it updates weights while gradients are made, before they are clipped and noised",
-            ),
-            "parallelism_config": (self.parallelism_config is not None, parallel),
-            "deepspeed": (bool(self.deepspeed), parallel),
-            "fsdp": (bool(self.fsdp), parallel),
-        }
-        for name, (refused, why) in wrong.items():
-            if refused:
-                raise ValueError(f"{name}={getattr(self, name)!r} and differential privacy do not go together: {why}.")
-
     def _settle(self) -> None:
         """Set what DP-SGD needs of the Trainer's own settings."""
         self._direct()
@@ -378,7 +306,7 @@ class PrivateDistillationConfig(TrainingArguments):
         # A resumed run draws new batches; how many tokens a batch held depends on who was in it.
         self.ignore_data_skip = True
         self.include_num_input_tokens_seen = "no"
-        for name in _CHECKPOINTING:
+        for name in CHECKPOINTING:
             if getattr(self, name, False):
                 setattr(self, f"{name}_kwargs", {**(getattr(self, f"{name}_kwargs") or {}), "use_reentrant": True})
 

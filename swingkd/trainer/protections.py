@@ -28,7 +28,8 @@ from swingkd.targets import (
     Soften,
 )
 from swingkd.tasks import Task
-from swingkd.trainer.config import AVERAGING, PrivateDistillationConfig
+from swingkd.trainer.check_private_settings import AVERAGING
+from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.drawn_once import drawn_once
 from swingkd.trainer.objective import Objective
 

@@ -1,0 +1,90 @@
+"""What differential privacy does not go with: settings that would break its guarantee."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from swingkd.guards import check_positive
+from swingkd.targets import ProtectionName
+
+if TYPE_CHECKING:
+    from swingkd.trainer.config import PrivateDistillationConfig
+
+#: Protections that average over the training rows.
+AVERAGING: tuple[ProtectionName, ...] = ("population",)
+#: Newer versions of transformers call it activation checkpointing and keep the old name in step.
+CHECKPOINTING = ("gradient_checkpointing", "activation_checkpointing")
+
+
+def check_private_settings(args: PrivateDistillationConfig) -> None:
+    """Refuse settings that DP-SGD cannot be combined with.
+
+    Args:
+        args: with `target_epsilon` or `noise_multiplier`.
+
+    Raises:
+        ValueError: a setting would break the guarantee, and what to do instead.
+    """
+    check_positive(args, "target_epsilon", "target_delta", "noise_multiplier", "clip_norm", "micro_batch_size")
+    if args.target_delta is not None and args.target_delta >= 1:
+        raise ValueError(f"target_delta={args.target_delta} must be well below 1 / units.")
+    # The trainer's own clip would cut the noised gradient; each unit's is cut by clip_norm.
+    if args.max_grad_norm not in (0.0, 1.0):
+        raise ValueError(
+            f"max_grad_norm={args.max_grad_norm} would clip the noised gradient. "
+            "Leave it alone, and set clip_norm, which clips each unit's."
+        )
+    for name in CHECKPOINTING:
+        options = (getattr(args, f"{name}_kwargs", None) or {}) if getattr(args, name, False) else {}
+        if not options.get("use_reentrant", True):
+            raise ValueError(
+                f"Gradients per row are lost under {name} with use_reentrant=False. Leave {name}_kwargs alone, or "
+                "set use_reentrant=True."
+            )
+    parallel = "shards or replicates the model in a way that gradients per row do not survive; use DDP"
+    wrong = {
+        "gradient_accumulation_steps": (
+            args.gradient_accumulation_steps != 1,
+            "per_device_train_batch_size is what a batch holds, micro_batch_size what fits the memory",
+        ),
+        "fp16": (args.fp16, "its loss scaling rounds clipped gradients; use bf16"),
+        "torch_compile": (args.torch_compile, "compiled models do not call the hooks that gradients per row need"),
+        "use_liger_kernel": (args.use_liger_kernel, "its kernels hide gradients per row"),
+        "train_sampling_strategy": (args.train_sampling_strategy != "random", "batches are Poisson samples"),
+        "packing": (args.packing, "a packed block holds parts of several records, and none is a unit"),
+        "protection": (
+            args.protection in AVERAGING,
+            "its averages read the whole training set without noise; use 'mollify', 'noise', 'drop' or 'none'",
+        ),
+        "value_epsilon": (
+            args.value_epsilon is not None,
+            "the table reads all records, and DP-SGD would not count it; public lists cost nothing",
+        ),
+        "hidden_weight": (args.hidden_weight > 0, "hint matching has no gradients per row"),
+        "ghost_clipping": (
+            args.ghost_clipping and args.bf16,
+            "its second pass rounds clipped gradients to bf16; turn one of them off",
+        ),
+        "gradient_checkpointing": (
+            args.ghost_clipping and bool(args.gradient_checkpointing),
+            "ghost clipping needs the activations twice; turn one of them off",
+        ),
+        "privacy_unit": (
+            args.ghost_clipping and args.privacy_unit != "record",
+            "ghost clipping knows the norm of each row, not of a user's rows together; turn ghost_clipping off",
+        ),
+        "auto_find_batch_size": (
+            args.auto_find_batch_size,
+            "steps that are tried again are steps that count; set micro_batch_size to what fits",
+        ),
+        "optim": (
+            any(word in str(args.optim).lower() for word in ("layerwise", "lomo")),
+            "it updates weights while gradients are made, before they are clipped and noised",
+        ),
+        "parallelism_config": (args.parallelism_config is not None, parallel),
+        "deepspeed": (bool(args.deepspeed), parallel),
+        "fsdp": (bool(args.fsdp), parallel),
+    }
+    for name, (refused, why) in wrong.items():
+        if refused:
+            raise ValueError(f"{name}={getattr(args, name)!r} and differential privacy do not go together: {why}.")
