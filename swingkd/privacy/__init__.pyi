@@ -18,11 +18,10 @@ from .ledger import (
     PUBLIC_DATA,
     SYNTHETIC_LABELS,
     TEACHER_DATA,
-    TRANSFER_SET,
     BudgetExceededError,
-    LedgerEntry,
     PrivacyLedger,
 )
+from .ledger_entry import TRANSFER_SET, LedgerEntry
 from .pate import ShardAnswers, content_keys, shard
 from .plan import PrivacyPlan
 from .randomness import secret_generator

@@ -33,7 +33,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from swingkd.files import read_as, written_whole
-from swingkd.privacy.ledger import TEACHER_DATA, LedgerEntry
+from swingkd.privacy.ledger import TEACHER_DATA
+from swingkd.privacy.ledger_entry import LedgerEntry
 from swingkd.privacy.randomness import secret_generator
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from swingkd.guards import check_numbers, check_positive
 from swingkd.privacy.accounting import Accountant
-from swingkd.privacy.ledger import LedgerEntry, PrivacyLedger
+from swingkd.privacy.ledger import PrivacyLedger
+from swingkd.privacy.ledger_entry import LedgerEntry
 from swingkd.privacy.plan import PrivacyPlan, epoch_steps, run_delta
 
 

@@ -20,7 +20,7 @@ from swingkd.privacy import (
     module_digest,
 )
 from swingkd.privacy.accounting import said_delta, said_epsilon
-from swingkd.privacy.ledger import compose
+from swingkd.privacy.ledger_entry import compose
 
 PLAN = PrivacyPlan(0.02, 300, 0.9, delta=1e-6)
 
