@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import PartialState
 
+from swingkd.models.half import multiplies_in_bf16
 from swingkd.report import MetricsFile, Row, write_card
 from swingkd.report.metrics import Kind
 
@@ -39,7 +40,8 @@ class Grid:
         self.config, self.out = config, Path(config["output_dir"])
         #: What never leaves this machine: canaries, weights.
         self.secret = self.out / "_private"
-        self.metrics = MetricsFile(self.out / "metrics.json", config["run"], without_secrets(config), kind=kind)
+        told = without_secrets(with_precision(config, kind))
+        self.metrics = MetricsFile(self.out / "metrics.json", config["run"], told, kind=kind)
 
     def cells(
         self,
@@ -91,6 +93,20 @@ def without_secrets(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "canaries": _unseeded(config["canaries"])}
 
 
+def with_precision(config: dict[str, Any], kind: Kind) -> dict[str, Any]:
+    """Return a configuration that says whether its models compute in half precision: what is decided here."""
+    if kind == "images":
+        return {"mixed_precision": precision(), **config}
+    if "training" not in config:
+        return config
+    return {**config, "training": {"bf16": multiplies_in_bf16(), **config["training"]}}
+
+
+def precision() -> str:
+    """Return what Accelerate calls the precision that is fast here."""
+    return "bf16" if multiplies_in_bf16() else "no"
+
+
 def _unseeded(spec: dict[str, Any]) -> dict[str, Any]:
     return {
         key: _unseeded(value) if isinstance(value, dict) else value for key, value in spec.items() if key != "seed"
@@ -98,7 +114,7 @@ def _unseeded(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def training_settings(**others: Any) -> dict[str, Any]:
-    """Return the settings that every training of a recipe has: nothing reported, nothing saved on the way.
+    """Return the settings that every training of a recipe has: bf16 where it is fast, nothing reported or saved.
 
     Args:
         **others: of this training; they win.
@@ -106,6 +122,7 @@ def training_settings(**others: Any) -> dict[str, Any]:
     common = {
         "report_to": [],
         "save_strategy": "no",
+        "bf16": multiplies_in_bf16(),
         "use_cpu": not torch.cuda.is_available(),
         "disable_tqdm": not sys.stderr.isatty(),
     }

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForImageClassification
 
+from swingkd.experiments.grid import precision
 from swingkd.experiments.launch import expand
 from swingkd.privacy import PrivacyLedger, shard
 from swingkd.report import Row, ledger_rows, membership_rows
@@ -74,7 +75,7 @@ def read(model: Module, folder: Path) -> Module:
 
 def stage_settings(config: dict[str, Any], stage: str, *worlds: dict[str, Any], **others: Any) -> dict[str, Any]:
     """Return the settings of a training stage: those of all stages, of this one, of worlds that differ, of a row."""
-    settings = {"mixed_precision": config.get("mixed_precision"), "progress": False} | config["training"]
+    settings = {"mixed_precision": config.get("mixed_precision", precision()), "progress": False} | config["training"]
     for level in (config, *worlds):
         settings |= level.get(f"{stage}_training", {})
     return settings | others

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from swingkd.data.teacher_columns import CacheInfo
 from swingkd.losses import HintProjection
 from swingkd.models.experts import check_balance
+from swingkd.models.half import check_half
 from swingkd.models.inputs import align_padding, padding
 from swingkd.models.loading import is_hub_id, load_pretrained, load_processor, name_of, public_name
 from swingkd.privacy import PrivacyLedger
@@ -226,6 +227,7 @@ def load_models(given: GivenModels, data: GivenData, args: PrivateDistillationCo
     check_different_models(student, teacher)
     check_public(public, teacher)
     check_one_device(args)
+    check_half(args.bf16, args.device)
     check_publishing(args)
     if args.differentially_private:
         check_dp_rows(args, data.train_dataset)

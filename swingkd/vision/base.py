@@ -22,6 +22,7 @@ from swingkd.audit.records import copies_note, first_copies
 from swingkd.audit.scores import RecordScores, score_logits
 from swingkd.files import write_text
 from swingkd.guards import check_not_negative, check_numbers, check_positive
+from swingkd.models.half import check_half
 from swingkd.models.logits import logits_of
 from swingkd.models.whole import check_finite_weights
 from swingkd.privacy import LedgerEntry, PrivacyLedger, content_keys, module_digest
@@ -122,6 +123,7 @@ class Classifier:
             ) from error
         if self.accelerator.mixed_precision == "fp16":
             raise ValueError("fp16 scales gradients that noise is added to: use mixed_precision='bf16'.")
+        check_half(self.accelerator.mixed_precision == "bf16", self.accelerator.device)
         check_finite_weights("model", model)
         self.model = self.place(model)
 
