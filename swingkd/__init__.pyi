@@ -40,7 +40,13 @@ from .tagging import (
     RuleTagger,
     TokenClassificationTagger,
 )
-from .trainer import PrivateDistillationConfig, PrivateDistillationTrainer, cache_teacher
+from .trainer import (
+    OutOfFoldTeacher,
+    PrivateDistillationConfig,
+    PrivateDistillationTrainer,
+    cache_teacher,
+    train_out_of_fold,
+)
 from .vision import DataFreeDistillation, DynamicSampleSelection
 
 __version__: str
@@ -58,6 +64,7 @@ __all__ = [
     "ExtractionReport",
     "Folds",
     "MembershipReport",
+    "OutOfFoldTeacher",
     "PresidioTagger",
     "PrivacyAuditCallback",
     "PrivacyLedger",
@@ -82,4 +89,5 @@ __all__ = [
     "shadow_models",
     "student_from",
     "teacher_logits",
+    "train_out_of_fold",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from swingkd.data.columns import IGNORE, PADDING, labels_of, likelihoods, text_begins
+from swingkd.data.columns import IGNORE, PADDING, fold_of, labels_of, likelihoods, text_begins
 from swingkd.data.teacher_columns import CacheInfo, read_teacher
 from swingkd.models.inputs import OF_TOKENS
 
@@ -67,4 +67,4 @@ class DistillationCollator:
         if "teacher_row" in rows[0]:
             batch |= read_teacher(rows, batch["input_ids"].size(1), self.cache)
         batch["pii_likelihood"] = likelihoods(batch["pii_likelihood"])
-        return batch
+        return batch | fold_of(rows)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
 from swingkd.targets.facts import FACT_TYPES, TokenFacts
 
@@ -23,6 +23,10 @@ PII_TYPES = FACT_TYPES
 VERSION = f"5 {' '.join(TokenFacts._fields)}"
 
 
+#: The column that says in which fold a row is, so which teacher never saw it.
+FOLD = "teacher_fold"
+#: The fold of a row that no teacher saw.
+UNSEEN = -1
 # The label of a token that is not predicted.
 IGNORE = -100
 PADDING = {"input_ids": 0, "labels": IGNORE, "attention_mask": 0, **dict.fromkeys(PII_COLUMNS, 0)}
@@ -84,3 +88,21 @@ def stored(likelihood: np.ndarray | float) -> np.ndarray:
 def likelihoods(column: torch.Tensor) -> torch.Tensor:
     """Return what a column keeps as float32 in [0, 1]."""
     return column.to(torch.float32) / _SURE
+
+
+def unseen(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    """Return rows that no teacher was trained on, such as those that are evaluated; those that were dealt stay so.
+
+    Args:
+        dataset: map-style or streaming.
+    """
+    if FOLD in (dataset.column_names or ()):
+        return dataset
+    if isinstance(dataset, Dataset):
+        return dataset.add_column(FOLD, [UNSEEN] * len(dataset))  # type: ignore[call-arg]
+    return dataset.map(lambda row: {FOLD: UNSEEN})
+
+
+def fold_of(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Return the folds of a batch, [rows], where its rows carry them."""
+    return {FOLD: torch.tensor([row[FOLD] for row in rows])} if FOLD in rows[0] else {}

@@ -14,6 +14,8 @@ True
 from __future__ import annotations
 
 import heapq
+import json
+import os
 import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,13 +23,16 @@ from typing import Any
 
 import numpy as np
 import xxhash
-from datasets import Dataset, Value
+from datasets import Dataset, Image, Value
 from datasketch import MinHash, MinHashLSH
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-#: The column that says in which fold a row is.
-FOLD = "fold"
+from swingkd.data.columns import FOLD
+from swingkd.files import read_as, written_whole
+
 # Words of a shingle, and how many hashes stand for the set of a text's shingles.
 _WORDS, _HASHES = 5, 128
 # A fold with so many times its share of the rows leaves too few to the teacher that is trained without it.
@@ -36,15 +41,19 @@ _LARGEST = 1.5
 
 @dataclass(frozen=True, eq=False)
 class Folds:
-    """Which fold each row is in.
+    """Which fold each row is in; rows are known again by what stands in them, in whatever order.
 
     Args:
         of_row: [rows] int, from 0 on.
         k: how many folds there are.
+        keys: [rows] uint64, a hash of each row.
+        columns: what of a row is hashed.
     """
 
     of_row: np.ndarray
     k: int
+    keys: np.ndarray
+    columns: tuple[str, ...]
 
     @classmethod
     def of(
@@ -72,19 +81,17 @@ class Folds:
             ValueError: the rows are a stream, have no text, or too few groups for so many folds; or one group holds so
                 many rows that a teacher without them has too few.
         """
-        if not isinstance(dataset, Dataset):
-            raise ValueError(
-                "Folds are drawn for all rows at once, and a stream shows one after the other. Read it into a Dataset "
-                "first (Dataset.from_generator)."
-            )
         if not isinstance(k, int) or k < 2:
             raise ValueError(f"k={k!r} folds: give 2 or more, so that each row has a teacher that never saw it.")
         if not 0 < similarity <= 1:
             raise ValueError(f"similarity={similarity} must lie in (0, 1].")
+        _check_rows(dataset)
         if group_by is not None and group_by not in dataset.column_names:
             raise ValueError(f"group_by={group_by!r} is no column of the rows ({', '.join(dataset.column_names)}).")
-        texts = [_text(row, group_by) for row in dataset.with_format(None)]
-        if near_duplicates and not any(texts):
+        own = [name for name in dataset.column_names if name not in (group_by, FOLD)]
+        columns = tuple(name for name in own if _holds_text(dataset.features[name])) or tuple(own)
+        texts = list(_contents(dataset, columns))
+        if near_duplicates and not (columns and _holds_text(dataset.features[columns[0]])):
             raise ValueError(
                 "The rows have no text to find near-duplicates by. Pass near_duplicates=False, and group_by where a "
                 "column says whose rows they are."
@@ -94,49 +101,134 @@ class Folds:
             edges += _equal(map(repr, dataset.with_format(None)[group_by]))
         if near_duplicates:
             edges += _alike(texts, similarity)
-        return cls(_dealt(_components(edges, len(texts)), k, seed), k)
+        return cls(_dealt(_components(edges, len(texts)), k, seed), k, _keys(texts), columns)
 
     def add_to(self, dataset: Dataset) -> Dataset:
-        """Return the rows with a column `fold`.
+        """Return the rows with a column `teacher_fold`.
 
         Args:
-            dataset: the rows that were dealt, in their order.
+            dataset: rows that were dealt, some of them or in another order.  Where they have the column already, rows
+                that were changed since (their values are surrogates now, say) keep their fold.
 
         Raises:
-            ValueError: these are not as many.
+            ValueError: a row was not dealt, or its column says another fold than it was dealt to.
         """
-        if len(dataset) != len(self.of_row):
+        _check_rows(dataset)
+        missing = [name for name in self.columns if name not in dataset.column_names]
+        if missing:
             raise ValueError(
-                f"{len(self.of_row)} rows were dealt into folds, and these are {len(dataset)}. Deal the rows that are "
-                "trained on."
+                f"The rows were dealt with the columns {', '.join(self.columns)}, and these lack {', '.join(missing)}."
             )
+        order = np.argsort(self.keys, kind="stable")
+        keys = _keys(_contents(dataset, self.columns))
+        place = np.searchsorted(self.keys, keys, sorter=order).clip(max=len(order) - 1)
+        known = self.keys[order[place]] == keys
+        folds = self.of_row[order[place]]
         if FOLD in dataset.column_names:
-            dataset = dataset.remove_columns(FOLD)
-        numbers = self.of_row.tolist()
-        return dataset.add_column(FOLD, numbers).cast_column(FOLD, Value("int16"))  # type: ignore[call-arg]
+            told = np.array(dataset.with_format(None)[FOLD], np.int64)
+            _check_folds(told, self.k)
+            other = known & (told != folds)
+            if other.any():
+                row = int(other.argmax())
+                raise ValueError(
+                    f"Row {row} says fold {told[row]}, and it was dealt to fold {folds[row]}: its teacher would have "
+                    f"seen it. Remove the column {FOLD}; it is filled in again."
+                )
+            folds, dataset = np.where(known, folds, told), dataset.remove_columns(FOLD)
+        elif not known.all():
+            raise ValueError(
+                f"{np.sum(~known)} of {len(known)} rows were not dealt into folds (the first: row "
+                f"{int((~known).argmax())}), so a teacher may have seen them, or nearly the same text. Deal all rows "
+                "anew and train the teachers on them; or add the folds (Folds.add_to) before rows are changed."
+            )
+        return dataset.add_column(FOLD, folds.tolist()).cast_column(FOLD, Value("int16"))  # type: ignore[call-arg]
 
-    def without(self, dataset: Dataset, fold: int) -> Dataset:
-        """Return the rows that are in other folds than one: what its teacher is trained on.
+    def without(self, dataset: Dataset, *folds: int) -> Dataset:
+        """Return the rows that are in none of some folds: what a teacher is trained on that must not see these.
 
         Args:
-            dataset: the rows that were dealt, in their order.
-            fold: from 0 on.
+            dataset: rows that were dealt.
+            *folds: from 0 on.
         """
-        return self.add_to(dataset).select(np.flatnonzero(self.of_row != fold))
+        dealt = self.add_to(dataset)
+        return dealt.select(np.flatnonzero(~np.isin(dealt.with_format("numpy")[FOLD][:], folds)))
 
     def digest(self) -> str:
         """Return a digest of which row is where."""
-        return xxhash.xxh3_128_hexdigest(self.of_row.astype("<i4").tobytes())
+        order = np.argsort(self.keys, kind="stable")
+        parts = self.keys[order].astype("<u8").tobytes(), self.of_row[order].astype("<i8").tobytes()
+        return xxhash.xxh3_128_hexdigest(b"".join(parts) + repr((self.k, self.columns)).encode())
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write it as safetensors, for the owner alone: whoever has it can tell whether a text was trained on."""
+        known = {"k": str(self.k), "columns": json.dumps(self.columns)}
+        with written_whole(path, owner_only=True) as file:
+            save_file({"of_row": self.of_row.astype(np.int64), "keys": self.keys}, file, known)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Folds:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        try:
+            with safe_open(path, "numpy") as file:
+                known, arrays = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            of_row, keys, k = arrays["of_row"], arrays["keys"], int(known["k"])
+            columns = read_as(tuple[str, ...], known["columns"], str(path))
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise ValueError(f"{path} does not say which rows are in which fold. Deal them again.") from error
+        _check_folds(of_row, k)
+        return cls(of_row, k, keys, columns)
 
     def __repr__(self) -> str:
         sizes = np.bincount(self.of_row, minlength=self.k).tolist()
         return f"Folds(k={self.k}, rows={sizes})"
 
 
-def _text(row: Any, group_by: str | None) -> str:
-    """Return all that is text in a row, without case and in single blanks."""
-    parts = _strings({name: value for name, value in row.items() if name != group_by})
-    return " ".join(" ".join(parts).casefold().split())
+def _check_rows(dataset: Any) -> None:
+    if not isinstance(dataset, Dataset):
+        raise ValueError(
+            "Folds are drawn for all rows at once, and a stream shows one after the other. Read it into a Dataset "
+            "first (Dataset.from_generator)."
+        )
+
+
+def _check_folds(of_row: np.ndarray, k: int) -> None:
+    wrong = (of_row < 0) | (of_row >= k)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(f"Row {row} is said to be in fold {of_row[row]}, and there are folds 0 to {k - 1}.")
+
+
+def _holds_text(feature: Any) -> bool:
+    if isinstance(feature, dict):
+        return any(map(_holds_text, feature.values()))
+    if isinstance(feature, Value):
+        return feature.dtype in ("string", "large_string")
+    inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+    return inner is not None and _holds_text(inner)
+
+
+def _contents(dataset: Dataset, columns: tuple[str, ...]) -> Iterator[str]:
+    """Yield what stands in each row: all its text, without case and in single blanks; where there is none, all of it.
+
+    Args:
+        dataset: the rows.
+        columns: what of them is looked at.
+    """
+    rows = dataset.with_format(None).select_columns(list(columns))
+    text = [name for name in columns if _holds_text(rows.features[name])]
+    for name, feature in rows.features.items():
+        if isinstance(feature, Image):
+            rows = rows.cast_column(name, Image(decode=False))
+    for row in rows:
+        yield " ".join(" ".join(_strings(row)).casefold().split()) if text else repr(row)
+
+
+def _keys(contents: Iterable[str]) -> np.ndarray:
+    return np.array([xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")) for text in contents], np.uint64)
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -213,4 +305,4 @@ def _dealt(groups: np.ndarray, k: int, seed: int | None) -> np.ndarray:
     return fold_of[groups]
 
 
-__all__ = ["FOLD", "Folds"]
+__all__ = ["Folds"]

@@ -14,17 +14,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from swingkd.data.columns import text_begins
+from swingkd.data.columns import FOLD, text_begins
 
 #: How rows become blocks, as TRL names it.
 PackingStrategy = Literal["bfd", "bfd_split", "wrapped"]
 
 
 def pack(batch: dict[str, list], strategy: PackingStrategy, length: int, first: int = 0) -> dict[str, list]:
-    """Return the rows of a batch as blocks.
+    """Return the rows of a batch as blocks; rows of different folds share none.
 
     Args:
-        batch: columns with one value a token.
+        batch: columns with one value a token, and perhaps `teacher_fold`.
         strategy: how.
         length: of a block, in tokens.
         first: the number of a row's first position.
@@ -32,6 +32,8 @@ def pack(batch: dict[str, list], strategy: PackingStrategy, length: int, first: 
     Raises:
         ValueError: a row's columns differ in length: joined, they would shift in silence.
     """
+    if FOLD in batch:
+        return _fold_by_fold(dict(batch), strategy, length, first)
     _check_lengths(batch)
     rows = {key: [np.asarray(row) for row in values] for key, values in batch.items()}
     if strategy == "wrapped":
@@ -54,6 +56,18 @@ def pack(batch: dict[str, list], strategy: PackingStrategy, length: int, first: 
         for block in blocks
     ]
     return packed
+
+
+def _fold_by_fold(batch: dict[str, list], strategy: PackingStrategy, length: int, first: int) -> dict[str, list]:
+    folds = np.array(batch.pop(FOLD), np.int64)
+    packed: dict[str, list] = {}
+    for fold in np.unique(folds).tolist():
+        own = np.flatnonzero(folds == fold)
+        blocks = pack({key: [values[i] for i in own] for key, values in batch.items()}, strategy, length, first)
+        blocks[FOLD] = [fold] * len(blocks["input_ids"])
+        for key, values in blocks.items():
+            packed.setdefault(key, []).extend(values)
+    return packed or {key: [] for key in (*batch, FOLD)}
 
 
 def _texts(rows: dict[str, list[np.ndarray]]) -> Iterator[tuple[int, int, int]]:

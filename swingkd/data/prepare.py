@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from swingkd.data.columns import IGNORE, PII_COLUMNS, VERSION, add_facts, in_parts, rows_of
+from swingkd.data.columns import FOLD, IGNORE, PII_COLUMNS, VERSION, add_facts, in_parts, rows_of
 from swingkd.data.made_up import learnt_alike, made_up
 from swingkd.data.packing import PackingStrategy, pack
 from swingkd.data.padding import OF_EACH_TOKEN, as_here, unpadded
@@ -149,7 +149,7 @@ def prepare_dataset(
     if settings.packing and not set(TEACHER_COLUMNS) & set(columns):
         known = {"strategy": settings.packing, "length": settings.max_length, "first": first}
         options = {"batched": True, "batch_size": 10_000, "fn_kwargs": known}
-        prepared = prepared.select_columns([c for c in column_names(prepared) if c in OF_EACH_TOKEN])
+        prepared = prepared.select_columns([c for c in column_names(prepared) if c in (*OF_EACH_TOKEN, FOLD)])
         if isinstance(prepared, Dataset):
             options |= {"desc": f"Packing ({description})"}
         prepared = prepared.map(pack, **options)

@@ -38,6 +38,7 @@ class CacheInfo:
         top_k: how many tokens were kept.
         protection: what protected the targets when they were written; `None`: they are the teacher's own.
         private_threshold: from which likelihood on they were.
+        out_of_fold: each row was answered by a teacher that was trained without it.
     """
 
     teacher: str
@@ -47,10 +48,14 @@ class CacheInfo:
     top_k: int
     protection: ProtectionName | None = None
     private_threshold: float | None = None
+    out_of_fold: bool = False
 
     def dumps(self) -> str:
         """Write it as one line of JSON."""
-        return json.dumps(asdict(self), sort_keys=True)
+        known = asdict(self)
+        if not self.out_of_fold:  # as caches said it before there were such teachers
+            del known["out_of_fold"]
+        return json.dumps(known, sort_keys=True)
 
     @classmethod
     def loads(cls, text: str) -> CacheInfo:

@@ -8,7 +8,6 @@ import logging
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -48,7 +47,8 @@ def padding(tokenizer: Any) -> Any:
 
 def takes(model: nn.Module, name: str) -> bool:
     """Tell whether a model's forward has an argument of this name."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    # Of an adapter, or of several teachers in one.
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     return name in inspect.signature(base.forward).parameters
 
 

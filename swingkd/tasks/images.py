@@ -12,7 +12,7 @@ from PIL.Image import Image as Picture
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from swingkd.data import PII_COLUMNS, column_names, has_transform
-from swingkd.data.columns import IGNORE, likelihoods
+from swingkd.data.columns import IGNORE, fold_of, likelihoods
 from swingkd.models.class_labels import check_class_names
 from swingkd.targets import ProtectionName
 from swingkd.tasks.classification_metrics import example_metrics, mean_loss
@@ -130,7 +130,7 @@ class ImageCollator:
         if self.teacher_processor is not None:
             shown = self.teacher_processor([row["image"] for row in rows], return_tensors="pt")
             batch["teacher_pixel_values"] = shown["pixel_values"]
-        return batch | {"pixel_values": pixels}
+        return batch | {"pixel_values": pixels} | fold_of(rows)
 
 
 def _in_mode(row: dict[str, Any], mode: str) -> dict[str, Any]:

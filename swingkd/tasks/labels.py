@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from swingkd.data import PII_COLUMNS, column_names, pad_rows, ready, retagged, tagged_map, unformatted
-from swingkd.data.columns import IGNORE, add_facts, likelihoods
+from swingkd.data.columns import IGNORE, add_facts, fold_of, likelihoods
 from swingkd.data.made_up import made_up
 from swingkd.data.retag import offsets_of, placed, special_ids
 from swingkd.models.class_labels import check_class_names
@@ -306,4 +306,4 @@ class LabelCollator:
             words = {name: value for name, value in own.items() if name in rows[0]}
             batch |= pad_rows(rows, self.teacher_fillers | words, "teacher_input_ids")
         batch["pii_likelihood"] = likelihoods(batch["pii_likelihood"])
-        return batch
+        return batch | fold_of(rows)

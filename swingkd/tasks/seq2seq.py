@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from swingkd.data import PII_COLUMNS, column_names, pad_rows, ready, retagged, tagged_map, token_facts, unformatted
-from swingkd.data.columns import IGNORE, add_facts, likelihoods
+from swingkd.data.columns import IGNORE, add_facts, fold_of, likelihoods
 from swingkd.data.made_up import made_up
 from swingkd.data.retag import placed
 from swingkd.data.teacher_columns import CacheInfo
@@ -150,4 +150,4 @@ class PairCollator:
         batch = pad_rows(rows, {"input_ids": self.pad_token_id, "attention_mask": 0}, "input_ids")
         batch |= pad_rows(rows, {"labels": IGNORE, **dict.fromkeys(PII_COLUMNS, 0)}, "labels")
         batch["pii_likelihood"] = likelihoods(batch["pii_likelihood"])
-        return batch
+        return batch | fold_of(rows)

@@ -1,8 +1,17 @@
 """What `swingkd.trainer` offers, and where each name lives."""
 
 from .config import PrivateDistillationConfig
+from .crossfit import train_out_of_fold
 from .distillation import PrivateDistillationTrainer
 from .interruption import StopOnInterrupt
+from .out_of_fold import OutOfFoldTeacher
 from .teacher_cache import cache_teacher
 
-__all__ = ["PrivateDistillationConfig", "PrivateDistillationTrainer", "StopOnInterrupt", "cache_teacher"]
+__all__ = [
+    "OutOfFoldTeacher",
+    "PrivateDistillationConfig",
+    "PrivateDistillationTrainer",
+    "StopOnInterrupt",
+    "cache_teacher",
+    "train_out_of_fold",
+]

@@ -13,6 +13,7 @@ from swingkd.data.teacher_columns import CacheInfo, model_fingerprint, tokenizer
 from swingkd.models.inputs import vocabulary_size
 from swingkd.tasks import Task
 from swingkd.trainer.config import SOFTENING, PrivateDistillationConfig
+from swingkd.trainer.out_of_fold import check_alpha
 
 
 def check_cached_teacher(
@@ -62,6 +63,8 @@ def check_cached_teacher(
             "The data carries the targets of another teacher than teacher_model. Pass teacher_model=None to learn "
             "from the cache, or remove its columns (teacher_...) to ask this teacher."
         )
+    if info.out_of_fold and required:
+        check_alpha(args)
     if args.hidden_weight > 0:
         raise ValueError("hidden_weight > 0 needs the teacher's hidden states, which a cache does not keep.")
     support = args.noise_support or info.vocabulary

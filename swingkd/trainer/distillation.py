@@ -20,6 +20,7 @@ from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, Train
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from swingkd.data import PII_COLUMNS, column_names
+from swingkd.data.columns import FOLD
 from swingkd.data.teacher_columns import TEACHER_COLUMNS
 from swingkd.files import alone_in
 from swingkd.models.inputs import first_position, takes, vocabulary_size
@@ -40,6 +41,7 @@ from swingkd.trainer.evaluation import preprocessing
 from swingkd.trainer.lines import show_lines
 from swingkd.trainer.metrics import Metrics
 from swingkd.trainer.objective import Objective, StepLosses, frozen_model, readable_head
+from swingkd.trainer.out_of_fold import OutOfFoldTeacher
 from swingkd.trainer.protected import SayWhatIsProtected, what_is_protected
 from swingkd.trainer.protections import build_protection
 from swingkd.trainer.resuming import (
@@ -77,6 +79,7 @@ class PrivateDistillationTrainer(SearchingTrainer):
             beside the perplexities, and logits are only kept where it is given.
         callbacks, optimizers, optimizer_cls_and_kwargs, preprocess_logits_for_metrics: as in `Trainer`.
         teacher_model: the teacher, or its name; it may be quantised.  By its name, its privacy ledger is read too.
+            Or several, `OutOfFoldTeacher`, or the folder of such.
             `None`: its targets are cached in the data (`swingkd.cache_teacher`); rows without them can only be
             evaluated, by their perplexity, or learnt from with `alpha=0`.
         teacher_processing_class: for classifiers: the teacher's tokenizer or image processor, where it has its own.
@@ -110,7 +113,7 @@ class PrivateDistillationTrainer(SearchingTrainer):
         optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
         preprocess_logits_for_metrics: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
         *,
-        teacher_model: str | PreTrainedModel | None = None,
+        teacher_model: str | PreTrainedModel | OutOfFoldTeacher | None = None,
         teacher_processing_class: Any = None,
         tagger: Tagger | None = None,
         public_model: str | PreTrainedModel | None = None,
@@ -182,11 +185,10 @@ class PrivateDistillationTrainer(SearchingTrainer):
         self.teacher_model, self.public_model = (frozen_model(m, self.args.device) if m else None for m in models)
         if self.task.predicts_tokens:
             # Here, where models stand and compute as they will: some attentions work nowhere else.
-            roles = {"student": self.model, "teacher": self.teacher_model, "public": self.public_model}
-            present = {role: model for role, model in roles.items() if model is not None}
+            roles = {**self.setup.models.by_role, "student": self.model}
             with self.accelerator.autocast():
                 every = (self.train_dataset, *parts_of(self.eval_dataset))
-                check_packing(every, self.task, present, self.args.packing)
+                check_packing(every, self.task, roles, self.args.packing)
         self._read_student()
 
     def _read_student(self) -> None:
@@ -330,7 +332,7 @@ class PrivateDistillationTrainer(SearchingTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         # After `self._signature_columns = list(signature.parameters.keys())`: the collator reads more than the model.
         super()._set_signature_columns_if_needed()
-        ours = (*PII_COLUMNS, *TEACHER_COLUMNS, *self.task.columns, "labels", self.args.privacy_unit)
+        ours = (*PII_COLUMNS, *TEACHER_COLUMNS, FOLD, *self.task.columns, "labels", self.args.privacy_unit)
         self._signature_columns += [name for name in ours if name not in self._signature_columns]
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:

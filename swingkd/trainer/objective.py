@@ -18,6 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from swingkd.data import PII_COLUMNS
+from swingkd.data.columns import FOLD
 from swingkd.losses import TokenLosses, fused_token_losses, hint_losses, token_losses
 from swingkd.models.experts import balance_loss
 from swingkd.models.head import Head, at_least_float32, captured_hidden, check_readable, compute_dtype
@@ -27,6 +28,7 @@ from swingkd.targets.temperature import TokenTemperatures
 from swingkd.tasks import CausalLM, PredictedTokens, Task
 from swingkd.tasks.base import labelled
 from swingkd.trainer.config import PrivateDistillationConfig
+from swingkd.trainer.out_of_fold import OutOfFoldTeacher
 
 
 class StepLosses(NamedTuple):
@@ -58,7 +60,7 @@ class Objective:
     """
 
     args: PrivateDistillationConfig
-    teacher: PreTrainedModel | None
+    teacher: PreTrainedModel | OutOfFoldTeacher | None
     public: PreTrainedModel | None
     vocabulary: int
     end: int | None
@@ -261,11 +263,12 @@ class Objective:
             hidden: return the last hidden states as well.
         """
         readable, device = self._readable[id(model)], inputs["labels"].device
+        call = self.task.call(inputs, model) | _fold(inputs, model)
         if not readable and not hidden:
-            whole = self._chosen(model(**self.task.call(inputs, model)).logits, at, device)
+            whole = self._chosen(model(**call).logits, at, device)
             return whole.__getitem__, None
         with captured_hidden(model, skip_logits=readable) as captured:
-            outputs = model(**self.task.call(inputs, model))
+            outputs = model(**call)
         states = captured.hidden[at.to(captured.hidden.device)]
         if not readable:
             whole = self._chosen(outputs.logits, at, device)
@@ -283,6 +286,22 @@ def frozen_model(model: PreTrainedModel, device: torch.device) -> PreTrainedMode
     model.eval().requires_grad_(False)
     # A model that from_pretrained spread over devices (quantised, device_map) is already where it belongs.
     return model if getattr(model, "hf_device_map", None) is not None else model.to(device)
+
+
+def _fold(inputs: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return what several teachers are told of a batch: the fold of each row.
+
+    Raises:
+        ValueError: the batch does not say.
+    """
+    if not isinstance(model, OutOfFoldTeacher):
+        return {}
+    if FOLD not in inputs:
+        raise ValueError(
+            f"The batch lacks {FOLD}, so nobody knows which teacher never saw its rows. Leave data_collator out, or "
+            "let yours hand on that column, one number a row."
+        )
+    return {FOLD: inputs[FOLD]}
 
 
 def _positions(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -305,6 +324,10 @@ def finishing(student: PreTrainedModel, finish: Callable[[Any], Any]) -> Iterato
 
 def readable_head(role: str, model: PreTrainedModel, vocabulary: int) -> bool:
     """Return whether the fast path can read a model's output head; where not, warn with the reason."""
+    if isinstance(model, OutOfFoldTeacher):
+        if model.get_output_embeddings() is None:
+            return False  # Each has a head of its own, or several answer a row.
+        model = model.one
     try:
         check_readable(model, vocabulary)
     except ValueError as reason:

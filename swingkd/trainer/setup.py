@@ -16,6 +16,7 @@ from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from swingkd.data.columns import FOLD, unseen
 from swingkd.data.teacher_columns import CacheInfo
 from swingkd.losses import HintProjection
 from swingkd.models.experts import check_balance
@@ -60,6 +61,7 @@ from swingkd.trainer.check_pixels import check_pixels
 from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.ledgers import first_ledger
 from swingkd.trainer.made_up_rows import can_be_made_up, check_made_up, consistent, with_surrogates
+from swingkd.trainer.out_of_fold import OutOfFoldTeacher, check_out_of_fold, is_out_of_fold
 from swingkd.trainer.protections import check_protection, default_protection
 
 
@@ -68,7 +70,7 @@ class GivenModels:
     """The models that the trainer was made with, or their names, see `PrivateDistillationTrainer`."""
 
     student: str | os.PathLike | PreTrainedModel
-    teacher: str | os.PathLike | PreTrainedModel | None = None
+    teacher: str | os.PathLike | PreTrainedModel | OutOfFoldTeacher | None = None
     public: str | os.PathLike | PreTrainedModel | None = None
     processing_class: Any = None
     teacher_processing_class: Any = None
@@ -102,7 +104,7 @@ class Models:
 
     task: Task
     student: Any
-    teacher: PreTrainedModel | None
+    teacher: PreTrainedModel | OutOfFoldTeacher | None
     public: PreTrainedModel | None
     processing_class: Any
     teacher_processing_class: Any
@@ -112,9 +114,17 @@ class Models:
 
     @property
     def by_role(self) -> dict[str, PreTrainedModel]:
-        """Those that there are."""
-        every = {"student": self.student, "teacher": self.teacher, "public": self.public}
+        """Those that there are; of several teachers, which are of one kind, one."""
+        teacher = self.teacher.one if isinstance(self.teacher, OutOfFoldTeacher) else self.teacher
+        every = {"student": self.student, "teacher": teacher, "public": self.public}
         return {role: model for role, model in every.items() if model is not None}
+
+    @property
+    def every(self) -> list[tuple[str, PreTrainedModel]]:
+        """Each model with its role, of several teachers each one."""
+        teachers = self.teacher.models if isinstance(self.teacher, OutOfFoldTeacher) else [self.teacher]
+        every = [("student", self.student), *(("teacher", one) for one in teachers), ("public", self.public)]
+        return [(role, model) for role, model in every if model is not None]
 
     def checked(self, rows: Any) -> Any:
         """Return prepared rows that the models can read; a stream is looked at as it flows.
@@ -128,6 +138,12 @@ class Models:
         rows = check_columns(rows, self.task, self.by_role, self.processing_class)
         check_rows(rows, self.by_role)
         return rows
+
+    def evaluated(self, rows: Any, reading: Reading, description: str) -> Any:
+        """Return rows that are prepared to be evaluated: no teacher was trained on them."""
+        if isinstance(self.teacher, OutOfFoldTeacher):
+            rows = unseen(rows)
+        return self.task.prepare(rows, reading, description=description, keep=(FOLD,))
 
     def read_by(self, role: str) -> Any:
         """Return what prepares the inputs of a model."""
@@ -200,7 +216,7 @@ class Setup:
         # Row by row, as they were given: whoever asks for predictions counts on it.
         settings = replace(self.reading.settings, packing=None)
         reading = replace(self.reading, labelled=False, settings=settings)
-        return self.models.checked(self.models.task.prepare(dataset, reading, description="eval"))
+        return self.models.checked(self.models.evaluated(dataset, reading, "eval"))
 
     def collator(self) -> Callable:
         """Return what makes batches of the rows."""
@@ -221,8 +237,11 @@ def parts_of(dataset: Any) -> list[Any]:
 def load_models(given: GivenModels, data: GivenData, args: PrivateDistillationConfig) -> Models:
     """Load the models and what prepares their inputs, once everything was looked at that needs no model."""
     student, teacher, public = map(_named, (given.student, given.teacher, given.public))
+    if isinstance(teacher, str) and is_out_of_fold(teacher):
+        teacher = OutOfFoldTeacher.load(teacher)
     for role, model in (("model_init", student), ("teacher_model", teacher), ("public_model", public)):
-        if model is not None and not isinstance(model, (str, PreTrainedModel, PeftModel)):
+        known = (str, PreTrainedModel, PeftModel, *((OutOfFoldTeacher,) if role == "teacher_model" else ()))
+        if model is not None and not isinstance(model, known):
             raise ValueError(f"{role} gives a {type(model).__name__}. Pass a model of transformers, or its name.")
     check_different_models(student, teacher)
     check_public(public, teacher)
@@ -231,7 +250,8 @@ def load_models(given: GivenModels, data: GivenData, args: PrivateDistillationCo
     check_publishing(args)
     if args.differentially_private:
         check_dp_rows(args, data.train_dataset)
-    task = task_of(teacher if teacher is not None else student, args.task)
+    first = teacher.one if isinstance(teacher, OutOfFoldTeacher) else teacher
+    task = task_of(first if first is not None else student, args.task)
     check_teacher_processing(task, given.teacher_processing_class)
     processing_class = given.processing_class
     if processing_class is None:
@@ -319,17 +339,19 @@ def check_fit(
     """Check that the models fit each other and their tokenizers; return the settings with the length of a row."""
     check_task(models.task, models.by_role, args)
     check_public(models.public, models.teacher)
-    for role in ("teacher", "public"):
-        check_apart(models.student, models.by_role.get(role), role)
-    if args.protection != "none" and not args.start_from_teacher:
-        check_start(models.student, models.teacher)
+    if isinstance(models.teacher, OutOfFoldTeacher):
+        check_out_of_fold(models.teacher, args)
+    for role, model in models.every[1:]:
+        check_apart(models.student, model, role)
+        if role == "teacher" and args.protection != "none" and not args.start_from_teacher:
+            check_start(models.student, model)
     if models.task.name == "image-classification":
-        for role, model in models.by_role.items():
+        for role, model in models.every:
             if role != "student" and models.read_by(role) is models.processing_class:
                 check_pixels(role, model, models.processing_class)
     tokenizers = (models.processing_class, models.teacher_processing_class)
     length = longest_row(args, models.by_role.values(), *tokenizers)
-    for role, model in models.by_role.items():
+    for role, model in models.every:
         tokenizer = models.read_by(role)
         if isinstance(tokenizer, PreTrainedTokenizerBase):
             check_tokenizer(role, model, tokenizer, models.task)
@@ -368,6 +390,8 @@ def prepare_rows(
 ) -> Setup:
     """Tokenise and tag the rows, and check that there is something to learn, and to protect."""
     task, train, evaluation, mentions = models.task, data.train_dataset, data.eval_dataset, 0
+    if isinstance(models.teacher, OutOfFoldTeacher) and train is not None:
+        train = models.teacher.dealt(train)
     check_made_up(args, task, train, data.tagger, cache, data.surrogates)
     reading = Reading(
         models.processing_class,
@@ -387,12 +411,12 @@ def prepare_rows(
     with args.main_process_first(desc="tokenising", local=True):
         if train is not None:
             before = reading.tagger.added if isinstance(reading.tagger, ConsistentTagger) else 0
-            train = task.prepare(train, made_up, description="train", keep=(args.privacy_unit,))
+            train = task.prepare(train, made_up, description="train", keep=(args.privacy_unit, FOLD))
             mentions = reading.tagger.added - before if isinstance(reading.tagger, ConsistentTagger) else 0
         if isinstance(evaluation, dict):
-            evaluation = {name: task.prepare(part, unlabelled, description=name) for name, part in evaluation.items()}
+            evaluation = {name: models.evaluated(part, unlabelled, name) for name, part in evaluation.items()}
         elif evaluation is not None:
-            evaluation = task.prepare(evaluation, unlabelled, description="eval")
+            evaluation = models.evaluated(evaluation, unlabelled, "eval")
 
     train = models.checked(train)
     if isinstance(evaluation, dict):

@@ -20,7 +20,7 @@ from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from swingkd.data import PII_COLUMNS, DistillationCollator, prepare_dataset
-from swingkd.data.columns import labels_of, rows_of
+from swingkd.data.columns import FOLD, labels_of, rows_of
 from swingkd.data.teacher_columns import (
     TEACHER_COLUMNS,
     CacheInfo,
@@ -43,15 +43,16 @@ from swingkd.trainer.check_packing import check_packing
 from swingkd.trainer.config import LONGEST, PrivateDistillationConfig
 from swingkd.trainer.made_up_rows import check_made_up, consistent, with_surrogates
 from swingkd.trainer.objective import Objective, frozen_model
+from swingkd.trainer.out_of_fold import OutOfFoldTeacher
 from swingkd.trainer.protections import PROTECTIONS, build_protection, protection_of
 from swingkd.trainer.server_cache import ServerWriter
 
 # What the teacher's answers depend on.
-_READ = ("input_ids", "labels", "attention_mask", *OF_TOKENS, *PII_COLUMNS)
+_READ = ("input_ids", "labels", "attention_mask", FOLD, *OF_TOKENS, *PII_COLUMNS)
 
 
 def cache_teacher(
-    teacher_model: PreTrainedModel | TeacherServer,
+    teacher_model: PreTrainedModel | OutOfFoldTeacher | TeacherServer,
     args: PrivateDistillationConfig,
     dataset: Dataset,
     processing_class: PreTrainedTokenizerBase,
@@ -69,8 +70,8 @@ def cache_teacher(
     are kept in `output_dir/_private/teacher_cache/`, so a second call goes on where the first one was stopped.
 
     Args:
-        teacher_model: the teacher; it is frozen and moved to `args.device`.  Or a server that has it, which gives
-            only as many tokens as it is set to (vLLM: 20), and no protected targets.
+        teacher_model: the teacher, or those of several folds; frozen and moved to `args.device`.  Or a server that
+            has it, which gives only as many tokens as it is set to (vLLM: 20), and no protected targets.
         args: `temperature`, the data settings, `per_device_eval_batch_size`; with `protect` the protection as well.
         dataset: what `PrivateDistillationTrainer` takes as `train_dataset`, map-style.
         processing_class: the tokenizer of teacher and student.
@@ -110,7 +111,11 @@ def cache_teacher(
     check_public(public_model, teacher_model)
     if isinstance(teacher_model, TeacherServer):
         return _ask_server(teacher_model, args, dataset, processing_class, tagger, top_k, exact)
-    models = {"teacher": teacher_model} | ({"public": public_model} if public_model is not None else {})
+    one: PreTrainedModel = teacher_model  # type: ignore[assignment]
+    if isinstance(teacher_model, OutOfFoldTeacher):
+        one, dataset = teacher_model.one, teacher_model.dealt(dataset)
+        check_finite_weights("teacher", teacher_model)
+    models = {"teacher": one} | ({"public": public_model} if public_model is not None else {})
     for role, model in models.items():
         check_finite_weights("public model" if role == "public" else role, model)
         check_tokenizer(role, model, processing_class)
@@ -122,13 +127,13 @@ def cache_teacher(
     task: Task = TASKS[0]
     check_made_up(args, task, dataset, tagger, None)
     reading = Reading(
-        processing_class, tagger, args.data_settings, teacher_model, num_proc=args.dataset_num_proc, labelled=False
+        processing_class, tagger, args.data_settings, one, num_proc=args.dataset_num_proc, labelled=False
     )
     reading, found = consistent(reading, args, task, dataset)
     made_up, _ = with_surrogates(reading, args, task, dataset, found)
-    rows = task.prepare(dataset, made_up, description="cache")
+    rows = task.prepare(dataset, made_up, description="cache", keep=(FOLD,))
     rows = rows.remove_columns([name for name in TEACHER_COLUMNS if name in rows.column_names])
-    check_columns(rows, task, {"student": teacher_model, **models}, processing_class)
+    check_columns(rows, task, {"student": one, **models}, processing_class)
     check_rows(rows, models)
     check_packing([rows], task, models, args.packing)
     if protect or replaced:
@@ -195,7 +200,7 @@ class _Writer:
 
     def __init__(
         self,
-        teacher: PreTrainedModel,
+        teacher: PreTrainedModel | OutOfFoldTeacher,
         public: PreTrainedModel | None,
         args: PrivateDistillationConfig,
         rows: Dataset,
@@ -213,6 +218,7 @@ class _Writer:
             min(top_k, vocabulary),
             args.protection if protect else None,
             args.private_threshold if protect else None,
+            isinstance(teacher, OutOfFoldTeacher),
         )
         self.args, self.exact = args, exact
         self.collator = DistillationCollator(tokenizer.pad_token_id)

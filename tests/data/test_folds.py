@@ -2,14 +2,17 @@
 
 from collections import defaultdict
 
+import datasets
 import numpy as np
 import pytest
 from datasets import Dataset
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from swingkd import CanarySet
-from swingkd.data.folds import FOLD, Folds
+from swingkd.data.columns import FOLD
+from swingkd.data.folds import Folds
 
 WORDS = [f"word{i}" for i in range(400)]
 
@@ -90,9 +93,13 @@ def test_folds_are_of_one_size_and_drawn():
     assert Folds.of(rows, 3).digest() != folds.digest()
     assert Folds.of(rows, 3, seed=4).digest() == Folds.of(rows, 3, seed=4).digest()
     assert folds.add_to(rows)[FOLD] == folds.of_row.tolist()
-    # Dealt again, they carry the new folds.
-    again = Folds.of(rows, 3).add_to(folds.add_to(rows))
-    assert again.column_names == ["text", FOLD]
+    # Dealt again, the old column must go first: teachers of both divisions may be about.
+    dealt = folds.add_to(rows)
+    assert folds.add_to(dealt)[FOLD] == dealt[FOLD]
+    again = Folds.of(dealt, 3, seed=5)
+    with pytest.raises(ValueError, match="Remove the column teacher_fold"):
+        again.add_to(dealt)
+    assert again.add_to(dealt.remove_columns(FOLD))[FOLD] == again.of_row.tolist()
     assert repr(folds) in {
         "Folds(k=3, rows=[34, 33, 33])",
         "Folds(k=3, rows=[33, 34, 33])",
@@ -116,9 +123,49 @@ def test_what_cannot_be_dealt_is_refused(rows, fields, says):
         Folds.of(Dataset.from_dict(rows), **fields)
 
 
-def test_streams_and_other_rows_are_refused():
+def test_rows_are_known_again_in_any_order(tmp_path):
+    rows = Dataset.from_dict({"text": [text_of(i) for i in range(30)], "label": [0] * 30})
+    folds = Folds.of(rows, 3)
+    folds.save(tmp_path / "_private" / "folds.safetensors")
+    assert (tmp_path / "_private" / "folds.safetensors").stat().st_mode & 0o077 == 0
+    folds = Folds.load(tmp_path / "_private" / "folds.safetensors")
+    known = dict(zip(rows["text"], folds.of_row.tolist(), strict=True))
+    other = rows.shuffle(seed=1).select(range(17)).remove_columns("label")
+    assert folds.add_to(other)[FOLD] == [known[text] for text in other["text"]]
+    for fold in range(3):
+        assert all(
+            known[text] not in (fold, (fold + 1) % 3) for text in folds.without(other, fold, (fold + 1) % 3)["text"]
+        )
+
+
+def test_images_are_known_again():
+    pictures = [Image.fromarray(np.random.default_rng(i // 2).integers(0, 255, (4, 4), np.uint8)) for i in range(20)]
+    rows = Dataset.from_dict({"image": pictures, "label": [0] * 20}).cast_column("image", datasets.Image())
+    folds = Folds.of(rows, 2, near_duplicates=False)
+    assert all(len(of) == 1 for of in folds_by([i // 2 for i in range(20)], folds).values())
+    order = np.random.default_rng(0).permutation(20)
+    assert folds.add_to(rows.select(order))[FOLD] == folds.of_row[order].tolist()
+
+
+def test_rows_that_were_changed_keep_their_fold_and_others_are_refused():
+    rows = Dataset.from_dict({"text": [text_of(i) for i in range(8)]})
+    folds = Folds.of(rows, 2)
+    made_up = folds.add_to(rows).map(lambda row: {"text": row["text"] + " and a surrogate"})
+    assert folds.add_to(made_up)[FOLD] == folds.of_row.tolist()
+    with pytest.raises(ValueError, match="the first: row 0"):
+        folds.add_to(made_up.remove_columns(FOLD))
+    with pytest.raises(ValueError, match="fold 7, and there are folds 0 to 1"):
+        folds.add_to(made_up.remove_columns(FOLD).add_column(FOLD, [0] * 7 + [7]))
+    with pytest.raises(ValueError, match="these lack text"):
+        folds.add_to(rows.rename_column("text", "note"))
+
+
+def test_streams_and_other_files_are_refused(tmp_path):
     rows = Dataset.from_dict({"text": [text_of(i) for i in range(8)]})
     with pytest.raises(ValueError, match="a stream"):
         Folds.of(rows.to_iterable_dataset(), 2)
-    with pytest.raises(ValueError, match="8 rows were dealt"):
-        Folds.of(rows, 2).add_to(rows.select(range(7)))
+    with pytest.raises(ValueError, match="a stream"):
+        Folds.of(rows, 2).add_to(rows.to_iterable_dataset())
+    (tmp_path / "folds.safetensors").write_bytes(b"no folds")
+    with pytest.raises(ValueError, match="Deal them again"):
+        Folds.load(tmp_path / "folds.safetensors")

@@ -1,0 +1,180 @@
+"""Train teachers out of fold: one for each fold, without its rows; what is trained stays trained."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from peft import PeftConfig, PeftModel
+from transformers import PreTrainedModel
+
+from swingkd.data.folds import Folds
+from swingkd.files import SEAL_FILE, alone_in, seal, write_json
+from swingkd.models.loading import load_pretrained, load_processor, name_of
+from swingkd.surrogates import Surrogates
+from swingkd.tagging import Tagger
+from swingkd.tasks import Task, task_of
+from swingkd.trainer.checkpoints import last_complete_checkpoint
+from swingkd.trainer.config import PrivateDistillationConfig
+from swingkd.trainer.distillation import PrivateDistillationTrainer
+from swingkd.trainer.out_of_fold import ABOUT_FILE, FOLDS_FILE, NAME, About, OutOfFoldTeacher, is_out_of_fold
+from swingkd.trainer.resuming import run_settings
+
+log = logging.getLogger(__name__)
+
+
+def train_out_of_fold(
+    model: str | PreTrainedModel,
+    args: PrivateDistillationConfig,
+    dataset: Dataset,
+    processing_class: Any = None,
+    *,
+    folds: Folds | None = None,
+    k: int = 2,
+    held_out: int = 1,
+    peft_config: PeftConfig | None = None,
+    tagger: Tagger | None = None,
+    surrogates: Surrogates | None = None,
+    train: Callable[[Dataset, Path], PreTrainedModel] | None = None,
+) -> OutOfFoldTeacher:
+    """Train a teacher for each fold on the rows of the others; return all of them as one.
+
+    They lie in `args.output_dir`; a second call goes on where the first one was stopped.
+
+    Args:
+        model: the base that each begins with, or its name.
+        args: how one is trained; it learns the text alone (`alpha=0`), without a teacher.
+        dataset: the private rows, map-style.
+        processing_class: tokenizer or image processor; default: the base's.
+        folds: which row is in which fold; default: `Folds.of(dataset, k)`.
+        k: how many folds.
+        held_out: how many of them each teacher does without; a row has as many teachers.
+        peft_config: LoRA adapters on one base, which is in memory once; default: whole models.
+        tagger, surrogates: as for the trainer: the teachers then learn made-up values too.
+        train: a function of your own: it gets rows and an empty folder, and returns the trained model.
+
+    Raises:
+        ValueError: the folder holds teachers of other rows, folds or settings.
+    """
+    if not isinstance(args, PrivateDistillationConfig):
+        args = PrivateDistillationConfig.of(args)
+    out = Path(args.output_dir)
+    task = task_of(model, args.task)
+    if processing_class is None and train is None:
+        processing_class = load_processor(task.auto_processor, name_of(model) or "")
+    with alone_in(out):
+        folds = _folds(out, dataset, folds, k)
+        about = About(
+            folds.k, held_out, peft_config is not None, task.name, name_of(model) or None, folds.digest(), _told(args)
+        )
+        _begin(out, about, folds)
+        fitting = _Fitting(args, task, processing_class, peft_config, tagger, surrogates, train)
+        base = model
+        for number in range(folds.k):
+            folder = out / NAME.format(number)
+            if (folder / SEAL_FILE).exists():
+                log.info("The teacher of fold %d is there already.", number)
+                continue
+            unseen = [(number + place) % folds.k for place in range(held_out)]
+            base = fitting.fit(base, folds.without(dataset, *unseen), folder, out / "training" / NAME.format(number))
+        base = fitting.loaded(base) if peft_config is not None else base
+        if isinstance(base, PreTrainedModel):
+            base.config.save_pretrained(out)
+    return OutOfFoldTeacher.load(out, base if peft_config is not None else None)  # type: ignore[arg-type]
+
+
+class _Fitting:
+    """Fits the teacher of one fold after the other."""
+
+    def __init__(
+        self,
+        args: PrivateDistillationConfig,
+        task: Task,
+        processing_class: Any,
+        peft_config: PeftConfig | None,
+        tagger: Tagger | None,
+        surrogates: Surrogates | None,
+        train: Callable[[Dataset, Path], PreTrainedModel] | None,
+    ):
+        self.args, self.task, self.processing_class, self.peft_config = args, task, processing_class, peft_config
+        self.tagger, self.surrogates, self.train = tagger, surrogates, train
+
+    def loaded(self, base: str | PreTrainedModel) -> PreTrainedModel:
+        return load_pretrained(self.task.auto_model, base, role="base", new_head=not self.task.predicts_tokens)
+
+    def fit(self, base: str | PreTrainedModel, rows: Dataset, folder: Path, training: Path) -> str | PreTrainedModel:
+        """Train one teacher and write it; return the base for the next one."""
+        if self.train is not None:
+            training.mkdir(parents=True, exist_ok=True)
+            self.train(rows, training).save_pretrained(folder)
+            seal(folder)
+            shutil.rmtree(training)
+            return base
+        if self.peft_config is not None:
+            base = self.loaded(base)
+        student = base if self.peft_config is not None or isinstance(base, str) else copy.deepcopy(base)
+        trainer = PrivateDistillationTrainer(
+            student,
+            self.args.settled(
+                alpha=0.0,
+                output_dir=str(training),
+                task=self.task.name,
+                protection=self.args.protection if self.tagger is not None else "none",
+            ),
+            train_dataset=rows,
+            processing_class=self.processing_class,
+            tagger=self.tagger,
+            surrogates=self.surrogates,
+            peft_config=self.peft_config,
+        )
+        trainer.train(resume_from_checkpoint=last_complete_checkpoint(str(training)))
+        trainer.save_model(str(folder))
+        seal(folder)
+        # Its checkpoints know what the teacher knows, and nobody needs them any more.
+        shutil.rmtree(training, ignore_errors=True)
+        return trainer.model.unload() if isinstance(trainer.model, PeftModel) else base
+
+
+def _folds(out: Path, dataset: Dataset, given: Folds | None, k: int) -> Folds:
+    """Return the folds: those that are there already, of a run that goes on."""
+    if not (out / FOLDS_FILE).exists():
+        return given if given is not None else Folds.of(dataset, k)
+    known = Folds.load(out / FOLDS_FILE)
+    if given is not None and given.digest() != known.digest():
+        raise ValueError(f"{out} holds teachers of other folds. Leave folds out to go on, or choose another folder.")
+    known.add_to(dataset)
+    if len(dataset) != len(known.of_row):
+        raise ValueError(
+            f"{out} was begun with {len(known.of_row)} rows, and these are {len(dataset)}. Pass the same rows, or "
+            "choose another folder."
+        )
+    return known
+
+
+def _begin(out: Path, about: About, folds: Folds) -> None:
+    """Write down what is trained, or look whether it is the same.
+
+    Raises:
+        ValueError: names what differs.
+    """
+    if is_out_of_fold(str(out)):
+        known = asdict(About.read(out))
+        now = asdict(about)
+        differ = [name for name in now if known[name] != now[name]]
+        if differ:
+            raise ValueError(
+                f"{out} was begun with another {', '.join(differ)}. Use the same to go on, or choose another folder."
+            )
+        return
+    folds.save(out / FOLDS_FILE)
+    write_json(out / ABOUT_FILE, asdict(about))
+
+
+def _told(args: PrivateDistillationConfig) -> dict[str, Any]:
+    return {name: value for name, value in run_settings(args, {}).items() if name != "output_dir"}
