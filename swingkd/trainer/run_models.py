@@ -115,15 +115,7 @@ def load_models(given: GivenModels, rows: Any, args: PrivateDistillationConfig) 
         rows: what is trained on, as the user has it.
         args: the settings.
     """
-    student, teacher, public = map(_named, (given.student, given.teacher, given.public))
-    if isinstance(teacher, str) and is_out_of_fold(teacher):
-        teacher = OutOfFoldTeacher.load(teacher)
-    for role, model in (("model_init", student), ("teacher_model", teacher), ("public_model", public)):
-        known = (str, PreTrainedModel, PeftModel, *((OutOfFoldTeacher,) if role == "teacher_model" else ()))
-        if model is not None and not isinstance(model, known):
-            raise ValueError(f"{role} gives a {type(model).__name__}. Pass a model of transformers, or its name.")
-    check_different_models(student, teacher)
-    check_public(public, teacher)
+    student, teacher, public = _known(given)
     check_one_device(args)
     check_half(args.bf16, args.device)
     check_publishing(args)
@@ -155,6 +147,24 @@ def load_models(given: GivenModels, rows: Any, args: PrivateDistillationConfig) 
         names={"student": public_name(name_of(student)), "teacher": public_name(name_of(teacher))},
         began_on_hub=is_hub_id(name_of(student)),
     )
+
+
+def _known(given: GivenModels) -> tuple[Any, Any, Any]:
+    """Return student, teacher and public model, by their names where they have them; several teachers are loaded.
+
+    Raises:
+        ValueError: one is no model, or two are one.
+    """
+    student, teacher, public = map(_named, (given.student, given.teacher, given.public))
+    if isinstance(teacher, str) and is_out_of_fold(teacher):
+        teacher = OutOfFoldTeacher.load(teacher)
+    for role, model in (("model_init", student), ("teacher_model", teacher), ("public_model", public)):
+        kinds = (str, PreTrainedModel, PeftModel, *((OutOfFoldTeacher,) if role == "teacher_model" else ()))
+        if model is not None and not isinstance(model, kinds):
+            raise ValueError(f"{role} gives a {type(model).__name__}. Pass a model of transformers, or its name.")
+    check_different_models(student, teacher)
+    check_public(public, teacher)
+    return student, teacher, public
 
 
 def load_student(task: Task, student: str | PreTrainedModel, args: PrivateDistillationConfig) -> PreTrainedModel:
