@@ -1,10 +1,10 @@
 """The `swingkd` command: thin, one function per sub-command."""
 
-from swingkd.cli import distill, federate, measure, quickstart, surrogates, tag
+from swingkd.cli import crossfit, distill, federate, measure, quickstart, surrogates, tag
 from swingkd.cli.common import app
 
 # As they are used, one after the other.
-_ORDER = "quickstart canaries tag surrogates distill cache_teacher audit budget federate card env".split()
+_ORDER = "quickstart canaries tag surrogates crossfit distill cache_teacher audit budget federate card env".split()
 app.registered_commands.sort(key=lambda command: _ORDER.index(command.callback.__name__) if command.callback else 0)
 
-__all__ = ["app", "distill", "federate", "measure", "quickstart", "surrogates", "tag"]
+__all__ = ["app", "crossfit", "distill", "federate", "measure", "quickstart", "surrogates", "tag"]

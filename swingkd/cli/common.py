@@ -116,7 +116,7 @@ def spoken(message: str) -> str:
     name = context.info_name or "" if context is not None else ""
     given = [str(value) for value in context.params.values()] if context is not None else []
     fields: tuple[str, ...] = ()
-    if name in ("distill", "cache-teacher"):
+    if name in ("distill", "cache-teacher", "crossfit"):
         from swingkd.trainer.config import PrivateDistillationConfig
 
         fields = tuple(field.name for field in dataclasses.fields(PrivateDistillationConfig))

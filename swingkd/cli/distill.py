@@ -34,7 +34,10 @@ def distill(
     data: Annotated[str, typer.Option(help=DATA)],
     teacher: Annotated[
         str | None,
-        typer.Option(help="Teacher: a name on the Hub or a folder; not needed where cache-teacher wrote the data."),
+        typer.Option(
+            help="Teacher: a name on the Hub, a folder, or one of crossfit; not needed where cache-teacher wrote the "
+            "data."
+        ),
     ] = None,
     output_dir: Annotated[Path | None, typer.Option(help="Where the student goes.  \\[out/student]")] = None,
     text_column: TextColumnOption = None,
@@ -87,6 +90,7 @@ def distill(
     from swingkd.trainer.config import PrivateDistillationConfig
     from swingkd.trainer.dry_run import dry_run
     from swingkd.trainer.interruption import StopOnInterrupt
+    from swingkd.trainer.out_of_fold import is_out_of_fold
 
     if plain and (tagger or protection not in (None, "none")):
         raise ValueError("--plain protects nothing. Leave out --tagger and --protection.")
@@ -101,6 +105,8 @@ def distill(
         hub_model_id=push_to,
         dataset_text_field=_columns(text_column),
     )
+    if teacher is not None and is_out_of_fold(teacher):
+        fields.setdefault("alpha", 1.0)  # hard labels are the record, which no teacher of it has seen
     output_dir = Path(fields.setdefault("output_dir", "out/student"))
     if dry:
         # What is made on the way goes with it.
@@ -242,6 +248,7 @@ def cache_teacher(
     from swingkd.models.loading import load_pretrained, load_tokenizer
     from swingkd.models.teacher_server import TeacherServer
     from swingkd.trainer.config import PrivateDistillationConfig
+    from swingkd.trainer.out_of_fold import OutOfFoldTeacher, is_out_of_fold
     from swingkd.trainer.teacher_cache import cache_teacher as write
 
     fields = read_fields(
@@ -260,7 +267,12 @@ def cache_teacher(
     served = teacher.startswith(("http://", "https://"))
     if not served and (teacher_model or tokenizer):
         raise ValueError("--teacher-model and --tokenizer are for a --teacher that is a server: http://...")
-    asked: Any = TeacherServer(teacher, teacher_model) if served else load_pretrained(AutoModelForCausalLM, teacher)
+    if served:
+        asked: Any = TeacherServer(teacher, teacher_model)
+    elif is_out_of_fold(teacher):
+        asked = OutOfFoldTeacher.load(teacher)
+    else:
+        asked = load_pretrained(AutoModelForCausalLM, teacher)
     read_by = (tokenizer or asked.source) if served else teacher
     if read_by is None:
         raise ValueError("The server does not say where its tokenizer comes from. Name it: --tokenizer.")

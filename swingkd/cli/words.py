@@ -39,6 +39,15 @@ OPTIONS: dict[str, dict[str, str]] = {
         "teacher_model": "--teacher",
         "top_k": "--top-k",
     },
+    "crossfit": {
+        "dataset_text_field": "--text-column",
+        "group_by": "--group-by",
+        "held_out": "--held-out",
+        "k": "--k",
+        "near_duplicates": "--near-duplicates",
+        "output_dir": "--output-dir",
+        "tagger": "--tagger",
+    },
     "audit": {
         "attacks": "--attack",
         "candidates": "--candidates",
@@ -117,6 +126,12 @@ _OF_COMMANDS: dict[str, tuple[tuple[str, str], ...]] = {
         (r" or another tagger", ""),
         (r"'text' is needed", "'text' is needed (another column: --text-column)"),
         (r"(?<=attacks )('\w+'(?: and '\w+')?)", r"(--attack) \1"),
+    ),
+    "crossfit": (
+        (r"(?:[Pp]ass )near_duplicates=False", "Give --no-near-duplicates"),
+        (r"(?<=leave out )near_duplicates", "--near-duplicates"),
+        (r"[Rr]aise similarity, Give", "Give"),
+        (r"[Ll]eave folds out to go on", "Run the same command with --resume"),
     ),
     "budget": ((r"either epsilon or", "either --epsilon or"),),
     "canaries": ((r"\bcount=", "--count "), (r"[Ll]ower count", "Lower --count")),

@@ -23,7 +23,16 @@ from swingkd.tasks import Task, task_of
 from swingkd.trainer.checkpoints import last_complete_checkpoint
 from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.distillation import PrivateDistillationTrainer
-from swingkd.trainer.out_of_fold import ABOUT_FILE, FOLDS_FILE, NAME, About, OutOfFoldTeacher, is_out_of_fold
+from swingkd.trainer.interruption import StopOnInterrupt
+from swingkd.trainer.out_of_fold import (
+    ABOUT_FILE,
+    FOLDS_FILE,
+    NAME,
+    About,
+    OutOfFoldTeacher,
+    check_held_out,
+    is_out_of_fold,
+)
 from swingkd.trainer.resuming import run_settings
 
 log = logging.getLogger(__name__)
@@ -42,6 +51,7 @@ def train_out_of_fold(
     tagger: Tagger | None = None,
     surrogates: Surrogates | None = None,
     train: Callable[[Dataset, Path], PreTrainedModel] | None = None,
+    stop: StopOnInterrupt | None = None,
 ) -> OutOfFoldTeacher:
     """Train a teacher for each fold on the rows of the others; return all of them as one.
 
@@ -58,8 +68,10 @@ def train_out_of_fold(
         peft_config: LoRA adapters on one base, which is in memory once; default: whole models.
         tagger, surrogates: as for the trainer: the teachers then learn made-up values too.
         train: a function of your own: it gets rows and an empty folder, and returns the trained model.
+        stop: ends the training at a step, with a checkpoint, when Ctrl-C is pressed.
 
     Raises:
+        KeyboardInterrupt: it did.
         ValueError: the folder holds teachers of other rows, folds or settings.
     """
     if not isinstance(args, PrivateDistillationConfig):
@@ -70,11 +82,12 @@ def train_out_of_fold(
         processing_class = load_processor(task.auto_processor, name_of(model) or "")
     with alone_in(out):
         folds = _folds(out, dataset, folds, k)
+        check_held_out(folds.k, held_out)
         about = About(
             folds.k, held_out, peft_config is not None, task.name, name_of(model) or None, folds.digest(), _told(args)
         )
         _begin(out, about, folds)
-        fitting = _Fitting(args, task, processing_class, peft_config, tagger, surrogates, train)
+        fitting = _Fitting(args, task, processing_class, peft_config, tagger, surrogates, train, stop)
         base = model
         for number in range(folds.k):
             folder = out / NAME.format(number)
@@ -86,6 +99,8 @@ def train_out_of_fold(
         base = fitting.loaded(base) if peft_config is not None else base
         if isinstance(base, PreTrainedModel):
             base.config.save_pretrained(out)
+        if processing_class is not None:
+            processing_class.save_pretrained(out)
     return OutOfFoldTeacher.load(out, base if peft_config is not None else None)  # type: ignore[arg-type]
 
 
@@ -101,9 +116,10 @@ class _Fitting:
         tagger: Tagger | None,
         surrogates: Surrogates | None,
         train: Callable[[Dataset, Path], PreTrainedModel] | None,
+        stop: StopOnInterrupt | None,
     ):
         self.args, self.task, self.processing_class, self.peft_config = args, task, processing_class, peft_config
-        self.tagger, self.surrogates, self.train = tagger, surrogates, train
+        self.tagger, self.surrogates, self.train, self.stop = tagger, surrogates, train, stop
 
     def loaded(self, base: str | PreTrainedModel) -> PreTrainedModel:
         return load_pretrained(self.task.auto_model, base, role="base", new_head=not self.task.predicts_tokens)
@@ -132,8 +148,11 @@ class _Fitting:
             tagger=self.tagger,
             surrogates=self.surrogates,
             peft_config=self.peft_config,
+            callbacks=[self.stop] if self.stop is not None else None,
         )
         trainer.train(resume_from_checkpoint=last_complete_checkpoint(str(training)))
+        if self.stop is not None and self.stop.interrupted:
+            raise KeyboardInterrupt
         trainer.save_model(str(folder))
         seal(folder)
         # Its checkpoints know what the teacher knows, and nobody needs them any more.

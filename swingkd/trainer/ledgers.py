@@ -8,14 +8,21 @@ from transformers import PreTrainedModel
 
 from swingkd.privacy import NO_TEACHER, TEACHER_DATA, TRANSFER_SET, LedgerEntry, PrivacyLedger, has_weights
 from swingkd.trainer.config import PrivateDistillationConfig
+from swingkd.trainer.out_of_fold import OutOfFoldTeacher
 
 _UNCOVERED_TEACHER = (
     "no ledger came with the teacher's name, so what it learnt, of records of the transfer set as well, is not covered"
 )
+_OUT_OF_FOLD = (
+    "each target came from teachers that were trained without the record and what is like it; what they learnt "
+    "of other records is not covered"
+)
 
 
 def first_ledger(
-    student: str | PreTrainedModel, teacher: str | PreTrainedModel | None, args: PrivateDistillationConfig
+    student: str | PreTrainedModel,
+    teacher: str | PreTrainedModel | OutOfFoldTeacher | None,
+    args: PrivateDistillationConfig,
 ) -> PrivacyLedger:
     """Begin a ledger with what student and teacher bring along, as far as their names lead to ledgers."""
     before = PrivacyLedger.load(student) if isinstance(student, str) else None
@@ -30,6 +37,8 @@ def first_ledger(
     covered = known.as_teacher() if known is not None else []
     if teacher is None and args.alpha == 0:
         unknown[TEACHER_DATA] = NO_TEACHER
+    elif isinstance(teacher, OutOfFoldTeacher):
+        unknown[TEACHER_DATA] = _OUT_OF_FOLD
     elif not covered:
         unknown[TEACHER_DATA] = _UNCOVERED_TEACHER
     return PrivacyLedger([*entries, *covered], unknown=unknown)

@@ -69,11 +69,7 @@ class OutOfFoldTeacher(nn.Module):
             k = k or (folds.k if folds is not None else len(models.peft_config))
             _check_adapters(models, k)
         self.k = k if isinstance(models, PeftModel) and k else len(self.models)
-        if self.k < 2 or not 1 <= held_out < self.k:
-            raise ValueError(
-                f"{self.k} teachers, each trained without {held_out} of as many folds: give two or more, and leave "
-                "each of them something to learn from."
-            )
+        check_held_out(self.k, held_out)
         if folds is not None and folds.k != self.k:
             raise ValueError(f"The rows are in {folds.k} folds, and there are {self.k} teachers. Give one for each.")
         if not self.adapted and any(type(model) is not type(self.one) for model in self.models):
@@ -251,6 +247,19 @@ def _check_adapters(model: PeftModel, k: int) -> None:
         raise ValueError(
             f"The adapters are {', '.join(sorted(kinds))}, and only LoRA answers each row of a batch with an adapter "
             "of its own. Train LoRA adapters, or whole models."
+        )
+
+
+def check_held_out(k: int, held_out: int) -> None:
+    """Refuse teachers that are too few, or that would have nothing to learn from.
+
+    Raises:
+        ValueError: says how many there are.
+    """
+    if k < 2 or not 1 <= held_out < k:
+        raise ValueError(
+            f"{k} teachers, each trained without {held_out} of as many folds: give two or more, and leave each of them "
+            "something to learn from."
         )
 
 

@@ -22,6 +22,8 @@ READ_BY = {
     "targets": "distill",
     "audit": "audit",
     "privacy": "distill",
+    "data/folds.py": "crossfit",
+    "trainer/crossfit.py": "crossfit",
     "trainer/teacher_cache.py": "cache-teacher",
     "trainer/server_cache.py": "cache-teacher",
     "models/teacher_server.py": "cache-teacher",
@@ -81,10 +83,9 @@ PYTHON_ONLY = (
     "save_pretrained",
     "rows have no text (None",
     "(None)",
-    "near_duplicates",
-    "folds: give 2",
     "similarity=",
-    "group_by=",
+    "OutOfFoldTeacher",
+    "Folds.add_to",
     "layers=",
 )
 

@@ -1,0 +1,109 @@
+"""swingkd crossfit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from swingkd.cli.common import (
+    DATA,
+    INTERRUPTED,
+    ConfigOption,
+    SetOption,
+    SplitOption,
+    TextColumnOption,
+    checked,
+    command,
+    load_rows,
+    make_tagger,
+    read_fields,
+    say,
+    show_command,
+)
+
+
+@command
+def crossfit(
+    base: Annotated[str, typer.Option(help="Model that each teacher begins with: a name on the Hub or a folder.")],
+    data: Annotated[str, typer.Option(help=DATA)],
+    output_dir: Annotated[Path | None, typer.Option(help="Where the teachers go.  \\[out/teachers]")] = None,
+    text_column: TextColumnOption = None,
+    split: SplitOption = "train",
+    k: Annotated[int, typer.Option("--k", help="How many folds; each has a teacher that never saw it.")] = 2,
+    held_out: Annotated[int, typer.Option(help="How many folds each teacher does without.")] = 1,
+    group_by: Annotated[
+        str | None, typer.Option(help="A column that names a person: all rows of one are in one fold.")
+    ] = None,
+    near_duplicates: Annotated[
+        bool, typer.Option(help="Keep rows of nearly the same text in one fold, not only equal ones.")
+    ] = True,
+    rank: Annotated[
+        int, typer.Option(help="Rank of the LoRA adapters, which share one base; 0 trains whole models.")
+    ] = 16,
+    config: ConfigOption = None,
+    changes: SetOption = None,
+    surrogates: Annotated[
+        bool, typer.Option("--surrogates", help="Replace what the rules find, so that no teacher reads it either.")
+    ] = False,
+    tagger: Annotated[
+        str | None, typer.Option(help="With --surrogates: a model that finds private text beside the rules.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the teachers that are missing.")] = False,
+) -> None:
+    """Train teachers out of fold: none of them answers about a record that it was trained on.
+
+    Copies of a record, and nearly equal ones, share a fold. Ctrl-C ends the step, writes a checkpoint and stops: run
+    it again with --resume.
+
+    Examples:
+
+    swingkd crossfit --base ./base --data notes.jsonl --output-dir out/teachers
+
+    swingkd crossfit --base ./base --data notes.jsonl --group-by patient --k 3 --set num_train_epochs=3
+    """
+    from peft import LoraConfig
+
+    from swingkd.data.folds import Folds
+    from swingkd.trainer.config import PrivateDistillationConfig
+    from swingkd.trainer.crossfit import train_out_of_fold
+    from swingkd.trainer.interruption import StopOnInterrupt
+    from swingkd.trainer.out_of_fold import FOLDS_FILE, is_out_of_fold
+
+    if tagger and not surrogates:
+        raise ValueError("--tagger finds what --surrogates replaces. Add --surrogates, or leave --tagger out.")
+    if rank < 0:
+        raise ValueError(f"--rank {rank} is no rank of an adapter: use 16, or 0 for whole models.")
+    fields = read_fields(
+        config, changes, output_dir=str(output_dir) if output_dir else None, dataset_text_field=text_column
+    )
+    output_dir = Path(fields.setdefault("output_dir", "out/teachers"))
+    args = PrivateDistillationConfig(**checked(fields, PrivateDistillationConfig))
+    begun = is_out_of_fold(str(output_dir))
+    if begun and not resume:
+        raise ValueError(f"{output_dir} holds teachers. Go on with --resume, or choose another --output-dir.")
+    if resume and not begun:
+        say(f"There is nothing in {output_dir} to go on with: beginning anew.", err=True)
+    rows = load_rows(data, split)
+    known = begun and (output_dir / FOLDS_FILE).exists()
+    folds = None if known else Folds.of(rows, k, group_by=group_by, near_duplicates=near_duplicates)
+    stop = StopOnInterrupt()
+    try:
+        with stop:
+            teacher = train_out_of_fold(
+                base,
+                args,
+                rows,
+                folds=folds,
+                held_out=held_out,
+                peft_config=LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear") if rank else None,
+                tagger=make_tagger(tagger) if surrogates else None,
+                stop=stop,
+            )
+    except KeyboardInterrupt:
+        say(f"Stopped; what is trained is in {output_dir}. Run the same command with --resume.", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    say(f"{output_dir} holds {teacher.k} teachers: {teacher.folds}. They are as private as the text.")
+    say("Next, with a student that begins with public weights for STUDENT:")
+    show_command("distill", "--teacher", output_dir, "--student", "STUDENT", "--data", data)
