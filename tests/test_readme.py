@@ -14,7 +14,7 @@ from swingkd.cli import app
 from swingkd.report import MetricsFile, summarise
 from swingkd.report.runs.labels import LabelTable
 from swingkd.report.table import RunTable
-from tests.harness import bert, coloured, tiny_model
+from tests.harness import TEXTS, bert, coloured, tiny_model
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -116,6 +116,20 @@ def test_the_python_blocks_of_the_students_page(tmp_path, monkeypatch, tokenizer
     assert student.config.num_hidden_layers == 2
     left = len(namespace["vocabulary"].tokenizer)
     assert student.config.vocab_size == teacher.config.vocab_size == left < len(tokenizer)
+
+
+def test_the_python_block_of_the_out_of_fold_page(tmp_path, monkeypatch, tokenizer):
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("base", 0), ("student", 1)):
+        tiny_model(len(tokenizer), seed=seed).save_pretrained(name)
+        tokenizer.save_pretrained(name)
+    rows = [{"text": f"{text} number {i}", "patient": i // 3} for i, text in enumerate(TEXTS[:30])]
+    Path("notes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = (Path(__file__).parents[1] / "docs" / "out_of_fold.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    namespace: dict = {}
+    exec(compile(block, "out_of_fold.md", "exec"), namespace)
+    assert namespace["trainer"].state.global_step == 5
 
 
 def test_the_python_block_of_the_federation_page(tmp_path, monkeypatch):

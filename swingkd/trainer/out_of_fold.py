@@ -258,8 +258,8 @@ def check_held_out(k: int, held_out: int) -> None:
     """
     if k < 2 or not 1 <= held_out < k:
         raise ValueError(
-            f"{k} teachers, each trained without {held_out} of as many folds: give two or more, and leave each of them "
-            "something to learn from."
+            f"{k} teachers, each trained without {held_out} of as many folds: give two or more, and leave each of "
+            "them something to learn from."
         )
 
 

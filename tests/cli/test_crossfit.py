@@ -81,7 +81,7 @@ def test_ctrl_c_ends_a_step_and_the_command_goes_on(words, project, monkeypatch)
     [
         (["--k", "1"], "--k 1 folds: give 2 or more"),
         (["--group-by", "person"], "--group-by person is no column"),
-        (["--held-out", "2"], "something to learn from"),
+        (["--held-out", "2"], "to learn from"),
         (["--tagger", "model"], "Add --surrogates"),
         (["--rank", "-1"], "0 for whole models"),
     ],

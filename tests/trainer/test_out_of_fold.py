@@ -303,7 +303,7 @@ def test_what_would_undo_it_is_refused(adapted, whole, student, tokenizer, confi
         OutOfFoldTeacher(whole[:2], folds)
     with pytest.raises(ValueError, match="two or more"):
         OutOfFoldTeacher(whole[:1])
-    with pytest.raises(ValueError, match="something to learn from"):
+    with pytest.raises(ValueError, match="to learn from"):
         OutOfFoldTeacher(whole, held_out=3)
     trainer = trainer_of(OutOfFoldTeacher(adapted, folds), student, tokenizer, config, rows)
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(2)])
