@@ -35,6 +35,7 @@ from .surrogates import Surrogates
 from .tagging import (
     ConsistentTagger,
     EnsembleTagger,
+    MemorisationTagger,
     PresidioTagger,
     RarityTagger,
     RuleTagger,
@@ -64,6 +65,7 @@ __all__ = [
     "ExtractionReport",
     "Folds",
     "MembershipReport",
+    "MemorisationTagger",
     "OutOfFoldTeacher",
     "PresidioTagger",
     "PrivacyAuditCallback",

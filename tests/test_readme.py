@@ -25,7 +25,7 @@ def blocks(language: str) -> list[str]:
 
 def test_python_blocks(tmp_path, monkeypatch, tokenizer):
     monkeypatch.chdir(tmp_path)
-    for name, seed in (("teacher", 1), ("student", 2)):
+    for name, seed in (("teacher", 1), ("student", 2), ("base", 3)):
         tiny_model(len(tokenizer), seed=seed).save_pretrained(name)
         tokenizer.save_pretrained(name)
     texts = Dataset.from_dict({"text": [f"hello ann, my pin is {1000 + 7 * i}. thank you." for i in range(200)]})

@@ -46,12 +46,18 @@ def tag(
     surrogates: Annotated[
         bool, typer.Option("--surrogates", help="Also show the text with made-up values in the place of these.")
     ] = False,
+    memorised: Annotated[
+        str | None,
+        typer.Option(help="List what these teachers (a folder of swingkd crossfit) know by heart and nothing found."),
+    ] = None,
 ) -> None:
     """Show what is taken for private: by the rules, and by --tagger where it is given, at every mention in its text.
 
     Example: echo "My pin is 4711." | swingkd tag
 
     Example: swingkd tag notes.jsonl --surrogates --html notes.html
+
+    Example: swingkd tag notes.jsonl --memorised out/teachers
     """
     from swingkd.surrogates import Surrogates
     from swingkd.tagging import ConsistentTagger, private_spans
@@ -64,7 +70,12 @@ def tag(
         raise ValueError("--json prints lines, --html writes a page. Choose one.")
     if as_json and surrogates:
         raise ValueError("--json tells of the text as it is; swingkd surrogates writes the new text. Choose one.")
+    if memorised is not None and (as_json or html is not None or surrogates):
+        raise ValueError("--memorised lists what is known by heart, and nothing else. Leave the other options out.")
     finder, console = ConsistentTagger(make_tagger(tagger), threshold=threshold), plain_console()
+    if memorised is not None:
+        _list_memorised(memorised, texts, finder, threshold)
+        return
     made_up = Surrogates()
     if html is not None:
         from swingkd.report.page import Page, shown_spans, shown_surrogates, write_page
@@ -95,6 +106,32 @@ def tag(
             for span in made.spans:
                 shown.stylize("bold green underline", span["start"], span["end"])
             console.print(shown, soft_wrap=True)
+
+
+def _list_memorised(folder: str, texts: list[str], finder: BaseTagger, threshold: float) -> None:
+    """Print the spans that teachers know better where they were trained on them, by what they look like."""
+    from swingkd.models.loading import load_tokenizer
+    from swingkd.tagging import MemorisationTagger, is_private
+    from swingkd.trainer.out_of_fold import OutOfFoldTeacher
+    from swingkd.trainer.protected import shape
+
+    teacher = OutOfFoldTeacher.load(folder)
+    known = int((teacher.folds.of_texts(texts) >= 0).sum())  # type: ignore[union-attr]  # loaded with its folds
+    if not known:
+        raise ValueError(f"None of these texts is among those that {folder} was trained on. Name the same rows.")
+    flagged = [is_private(tags.likelihood, threshold) for _, tags in _tagged(texts, finder)]
+    detector = MemorisationTagger.of_folds(teacher, load_tokenizer(folder))
+    found = detector.remembered(texts, flagged)
+    shapes: dict[str, list] = {}
+    for one in found:
+        shapes.setdefault(shape(texts[one.text][one.start : one.end]), []).append(one)
+    say(f"{known} of {len(texts)} texts were trained on. Known by heart, and found by no tagger (masked):")
+    for masked, group in shapes.items():
+        rows = sorted({one.text for one in group})
+        shown = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
+        say(f"  {group[0].nats:6.1f} nats  {masked or '•':<24}  in text {shown}")
+    if not found:
+        say("  nothing")
 
 
 def _texts(source: str, column: str | None) -> list[str]:

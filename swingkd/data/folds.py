@@ -17,7 +17,7 @@ import heapq
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from safetensors.numpy import save_file
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from swingkd.data.columns import FOLD
+from swingkd.data.columns import FOLD, UNSEEN
 from swingkd.files import read_as, written_whole
 
 # Words of a shingle, and how many hashes stand for the set of a text's shingles.
@@ -119,11 +119,8 @@ class Folds:
             raise ValueError(
                 f"The rows were dealt with the columns {', '.join(self.columns)}, and these lack {', '.join(missing)}."
             )
-        order = np.argsort(self.keys, kind="stable")
-        keys = _keys(_contents(dataset, self.columns))
-        place = np.searchsorted(self.keys, keys, sorter=order).clip(max=len(order) - 1)
-        known = self.keys[order[place]] == keys
-        folds = self.of_row[order[place]]
+        place, known = self._places(_keys(_contents(dataset, self.columns)))
+        folds = self.of_row[place]
         if FOLD in dataset.column_names:
             told = np.array(dataset.with_format(None)[FOLD], np.int64)
             _check_folds(told, self.k)
@@ -142,6 +139,21 @@ class Folds:
                 "anew and train the teachers on them; or add the folds (Folds.add_to) before rows are changed."
             )
         return dataset.add_column(FOLD, folds.tolist()).cast_column(FOLD, Value("int16"))  # type: ignore[call-arg]
+
+    def of_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the folds of texts, [texts] int; -1 of one that was not dealt.
+
+        Args:
+            texts: whole rows, as they are read: of prompts and completions both, one behind the other.
+        """
+        place, known = self._places(_keys(map(_plain, texts)))
+        return np.where(known, self.of_row[place], UNSEEN)
+
+    def _places(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return where rows stand among those that were dealt, and whether they do."""
+        order = np.argsort(self.keys, kind="stable")
+        place = order[np.searchsorted(self.keys, keys, sorter=order).clip(max=len(order) - 1)]
+        return place, self.keys[place] == keys
 
     def without(self, dataset: Dataset, *folds: int) -> Dataset:
         """Return the rows that are in none of some folds: what a teacher is trained on that must not see these.
@@ -224,10 +236,17 @@ def _contents(dataset: Dataset, columns: tuple[str, ...]) -> Iterator[str]:
         if isinstance(feature, Image):
             rows = rows.cast_column(name, Image(decode=False))
     for row in rows:
-        yield " ".join(" ".join(_strings(row)).casefold().split()) if text else repr(row)
+        yield _plain(" ".join(_strings(row))) if text else repr(row)
+
+
+def _plain(text: str) -> str:
+    """Return a text without case and in single blanks."""
+    return " ".join(text.casefold().split())
 
 
 def _keys(contents: Iterable[str]) -> np.ndarray:
+    # Without blanks: where parts of a row are joined, there may be one or none.
+    contents = (text.replace(" ", "") for text in contents)
     return np.array([xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")) for text in contents], np.uint64)
 
 

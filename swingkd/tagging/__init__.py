@@ -12,6 +12,7 @@ from swingkd.tagging.base import (
     tag_texts,
 )
 from swingkd.tagging.ensemble import EnsembleTagger
+from swingkd.tagging.memorisation import MemorisationTagger, Remembered
 from swingkd.tagging.presidio import PresidioTagger
 from swingkd.tagging.propagation import ConsistentTagger
 from swingkd.tagging.rarity import RarityTagger
@@ -28,8 +29,10 @@ __all__ = [
     "ConsistentTagger",
     "EnsembleTagger",
     "LabelledTagger",
+    "MemorisationTagger",
     "PresidioTagger",
     "RarityTagger",
+    "Remembered",
     "Rule",
     "RuleTagger",
     "Tagger",

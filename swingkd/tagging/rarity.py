@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from swingkd.models.loading import load_pretrained, load_tokenizer
 from swingkd.tagging.base import BaseTagger, CharTags, empty_tags, token_characters
+from swingkd.tagging.surprisal import asked, surprisal
 from swingkd.tagging.threshold import is_private
-from swingkd.tagging.windows import check_fast_tokenizer, token_windows
+from swingkd.tagging.windows import check_fast_tokenizer
 
 
 class RarityTagger(BaseTagger):
@@ -76,19 +77,11 @@ class RarityTagger(BaseTagger):
 
     def _surprisals(self, texts: list[str]):
         """Yield (text index, [n, 2] offsets, [n] surprisal in nats) for each window."""
-        for batch in token_windows(self.tokenizer, texts, self.max_length, self.overlap, self.batch_size):
-            with torch.inference_mode():
-                ids = batch.inputs["input_ids"].to(self.model.device)
-                mask = batch.inputs["attention_mask"].to(self.model.device)
-                logits = self.model(input_ids=ids, attention_mask=mask).logits[:, :-1]
-                nll = torch.nn.functional.cross_entropy(
-                    logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
-                ).view_as(ids[:, 1:])
-            values = nll.cpu().numpy()
-            for row, text_index in enumerate(batch.text_index):
-                offsets = batch.offsets[row, 1:]
-                real = offsets[:, 1] > offsets[:, 0]
-                yield text_index, offsets[real], values[row][real]
+
+        def ask(inputs: dict[str, torch.Tensor], _: list[int]) -> torch.Tensor:
+            return surprisal(self.model, inputs)
+
+        return asked(ask, self.tokenizer, texts, self.max_length, self.overlap, self.batch_size)
 
     def tag(self, texts: list[str]) -> list[CharTags]:
         """Tag each text; the first token of a text has no past and gets 0.
@@ -107,10 +100,10 @@ class RarityTagger(BaseTagger):
             chars, tokens = token_characters(offsets)
             np.minimum.at(lowest[text_index], chars, values[tokens])
         tagged = []
-        for text, surprisal in zip(texts, lowest, strict=True):
+        for text, nats in zip(texts, lowest, strict=True):
             tags = empty_tags(text)
-            seen = np.isfinite(surprisal)
-            tags.likelihood[seen] = np.clip((surprisal[seen] - middle) / (high - middle), 0, 1)
+            seen = np.isfinite(nats)
+            tags.likelihood[seen] = np.clip((nats[seen] - middle) / (high - middle), 0, 1)
             tags.labels[is_private(tags.likelihood)] = 1
             tagged.append(tags)
         return tagged

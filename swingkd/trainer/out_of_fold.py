@@ -106,6 +106,11 @@ class OutOfFoldTeacher(nn.Module):
         return cls(models, folds, held_out=about.held_out)
 
     @property
+    def inside(self) -> _Inside:
+        """Teachers that did see a row, to compare with those that did not (`MemorisationTagger`)."""
+        return _Inside(self)
+
+    @property
     def one(self) -> PreTrainedModel:
         """One of the teachers, for questions about their kind; it has seen most rows."""
         return self.models[0]  # type: ignore[return-value]
@@ -178,6 +183,22 @@ class OutOfFoldTeacher(nn.Module):
             logits = said.new_empty(len(teacher), *said.shape[1:]) if logits is None else logits
             logits[rows] = said
         return ModelOutput(logits=logits)
+
+
+class _Inside(nn.Module):
+    """Answers each row by a teacher that was trained on it."""
+
+    def __init__(self, teacher: OutOfFoldTeacher):
+        super().__init__()
+        self.teacher = teacher
+
+    @property
+    def config(self) -> Any:
+        return self.teacher.config
+
+    def forward(self, teacher_fold: torch.Tensor, **inputs: Any) -> ModelOutput:
+        # The first fold that this one is trained without is the next: so it knows the row's own.
+        return self.teacher._answer((teacher_fold + 1) % self.teacher.k, inputs)
 
 
 @dataclass(frozen=True)
