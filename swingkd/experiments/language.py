@@ -20,7 +20,13 @@ from transformers import (
     set_seed,
 )
 
-from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer, measure_exposure
+from swingkd import (
+    OutOfFoldTeacher,
+    PrivateDistillationConfig,
+    PrivateDistillationTrainer,
+    measure_exposure,
+    train_out_of_fold,
+)
 from swingkd.data import DataSettings, prepare_dataset
 from swingkd.experiments import corpus
 from swingkd.experiments.grid import Grid, Plan, training_settings
@@ -76,17 +82,31 @@ class Language:
         folder = (self.shared or self.secret if name == "public" else self.secret) / name
         with lock(folder):
             if not is_trained(folder):
-                set_seed(0)
-                trainer = Trainer(
-                    self.new("teacher"),
-                    TrainingArguments(**settings_of(self.config, "teacher_training", folder, 0)),
-                    DataCollatorForLanguageModeling(self.tokenizer, mlm=False),
-                    train_dataset=self.tokenise(data, None).select_columns(["input_ids"]),
-                )
-                quiet(trainer).train()
+                trainer = self.fit(data, folder)
                 trainer.save_model(str(folder))
                 trainer.accelerator.wait_for_everyone()
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+    def fit(self, data: Dataset, folder: Path) -> Trainer:
+        """Train a model of the teacher's size on text."""
+        set_seed(0)
+        trainer = Trainer(
+            self.new("teacher"),
+            TrainingArguments(**settings_of(self.config, "teacher_training", folder, 0)),
+            DataCollatorForLanguageModeling(self.tokenizer, mlm=False),
+            train_dataset=self.tokenise(data, None).select_columns(["input_ids"]),
+        )
+        quiet(trainer).train()
+        return trainer
+
+    def out_of_fold(self, data: Dataset, k: int) -> OutOfFoldTeacher:
+        """Train K teachers as the teacher is, each without one fold of the text, once."""
+        folder = self.secret / f"out-of-fold-{k}"
+        args = PrivateDistillationConfig(**settings_of(self.config, "teacher_training", folder, 0))
+        with lock(folder):
+            return train_out_of_fold(
+                self.new("teacher"), args, data, k=k, train=lambda rows, part: self.fit(rows, part).model
+            )
 
     def teacher(self, name: str = "teacher") -> PreTrainedModel:
         """Return the teacher of the private text, or the public model in its place."""
@@ -119,12 +139,19 @@ class Language:
             text, tagger, args.likelihood_is_dose = self.tokenise(text, tagger), None, True
         if plan.get("goldfish"):
             text = corpus.goldfish(self.tokenise(text, tagger), plan["goldfish"])
-        # Before the student is made: training it draws from the same generator.
+        # Before the student is made: training them draws from the same generator.
+        teacher: Any
+        if plan.get("folds"):
+            teacher = self.out_of_fold(self.texts[plan["transfer"]], plan["folds"])
+            if "input_ids" in text.column_names:
+                raise ValueError("Rows of out-of-fold teachers are text: leave before and goldfish out.")
+        else:
+            # A row may ask the public model in the teacher's place: what a student is without any private text.
+            teacher = self.teacher(plan.get("teacher", "teacher"))
         public = self.teacher("public") if args.protection == "mollify" else None
         trainer = PrivateDistillationTrainer(
             model=self.new("student"),
-            # A row may ask the public model in the teacher's place: what a student is without any private text.
-            teacher_model=self.teacher(plan.get("teacher", "teacher")),
+            teacher_model=teacher,
             args=args,
             train_dataset=text,
             processing_class=self.tokenizer,

@@ -13,7 +13,15 @@ from datasets import Dataset, concatenate_datasets
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, set_seed
 
-from swingkd import CanarySet, PrivacyLedger, PrivateDistillationConfig, PrivateDistillationTrainer, measure_exposure
+from swingkd import (
+    CanarySet,
+    OutOfFoldTeacher,
+    PrivacyLedger,
+    PrivateDistillationConfig,
+    PrivateDistillationTrainer,
+    measure_exposure,
+    train_out_of_fold,
+)
 from swingkd.audit import audit_canary_membership
 from swingkd.data import DataSettings, prepare_dataset
 from swingkd.experiments import corpus
@@ -131,7 +139,7 @@ class PrivateLanguage:
     def fit(
         self,
         model: PreTrainedModel,
-        teacher: str | PreTrainedModel | None,
+        teacher: str | PreTrainedModel | OutOfFoldTeacher | None,
         args: PrivateDistillationConfig,
         data: Dataset,
         lora: dict[str, Any] | None = None,
@@ -154,6 +162,16 @@ class PrivateLanguage:
         trainer.accelerator.wait_for_everyone()
         return trainer
 
+    def out_of_fold(self, data: Dataset, k: int) -> OutOfFoldTeacher:
+        """Train K teachers as the teacher is, each without one fold of the text, once."""
+        args = self.distillation(f"out-of-fold-{k}", 0, {**self.config[self.teacher_training], "alpha": 0.0})
+
+        def train(rows: Dataset, folder: Path) -> PreTrainedModel:
+            own = args.settled(output_dir=str(folder))
+            return self.fit(self.base("teacher"), None, own, self.tokenise(rows, None)).model  # type: ignore[return-value]
+
+        return train_out_of_fold(self.base("teacher"), args, data, k=k, train=train)
+
     def student(self, plan: Plan, setting: str, seed: int) -> PrivateDistillationTrainer:
         """Distil one student; `plan` is one entry of `rows` in the configuration."""
         kind = "dp_training" if "target_epsilon" in plan["args"] else "student_training"
@@ -164,7 +182,9 @@ class PrivateLanguage:
             text = corpus.goldfish(self.tokenise(text, None), plan["goldfish"])
         # By its name: its ledger, if it has one, lies in its folder.
         public = self.base("teacher") if args.protection == "mollify" or plan.get("teacher") == "base" else None
-        teacher = public if plan.get("teacher") == "base" else str(self.secret / "teacher")
+        teacher: Any = public if plan.get("teacher") == "base" else str(self.secret / "teacher")
+        if plan.get("folds"):
+            teacher = self.out_of_fold(self.text(plan["transfer"]), plan["folds"])
         return self.fit(
             self.base("student"),
             teacher if args.alpha > 0 else None,

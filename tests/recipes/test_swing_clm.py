@@ -9,6 +9,8 @@ from datasets import Dataset
 from swingkd.experiments import corpus
 from tests.recipes.conftest import RECIPES, script
 
+OUT_OF_FOLD = {"protection": "none", "alpha": 1.0}
+
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
@@ -53,11 +55,19 @@ def test_the_recipe_runs_restarts_and_skips_what_it_has(tiny):
         {"model": "once", "transfer": "A", "untagged": True, "deduplicated": True, "args": {"protection": "none"}},
         {"model": "goldfish", "transfer": "A", "untagged": True, "goldfish": 4, "args": {"protection": "none"}},
         {"model": "drop", "transfer": "A", "before": True, "setting": "guard=before", "args": {"protection": "drop"}},
+        {"model": "out_of_fold", "transfer": "A", "folds": 2, "untagged": True, "args": OUT_OF_FOLD},
+        {
+            "model": "surrogate_out_of_fold",
+            "transfer": "A",
+            "folds": 2,
+            "args": {"protection": "surrogate", "alpha": 1.0},
+        },
     ]
     main(tiny | {"rows": tiny["rows"] + more})
     after = rows_of(tiny)
     assert after[: len(before)] == before  # measured once
     assert {row["model"] for row in after} == {"teacher", "kd", *(row["model"] for row in more)}
+    assert "`out_of_fold` learns each row" in (out / "README.md").read_text()
     assert "`surrogate` reads text" in (out / "README.md").read_text()
 
 
@@ -103,10 +113,11 @@ def test_canaries_of_every_kind(tiny):
     config["rows"].append(
         {"model": "drop", "setting": "guard=before", "transfer": "A", "before": True, "args": {"protection": "drop"}}
     )
+    config["rows"].append({"model": "out_of_fold", "transfer": "A", "folds": 2, "untagged": True, "args": OUT_OF_FOLD})
     out = script("audit_canaries")["main"](config)
     rows = rows_of(config)
     kinds = set(config["canaries"]) - {"all"}
-    for model in ("teacher", "kd", "surrogate", "drop"):
+    for model in ("teacher", "kd", "surrogate", "drop", "out_of_fold"):
         found = {
             word.removeprefix("canaries=")
             for row in rows
