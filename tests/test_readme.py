@@ -126,10 +126,11 @@ def test_the_python_block_of_the_out_of_fold_page(tmp_path, monkeypatch, tokeniz
     rows = [{"text": f"{text} number {i}", "patient": i // 3} for i, text in enumerate(TEXTS[:30])]
     Path("notes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = (Path(__file__).parents[1] / "docs" / "out_of_fold.md").read_text()
-    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     namespace: dict = {}
-    exec(compile(block, "out_of_fold.md", "exec"), namespace)
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "out_of_fold.md", "exec"), namespace)
     assert namespace["trainer"].state.global_step == 5
+    assert namespace["tagger"].labels[-1] == "MEMORISED"
 
 
 def test_the_python_block_of_the_federation_page(tmp_path, monkeypatch):

@@ -6,10 +6,12 @@ import copy
 import logging
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel
@@ -80,13 +82,22 @@ def train_out_of_fold(
     task = task_of(model, args.task)
     if processing_class is None and train is None:
         processing_class = load_processor(task.auto_processor, name_of(model) or "")
-    with alone_in(out):
-        folds = _folds(out, dataset, folds, k)
-        check_held_out(folds.k, held_out)
-        about = About(
-            folds.k, held_out, peft_config is not None, task.name, name_of(model) or None, folds.digest(), _told(args)
-        )
-        _begin(out, about, folds)
+    main = args.process_index == 0
+    # One process of a launch stands for all: it deals the rows, the others read how.
+    with alone_in(out) if main else nullcontext():
+        with args.main_process_first(desc="dealing rows into folds"):
+            folds = _folds(out, dataset, folds if main else None, k)
+            check_held_out(folds.k, held_out)
+            about = About(
+                folds.k,
+                held_out,
+                peft_config is not None,
+                task.name,
+                name_of(model) or None,
+                folds.digest(),
+                _told(args),
+            )
+            _begin(out, about, folds)
         fitting = _Fitting(args, task, processing_class, peft_config, tagger, surrogates, train, stop)
         base = model
         for number in range(folds.k):
@@ -97,10 +108,11 @@ def train_out_of_fold(
             unseen = [(number + place) % folds.k for place in range(held_out)]
             base = fitting.fit(base, folds.without(dataset, *unseen), folder, out / "training" / NAME.format(number))
         base = fitting.loaded(base) if peft_config is not None else base
-        if isinstance(base, PreTrainedModel):
+        if main and isinstance(base, PreTrainedModel):
             base.config.save_pretrained(out)
-        if processing_class is not None:
+        if main and processing_class is not None:
             processing_class.save_pretrained(out)
+        PartialState().wait_for_everyone()
     return OutOfFoldTeacher.load(out, base if peft_config is not None else None)  # type: ignore[arg-type]
 
 
@@ -128,9 +140,8 @@ class _Fitting:
         """Train one teacher and write it; return the base for the next one."""
         if self.train is not None:
             training.mkdir(parents=True, exist_ok=True)
-            self.train(rows, training).save_pretrained(folder)
-            seal(folder)
-            shutil.rmtree(training)
+            trained = self.train(rows, training)
+            self.finish(folder, training, lambda: trained.save_pretrained(folder))
             return base
         if self.peft_config is not None:
             base = self.loaded(base)
@@ -154,10 +165,17 @@ class _Fitting:
         if self.stop is not None and self.stop.interrupted:
             raise KeyboardInterrupt
         trainer.save_model(str(folder))
-        seal(folder)
-        # Its checkpoints know what the teacher knows, and nobody needs them any more.
-        shutil.rmtree(training, ignore_errors=True)
+        self.finish(folder, training, lambda: None)
         return trainer.model.unload() if isinstance(trainer.model, PeftModel) else base
+
+    def finish(self, folder: Path, training: Path, save: Callable[[], object]) -> None:
+        """Seal a teacher that is written, and remove what its training left: it knows what the teacher knows."""
+        PartialState().wait_for_everyone()
+        if self.args.process_index == 0:
+            save()
+            seal(folder)
+            shutil.rmtree(training, ignore_errors=True)
+        PartialState().wait_for_everyone()
 
 
 def _folds(out: Path, dataset: Dataset, given: Folds | None, k: int) -> Folds:

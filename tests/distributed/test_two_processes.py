@@ -63,6 +63,20 @@ def test_processes_with_disks_of_their_own_share_one_draw(tmp_path, protection, 
         assert (other / "_private" / name).stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.distributed
+def test_two_processes_ask_teachers_out_of_fold_as_one_does(tmp_path):
+    one = launch(tmp_path / "one", accelerate("cpu"), "train_once.py", "4", "noise", "folds")
+    two = launch(tmp_path / "two", accelerate("ddp"), "train_once.py", "2", "noise", "folds")
+    assert_same(one, two, **CLOSE)
+
+
+@pytest.mark.distributed
+def test_two_processes_train_the_same_teachers_out_of_fold(tmp_path):
+    launch(tmp_path / "run", accelerate("ddp"), "crossfit_once.py", "4")
+    first, second = (load_file(tmp_path / "run" / f"{i}.safetensors") for i in range(2))
+    assert_same(first, second, rtol=0, atol=0)
+
+
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_read_a_stream_as_one_does(tmp_path):

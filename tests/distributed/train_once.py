@@ -4,9 +4,10 @@ import sys
 
 import torch
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 
-from swingkd import PrivateDistillationTrainer, RuleTagger
+from swingkd import Folds, OutOfFoldTeacher, PrivateDistillationTrainer, RuleTagger
 from tests.distributed.leaving import leave_together
 from tests.distributed.settings import settings
 from tests.harness import TEXTS, tiny_model, train_tokenizer
@@ -31,10 +32,18 @@ def main(folder: str, batch_size: int, protection: str, kind: str = "rows") -> N
     # Of unlike lengths: handed round from one process to the others, they could not be joined.
     rows = Dataset.from_dict({"text": [text * (1 + i % 3) for i, text in enumerate(TEXTS)]})
     rows = rows.to_iterable_dataset() if kind == "stream" else Dataset.from_dict({"text": TEXTS})
+    teacher = teacher.double()
+    if kind == "folds":
+        args.alpha = 1.0
+        lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        torch.manual_seed(0)
+        adapted = get_peft_model(teacher, lora, adapter_name="fold-0", autocast_adapter_dtype=False)
+        adapted.add_adapter("fold-1", lora, autocast_adapter_dtype=False)
+        teacher = OutOfFoldTeacher(adapted.double(), Folds.of(rows, 2, near_duplicates=False, seed=0))
     trainer = PrivateDistillationTrainer(
         tiny_model(len(tokenizer), seed=1).double(),
         args,
-        teacher_model=teacher.double(),
+        teacher_model=teacher,
         train_dataset=rows,
         eval_dataset=Dataset.from_dict({"text": TEXTS[:7]}),
         processing_class=tokenizer,
