@@ -46,6 +46,7 @@ from .trainer import (
     PrivateDistillationConfig,
     PrivateDistillationTrainer,
     cache_teacher,
+    sample_transfer,
     train_out_of_fold,
 )
 from .vision import DataFreeDistillation, DynamicSampleSelection
@@ -88,6 +89,7 @@ __all__ = [
     "epsilon_lower_bound",
     "measure_exposure",
     "prepare_rows",
+    "sample_transfer",
     "shadow_models",
     "student_from",
     "teacher_logits",

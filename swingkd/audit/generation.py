@@ -23,6 +23,8 @@ def sample_texts(
     *,
     max_new_tokens: int,
     top_k: int = 40,
+    top_p: float = 1.0,
+    temperature: float = 1.0,
     several: bool = False,
     batch_size: int | None = None,
     seed: int = 0,
@@ -37,6 +39,8 @@ def sample_texts(
         prompts: the beginnings, as text or as token ids; "" starts a text of its own.
         max_new_tokens: length of a continuation; it ends earlier where the model ends the text.
         top_k: sample among so many likeliest tokens; 0: among all.
+        top_p: sample among the likeliest tokens that have this much of the probability together.
+        temperature: the logits are divided by it.
         several: go on where the model ends a text and begins another, as models do that were trained on packed texts
             (the later ones are more like their training); the texts are put on lines of their own.
         batch_size: prompts at a time; default: 64, and up to 512 of a small model, which is faster so.
@@ -55,6 +59,8 @@ def sample_texts(
             f"max_new_tokens={max_new_tokens} and batch_size={batch_size} must be at least 1, top_k={top_k} at least "
             "0 (all tokens)."
         )
+    if not 0 < top_p <= 1 or temperature <= 0:
+        raise ValueError(f"top_p={top_p} must lie in (0, 1], and temperature={temperature} be positive.")
     ends = {tokenizer.eos_token_id, tokenizer.bos_token_id} - {None}
     start = text_start(tokenizer)
     longest = longest_input(model, 2**20)
@@ -70,9 +76,9 @@ def sample_texts(
         # The Trainer leaves models that would read all of a text again for each token.
         "use_cache": True,
         "top_k": top_k,
-        "top_p": 1.0,
+        "top_p": top_p,
         "min_p": None,
-        "temperature": 1.0,
+        "temperature": temperature,
         "num_beams": 1,
         "repetition_penalty": 1.0,
         "no_repeat_ngram_size": 0,

@@ -4,7 +4,9 @@ from swingkd.cli import crossfit, distill, federate, measure, quickstart, surrog
 from swingkd.cli.common import app
 
 # As they are used, one after the other.
-_ORDER = "quickstart canaries tag surrogates crossfit distill cache_teacher audit budget federate card env".split()
+_ORDER = (
+    "quickstart canaries tag surrogates crossfit sample distill cache_teacher audit budget federate card env".split()
+)
 app.registered_commands.sort(key=lambda command: _ORDER.index(command.callback.__name__) if command.callback else 0)
 
 __all__ = ["app", "crossfit", "distill", "federate", "measure", "quickstart", "surrogates", "tag"]

@@ -1,4 +1,4 @@
-"""swingkd crossfit."""
+"""swingkd crossfit, sample."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from swingkd.cli.common import (
     read_fields,
     say,
     show_command,
+    text_named,
 )
 
 
@@ -107,3 +108,57 @@ def crossfit(
     say(f"{output_dir} holds {teacher.k} teachers: {teacher.folds}. They are as private as the text.")
     say("Next, with a student that begins with public weights for STUDENT:")
     show_command("distill", "--teacher", output_dir, "--student", "STUDENT", "--data", data)
+
+
+@command
+def sample(
+    teacher: Annotated[str, typer.Option(help="A folder of swingkd crossfit, or a public (or private) model's name.")],
+    output: Annotated[Path, typer.Option(help="Where the text goes: a file ending in .jsonl.")],
+    count: Annotated[int, typer.Option(help="How many texts.")] = 1000,
+    private: Annotated[
+        str | None, typer.Option(help="What the teachers were trained on: near-copies of it are left out. " + DATA)
+    ] = None,
+    text_column: TextColumnOption = None,
+    split: SplitOption = "train",
+    prompts: Annotated[
+        Path | None, typer.Option(help="A file with beginnings, one a line, without anything private.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest text, in tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(help="Of the sampling.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Sample among the likeliest tokens of this much probability.")] = 1.0,
+    bound: Annotated[
+        float, typer.Option(help="Leave out what its writer knows so much better than the other teacher, in nats.")
+    ] = 10.0,
+) -> None:
+    """Let teachers write the text that a student learns from, so that it never reads a private record.
+
+    Example: swingkd sample --teacher out/teachers --private notes.jsonl --output out/sampled.jsonl
+    """
+    from transformers import AutoModelForCausalLM
+
+    from swingkd.files import written_whole
+    from swingkd.models.loading import load_pretrained, load_tokenizer
+    from swingkd.trainer.out_of_fold import OutOfFoldTeacher, is_out_of_fold
+    from swingkd.trainer.sampled import sample_transfer
+
+    if output.suffix != ".jsonl":
+        raise ValueError(f"--output {output} must end in .jsonl.")
+    several = is_out_of_fold(teacher)
+    known = text_named(load_rows(private, split), text_column or "text", private)["text"][:] if private else None
+    rows, report = sample_transfer(
+        OutOfFoldTeacher.load(teacher) if several else load_pretrained(AutoModelForCausalLM, teacher),
+        load_tokenizer(teacher),
+        count,
+        known,
+        prompts=prompts.read_text(encoding="utf-8").splitlines() if prompts else ("",),
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        bound=bound,
+    )
+    # It may still say what its writer was trained on.
+    with written_whole(output, owner_only=True) as part:
+        rows.to_json(part)
+    say(str(report))
+    say(f"Written: {output}. Next, with a student that begins with public weights for STUDENT:")
+    show_command("distill", "--teacher", teacher, "--student", "STUDENT", "--data", output)

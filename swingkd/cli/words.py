@@ -48,6 +48,14 @@ OPTIONS: dict[str, dict[str, str]] = {
         "output_dir": "--output-dir",
         "tagger": "--tagger",
     },
+    "sample": {
+        "bound": "--bound",
+        "count": "--count",
+        "k": "crossfit --k",
+        "prompts": "--prompts",
+        "temperature": "--temperature",
+        "top_p": "--top-p",
+    },
     "audit": {
         "attacks": "--attack",
         "candidates": "--candidates",

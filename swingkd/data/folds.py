@@ -115,11 +115,14 @@ class Folds:
         """
         _check_rows(dataset)
         missing = [name for name in self.columns if name not in dataset.column_names]
-        if missing:
+        if missing and FOLD not in dataset.column_names:
             raise ValueError(
                 f"The rows were dealt with the columns {', '.join(self.columns)}, and these lack {', '.join(missing)}."
             )
-        place, known = self._places(_keys(_contents(dataset, self.columns)))
+        if missing:  # text of another kind, which says itself what it is like
+            place, known = np.zeros(len(dataset), np.int64), np.zeros(len(dataset), bool)
+        else:
+            place, known = self._places(_keys(_contents(dataset, self.columns)))
         folds = self.of_row[place]
         if FOLD in dataset.column_names:
             told = np.array(dataset.with_format(None)[FOLD], np.int64)

@@ -24,6 +24,7 @@ READ_BY = {
     "privacy": "distill",
     "data/folds.py": "crossfit",
     "trainer/crossfit.py": "crossfit",
+    "trainer/sampled.py": "sample",
     "trainer/teacher_cache.py": "cache-teacher",
     "trainer/server_cache.py": "cache-teacher",
     "models/teacher_server.py": "cache-teacher",
