@@ -51,7 +51,6 @@ OPTIONS: dict[str, dict[str, str]] = {
     "sample": {
         "bound": "--bound",
         "count": "--count",
-        "k": "crossfit --k",
         "prompts": "--prompts",
         "temperature": "--temperature",
         "top_p": "--top-p",

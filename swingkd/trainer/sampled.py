@@ -143,7 +143,7 @@ class _Drawing:
         if isinstance(teacher, OutOfFoldTeacher) and teacher.k != 2:
             raise ValueError(
                 f"{teacher.k} teachers share rows with each other, so none is without what another one has seen. "
-                "Train two (k=2)."
+                "Train two."
             )
         self.teacher, self.tokenizer, self.least, self.run, self.bound = teacher, tokenizer, least, run, bound
         self.private = self._tokens(private) if private is not None and len(private) else None

@@ -85,6 +85,7 @@ PYTHON_ONLY = (
     "rows have no text (None",
     "(None)",
     "similarity=",
+    "top_p=",
     "OutOfFoldTeacher",
     "Folds.add_to",
     "layers=",

@@ -142,5 +142,5 @@ def test_bad_input_is_refused(fields, says, tokenizer):
 
 
 def test_three_teachers_share_what_they_saw(tokenizer):
-    with pytest.raises(ValueError, match="k=2"):
+    with pytest.raises(ValueError, match="Train two"):
         sample_transfer(OutOfFoldTeacher([tiny_model(len(tokenizer), seed=i) for i in range(3)]), tokenizer, 2)
