@@ -13,6 +13,7 @@ True
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import json
 import os
@@ -48,12 +49,15 @@ class Folds:
         k: how many folds there are.
         keys: [rows] uint64, a hash of each row.
         columns: what of a row is hashed.
+        unit: "record", or the column that names people, where the fold of each was drawn for itself (`Folds.apart`);
+            `None`: one row may move others.
     """
 
     of_row: np.ndarray
     k: int
     keys: np.ndarray
     columns: tuple[str, ...]
+    unit: str | None = None
 
     @classmethod
     def of(
@@ -85,11 +89,7 @@ class Folds:
             raise ValueError(f"k={k!r} folds: give 2 or more, so that each row has a teacher that never saw it.")
         if not 0 < similarity <= 1:
             raise ValueError(f"similarity={similarity} must lie in (0, 1].")
-        _check_rows(dataset)
-        if group_by is not None and group_by not in dataset.column_names:
-            raise ValueError(f"group_by={group_by!r} is no column of the rows ({', '.join(dataset.column_names)}).")
-        own = [name for name in dataset.column_names if name not in (group_by, FOLD)]
-        columns = tuple(name for name in own if _holds_text(dataset.features[name])) or tuple(own)
+        columns = _read(dataset, group_by)
         texts = list(_contents(dataset, columns))
         if near_duplicates and not (columns and _holds_text(dataset.features[columns[0]])):
             raise ValueError(
@@ -102,6 +102,34 @@ class Folds:
         if near_duplicates:
             edges += _alike(texts, similarity)
         return cls(_dealt(_components(edges, len(texts)), k, seed), k, _keys(texts), columns)
+
+    @classmethod
+    def apart(cls, dataset: Dataset, k: int = 2, *, group_by: str | None = None, seed: int | None = None) -> Folds:
+        """Draw the fold of each row, or person, for itself: no other row moves it.
+
+        For teachers with differential privacy.  A guarantee of each teacher is one of all together only where one
+        record is in one place, whoever else is there; near-duplicates, which others decide about, are not looked for.
+
+        Args:
+            dataset: map-style rows, as they will be trained on.
+            k: folds, of about one size.
+            group_by: a column that names a person; default: each text is drawn for itself, so equal ones share a fold.
+            seed: for a division that others can repeat; default: the system's randomness.
+
+        Raises:
+            ValueError: the rows are a stream, or a fold got none.
+        """
+        if not isinstance(k, int) or k < 2:
+            raise ValueError(f"k={k!r} folds: give 2 or more, so that each row has a teacher that never saw it.")
+        columns = _read(dataset, group_by)
+        texts = list(_contents(dataset, columns))
+        units = texts if group_by is None else map(repr, dataset.with_format(None)[group_by])
+        key = secrets.token_bytes(16) if seed is None else seed.to_bytes(16, "little")
+        drawn = (hashlib.blake2b(unit.encode("utf-8", "surrogatepass"), key=key, digest_size=8) for unit in units)
+        of_row = np.array([int.from_bytes(one.digest(), "little") % k for one in drawn], np.int64)
+        if len(np.unique(of_row)) < k:
+            raise ValueError(f"{len(of_row)} rows left one of {k} folds empty. Take fewer folds.")
+        return cls(of_row, k, _keys(texts), columns, group_by or "record")
 
     def add_to(self, dataset: Dataset) -> Dataset:
         """Return the rows with a column `teacher_fold`.
@@ -172,11 +200,11 @@ class Folds:
         """Return a digest of which row is where."""
         order = np.argsort(self.keys, kind="stable")
         parts = self.keys[order].astype("<u8").tobytes(), self.of_row[order].astype("<i8").tobytes()
-        return xxhash.xxh3_128_hexdigest(b"".join(parts) + repr((self.k, self.columns)).encode())
+        return xxhash.xxh3_128_hexdigest(b"".join(parts) + repr((self.k, self.columns, self.unit)).encode())
 
     def save(self, path: str | os.PathLike) -> None:
         """Write it as safetensors, for the owner alone: whoever has it can tell whether a text was trained on."""
-        known = {"k": str(self.k), "columns": json.dumps(self.columns)}
+        known = {"k": str(self.k), "columns": json.dumps(self.columns), "unit": json.dumps(self.unit)}
         with written_whole(path, owner_only=True) as file:
             save_file({"of_row": self.of_row.astype(np.int64), "keys": self.keys}, file, known)
 
@@ -192,14 +220,24 @@ class Folds:
                 known, arrays = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             of_row, keys, k = arrays["of_row"], arrays["keys"], int(known["k"])
             columns = read_as(tuple[str, ...], known["columns"], str(path))
+            unit = read_as(str | None, known.get("unit", "null"), str(path))  # type: ignore[arg-type]
         except (SafetensorError, KeyError, ValueError) as error:
             raise ValueError(f"{path} does not say which rows are in which fold. Deal them again.") from error
         _check_folds(of_row, k)
-        return cls(of_row, k, keys, columns)
+        return cls(of_row, k, keys, columns, unit)
 
     def __repr__(self) -> str:
         sizes = np.bincount(self.of_row, minlength=self.k).tolist()
         return f"Folds(k={self.k}, rows={sizes})"
+
+
+def _read(dataset: Dataset, group_by: str | None) -> tuple[str, ...]:
+    """Return what of rows is looked at: what is text in them, or all where nothing is."""
+    _check_rows(dataset)
+    if group_by is not None and group_by not in dataset.column_names:
+        raise ValueError(f"group_by={group_by!r} is no column of the rows ({', '.join(dataset.column_names)}).")
+    own = [name for name in dataset.column_names if name not in (group_by, FOLD)]
+    return tuple(name for name in own if _holds_text(dataset.features[name])) or tuple(own)
 
 
 def _check_rows(dataset: Any) -> None:

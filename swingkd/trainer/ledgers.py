@@ -35,9 +35,11 @@ def first_ledger(
     if isinstance(teacher, str) and _whole(args.teacher_model_init_kwargs):
         known = PrivacyLedger.of_weights(teacher)
     covered = known.as_teacher() if known is not None else []
+    if isinstance(teacher, OutOfFoldTeacher):
+        covered = teacher.promised()
     if teacher is None and args.alpha == 0:
         unknown[TEACHER_DATA] = NO_TEACHER
-    elif isinstance(teacher, OutOfFoldTeacher):
+    elif isinstance(teacher, OutOfFoldTeacher) and not covered:
         unknown[TEACHER_DATA] = _OUT_OF_FOLD
     elif not covered:
         unknown[TEACHER_DATA] = _UNCOVERED_TEACHER

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from swingkd.data.columns import FOLD
 from swingkd.data.folds import Folds
 from swingkd.files import PRIVATE, SEAL_FILE, check_seal, read_as
 from swingkd.models.loading import load_pretrained
+from swingkd.privacy import LedgerEntry, PrivacyLedger
+from swingkd.privacy.ledger_entry import compose
 from swingkd.tasks import TASKS, Task
 from swingkd.trainer.config import PrivateDistillationConfig
 
@@ -75,6 +77,26 @@ class OutOfFoldTeacher(nn.Module):
         if not self.adapted and any(type(model) is not type(self.one) for model in self.models):
             raise ValueError("The teachers are of different kinds. Train all of them from one model.")
         self.folds, self.held_out = folds, held_out
+        #: What the training of each released, where that is known.
+        self.ledgers: tuple[PrivacyLedger | None, ...] = ()
+
+    def promised(self) -> list[LedgerEntry]:
+        """Return what all teachers together promise of a record they learnt from; empty where nothing is.
+
+        A record is in the training rows of `k - held_out` teachers, and their guarantees add up over these.  That
+        holds only where the fold of each unit was drawn for itself (`Folds.apart`).
+        """
+        told = [ledger.as_teacher() for ledger in self.ledgers if ledger is not None]
+        if self.folds is None or self.folds.unit is None or len(told) < self.k or not all(told):
+            return []
+        # The largest stand for any others.  Whoever is in several folds is in the rows of all teachers.
+        units = {entry.unit for entries in told for entry in entries}
+        seen = self.k - self.held_out if units <= {"record", self.folds.unit} else self.k
+        largest = sorted(told, key=lambda entries: -compose(entries)[0])[:seen]
+        note = f"each {self.folds.unit} is in the training rows of {seen} of {self.k} teachers"
+        return [
+            replace(entry, caveat="; ".join(filter(None, (entry.caveat, note)))) for part in largest for entry in part
+        ]
 
     @classmethod
     def load(cls, folder: str | os.PathLike, base: PreTrainedModel | None = None) -> OutOfFoldTeacher:
@@ -103,7 +125,9 @@ class OutOfFoldTeacher(nn.Module):
             models = _adapted(_base(task, folder, about, base), folders)
         else:
             models = [load_pretrained(task.auto_model, str(path), role="teacher") for path in folders]
-        return cls(models, folds, held_out=about.held_out)
+        teacher = cls(models, folds, held_out=about.held_out)
+        teacher.ledgers = tuple(PrivacyLedger.of_weights(path) for path in folders)
+        return teacher
 
     @property
     def inside(self) -> _Inside:

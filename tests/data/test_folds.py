@@ -160,6 +160,28 @@ def test_rows_that_were_changed_keep_their_fold_and_others_are_refused():
         folds.add_to(rows.rename_column("text", "note"))
 
 
+@given(st.lists(st.integers(0, 400), min_size=40, max_size=80), st.integers(2, 3), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_folds_drawn_apart_are_moved_by_no_other_row(people, k, seed):
+    rows = Dataset.from_dict({"text": [f"row {i}" for i in range(len(people))], "patient": people})
+    # Else a fold may be left empty.
+    assume(len(set(people[1:])) > 5 * k)
+    folds = Folds.apart(rows, k, group_by="patient", seed=seed)
+    fewer = Folds.apart(rows.select(range(1, len(people))), k, group_by="patient", seed=seed)
+    assert folds.of_row[1:].tolist() == fewer.of_row.tolist()
+    assert all(len(of) == 1 for of in folds_by(people, folds).values())
+    assert folds.unit == "patient"
+
+
+def test_texts_drawn_apart_share_a_fold_where_they_are_equal(tmp_path):
+    rows = Dataset.from_dict({"text": [text_of(i // 2, 8) for i in range(60)]})
+    folds = Folds.apart(rows, 2)
+    assert folds.of_row[::2].tolist() == folds.of_row[1::2].tolist()
+    folds.save(tmp_path / "folds.safetensors")
+    assert Folds.load(tmp_path / "folds.safetensors").unit == "record"
+    assert Folds.of(rows, 2).unit is None
+
+
 def test_streams_and_other_files_are_refused(tmp_path):
     rows = Dataset.from_dict({"text": [text_of(i) for i in range(8)]})
     with pytest.raises(ValueError, match="a stream"):

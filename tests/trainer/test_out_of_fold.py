@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from swingkd import Folds, OutOfFoldTeacher, PrivateDistillationTrainer, RuleTagger, cache_teacher, train_out_of_fold
 from swingkd.data.columns import FOLD, UNSEEN
+from swingkd.privacy.ledger_entry import compose
 from swingkd.trainer import crossfit
 from tests.harness import TEXTS, tiny_model
 from tests.tasks.setups import make_setup
@@ -373,3 +374,27 @@ def test_classifiers_of_images(config, tmp_path, tokenizer):
     )
     trainer.train()
     assert trainer.train_dataset[FOLD] == folds.add_to(setup.data)[FOLD]
+
+
+@pytest.mark.parametrize(("k", "held_out", "drawn"), [(2, 1, "apart"), (3, 1, "apart"), (3, 2, "apart"), (2, 1, "of")])
+def test_teachers_with_differential_privacy_promise_it_together(
+    k, held_out, drawn, fitted, rows, student, tokenizer, config, tmp_path
+):
+    folds = Folds.apart(rows, k, seed=1) if drawn == "apart" else Folds.of(rows, k, near_duplicates=False, seed=1)
+    tiny_model(len(tokenizer), seed=1).save_pretrained(tmp_path / "base")
+    private = {"noise_multiplier": 1.0, "per_device_train_batch_size": 4, "max_length": 64, "save_strategy": "no"}
+    teacher = fitted(str(tmp_path / "base"), folds=folds, held_out=held_out, **private)
+    trainer = trainer_of(teacher, student, tokenizer, config, rows)
+    told = trainer.ledger.epsilon("teacher's training data")
+    if drawn == "of":
+        assert told is None
+        assert "trained without the record" in str(trainer.ledger)
+        return
+    # By hand: a record is in the training rows of all teachers but those that held its fold out.
+    entries = [ledger.as_teacher() for ledger in teacher.ledgers]
+    saw = [[n for n in range(k) if fold not in {(n + i) % k for i in range(held_out)}] for fold in range(k)]
+    by_fold = [compose([entry for number in numbers for entry in entries[number]])[0] for numbers in saw]
+    assert told >= max(by_fold) * (1 - 1e-3)
+    if held_out < k - 1:
+        assert told < sum(compose(part)[0] for part in entries)
+    assert f"{k - held_out} of {k} teachers" in trainer.ledger.about("teacher's training data")[0].caveat
