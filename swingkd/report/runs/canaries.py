@@ -26,7 +26,7 @@ ASKS = {
     "read": "in a prompt that is read and never learnt; ranked by the answer",
     "fuzzy": "a tenth of the other words differ from copy to copy",
     "several": "two secrets of each person",
-    "words": "three words, which no tagger finds: nothing protects them",
+    "words": "three words, which no tagger finds",
 }
 
 
