@@ -21,12 +21,13 @@ def canary_experiment(config: dict[str, Any]) -> LanguageExperiment:
 
     Args:
         config: as for `language_experiment`, but that `canaries` has a set for each name, and what all share in
-            `all`.
+            `all`.  There, `apart: true` gives each kind people and secrets of its own; else all kinds speak of the
+            same ones, as a person's letters do, and what one sentence gives away may have been learnt from another.
     """
     grid = Grid(config, "canaries")
     private, public, splits = corpus.load_halves(config["data"])
     tokenizer = make_tokenizer(config["tokenizer"], public["text"])
-    specs = {name: {**config["canaries"]["all"], **spec} for name, spec in config["canaries"].items() if name != "all"}
+    specs = _specs(config["canaries"])
     sets = {name: corpus.make_canaries(spec, grid.secret / f"canaries_{name}.json") for name, spec in specs.items()}
     texts = {"A": _with(_as_completions(private), sets), "B": _as_completions(public)}
     tagger = corpus.make_tagger(private, public, *splits.values())
@@ -48,6 +49,17 @@ def canary_experiment(config: dict[str, Any]) -> LanguageExperiment:
 
     shown = next(iter(splits.values()))["text"][:3]
     return LanguageExperiment(grid, language, evaluation, audit, {"teacher": teacher}, shown)
+
+
+def _specs(canaries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return what each kind of canaries is drawn by."""
+    common = dict(canaries["all"])
+    apart, seed = common.pop("apart", False), common.get("seed")
+    specs = {name: {**common, **spec} for name, spec in canaries.items() if name != "all"}
+    if apart and seed is not None:
+        for number, spec in enumerate(specs.values()):
+            spec["seed"] = 1000 * seed + number
+    return specs
 
 
 def _as_completions(texts: Dataset) -> Dataset:

@@ -130,6 +130,13 @@ def test_canaries_of_every_kind(tiny):
     assert (out / "leaks.png").exists()
     assert all(f"| {kind} | " in card for kind in kinds)
     assert "`drop (before)`" in card
+    assert "All kinds speak of the same people" not in card
+    secrets = [
+        {canary["secret"] for canary in json.loads(path.read_text())["canaries"]}
+        for path in sorted((out / "_private").glob("canaries_*.json"))
+    ]
+    assert len(secrets) == len(kinds)
+    assert sum(map(len, secrets)) == len(set().union(*secrets))
     # Whoever has the seed can draw the canaries again.
     assert "seed" not in json.dumps(json.loads((out / "metrics.json").read_text())["config"]["canaries"])
 

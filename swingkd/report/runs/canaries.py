@@ -127,6 +127,7 @@ class CanaryCard(RunCard):
             "students": self.table,
             "kinds": self.kinds,
             "asks": ASKS,
+            "apart": self.content["config"].get("canaries", {}).get("all", {}).get("apart", False),
             "change": lambda student: student.perplexity / kd - 1 if kd and student.model != "kd" else None,
         }
 
