@@ -12,10 +12,12 @@ from typer.testing import CliRunner
 
 from swingkd.cli import app
 from swingkd.report import MetricsFile, summarise
+from swingkd.report.runs.canaries import CanaryCard
 from swingkd.report.runs.labels import LabelTable
 from swingkd.report.table import RunTable
 from tests.harness import TEXTS, bert, coloured, tiny_model
 
+RIVALS = ("drop", "mollify", "noise", "population")
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
@@ -254,6 +256,25 @@ def test_the_word_taggers_are_those_of_the_card():
     assert f"{worth} and {found} with 16" in text
     worth, found = of("population")
     assert f"`population` {worth} and {found}" in text
+
+
+def test_the_kinds_of_canaries_are_those_of_the_card():
+    card = Path(__file__).parents[1] / "model_cards" / "audit-canaries" / "metrics.json"
+    students = {student.name: student for student in CanaryCard(json.loads(card.read_text())).table}
+
+    def second(guard):
+        return [s.leaks["second"].value for s in students.values() if s.guard == guard and s.model in RIVALS]
+
+    text = " ".join(README.split())
+    best, worst = min(second("before")), max(second("before"))
+    assert f"gave {best:.1f} to {worst:.1f} bits away behind four protections as they were" in text
+    surrogate, kd = students["surrogate (now)"], students["kd (none)"]
+    assert surrogate.seeds == kd.seeds == 3
+    most = max(leak.value for kind, leak in surrogate.leaks.items() if kind != "words")
+    assert f"gives more than {most:.1f} away on average" in text
+    assert f"at {100 * (surrogate.perplexity / kd.perplexity - 1):+.1f} % perplexity" in text
+    words = surrogate.leaks["words"].value, students["out_of_fold (none)"].leaks["words"].value
+    assert f"three words that no tagger finds are {words[0]:.1f} bits behind it, and {words[1]:.1f} where" in text
 
 
 def test_nothing_was_left_to_fill_in():

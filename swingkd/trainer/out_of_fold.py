@@ -144,6 +144,11 @@ class OutOfFoldTeacher(nn.Module):
         """The teachers' configuration."""
         return self.one.config
 
+    @property
+    def hf_device_map(self) -> Any:
+        """Where `from_pretrained` put the parts of a base that is quantised or spread over devices."""
+        return getattr(self.one, "hf_device_map", None)
+
     def get_base_model(self) -> PreTrainedModel:
         """Return the model below the adapters, or one of the models."""
         return self.one.get_base_model() if isinstance(self.one, PeftModel) else self.one

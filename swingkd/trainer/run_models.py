@@ -144,7 +144,7 @@ def load_models(given: GivenModels, rows: Any, args: PrivateDistillationConfig) 
         processing_class,
         teacher_processing_class,
         ledger,
-        names={"student": public_name(name_of(student)), "teacher": public_name(name_of(teacher))},
+        names={"student": public_name(name_of(student)), "teacher": _said(teacher)},
         began_on_hub=is_hub_id(name_of(student)),
     )
 
@@ -165,6 +165,14 @@ def _known(given: GivenModels) -> tuple[Any, Any, Any]:
     check_different_models(student, teacher)
     check_public(public, teacher)
     return student, teacher, public
+
+
+def _said(teacher: Any) -> str | None:
+    """Return what a teacher is called in public, or several."""
+    name = public_name(name_of(teacher))
+    if not isinstance(teacher, OutOfFoldTeacher):
+        return name
+    return f"{teacher.k} out-of-fold teachers{f' that began with {name}' if name else ''}"
 
 
 def load_student(task: Task, student: str | PreTrainedModel, args: PrivateDistillationConfig) -> PreTrainedModel:

@@ -358,6 +358,7 @@ def test_classifiers_of_texts_have_heads_of_their_own(adapters, tokenizer, confi
     )
     trainer.train()
     assert trainer.train_dataset[FOLD] == teacher.folds.add_to(rows)[FOLD]
+    assert trainer.setup.models.names["teacher"].startswith("2 out-of-fold teachers")
 
 
 def test_classifiers_of_images(config, tmp_path, tokenizer):

@@ -48,21 +48,16 @@ def folder(request, rows, tokenizer, tmp_path_factory):
     return folder / "teachers"
 
 
+def drawn_from(teacher, tokenizer, rows):
+    lengths = {"max_new_tokens": 24, "least_tokens": 2, "run": 9}
+    return sample_transfer(
+        teacher, tokenizer, 30, rows["text"], temperature=1.3, bound=80.0, seed=3, progress=False, **lengths
+    )
+
+
 def test_each_text_is_answered_by_the_teacher_that_did_not_write_it(folder, rows, tokenizer, student, config):
     teacher = OutOfFoldTeacher.load(folder)
-    drawn, report = sample_transfer(
-        teacher,
-        tokenizer,
-        30,
-        rows["text"],
-        max_new_tokens=24,
-        least_tokens=2,
-        temperature=1.3,
-        bound=80.0,
-        run=9,
-        seed=3,
-        progress=False,
-    )
+    drawn, report = drawn_from(teacher, tokenizer, rows)
     assert len(drawn) == report.kept == 30
     assert set(drawn[FOLD]) == {0, 1}
     assert len(set(drawn["text"])) == 30
@@ -78,19 +73,7 @@ def test_each_text_is_answered_by_the_teacher_that_did_not_write_it(folder, rows
     )
     assert trainer.train_dataset[FOLD] == drawn[FOLD]
     trainer.train()
-    again, _ = sample_transfer(
-        teacher,
-        tokenizer,
-        30,
-        rows["text"],
-        max_new_tokens=24,
-        least_tokens=2,
-        temperature=1.3,
-        bound=80.0,
-        run=9,
-        seed=3,
-        progress=False,
-    )
+    again, _ = drawn_from(teacher, tokenizer, rows)
     assert again["text"][:] == drawn["text"][:]
 
 
