@@ -85,8 +85,7 @@ class Folds:
             ValueError: the rows are a stream, have no text, or too few groups for so many folds; or one group holds so
                 many rows that a teacher without them has too few.
         """
-        if not isinstance(k, int) or k < 2:
-            raise ValueError(f"k={k!r} folds: give 2 or more, so that each row has a teacher that never saw it.")
+        _check_k(k)
         if not 0 < similarity <= 1:
             raise ValueError(f"similarity={similarity} must lie in (0, 1].")
         columns = _read(dataset, group_by)
@@ -119,8 +118,7 @@ class Folds:
         Raises:
             ValueError: the rows are a stream, or a fold got none.
         """
-        if not isinstance(k, int) or k < 2:
-            raise ValueError(f"k={k!r} folds: give 2 or more, so that each row has a teacher that never saw it.")
+        _check_k(k)
         columns = _read(dataset, group_by)
         texts = list(_contents(dataset, columns))
         units = texts if group_by is None else map(repr, dataset.with_format(None)[group_by])
@@ -154,7 +152,7 @@ class Folds:
         folds = self.of_row[place]
         if FOLD in dataset.column_names:
             told = np.array(dataset.with_format(None)[FOLD], np.int64)
-            _check_folds(told, self.k)
+            check_folds(told, self.k)
             other = known & (told != folds)
             if other.any():
                 row = int(other.argmax())
@@ -223,7 +221,7 @@ class Folds:
             unit = read_as(str | None, known.get("unit", "null"), str(path))  # type: ignore[arg-type]
         except (SafetensorError, KeyError, ValueError) as error:
             raise ValueError(f"{path} does not say which rows are in which fold. Deal them again.") from error
-        _check_folds(of_row, k)
+        check_folds(of_row, k)
         return cls(of_row, k, keys, columns, unit)
 
     def __repr__(self) -> str:
@@ -248,7 +246,21 @@ def _check_rows(dataset: Any) -> None:
         )
 
 
-def _check_folds(of_row: np.ndarray, k: int) -> None:
+def _check_k(k: int) -> None:
+    if not isinstance(k, int) or k < 2:
+        raise ValueError(f"k={k!r} folds: give 2 or more, so that each row has a teacher that never saw it.")
+
+
+def check_folds(of_row: np.ndarray, k: int) -> None:
+    """Refuse the numbers of folds that there are not.
+
+    Args:
+        of_row: [rows] int.
+        k: how many folds there are.
+
+    Raises:
+        ValueError: names the first row.
+    """
     wrong = (of_row < 0) | (of_row >= k)
     if wrong.any():
         row = int(wrong.argmax())
@@ -365,4 +377,4 @@ def _dealt(groups: np.ndarray, k: int, seed: int | None) -> np.ndarray:
     return fold_of[groups]
 
 
-__all__ = ["Folds"]
+__all__ = ["Folds", "check_folds"]

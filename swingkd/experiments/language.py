@@ -142,9 +142,9 @@ class Language:
         # Before the student is made: training them draws from the same generator.
         teacher: Any
         if plan.get("folds"):
-            teacher = self.out_of_fold(self.texts[plan["transfer"]], plan["folds"])
             if "input_ids" in text.column_names:
                 raise ValueError("Rows of out-of-fold teachers are text: leave before and goldfish out.")
+            teacher = self.out_of_fold(self.texts[plan["transfer"]], plan["folds"])
         else:
             # A row may ask the public model in the teacher's place: what a student is without any private text.
             teacher = self.teacher(plan.get("teacher", "teacher"))

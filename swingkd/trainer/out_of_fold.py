@@ -23,12 +23,12 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from swingkd.data.columns import FOLD
-from swingkd.data.folds import Folds
+from swingkd.data.folds import Folds, check_folds
 from swingkd.files import PRIVATE, SEAL_FILE, check_seal, read_as
 from swingkd.models.loading import load_pretrained
 from swingkd.privacy import LedgerEntry, PrivacyLedger
 from swingkd.privacy.ledger_entry import compose
-from swingkd.tasks import TASKS, Task
+from swingkd.tasks import Task, task_of
 from swingkd.trainer.config import PrivateDistillationConfig
 
 #: How the adapter of a fold is called, and its folder.
@@ -66,11 +66,13 @@ class OutOfFoldTeacher(nn.Module):
     ):
         super().__init__()
         self.adapted = isinstance(models, PeftModel)
-        self.models = nn.ModuleList([models] if isinstance(models, PeftModel) else list(models))
         if isinstance(models, PeftModel):
-            k = k or (folds.k if folds is not None else len(models.peft_config))
-            _check_adapters(models, k)
-        self.k = k if isinstance(models, PeftModel) and k else len(self.models)
+            self.models = nn.ModuleList([models])
+            self.k = k or (folds.k if folds is not None else len(models.peft_config))
+            _check_adapters(models, self.k)
+        else:
+            self.models = nn.ModuleList(models)
+            self.k = len(models)
         check_held_out(self.k, held_out)
         if folds is not None and folds.k != self.k:
             raise ValueError(f"The rows are in {folds.k} folds, and there are {self.k} teachers. Give one for each.")
@@ -119,7 +121,7 @@ class OutOfFoldTeacher(nn.Module):
                     "goes on where it stopped."
                 )
             check_seal(path)
-        (task,) = [task for task in TASKS if task.name == about.task] or [TASKS[0]]
+        task = task_of(about.base or "", about.task)
         folds = Folds.load(folder / FOLDS_FILE)
         if about.adapted:
             models = _adapted(_base(task, folder, about, base), folders)
@@ -179,9 +181,7 @@ class OutOfFoldTeacher(nn.Module):
                 f"The rows do not say in which fold they are. Pass the folds to OutOfFoldTeacher(folds=...), or add "
                 f"the column {FOLD} (Folds.add_to)."
             )
-        told = dataset.with_format("numpy")[FOLD][:]
-        if len(told) and (told.min() < 0 or told.max() >= self.k):
-            raise ValueError(f"A row is in fold {told.min()} or {told.max()}; there are folds 0 to {self.k - 1}.")
+        check_folds(dataset.with_format("numpy")[FOLD][:], self.k)
         return dataset
 
     def forward(self, teacher_fold: torch.Tensor, **inputs: Any) -> ModelOutput:
