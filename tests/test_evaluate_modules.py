@@ -49,6 +49,10 @@ def test_character_recall_of_the_rules():
         "f1": pytest.approx(2 / 11),
         "characters": 8,
     }
+    counted = recall.compute(predictions=[[[0, 3]], []], references=[[[2, 6]], [[0, 4]]], lengths=[12, 4])
+    assert counted["false_flags"] == 2 / 8
+    with pytest.raises(ValueError, match="said to have 3 characters"):
+        recall.compute(predictions=[[]], references=[[[0, 4]]], lengths=[3])
     texts = ["write to ann@mail.example", "call 020 7946 0958 today"]
     found = [[[s, e] for s, e, _ in label_spans(tags.labels)] for tags in RuleTagger().tag(texts)]
     scores = recall.compute(predictions=found, references=[[[9, 25]], [[5, 18]]])

@@ -19,6 +19,7 @@ def main(config: dict, only: list[str] | None = None) -> Path:
     taggers = {
         "rules": RuleTagger(),
         "presidio": PresidioTagger(),
+        **({"presidio_names": PresidioTagger(pipeline=config["spacy"])} if "spacy" in config else {}),
         "pii_tagger": trained,
         "rules_and_pii_tagger": EnsembleTagger(RuleTagger(), trained),
     }

@@ -40,15 +40,15 @@ class Annotated:
         """Load a data set.
 
         Args:
-            spec: the arguments of `load_dataset` for each split; or those of one, `whole`, and `by`, the column whose
-                values (templates, say) must not stand on both sides; and `limit`, by split.
+            spec: the arguments of `load_dataset` for each split (`train` alone where nothing is measured on it); or
+                those of one, `whole`, and `by`, the column whose values (templates, say) must not stand on both
+                sides; and `limit`, by split.
             kinds: which kind each label is; labels that are not in it are not private.
         """
         if "whole" in spec:
             parts = _split(corpus.load(spec["whole"]), spec["by"])
         else:
-            names = ("train", "validation", "test")
-            parts = {name: corpus.load(spec[name]) for name in names}
+            parts = {name: corpus.load(spec[name]) for name in ("train", "validation", "test") if name in spec}
         limits = spec.get("limit", {})
         return cls(
             {

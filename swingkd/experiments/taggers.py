@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,12 @@ class TaggerExperiment:
         self.names = ["O", *sorted(set(config["kinds"].values()))]
 
     def joined(self, split: str) -> Dataset:
-        """Return one split of all data sets."""
-        return concatenate_datasets([data.splits[split] for data in self.data.values()]).shuffle(seed=0)
+        """Return one split of all data sets that have it."""
+        return concatenate_datasets(list(self.having(split).values())).shuffle(seed=0)
+
+    def having(self, split: str) -> dict[str, Dataset]:
+        """Return one split of each data set that has it."""
+        return {name: data.splits[split] for name, data in self.data.items() if split in data.splits}
 
     def tokens(self, data: Dataset) -> Dataset:
         """Give each token the kind of the span that it touches."""
@@ -77,6 +82,8 @@ class TaggerExperiment:
         )
         quiet(trainer).train()
         rows = self.calibrate(trainer)
+        if "false_flags" in self.config:
+            rows += self.set_threshold(trainer, self.config["false_flags"])
         trainer.save_model(str(folder))
         # Once, however often it was trained; every process comes along here.
         self.grid.add([] if self.grid.metrics.has("pii_tagger", rows[0].setting) else rows)
@@ -101,6 +108,28 @@ class TaggerExperiment:
             for metric, score in (("log_loss", log_loss), ("brier", brier_score_loss))
         ]
 
+    def set_threshold(self, trainer: Trainer, false_flags: float) -> list[Row]:
+        """Move the last layer's bias until no more than a share is flagged falsely at a likelihood of 1/2.
+
+        What is missed is given away, what is flagged falsely costs a little quality: the two do not weigh the same.
+
+        Args:
+            trainer: of the calibrated model.
+            false_flags: the largest share, of the tokens of each validation set that are not private.
+        """
+        thresholds = {}
+        for name, data in self.having("validation").items():
+            logits, labels, _ = trainer.predict(self.tokens(data))
+            public = torch.tensor(logits[labels == 0]).double()
+            thresholds[name] = np.quantile(1 - public.softmax(-1)[:, 0].numpy(), 1 - false_flags)
+        # Where even 1/2 flags fewer than that, more could be flagged; where it flags more, less.
+        threshold = float(np.clip(max(thresholds.values()), 1e-3, 1 - 1e-3))
+        with torch.no_grad():
+            trainer.model.classifier.bias[0] += math.log(threshold / (1 - threshold))
+        return [
+            Row("pii_tagger", f"table=threshold data={name}", "threshold", value) for name, value in thresholds.items()
+        ]
+
     def run(self, taggers: dict[str, BaseTagger], only: Sequence[str] | None = None) -> Path:
         """Measure taggers by their names, and write the card; return the run's folder."""
         for name, tagger in taggers.items():
@@ -111,13 +140,13 @@ class TaggerExperiment:
     def measure(self, name: str, tagger: BaseTagger) -> None:
         """Count the private characters that a tagger finds in the test text of each data set."""
         recall = evaluate.load(module_path("pii_character_recall"))
-        for data_name, data in self.data.items():
+        for data_name, test in self.having("test").items():
             setting = f"table=taggers data={data_name}"
             if self.grid.metrics.has(name, setting):
                 continue
-            test = data.splits["test"]
-            likelihoods = tagger.char_likelihood(test["text"][:])
+            texts = test["text"][:]
+            likelihoods = tagger.char_likelihood(texts)
             flagged = [[span[:2] for span in label_spans(is_private(values).astype(int))] for values in likelihoods]
             truth = [[[span["start"], span["end"]] for span in spans] for spans in test["spans"]]
-            numbers = recall.compute(predictions=flagged, references=truth)
+            numbers = recall.compute(predictions=flagged, references=truth, lengths=[len(text) for text in texts])
             self.grid.add([Row(name, setting, metric, value) for metric, value in numbers.items()])

@@ -13,17 +13,24 @@ if TYPE_CHECKING:
     from presidio_analyzer import AnalyzerEngine
 
 
-def _pattern_engine(language: str) -> AnalyzerEngine:
-    """Build an analyzer with Presidio's pattern recognizers only: no language model to download."""
+def _engine(language: str, pipeline: str | None) -> AnalyzerEngine:
+    """Build an analyzer: Presidio's pattern recognizers, and what a spaCy pipeline finds; nothing is downloaded."""
     import spacy
     from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
     from presidio_analyzer.nlp_engine import SpacyNlpEngine
 
-    engine = SpacyNlpEngine(models=[{"lang_code": language, "model_name": "blank"}])
-    engine.nlp = {language: spacy.blank(language)}  # type: ignore[assignment]  # its annotation says None only
+    try:
+        words = spacy.load(pipeline) if pipeline else spacy.blank(language)
+    except OSError as error:
+        raise ValueError(
+            f"There is no spaCy pipeline {pipeline!r} here: python -m spacy download {pipeline}, or give a folder."
+        ) from error
+    engine = SpacyNlpEngine(models=[{"lang_code": language, "model_name": pipeline or "blank"}])
+    engine.nlp = {language: words}  # type: ignore[assignment]  # its annotation says None only
     registry = RecognizerRegistry(supported_languages=[language])
     registry.load_predefined_recognizers(languages=[language], nlp_engine=engine)
-    registry.remove_recognizer("SpacyRecognizer")
+    if not pipeline:
+        registry.remove_recognizer("SpacyRecognizer")
     return AnalyzerEngine(registry=registry, nlp_engine=engine, supported_languages=[language])
 
 
@@ -35,14 +42,14 @@ class PresidioTagger(BaseTagger):
 
     Args:
         analyzer: a configured `AnalyzerEngine`; default: Presidio's pattern recognizers, which need no download.
-            For names and places pass an engine with a language model.
+        pipeline: a spaCy pipeline that finds names and places beside the patterns, "en_core_web_sm" say; a folder too.
         language: the language of the texts.
         entities: which entities to look for; default: all that the analyzer knows.
         score_threshold: scores below it count as nothing.
         private_from: the score from which on something is private, in (0, 1).
 
     Raises:
-        ValueError: private_from is out of range.
+        ValueError: private_from is out of range; the pipeline is not installed, or given beside an analyzer.
         ImportError: Presidio is not installed.
     """
 
@@ -50,6 +57,7 @@ class PresidioTagger(BaseTagger):
         self,
         analyzer: AnalyzerEngine | None = None,
         *,
+        pipeline: str | None = None,
         language: str = "en",
         entities: list[str] | None = None,
         score_threshold: float = 0.0,
@@ -57,11 +65,13 @@ class PresidioTagger(BaseTagger):
     ):
         if not 0 < private_from < 1:
             raise ValueError(f"private_from={private_from} must lie in (0, 1).")
+        if analyzer and pipeline:
+            raise ValueError(f"pipeline={pipeline!r} is not used where an analyzer is given: give one of the two.")
         try:
             import presidio_analyzer  # noqa: F401
         except ImportError as error:
             raise ImportError("PresidioTagger needs Presidio: pip install 'swingkd[presidio]'") from error
-        self.analyzer = analyzer or _pattern_engine(language)
+        self.analyzer = analyzer or _engine(language, pipeline)
         self.language = language
         self.entities = entities
         self.score_threshold = score_threshold

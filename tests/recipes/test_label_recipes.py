@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from datasets import ClassLabel, Dataset, Features, Value
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, BertModel
 
+from swingkd import TokenClassificationTagger
 from swingkd.experiments.annotated import Annotated, words_and_tags
+from swingkd.experiments.models import make_tokenizer
 from tests.recipes.conftest import RECIPES, script
 
 TINY_BERT = {
@@ -21,8 +24,8 @@ TINY_BERT = {
 TINY_DISTILBERT = {"model_type": "distilbert", "dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32}
 
 
-def tiny(recipe: str, tmp_path: Path, **changes) -> dict:
-    config = yaml.safe_load((RECIPES / recipe / "config.yaml").read_text())
+def tiny(recipe: str, tmp_path: Path, config: str = "config.yaml", **changes) -> dict:
+    config = yaml.safe_load((RECIPES / recipe / config).read_text())
     config |= {"output_dir": str(tmp_path / "out"), "seeds": [0], "max_length": 48} | changes
     config["training"] |= {"bf16": False, "per_device_train_batch_size": 16, "warmup_steps": 0}
     for kind in ("pretraining", "teacher_training", "student_training"):
@@ -119,9 +122,43 @@ def test_pii_tagger(tmp_path):
     assert losses[1] <= losses[0]  # calibration cannot make it worse where it was fitted
     card = (out / "README.md").read_text()
     assert "| rules |" in card
-    from swingkd import TokenClassificationTagger
-
     assert TokenClassificationTagger(str(out / "tagger")).char_likelihood(["hello"])[0].shape == (5,)
+
+
+def test_a_pretrained_tagger_flags_no_more_than_it_may(tmp_path):
+    """`minilm.yaml` on a tiny model: one data set has no test split, spaCy finds names, the last layer is moved."""
+    spacy = pytest.importorskip("spacy", reason="needs the extra presidio")
+    pytest.importorskip("presidio_analyzer", reason="needs the extra presidio")
+    named = spacy.blank("en")
+    named.add_pipe("entity_ruler").add_patterns([{"label": "PERSON", "pattern": "Ann"}])
+    named.to_disk(tmp_path / "named")
+    text = [f"Ann has written to shop {i} about her order." for i in range(10, 50)]
+    spans = [[{"start": 0, "end": 3, "label": "PER", "text": "Ann"}]] * 40
+    Dataset.from_dict({"text": text, "spans": spans}).to_parquet(tmp_path / "rows.parquet")
+    here = {"path": "parquet", "data_files": str(tmp_path / "rows.parquet")}
+    tokenizer = make_tokenizer({"vocab_size": 300}, text)
+    config = tiny("pii_tagger", tmp_path, config="minilm.yaml", tokenizer={"name": str(tmp_path / "base")})
+    tokenizer.save_pretrained(tmp_path / "base")
+    sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **TINY_BERT}
+    BertModel(AutoConfig.for_model(**sizes)).save_pretrained(tmp_path / "base")
+    config["data"] = {"wikigold": {"train": here}, "notes": dict.fromkeys(("train", "validation", "test"), here)}
+    config |= {"model": {"name": str(tmp_path / "base")}, "spacy": str(tmp_path / "named"), "false_flags": 0.1}
+    config["training"] |= {"num_train_epochs": 1}
+    out = script("pii_tagger")["main"](config)
+    found = {(row["model"], row["metric"]): row["value"] for row in metrics_of(out) if "data=notes" in row["setting"]}
+    assert found["presidio_names", "recall"] == 1.0
+    assert found["presidio_names", "false_flags"] == 0.0
+    assert 0 < found["pii_tagger", "threshold"] < 1
+    card = (out / "README.md").read_text()
+    assert "10.0 % of the public tokens of a validation set are flagged" in card
+    assert "with a layer on top" in card
+    # The layer that was saved flags that share of the tokens, and no more.
+    tagger = TokenClassificationTagger(str(out / "tagger"))
+    inputs = tagger.tokenizer(text, return_tensors="pt", return_offsets_mapping=True)
+    public = torch.tensor([[end > start >= 3 for start, end in row] for row in inputs.pop("offset_mapping").tolist()])
+    likelihood = 1 - tagger.model(**inputs).logits.softmax(-1)[..., 0]
+    assert (likelihood[public] >= 0.5).float().mean() <= 0.1 + 1e-3
+    assert (likelihood[public] >= 0.45).any()
 
 
 def test_templates_do_not_stand_on_both_sides(tmp_path):

@@ -132,6 +132,24 @@ def test_presidio_scores_become_likelihoods():
     assert likelihood[0] == 0
 
 
+def test_presidio_with_the_names_that_a_pipeline_finds(tmp_path):
+    pytest.importorskip("presidio_analyzer")
+    named = pytest.importorskip("spacy").blank("en")
+    named.add_pipe("entity_ruler").add_patterns([{"label": "PERSON", "pattern": "Ann Lee"}])
+    named.to_disk(tmp_path / "named")
+    tagger = PresidioTagger(pipeline=str(tmp_path / "named"))
+    text = "Ann Lee paid with 4539148803436467"
+    likelihood, labels = tagger.tag([text])[0]
+    assert (likelihood[:7] >= 0.5).all()
+    assert tagger.labels[labels[0]] == "PERSON"
+    assert likelihood[text.index("4539")] == 1.0
+    assert (likelihood[8:12] == 0).all()
+    with pytest.raises(ValueError, match="no spaCy pipeline 'en_core_nothing' here: python -m spacy download"):
+        PresidioTagger(pipeline="en_core_nothing")
+    with pytest.raises(ValueError, match="give one of the two"):
+        PresidioTagger(tagger.analyzer, pipeline="en_core_web_sm")
+
+
 def test_presidio_missing_names_the_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "presidio_analyzer", None)
     with pytest.raises(ImportError, match=r"swingkd\[presidio\]"):

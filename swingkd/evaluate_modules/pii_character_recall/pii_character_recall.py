@@ -12,9 +12,11 @@ _INPUTS = """
 Args:
     predictions: for each text, what was found: a list of [start, end], in characters, end exclusive.
     references: for each text, what is private, likewise.
+    lengths: for each text, how many characters it has; optional.
 Returns:
     recall, precision, f1: over the characters of all texts.
     characters: how many are private.
+    false_flags: which share of the characters that are not private was flagged; only where `lengths` are given.
 """
 
 
@@ -30,7 +32,7 @@ class PiiCharacterRecall(evaluate.Metric):
             features=datasets.Features({"predictions": spans, "references": spans}),
         )
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions, references, lengths=None):
         both = flagged = private = 0
         for spans, truth in zip(predictions, references, strict=True):
             length = max((end for _, end in [*spans, *truth]), default=0)
@@ -42,7 +44,20 @@ class PiiCharacterRecall(evaluate.Metric):
             raise ValueError("No character is private in any reference, so there is no recall. Give annotated texts.")
         recall, precision = both / private, both / flagged if flagged else 0.0
         f1 = 2 * recall * precision / (recall + precision) if both else 0.0
-        return {"recall": recall, "precision": precision, "f1": f1, "characters": private}
+        scores = {"recall": recall, "precision": precision, "f1": f1, "characters": private}
+        if lengths is not None:
+            scores["false_flags"] = (flagged - both) / max(_public(references, lengths), 1)
+        return scores
+
+
+def _public(references, lengths):
+    public = 0
+    for truth, length in zip(references, lengths, strict=True):
+        end = max((end for _, end in truth), default=0)
+        if end > length:
+            raise ValueError(f"A span ends at {end}, but its text is said to have {length} characters.")
+        public += length - int(_marked(truth, length).sum())
+    return public
 
 
 def _marked(spans, length):

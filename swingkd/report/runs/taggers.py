@@ -13,6 +13,7 @@ from swingkd.report.row import rows_of, words_of
 from swingkd.report.runs.base import RunCard
 from swingkd.report.table import RunTable
 
+_COUNTS = ("recall", "precision", "false_flags")
 _LIMITS = (
     "Where a tagger finds nothing, nothing is protected: recall is what counts.",
     "It was tried on text like that of its training. Try it on yours (swingkd tag).",
@@ -47,12 +48,16 @@ class TaggerCard(RunCard):
         return _LIMITS
 
     def context(self, folder: Path) -> dict[str, Any]:
-        pairs = self.table.students("taggers")
+        pairs, thresholds = self.table.students("taggers"), self.table.students("threshold")
         return {
+            "run_config": self.content["config"],
+            "thresholds": thresholds,
+            "threshold": max((self.table.mean(each, "threshold") or 0 for each in thresholds), default=None),
             "t": self.table,
             "found": pairs,
             "data": _data,
             "names": list(dict.fromkeys(name for name, _ in pairs)),
+            "counts": [name for name in _COUNTS if any(self.table.mean(each, name) is not None for each in pairs)],
             "sets": list(dict.fromkeys(where for _, where in pairs)),
             "calibration": self.table.students("calibration"),
             "limits": _LIMITS,
