@@ -4,7 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: quickstart test test-slow quality style docs clean
+GPU_TABLES = loss_time loss_memory training_step out_of_fold_step exposure_speed
+
+.PHONY: quickstart test test-slow gpu quality style docs clean
 
 quickstart: $(VENV)/.core  ## train a teacher and students, audit them, draw the figure: out/quickstart/
 	$(BIN)/swingkd quickstart
@@ -14,6 +16,13 @@ test: $(VENV)/.dev  ## everything but the slow tests
 
 test-slow: $(VENV)/.dev  ## the slow tests
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+gpu: $(VENV)/.dev  ## on an accelerator: its tests, and the tables of what takes how long there
+	$(BIN)/python -c "import torch; torch.accelerator.is_available() or exit('make gpu needs an accelerator, and torch finds none.')"
+	$(BIN)/python -m pytest -m gpu
+	for table in $(GPU_TABLES); do \
+		PYTHONPATH=. $(BIN)/python tests/benchmarks/$$table.py --out tests/benchmarks/$${table}_gpu.json || exit 1; \
+	done
 
 quality: $(VENV)/.dev  ## lint, format, types, direction of imports
 	$(BIN)/ruff check .

@@ -27,6 +27,20 @@ def same_model(one: Model, other: Model) -> bool:
     )
 
 
+def shared_weights(model: nn.Module, other: nn.Module) -> list[str]:
+    """Name the weights of a model that are another's own, in one place of the memory."""
+    held = {_place(p) for p in other.parameters() if not p.is_meta}
+    return [name for name, p in model.named_parameters() if _place(p) in held]
+
+
+def _place(parameter: torch.Tensor) -> int:
+    # Quantised and sharded weights have a storage that cannot be asked.
+    try:
+        return parameter.untyped_storage().data_ptr() or id(parameter)
+    except (NotImplementedError, RuntimeError):
+        return id(parameter)
+
+
 def _same_weights(one: nn.Module, other: nn.Module) -> bool:
     left, right = ({**dict(model.named_parameters()), **dict(model.named_buffers())} for model in (one, other))
     # What lies elsewhere (sharded, on no device) cannot be compared here.

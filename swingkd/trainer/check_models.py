@@ -13,7 +13,7 @@ from transformers.trainer_utils import HubStrategy
 from swingkd.models.base_model import has_adapter
 from swingkd.models.class_labels import adopt_class_names, check_numbered, check_same_classes, check_single_label
 from swingkd.models.inputs import first_position, vocabulary_size
-from swingkd.models.same import same_model, same_source
+from swingkd.models.same import same_model, same_source, shared_weights
 from swingkd.models.smaller import stacks_of
 from swingkd.tasks import TASKS, Task, task_of
 from swingkd.trainer.config import LONGEST, PrivateDistillationConfig
@@ -56,8 +56,7 @@ def check_apart(student: PreTrainedModel, frozen: PreTrainedModel | None, role: 
             f"The student holds the {role} model itself (an adapter around it, say), so both change together. Load "
             f"the checkpoint twice, or pass a copy.deepcopy of it as {role}_model."
         )
-    held = {_place(p) for p in frozen.parameters() if not p.is_meta}
-    shared = [name for name, p in student.named_parameters() if p.requires_grad and _place(p) in held]
+    shared = [name for name in shared_weights(student, frozen) if student.get_parameter(name).requires_grad]
     if shared:
         raise ValueError(
             f"The student shares {len(shared)} trainable weights with the {role} model (such as {shared[0]}), which "
@@ -101,14 +100,6 @@ def _first_layer(model: PreTrainedModel) -> list[torch.Tensor]:
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.shape == other.shape and torch.equal(one, other.to(one.device, one.dtype))
-
-
-def _place(parameter: torch.Tensor) -> int:
-    # Quantised and sharded weights have a storage that cannot be asked.
-    try:
-        return parameter.untyped_storage().data_ptr() or id(parameter)
-    except (NotImplementedError, RuntimeError):
-        return id(parameter)
 
 
 def check_one_device(args: TrainingArguments) -> None:

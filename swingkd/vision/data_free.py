@@ -21,6 +21,7 @@ from torch import nn
 from swingkd.files import digest_of, written_whole
 from swingkd.guards import check_not_negative, check_positive
 from swingkd.models.logits import logits_of
+from swingkd.models.same import shared_weights
 from swingkd.privacy import SYNTHETIC_LABELS, TEACHER_DATA, DPSettings, LedgerEntry, PrivacyLedger, module_digest
 from swingkd.privacy.plan import epoch_steps
 from swingkd.vision.base import ImageArguments, check_trainable
@@ -160,13 +161,12 @@ class DataFreeDistillation(DPStagedTraining):
     def _check(self) -> None:
         """Refuse models that do not fit each other, before anything is trained."""
         check_trainable(self.model)
-        own = {p.data_ptr() for p in self.model.parameters()}
         teachers = [each.model for each in self.labellers if isinstance(each, _OF_ONE_TEACHER)]
         for each in self.labellers:
             if isinstance(each, ShardLabels):
                 check_kept(self, each.answers)
         for teacher in teachers:
-            if own & {p.data_ptr() for p in teacher.parameters()}:
+            if shared_weights(self.model, teacher):
                 raise ValueError(
                     "Student and teacher share weights: what the student predicts would give the teacher's labels "
                     "away. Begin with a student that saw nothing of the private data."
