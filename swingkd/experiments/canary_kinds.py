@@ -27,9 +27,9 @@ def canary_experiment(config: dict[str, Any]) -> LanguageExperiment:
     grid = Grid(config, "canaries")
     private, public, splits = corpus.load_halves(config["data"])
     tokenizer = make_tokenizer(config["tokenizer"], public["text"])
-    specs = _specs(config["canaries"])
+    specs = kinds_of(config["canaries"])
     sets = {name: corpus.make_canaries(spec, grid.secret / f"canaries_{name}.json") for name, spec in specs.items()}
-    texts = {"A": _with(_as_completions(private), sets), "B": _as_completions(public)}
+    texts = {"A": with_canaries(as_completions(private), sets), "B": as_completions(public)}
     tagger = corpus.make_tagger(private, public, *splits.values())
     language = Language(config, grid.secret, tokenizer, tagger, texts)
     evaluation = {name: language.tokenise(split, tagger) for name, split in splits.items()}
@@ -51,7 +51,7 @@ def canary_experiment(config: dict[str, Any]) -> LanguageExperiment:
     return LanguageExperiment(grid, language, evaluation, audit, {"teacher": teacher}, shown)
 
 
-def _specs(canaries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def kinds_of(canaries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return what each kind of canaries is drawn by."""
     common = dict(canaries["all"])
     apart, seed = common.pop("apart", False), common.get("seed")
@@ -62,12 +62,14 @@ def _specs(canaries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return specs
 
 
-def _as_completions(texts: Dataset) -> Dataset:
+def as_completions(texts: Dataset) -> Dataset:
+    """Return texts as completions of an empty prompt: so some canaries are read and never learnt."""
     rows = texts.select_columns(["text"]).rename_column("text", "completion")
     return rows.add_column("prompt", [""] * len(rows))  # type: ignore[call-arg]  # the fingerprint has a default
 
 
-def _with(rows: Dataset, sets: dict[str, CanarySet]) -> Dataset:
+def with_canaries(rows: Dataset, sets: dict[str, CanarySet]) -> Dataset:
+    """Return rows of prompt and completion with the canaries of every kind in them."""
     for seed, canaries in enumerate(sets.values()):
         rows = canaries.insert(rows, text_column="completion", seed=seed)
-    return rows
+    return rows.map(lambda row: {"prompt": row["prompt"] or ""})

@@ -94,16 +94,19 @@ def make_tagger(*splits: Dataset) -> BaseTagger:
 def scrub(data: Dataset, tagger: BaseTagger) -> Dataset:
     """Replace what the tagger finds by placeholders such as <PHONE_NUMBER>: the plain rival of protection."""
 
-    def replace(batch):
-        texts = []
-        for text, tags in zip(batch["text"], tag_texts(tagger, batch["text"]), strict=True):
-            private = np.where(is_private(tags.likelihood), tags.labels, 0)
-            for start, end, label in reversed(label_spans(private)):
-                text = f"{text[:start]}<{tagger.labels[label]}>{text[end:]}"
-            texts.append(text)
-        return {"text": texts}
+    def replaced(text: str, tags: CharTags) -> str:
+        private = np.where(is_private(tags.likelihood), tags.labels, 0)
+        for start, end, label in reversed(label_spans(private)):
+            text = f"{text[:start]}<{tagger.labels[label]}>{text[end:]}"
+        return text
 
-    return data.select_columns(["text"]).map(replace, batched=True, desc="Scrubbing")
+    def replace(batch):
+        return {
+            name: [replaced(text, tags) for text, tags in zip(texts, tag_texts(tagger, texts), strict=True)]
+            for name, texts in batch.items()
+        }
+
+    return data.select_columns(_text_columns(data)).map(replace, batched=True, desc="Scrubbing")
 
 
 def read_by(plan: dict[str, Any], text: Dataset, tagger: BaseTagger) -> tuple[Dataset, BaseTagger | None]:
@@ -122,15 +125,20 @@ def read_by(plan: dict[str, Any], text: Dataset, tagger: BaseTagger) -> tuple[Da
 
 def finds_nothing(data: Dataset, tagger: BaseTagger) -> bool:
     """Tell whether a tagger finds nothing private in a text."""
-    column = "text" if "text" in data.column_names else "completion"
+    column = _text_columns(data)[-1]
     batches = (tag_texts(tagger, batch[column]) for batch in data.select_columns([column]).iter(1000))
     return not any(is_private(tags.likelihood).any() for tagged in batches for tags in tagged)
 
 
 def deduplicated(data: Dataset) -> Dataset:
     """Keep each text once: the plain rival against copies."""
-    first = {text: row for row, text in reversed(list(enumerate(data["text"][:])))}
+    texts = zip(*(data[name][:] for name in _text_columns(data)), strict=True)
+    first = {text: row for row, text in reversed(list(enumerate(texts)))}
     return data.select(sorted(first.values()))
+
+
+def _text_columns(data: Dataset) -> list[str]:
+    return ["text"] if "text" in data.column_names else ["prompt", "completion"]
 
 
 def goldfish(rows: Dataset, one_in: int, context: int = 13) -> Dataset:

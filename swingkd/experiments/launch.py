@@ -25,4 +25,10 @@ def launch(main: Callable[..., Any], about: str | None) -> None:
 def expand(spec: dict[str, Any]) -> dict[str, Any]:
     """Fill in the folders that a configuration names by environment variables."""
     os.environ.setdefault("SWINGKD_RECIPES", str(recipes_dir()))
-    return {key: os.path.expandvars(value) if isinstance(value, str) else value for key, value in spec.items()}
+    return {key: _expanded(value) for key, value in spec.items()}
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_expanded(each) for each in value]
+    return os.path.expandvars(value) if isinstance(value, str) else value

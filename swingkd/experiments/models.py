@@ -6,12 +6,12 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from filelock import FileLock
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     LlamaConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -22,6 +22,8 @@ from transformers import (
 from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer
 from swingkd.experiments.grid import training_settings
 from swingkd.experiments.launch import expand
+from swingkd.models.loading import load_pretrained, load_tokenizer
+from swingkd.models.smaller import student_from
 from swingkd.trainer.lines import LineProgress, show_lines
 
 START, END, PAD = "<|start|>", "<|end|>", "<|pad|>"
@@ -45,7 +47,7 @@ def quiet(trainer: Trainer) -> Trainer:
 def make_tokenizer(spec: dict[str, Any], texts: list[str]) -> PreTrainedTokenizerFast:
     """Load a tokenizer by name, or train a byte-level BPE on *public* text: its words are seen by everybody."""
     if "name" in spec:
-        return AutoTokenizer.from_pretrained(expand(spec)["name"])
+        return load_tokenizer(expand(spec)["name"])  # type: ignore[return-value]  # a fast one, or it is refused later
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -61,9 +63,10 @@ def make_tokenizer(spec: dict[str, Any], texts: list[str]) -> PreTrainedTokenize
 
 
 def make_model(spec: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """Load a causal LM by name, or build a small Llama from its sizes."""
+    """Load a causal LM by name, or some of its layers; or build a small Llama from its sizes."""
     if "name" in spec:
-        return AutoModelForCausalLM.from_pretrained(expand(spec)["name"])
+        model = load_pretrained(AutoModelForCausalLM, expand(spec)["name"], dtype=torch.float32)
+        return student_from(model, spec["layers"]) if "layers" in spec else model
     sizes = {"num_attention_heads": 4, "intermediate_size": spec["hidden_size"] * 8 // 3, **spec}
     special = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return AutoModelForCausalLM.from_config(

@@ -86,7 +86,7 @@ class PrivateLanguage:
     def tokenise(self, data: Dataset, tagger: BaseTagger | None) -> Dataset:
         """Never pack: a packed block holds parts of several records, and none of them would be a unit."""
         settings = DataSettings(max_length=self.config["max_length"])
-        keep = tuple(set(data.column_names) - {"text", "spans"})
+        keep = tuple(set(data.column_names) - {"text", "spans", "prompt", "completion"})
         return prepare_dataset(data, self.tokenizer, tagger, settings, keep=keep)  # type: ignore[return-value]
 
     def distillation(self, folder: str, seed: int, fields: dict[str, Any]) -> PrivateDistillationConfig:
@@ -162,15 +162,15 @@ class PrivateLanguage:
         trainer.accelerator.wait_for_everyone()
         return trainer
 
-    def out_of_fold(self, data: Dataset, k: int) -> OutOfFoldTeacher:
-        """Train K teachers as the teacher is, each without one fold of the text, once."""
+    def out_of_fold(self, k: int) -> OutOfFoldTeacher:
+        """Train K teachers as the teacher is, each without one fold of the private text, once."""
         args = self.distillation(f"out-of-fold-{k}", 0, {**self.config[self.teacher_training], "alpha": 0.0})
 
         def train(rows: Dataset, folder: Path) -> PreTrainedModel:
             own = args.settled(output_dir=str(folder))
             return self.fit(self.base("teacher"), None, own, self.tokenise(rows, None)).model  # type: ignore[return-value]
 
-        return train_out_of_fold(self.base("teacher"), args, data, k=k, train=train)
+        return train_out_of_fold(self.base("teacher"), args, self.text("A"), k=k, train=train)
 
     def student(self, plan: Plan, setting: str, seed: int) -> PrivateDistillationTrainer:
         """Distil one student; `plan` is one entry of `rows` in the configuration."""
@@ -184,7 +184,7 @@ class PrivateLanguage:
         public = self.base("teacher") if args.protection == "mollify" or plan.get("teacher") == "base" else None
         teacher: Any = public if plan.get("teacher") == "base" else str(self.secret / "teacher")
         if plan.get("folds"):
-            teacher = self.out_of_fold(self.text(plan["transfer"]), plan["folds"])
+            teacher = self.out_of_fold(plan["folds"])
         return self.fit(
             self.base("student"),
             teacher if args.alpha > 0 else None,

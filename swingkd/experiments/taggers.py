@@ -22,6 +22,7 @@ from swingkd.experiments.grid import Grid, training_settings, wanted
 from swingkd.experiments.launch import expand
 from swingkd.experiments.models import is_trained, make_tokenizer, quiet
 from swingkd.report import Row
+from swingkd.surrogates import Surrogates
 from swingkd.tagging import BaseTagger, is_private, label_spans
 
 
@@ -42,6 +43,12 @@ class TaggerExperiment:
     def joined(self, split: str) -> Dataset:
         """Return one split of all data sets that have it."""
         return concatenate_datasets(list(self.having(split).values())).shuffle(seed=0)
+
+    def training_rows(self) -> Dataset:
+        """Return the training text, and `versions` of it with made-up values: a name is told by what is around it."""
+        rows = self.joined("train")
+        made = [Surrogates(seed=seed).map(rows) for seed in range(self.config.get("versions", 0))]
+        return concatenate_datasets([rows, *(version.select_columns(rows.column_names) for version in made)])  # type: ignore[union-attr]
 
     def having(self, split: str) -> dict[str, Dataset]:
         """Return one split of each data set that has it."""
@@ -77,7 +84,7 @@ class TaggerExperiment:
                 **training_settings(**{"output_dir": str(self.grid.out / "training"), **self.config["training"]})
             ),
             DataCollatorForTokenClassification(self.tokenizer),
-            train_dataset=self.tokens(self.joined("train")),
+            train_dataset=self.tokens(self.training_rows()),
             processing_class=self.tokenizer,
         )
         quiet(trainer).train()
@@ -115,20 +122,15 @@ class TaggerExperiment:
 
         Args:
             trainer: of the calibrated model.
-            false_flags: the largest share, of the tokens of each validation set that are not private.
+            false_flags: the largest share, of the tokens of all validation sets that are not private.
         """
-        thresholds = {}
-        for name, data in self.having("validation").items():
-            logits, labels, _ = trainer.predict(self.tokens(data))
-            public = torch.tensor(logits[labels == 0]).double()
-            thresholds[name] = np.quantile(1 - public.softmax(-1)[:, 0].numpy(), 1 - false_flags)
-        # Where even 1/2 flags fewer than that, more could be flagged; where it flags more, less.
-        threshold = float(np.clip(max(thresholds.values()), 1e-3, 1 - 1e-3))
+        logits, labels, _ = trainer.predict(self.tokens(self.joined("validation")))
+        public = torch.tensor(logits[labels == 0]).double()
+        threshold = np.quantile(1 - public.softmax(-1)[:, 0].numpy(), 1 - false_flags)
+        threshold = float(np.clip(threshold, 1e-3, 1 - 1e-3))
         with torch.no_grad():
             trainer.model.classifier.bias[0] += math.log(threshold / (1 - threshold))
-        return [
-            Row("pii_tagger", f"table=threshold data={name}", "threshold", value) for name, value in thresholds.items()
-        ]
+        return [Row("pii_tagger", "table=threshold", "threshold", threshold)]
 
     def run(self, taggers: dict[str, BaseTagger], only: Sequence[str] | None = None) -> Path:
         """Measure taggers by their names, and write the card; return the run's folder."""

@@ -26,7 +26,7 @@ from swingkd.report.row import Row, rows_of
 # Words of a setting that say what was measured on a model, not which model it is.
 _MEASURED = ("split", "repetitions", "canaries", "records", "attack", "scope", "unit", "neighbours")
 #: Kinds of runs, each with a card of its own (`swingkd.report.runs`).
-Kind: TypeAlias = Literal["language", "labels", "images", "federation", "taggers", "audit", "canaries"]
+Kind: TypeAlias = Literal["language", "labels", "images", "federation", "taggers", "audit", "canaries", "frontier"]
 
 
 class _Content(TypedDict):

@@ -60,6 +60,8 @@ class TokenClassificationTagger(BaseTagger):
         self.labels = ("", *dict.fromkeys(kind for kind in kinds if kind))
         self._outside = names.index(outside)
         self._label_of_class = np.array([self.labels.index(kind) for kind in kinds], np.int16)
+        #: Classes that begin a name of their own, whatever stands before them.
+        self._begins = np.array([name.startswith(("B-", "B_")) for name in names])
 
     @torch.inference_mode()
     def tag(self, texts: list[str]) -> list[CharTags]:
@@ -70,12 +72,29 @@ class TokenClassificationTagger(BaseTagger):
             probabilities = self.model(**inputs).logits.float().softmax(-1)
             private = (1 - probabilities[..., self._outside]).clamp(0, 1).cpu().numpy()
             probabilities[..., self._outside] = -1
-            labels = self._label_of_class[probabilities.argmax(-1).cpu().numpy()]
+            classes = probabilities.argmax(-1).cpu().numpy()
             for row, text_index in enumerate(batch.text_index):
                 tags = tagged[text_index]
-                chars, tokens = token_characters(batch.offsets[row])
-                likelihood = private[row, tokens]
+                parts, of_part, classes_of_part = self._with_gaps(batch.offsets[row], private[row], classes[row])
+                chars, part = token_characters(parts)
+                likelihood = of_part[part]
                 np.maximum.at(tags.likelihood, chars, likelihood)
                 named = is_private(likelihood) & (likelihood == tags.likelihood[chars])
-                tags.labels[chars[named]] = labels[row, tokens[named]]
+                tags.labels[chars[named]] = self._label_of_class[classes_of_part[part[named]]]
         return tagged
+
+    def _with_gaps(
+        self, offsets: np.ndarray, private: np.ndarray, classes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Add what stands between two tokens of one name: many tokenizers leave blanks out of their tokens."""
+        real = np.flatnonzero(offsets[:, 1] > offsets[:, 0])
+        left, right = real[:-1], real[1:]
+        labels = self._label_of_class[classes]
+        one = is_private(np.minimum(private[left], private[right])) & (labels[left] == labels[right])
+        gap = one & ~self._begins[classes[right]] & (offsets[right, 0] > offsets[left, 1])
+        left, right = left[gap], right[gap]
+        return (
+            np.concatenate([offsets, np.stack([offsets[left, 1], offsets[right, 0]], 1)]),
+            np.concatenate([private, np.minimum(private[left], private[right])]),
+            np.concatenate([classes, classes[right]]),
+        )

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, BertModel
 from swingkd import TokenClassificationTagger
 from swingkd.experiments.annotated import Annotated, words_and_tags
 from swingkd.experiments.models import make_tokenizer
+from swingkd.experiments.taggers import TaggerExperiment
 from tests.recipes.conftest import RECIPES, script
 
 TINY_BERT = {
@@ -142,16 +143,25 @@ def test_a_pretrained_tagger_flags_no_more_than_it_may(tmp_path):
     sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **TINY_BERT}
     BertModel(AutoConfig.for_model(**sizes)).save_pretrained(tmp_path / "base")
     config["data"] = {"wikigold": {"train": here}, "notes": dict.fromkeys(("train", "validation", "test"), here)}
-    config |= {"model": {"name": str(tmp_path / "base")}, "spacy": str(tmp_path / "named"), "false_flags": 0.1}
+    config |= {
+        "model": {"name": str(tmp_path / "base")},
+        "spacy": str(tmp_path / "named"),
+        "false_flags": 0.1,
+        "versions": 1,
+    }
     config["training"] |= {"num_train_epochs": 1}
     out = script("pii_tagger")["main"](config)
-    found = {(row["model"], row["metric"]): row["value"] for row in metrics_of(out) if "data=notes" in row["setting"]}
+    found = {(row["model"], row["metric"]): row["value"] for row in metrics_of(out)}
     assert found["presidio_names", "recall"] == 1.0
     assert found["presidio_names", "false_flags"] == 0.0
     assert 0 < found["pii_tagger", "threshold"] < 1
     card = (out / "README.md").read_text()
-    assert "10.0 % of the public tokens of a validation set are flagged" in card
+    assert "10.0 % of the public tokens of validation text are flagged" in card
     assert "with a layer on top" in card
+    read = TaggerExperiment(config).training_rows()
+    assert len(read) == 160
+    assert sum(row["text"].startswith("Ann ") for row in read) == 80
+    assert all(row["spans"][0]["start"] == 0 for row in read)
     # The layer that was saved flags that share of the tokens, and no more.
     tagger = TokenClassificationTagger(str(out / "tagger"))
     inputs = tagger.tokenizer(text, return_tensors="pt", return_offsets_mapping=True)

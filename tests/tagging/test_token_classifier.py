@@ -47,6 +47,25 @@ def test_token_classifier_gives_one_minus_p_outside(classifier, tokenizer):
     assert tagger.labels == ("", "PERSON")
 
 
+def test_a_name_of_two_words_is_one_span(classifier, tokenizer):
+    """Its blank belongs to it; two names side by side stay two."""
+    tagger, text = TokenClassificationTagger(classifier, tokenizer), "hello ann bob, ann"
+    # As a tokenizer has it that leaves blanks out: [CLS] hello an #n bob , ann [SEP]
+    offsets = np.array([[0, 0], [0, 5], [6, 8], [8, 9], [10, 13], [13, 14], [15, 18], [0, 0]])
+
+    def spans(second):
+        classes = np.array([0, 0, 1, 2, second, 0, 0, 0])
+        private = np.where(classes > 0, 0.9, 0.1)
+        parts, likelihood, _ = tagger._with_gaps(offsets, private, classes)
+        marked = np.zeros(len(text), bool)
+        for (start, end), p in zip(parts, likelihood, strict=True):
+            marked[start:end] |= p > 0.5
+        return "".join(c if m else "-" for c, m in zip(text, marked, strict=True))
+
+    assert spans(second=2) == "------ann bob-----"
+    assert spans(second=1) == "------ann-bob-----"
+
+
 def test_no_texts_no_tags(classifier, tokenizer):
     assert TokenClassificationTagger(classifier, tokenizer).tag([]) == []
 

@@ -48,11 +48,10 @@ class TaggerCard(RunCard):
         return _LIMITS
 
     def context(self, folder: Path) -> dict[str, Any]:
-        pairs, thresholds = self.table.students("taggers"), self.table.students("threshold")
+        pairs, thresholds = self.table.students("taggers"), self.table.students("threshold")[:1]
         return {
             "run_config": self.content["config"],
-            "thresholds": thresholds,
-            "threshold": max((self.table.mean(each, "threshold") or 0 for each in thresholds), default=None),
+            "threshold": self.table.mean(thresholds[0], "threshold") if thresholds else None,
             "t": self.table,
             "found": pairs,
             "data": _data,

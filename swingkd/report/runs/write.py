@@ -14,6 +14,7 @@ from swingkd.report.runs.audits import AuditCard
 from swingkd.report.runs.base import RunCard
 from swingkd.report.runs.canaries import CanaryCard
 from swingkd.report.runs.federation import FederationCard
+from swingkd.report.runs.frontier import FrontierCard
 from swingkd.report.runs.images import ImageCard
 from swingkd.report.runs.labels import LabelCard
 from swingkd.report.runs.language import LanguageCard
@@ -21,7 +22,8 @@ from swingkd.report.runs.taggers import TaggerCard
 
 #: The cards, by the kind that metrics.json names; an unknown one fails.
 RUNS: dict[Kind, type[RunCard]] = {
-    card.kind: card for card in (LanguageCard, LabelCard, ImageCard, FederationCard, TaggerCard, AuditCard, CanaryCard)
+    card.kind: card
+    for card in (LanguageCard, LabelCard, ImageCard, FederationCard, TaggerCard, AuditCard, CanaryCard, FrontierCard)
 }
 
 

@@ -1,0 +1,200 @@
+"""The card of a run on a real pretrained model: how good each student is beside all that it gives away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+
+from swingkd.privacy.accounting import said_epsilon
+from swingkd.report.page import Figure
+from swingkd.report.plots import COLOURS, MARKERS, save_figure
+from swingkd.report.row import Row, rows_of
+from swingkd.report.runs.base import RunCard
+from swingkd.report.runs.canaries import ASKS, Leak
+
+# Words of a setting that do not name the student, or that stand in its row anyway.
+_UNNAMED = (
+    "transfer", "seed", "split", "repetitions", "canaries", "records", "attack", "scope", "unit", "neighbours",
+)  # fmt: skip
+_QUALITIES = ("perplexity", "perplexity_flagged", "perplexity_unflagged", "section_accuracy")
+# The attack that is drawn; that of Chen et al. on each token's best guess.
+_DRAWN = "ez"
+
+
+class Student(NamedTuple):
+    """A model: its name, how many seeds, and its numbers.
+
+    Args:
+        name: for people.
+        seeds: how many runs the numbers are a mean of.
+        quality: perplexities on test text, "fresh" that of the canaries' form, and the share of sections told.
+        leaks: bits over the controls, by kind of canary and copies.
+        caught: the share of records that each attack finds at 1 % false alarms.
+        proved: the largest epsilon of the family of attacks, all seeds together.
+        promised: what its ledger says, or "".
+    """
+
+    name: str
+    seeds: int
+    quality: dict[str, float]
+    leaks: dict[tuple[str, int], Leak]
+    caught: dict[str, Leak]
+    proved: float | None
+    promised: str
+
+    @property
+    def worst(self) -> Leak | None:
+        """The largest of its leaks."""
+        return max(self.leaks.values(), key=lambda leak: leak.value, default=None)
+
+
+class FrontierCard(RunCard):
+    """A real pretrained model: quality against every leak."""
+
+    kind = "frontier"
+    picture = "frontier.png"
+    template = "frontier.md"
+    table: list[Student]
+
+    def read(self) -> list[Student]:
+        groups: dict[tuple[str, str], list[Row]] = {}
+        for row in rows_of(self.content):
+            groups.setdefault((row.model, row.bare(_UNNAMED)), []).append(row)
+        return [_student(*key, rows) for key, rows in groups.items()]
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of canaries, in their order."""
+        return list(dict.fromkeys(kind for student in self.table for kind, _ in student.leaks))
+
+    @property
+    def attacks(self) -> list[str]:
+        """The attacks on records, in their order."""
+        return list(dict.fromkeys(attack for student in self.table for attack in student.caught))
+
+    def figure(self) -> Figure:
+        rows = [
+            (s.name, f"{s.quality['perplexity']:.2f}", s.worst.bits if s.worst else "", _share(s.caught.get(_DRAWN)))
+            for s in self.table
+        ]
+        headings = ("model", "perplexity", "most bits over the controls", f"records found by {_DRAWN} at 1 %")
+        return Figure("Quality against every leak", headings=headings, rows=rows)
+
+    def draw(self, path: Path) -> None:
+        figure, axes = plt.subplots(1, 2, figsize=(10.4, 4.4), layout="constrained")
+        for i, student in enumerate(self.table):
+            look = {"marker": MARKERS[i % len(MARKERS)], "color": COLOURS[i % len(COLOURS)], "linestyle": "none"}
+            x = student.quality["perplexity"]
+            if student.worst:
+                axes[0].plot(x, student.worst.value, label=student.name, **look)
+            if _DRAWN in student.caught:
+                axes[1].plot(x, 100 * student.caught[_DRAWN].value, **look)
+        axes[0].axhline(0, color="0.6", linewidth=0.8)
+        axes[1].axhline(1, color="0.6", linewidth=0.8)
+        axes[0].set(ylabel="bits over the controls, kind and copies that give most", title="Canaries")
+        axes[1].set(ylabel=f"found by {_DRAWN} at 1 % false alarms, %", title="Ordinary records")
+        for axis in axes:
+            axis.set_xlabel("perplexity on test text")
+            axis.set_xscale("log")
+            axis.grid(alpha=0.25, which="both")
+        figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+        figure.suptitle(f"{self.run}: down and to the left is better; the lines are chance", fontsize=10)
+        save_figure(figure, path)
+        plt.close(figure)
+
+    def findings(self) -> Sequence[str]:
+        """Say of each student what is above chance, and which kinds of canary show nothing since nobody knows them."""
+        lines = []
+        teacher = next((student for student in self.table if student.name == "teacher"), None)
+        unknown = [kind for kind in self.kinds if teacher and not _open(teacher, [kind])]
+        if unknown:
+            lines.append(f"No power here: the teacher gives nothing away of {_listed(unknown)}, so nothing is shown.")
+        for student in self.table:
+            if student is teacher or student.name.startswith("base"):
+                continue
+            open_ = _open(student, [kind for kind in self.kinds if kind not in unknown])
+            caught = [attack for attack, share in student.caught.items() if share.low > 0.01]
+            canaries = f"gives canaries away ({_listed(open_)})" if open_ else "gives no canary away beyond chance"
+            records = f"records are found by {_listed(caught)}" if caught else "no attack finds records beyond chance"
+            lines.append(f"`{student.name}` {canaries}; {records}.")
+        return lines
+
+    def context(self, folder: Path) -> dict[str, Any]:
+        kd = next((student for student in self.table if student.name == "kd"), None)
+
+        def change(student: Student) -> float | None:
+            if kd is None or student is kd or student.name.startswith(("base", "teacher")):
+                return None
+            return student.quality["perplexity"] / kd.quality["perplexity"] - 1
+
+        return {
+            "students": self.table,
+            "kinds": self.kinds,
+            "levels": sorted({level for student in self.table for _, level in student.leaks}),
+            "attacks": self.attacks,
+            "asks": ASKS,
+            "about": self.content["config"].get("about", ""),
+            "change": change,
+            "share": _share,
+            "promised": [student for student in self.table if student.promised],
+        }
+
+
+def _student(model: str, label: str, rows: list[Row]) -> Student:
+    seeds = len({row.words.get("seed", "0") for row in rows})
+    quality: dict[str, list[float]] = {}
+    for row in rows:
+        split = row.words.get("split", "test")
+        if row.metric in _QUALITIES and split == "test":
+            quality.setdefault(row.metric, []).append(row.value)
+        elif row.metric == "perplexity_flagged" and split == "fresh":
+            quality.setdefault("fresh", []).append(row.value)
+    leaks: dict[tuple[str, int], list[Row]] = {}
+    caught: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.metric == "exposure_excess" and "canaries" in row.words:
+            leaks.setdefault((row.words["canaries"], int(row.words["repetitions"])), []).append(row)
+        elif row.metric == "tpr_at_1_fpr":
+            caught.setdefault(row.words["attack"], []).append(row)
+    proved = [row.value for row in rows if row.metric == "epsilon_lower"]
+    epsilons = [row for row in rows if row.metric == "epsilon"]
+    return Student(
+        f"{model} ({label})" if label else model,
+        seeds,
+        {name: mean(values) for name, values in quality.items()},
+        {key: _over_seeds(own) for key, own in leaks.items()},
+        {attack: _over_seeds(own) for attack, own in caught.items()},
+        max(proved, default=None),
+        _promise(epsilons, [row for row in rows if row.metric == "delta"]),
+    )
+
+
+def _promise(epsilons: list[Row], deltas: list[Row]) -> str:
+    if not epsilons:
+        return ""
+    most = max(epsilons, key=lambda row: row.value)
+    delta = max(row.value for row in deltas)
+    scope, unit = most.words["scope"].replace("_", " "), most.words["unit"].replace("-", " ")
+    return f"{scope}: epsilon {said_epsilon(most.value)} at delta {delta:g} for each {unit}"
+
+
+def _over_seeds(rows: list[Row]) -> Leak:
+    ends = [row.interval for row in rows]
+    return Leak(mean(row.value for row in rows), min(low for low, _ in ends), max(high for _, high in ends))
+
+
+def _open(student: Student, kinds: Iterable[str]) -> list[str]:
+    """Return the kinds of which the student gives something away, with a whole interval above the controls."""
+    return [kind for kind in kinds if any(leak.low > 0 for (of, _), leak in student.leaks.items() if of == kind)]
+
+
+def _share(leak: Leak | None) -> str:
+    return f"{100 * leak.value:.1f} [{100 * leak.low:.1f}, {100 * leak.high:.1f}]" if leak else ""
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
