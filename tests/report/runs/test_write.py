@@ -34,7 +34,8 @@ KINDS = {
 
 def test_every_card_is_tried():
     assert {path.parent.name for path in CARDS.glob("*/metrics.json")} == KINDS.keys()
-    assert set(RUNS) == set(get_args(Kind)) == set(KINDS.values())
+    # Of the run on a real model none is committed yet; tests/recipes/test_clinical.py writes one.
+    assert set(RUNS) == set(get_args(Kind)) == set(KINDS.values()) | {"frontier"}
 
 
 @pytest.mark.parametrize("name", sorted(KINDS))
