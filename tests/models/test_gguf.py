@@ -108,3 +108,12 @@ def test_what_is_missing_is_named(path, monkeypatch, tmp_path):
         load_pretrained(AutoModelForCausalLM, path)
     with pytest.raises(ImportError, match=r"swingkd\[gguf\]"):
         load_tokenizer(path)
+
+
+def test_a_tokenizer_from_a_file_is_saved_and_loaded_again(path, tmp_path):
+    """transformers #31630: what was saved could not be loaded."""
+    read = load_tokenizer(path)
+    read.save_pretrained(tmp_path)
+    again = load_tokenizer(str(tmp_path))
+    assert [again(text)["input_ids"] for text in TEXTS[:5]] == [read(text)["input_ids"] for text in TEXTS[:5]]
+    assert again.all_special_ids == read.all_special_ids
