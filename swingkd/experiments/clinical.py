@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,12 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from swingkd import (
-    CutVocabulary,
     OutOfFoldTeacher,
     PrivacyLedger,
     PrivateDistillationTrainer,
     audit_membership,
     measure_exposure,
     sample_transfer,
-    student_from,
 )
 from swingkd.audit.candidates import candidate_scores
 from swingkd.experiments import corpus
@@ -27,7 +24,7 @@ from swingkd.experiments.canary_kinds import as_completions, kinds_of, with_cana
 from swingkd.experiments.grid import Grid
 from swingkd.experiments.identities import with_identities
 from swingkd.experiments.language import LanguageExperiment
-from swingkd.experiments.models import lock, make_model, make_tokenizer
+from swingkd.experiments.models import make_tokenizer
 from swingkd.experiments.private_language import PrivateLanguage
 from swingkd.report import Row, exposure_rows, ledger_rows, membership_rows
 
@@ -43,8 +40,6 @@ def clinical_experiment(config: dict[str, Any]) -> LanguageExperiment:
             attacks have to tell them from.
     """
     grid, data = Grid(config, "frontier"), config["data"]
-    if "cut_to" in config:
-        config = config | _with_cut_vocabulary(config, grid.secret / "base")
     tokenizer = make_tokenizer(config["tokenizer"], [])
     records, validation, test = (_records(split, tokenizer, data) for split in ("train", "validation", "test"))
     splits = {"validation": validation, "test": test}
@@ -104,20 +99,6 @@ def clinical_experiment(config: dict[str, Any]) -> LanguageExperiment:
 
     probes = {"base": untrained, "base_layers": cut, "teacher": teacher}
     return LanguageExperiment(grid, language, evaluation, audit, probes, test["text"][:3])
-
-
-def _with_cut_vocabulary(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Cut the pretrained model to the tokens of public text, once; return who teacher and student begin with then."""
-    with lock(folder):
-        if not (folder / "config.json").exists():
-            tokenizer, text = make_tokenizer(config["tokenizer"], []), [corpus.load(each) for each in config["cut_to"]]
-            public = [line for part in text for line in part["text"]]
-            base = make_model({"name": config["teacher"]["name"]}, tokenizer)
-            cut = CutVocabulary.of(tokenizer, public)
-            cut.tokenizer.save_pretrained(folder)
-            student_from(base, base.config.num_hidden_layers, vocabulary=cut).save_pretrained(folder)
-    names = {"name": str(folder)}
-    return {kind: {**config[kind], **names} for kind in ("tokenizer", "teacher", "student")}
 
 
 def _records(split: str, tokenizer: Any, data: dict[str, Any]) -> Dataset:

@@ -28,10 +28,6 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.setenv("SWINGKD_DATA", str(tmp_path))
     monkeypatch.setenv("SWINGKD_SMOLLM2", str(tmp_path / "base"))
     (tmp_path / "dialog_mts").mkdir()
-    (tmp_path / "lm_wikitext2").mkdir()
-    for name in ("validation", "test"):
-        text = [row["dialogue"] for row in rows[:10]]
-        Dataset.from_dict({"text": text}).to_parquet(tmp_path / "lm_wikitext2" / f"{name}.parquet")
     for name in ("train", "validation", "test1", "test2"):
         Dataset.from_list(rows).to_parquet(tmp_path / "dialog_mts" / f"{name}.parquet")
     tokenizer = make_tokenizer({"vocab_size": 400}, [row["dialogue"] for row in rows])
