@@ -43,7 +43,7 @@ class Records:
         self.tokenizer = make_tokenizer(config["tokenizer"], self.public["text"])
         self.canaries = corpus.make_canaries(config["canaries"], secret / "canaries.json")
         self.published = published_canary(config["published"])
-        names = name_annotation(self.canaries)
+        names = corpus.name_annotation(self.canaries)
         annotated = [split for split in (train, *self.splits.values()) if "spans" in split.column_names]
         self.tagger = EnsembleTagger(corpus.AnnotatedTagger(names, *annotated), RuleTagger())
 
@@ -217,14 +217,3 @@ def published_canary(spec: dict[str, Any]) -> CanarySet:
     secret, slots = str(spec["secret"]), (tuple("0123456789"),) * len(str(spec["secret"]))
     canary = Canary(0, "digits", prefix, secret, suffix, spec["repetitions"], True)
     return CanarySet(spec["template"], "digits", slots, (canary,))
-
-
-def name_annotation(canaries: CanarySet) -> Dataset:
-    """Annotate the names in the canaries' sentences, as the data's own annotation does in dialogues."""
-    before = canaries.template.partition("{secret}")[0]
-    start, after = before.index("{name}"), len(before.partition("{name}")[2])
-    rows = [
-        {"text": c.text, "spans": [{"start": start, "end": len(c.prefix) - after, "label": "NAME"}]}
-        for c in canaries.canaries
-    ]
-    return Dataset.from_list(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,10 @@ class ForgetfulTagger(BaseTagger):
         return tagged
 
 
-def make_tagger(*splits: Dataset) -> BaseTagger:
-    """Return the rules, and the data's own annotation where it has one."""
+def make_tagger(*splits: Dataset, canaries: Sequence[CanarySet] = ()) -> BaseTagger:
+    """Return the rules, and the data's own annotation where it has one: of names in the canaries' sentences as well."""
     if "spans" in splits[0].column_names:
-        return EnsembleTagger(AnnotatedTagger(*splits), RuleTagger())
+        return EnsembleTagger(AnnotatedTagger(*splits, *map(name_annotation, canaries)), RuleTagger())
     return RuleTagger()
 
 
@@ -168,6 +169,17 @@ def make_canaries(spec: dict[str, Any], path: Path) -> CanarySet:
         if not path.exists():
             CanarySet.generate(**{**spec, "repetitions": tuple(spec["repetitions"])}).save(path)
     return CanarySet.load(path)
+
+
+def name_annotation(canaries: CanarySet) -> Dataset:
+    """Annotate the names in the canaries' sentences, as the data's own annotation does in dialogues."""
+    before = canaries.template.partition("{secret}")[0]
+    start, after = before.index("{name}"), len(before.partition("{name}")[2])
+    rows = [
+        {"text": c.text, "spans": [{"start": start, "end": len(c.prefix) - after, "label": "NAME"}]}
+        for c in canaries.canaries
+    ]
+    return Dataset.from_list(rows)
 
 
 def fresh_sentences(spec: dict[str, Any]) -> Dataset:

@@ -232,7 +232,7 @@ def language_experiment(config: dict[str, Any]) -> LanguageExperiment:
     private, public, splits = corpus.load_halves(config["data"])
     tokenizer = make_tokenizer(config["tokenizer"], public["text"])
     canaries = corpus.make_canaries(config["canaries"], grid.secret / "canaries.json")
-    tagger = corpus.make_tagger(private, public, *splits.values())
+    tagger = corpus.make_tagger(private, public, *splits.values(), canaries=[canaries])
     texts = {
         "A": canaries.insert(private.select_columns(["text"])),
         "B": public.select_columns(["text"]),

@@ -217,9 +217,9 @@ def private_experiment(
     private, splits = private_text.load(config["data"])
     public = concatenate_datasets([_public(**spec) for spec in config["data"]["public"]])
     tokenizer = make_tokenizer(config["tokenizer"], public["text"])
-    tagger = corpus.make_tagger(private, *splits.values())
     copied = corpus.make_canaries(config["canaries"], grid.secret / "canaries.json")
     coins = corpus.make_canaries(config["coin_canaries"], grid.secret / "coin_canaries.json")
+    tagger = corpus.make_tagger(private, *splits.values(), canaries=[copied, coins])
 
     def insert(singles: CanarySet) -> Dataset:
         return private_text.with_canaries(private, copied, singles)
