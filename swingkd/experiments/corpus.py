@@ -86,7 +86,7 @@ class ForgetfulTagger(BaseTagger):
 
 
 def make_tagger(*splits: Dataset, canaries: Sequence[CanarySet] = ()) -> BaseTagger:
-    """Return the rules, and the data's own annotation where it has one: of names in the canaries' sentences as well."""
+    """Return the rules, and the data's own annotation where it has one; names in canaries are annotated then, too."""
     if "spans" in splits[0].column_names:
         return EnsembleTagger(AnnotatedTagger(*splits, *map(name_annotation, canaries)), RuleTagger())
     return RuleTagger()
