@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -11,6 +12,8 @@ from swingkd.decentralized.message import Message, Word
 from swingkd.decentralized.result import FederationResult
 from swingkd.decentralized.rounds import History, Round
 from swingkd.decentralized.server import Server
+
+log = logging.getLogger(__name__)
 
 
 class DecentralizedDistillation:
@@ -63,6 +66,7 @@ class DecentralizedDistillation:
 
         Raises:
             ValueError: what is there was written with other settings, or is there and shall not be gone on with.
+            RuntimeError: every client that was there failed in a round.
         """
         if resume_from_checkpoint:
             self.history.load(self.server)
@@ -72,11 +76,16 @@ class DecentralizedDistillation:
         self.history.begin(self.server)
         for number in range(len(self.history.rounds), self.rounds):
             happened = Round(number, sorted(set(self.present(number)) & self.clients.keys()))
+            failed: list[Exception] = []
             for name, request in self.server.requests(number, happened.present):
-                answer = self.clients[name].answer(request.with_words(run=self.history.run))
-                if self.folder is not None:
-                    self.clients[name].save(client_folder(self.folder, name))
-                happened.take(self.server, name, request, answer)
+                answer = self._ask(name, request.with_words(run=self.history.run))
+                if isinstance(answer, Message):
+                    happened.take(self.server, name, request, answer)
+                else:
+                    happened.refused[name] = f"it failed: {type(answer).__name__}"
+                    failed.append(answer)
+            if failed and len(failed) == len(happened.present):
+                raise RuntimeError(f"Every client failed in round {number}. The first: {failed[0]}") from failed[0]
             self.server.close(number)
             self.history.add(happened, self.server)
 
@@ -84,11 +93,20 @@ class DecentralizedDistillation:
         """Return what each client's model gets right with the server's last word, and what it cost."""
         words: dict[str, Word] = {"run": self.history.run, "round": self.rounds, "wants": "accuracy"}
         last = Message(self.server.last().tensors, words)
-        answers = {name: client.answer(last) for name, client in self.clients.items()}
-        if self.folder is not None:
-            for name, client in self.clients.items():
-                client.save(client_folder(self.folder, name))
+        asked = {name: self._ask(name, last) for name in self.clients}
+        answers = {name: answer for name, answer in asked.items() if isinstance(answer, Message)}
         return FederationResult.of(answers, self.history.rounds)
+
+    def _ask(self, name: str, message: Message) -> Message | Exception:
+        """Return a client's answer, once what it knows is written down; or what went wrong in it: the others go on."""
+        try:
+            answer = self.clients[name].answer(message)
+        except Exception as error:  # a client's own code: it may be anything
+            log.warning("%s failed.", name, exc_info=True)
+            return error
+        if self.folder is not None:
+            self.clients[name].save(client_folder(self.folder, name))
+        return answer
 
 
 def client_folder(folder: Path, name: str) -> Path:

@@ -51,7 +51,10 @@ def message_of(record: RecordDict) -> Message:
     if not isinstance(tensors, ArrayRecord) or not isinstance(words, ConfigRecord):
         raise RefusedError("it is no message")
     plain = {key: value for key, value in words.items() if isinstance(value, str | int | float)}
-    return Message(dict(tensors.to_torch_state_dict()), plain)
+    try:
+        return Message(dict(tensors.to_torch_state_dict()), plain)
+    except Exception as error:  # another machine wrote it: anything may be wrong with it
+        raise RefusedError(f"its tensors cannot be read ({type(error).__name__})") from error
 
 
 @lru_cache(maxsize=1)

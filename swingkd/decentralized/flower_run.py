@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from swingkd.decentralized import leash
 from swingkd.decentralized.federation import Federation, FederationSettings
 from swingkd.decentralized.result import FederationResult
 
@@ -114,17 +115,19 @@ def _simulation(home: Path, environment: dict[str, str]) -> Iterator[str]:
         f'[superlink]\ndefault = "{_HERE}"\n\n[superlink.{_HERE}]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
     )
     command = ["flower-superlink", "--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port)]
+    # On a leash: it ends with this process, however that ends.
+    command = [sys.executable, "-P", leash.__file__, *command]
     with (home / "superlink.log").open("a") as log:
-        link = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        link = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+        )
         try:
             _wait_for(link, port, home / "superlink.log")
             yield _HERE
         finally:
-            link.terminate()
-            try:
-                link.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                link.kill()
+            assert link.stdin is not None
+            link.stdin.close()
+            link.wait()
 
 
 def _wait_for(link: subprocess.Popen, port: int, log: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias, get_args
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,7 +18,7 @@ from swingkd.decentralized.aggregation import Aggregation
 from swingkd.decentralized.labelled_examples import LabelledExamples, batches, logits_on
 from swingkd.decentralized.message import Message, RefusedError, Word, load_weights, named_weights
 from swingkd.decentralized.messengers import Messenger, MessengerRepository
-from swingkd.files import written_whole
+from swingkd.files import read_as, written_whole
 from swingkd.models.logits import logits_of
 
 
@@ -114,7 +116,10 @@ class MessengerServer:
             return
         if "messenger" not in answer.tensors:
             raise RefusedError("it brings no messenger")
-        messenger = Messenger(answer.tensors["messenger"], answer.text("reference"), number)
+        said = answer.tensors["messenger"]
+        if not said.is_floating_point():
+            raise RefusedError(f"its messenger holds {said.dtype}: probabilities are floats")
+        messenger = Messenger(said, answer.text("reference"), number)
         self.repository.put(client, messenger)
         if client in self._asking:
             self.repository.learnt(client)
@@ -143,8 +148,16 @@ class MessengerServer:
         self.repository = repository
 
 
+#: How weights are averaged: by how many examples a client says it has, all alike, or the median of each weight.
+Average: TypeAlias = Literal["examples", "clients", "median"]
+
+
 class WeightServer:
     """Averages the weights of like models (FedAvg; McMahan et al. 2017, arXiv 1602.05629).
+
+    How many examples a client has, it says itself, and what it said first bounds what it says later.  Whoever lies
+    from the beginning outweighs the others: `average="clients"` believes nobody, and the median (Yin et al. 2018,
+    arXiv 1803.01498) withstands weights that are wrong as well, of less than half of the clients.
 
     With distillation steps, the average then learns what the clients' models say together of the reference examples
     (FedDF; Lin et al. 2020, arXiv 2006.07242).  Weights leave the clients; each says more than a messenger.
@@ -155,7 +168,11 @@ class WeightServer:
         distillation_steps: after each round.
         learning_rate: of Adam, in distillation.
         batch_size: reference examples a step.
+        average: "examples", "clients" or "median".
         seed: of the batches.
+
+    Raises:
+        ValueError: there is no such average.
     """
 
     def __init__(
@@ -166,8 +183,14 @@ class WeightServer:
         distillation_steps: int = 0,
         learning_rate: float = 1e-3,
         batch_size: int = 32,
+        average: Average = "examples",
         seed: int = 0,
     ):
+        if average not in get_args(Average):
+            raise ValueError(f"average={average!r} is none of {', '.join(get_args(Average))}.")
+        self.average = average
+        # How many examples each client said that it has, when it first did.
+        self._claims: dict[str, int] = {}
         self.model, self.reference, self.distillation_steps = model, reference, distillation_steps
         self.learning_rate, self.batch_size, self.seed = learning_rate, batch_size, seed
         self._answers: dict[str, tuple[int, dict[str, torch.Tensor]]] = {}
@@ -189,22 +212,25 @@ class WeightServer:
             raise RefusedError("its weights are those of another model")
         if not all(bool(t.isfinite().all()) for t in weights.values()):
             raise RefusedError("its weights are not finite")
-        self._answers[client] = (int(answer.number("examples", low=1)), weights)
+        examples = int(answer.number("examples", low=1))
+        self._answers[client] = (min(examples, self._claims.setdefault(client, examples)), weights)
 
     def close(self, number: int) -> None:
         """Average what came, and distil."""
         if not self._answers:
             return
-        total = sum(examples for examples, _ in self._answers.values())
         # In the order of names: sums of floats depend on it.
-        parts = [(examples / total, weights) for _, (examples, weights) in sorted(self._answers.items())]
+        parts = [weights for _, (_, weights) in sorted(self._answers.items())]
+        counts = [examples if self.average == "examples" else 1 for _, (examples, _) in sorted(self._answers.items())]
+        shares = torch.tensor(counts, dtype=torch.float64) / sum(counts)
         mean = {}
         for name, own in named_weights(self.model).items():
-            mixed = torch.stack([share * weights[name].double() for share, weights in parts]).sum(0)
+            each = torch.stack([weights[name].double() for weights in parts])
+            mixed = each.quantile(0.5, 0) if self.average == "median" else torch.tensordot(shares, each, 1)
             mean[name] = mixed.to(own.dtype) if own.is_floating_point() else mixed.round().to(own.dtype)
         if self.distillation_steps:
             logits = []
-            for _, weights in parts:
+            for weights in parts:
                 load_weights(self.model, weights)
                 logits.append(logits_on(self.model, self.reference))
             load_weights(self.model, mean)
@@ -230,13 +256,16 @@ class WeightServer:
         return Message({name: t.detach().clone() for name, t in named_weights(self.model).items()})
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the average's weights."""
+        """Write the average's weights, and what clients claimed."""
+        tensors = {name: t.contiguous() for name, t in self.last().tensors.items()}
         with written_whole(path) as part:
-            save_file({name: t.contiguous() for name, t in self.last().tensors.items()}, part)
+            save_file(tensors, part, {"claims": json.dumps(self._claims)})
 
     def load(self, path: str | os.PathLike) -> None:
-        """Read the average's weights."""
-        load_weights(self.model, load_file(path))
+        """Read the average's weights, and what clients claimed."""
+        with safe_open(path, "pt") as file:
+            self._claims = read_as(dict[str, int], (file.metadata() or {}).get("claims", "{}"), str(path))
+            load_weights(self.model, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118  # no mapping
 
 
 def _kinds(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:

@@ -16,7 +16,7 @@ from swingkd.decentralized.aggregation import DSFL, Cronus, FedMD, RandomNeighbo
 from swingkd.decentralized.client import Client
 from swingkd.decentralized.distillation import DecentralizedDistillation
 from swingkd.decentralized.labelled_examples import LabelledExamples, logits_on
-from swingkd.decentralized.message import Message
+from swingkd.decentralized.message import Message, RefusedError
 from swingkd.decentralized.messengers import MessengerRepository
 from swingkd.decentralized.result import FederationResult
 from swingkd.decentralized.server import MessengerServer, WeightServer
@@ -144,6 +144,88 @@ def test_broken_and_poisoning_clients_are_survived_and_named(reference, caplog):
     found, expected = run.result().accuracies, clean.result().accuracies
     mean = sum(found[name] for name in expected) / 6
     assert mean > sum(expected.values()) / 6 - 0.05
+
+
+def test_a_client_that_fails_is_named_and_the_others_go_on(reference, tmp_path, caplog):
+    class Failing(Client):
+        def answer(self, message):
+            if int(message.number("round")) in (1, 2):
+                raise KeyError("4711")
+            return super().answer(message)
+
+    members = clients(reference, 3)
+    members[1].__class__ = Failing
+    run = federation(reference, SDDist(), members=members, output_dir=str(tmp_path))
+    with caplog.at_level("WARNING"):
+        run.run()
+    assert [happened.refused.get("client-1") for happened in run.history.rounds] == [
+        None,
+        "it failed: KeyError",
+        "it failed: KeyError",
+        None,
+    ]
+    assert "client-1 failed" in caplog.text
+    # What it said is kept from everybody's list of rounds: it may be a value.
+    assert "4711" not in (tmp_path / "rounds.json").read_text()
+    assert set(run.result().accuracies) == {"client-0", "client-1", "client-2"}
+
+
+def test_where_every_client_fails_the_run_says_why(reference):
+    class Failing(Client):
+        def answer(self, message):
+            raise KeyError("no such file")
+
+    members = clients(reference, 2)
+    for member in members:
+        member.__class__ = Failing
+    with pytest.raises(RuntimeError, match=r"Every client failed in round 0\. The first: 'no such file'"):
+        federation(reference, SDDist(), members=members).run()
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.bool, torch.int64])
+def test_a_messenger_of_another_kind_is_refused(reference, dtype):
+    server = MessengerServer(SDDist(), reference)
+    list(server.requests(0, ["a"]))
+    answer = Message({"messenger": torch.ones(40, 3).to(dtype)}, {"reference": reference.fingerprint()})
+    with pytest.raises(RefusedError, match="probabilities are floats"):
+        server.receive(0, "a", answer)
+
+
+def averaged(reference, average, claims, folder=None):
+    """Weights of three clients, the third of which lies; what the average becomes of them, round by round."""
+    server = WeightServer(network(0), reference, average=average)
+    means = []
+    for number, said in enumerate(claims):
+        list(server.requests(number, ["a", "b", "c"]))
+        for client, claimed, value in zip("abc", said, (1.0, 2.0, 100.0), strict=True):
+            weights = {name: torch.full_like(t, value) for name, t in server.last().tensors.items()}
+            server.receive(number, client, Message(weights, {"examples": claimed}))
+        server.close(number)
+        means.append(float(flat(server.model)[0]))
+        if folder is not None:
+            # Killed and started again, it remembers.
+            server.save(folder / "server.safetensors")
+            server = WeightServer(network(0), reference, average=average)
+            server.load(folder / "server.safetensors")
+    return means
+
+
+def test_what_a_client_claimed_first_bounds_what_it_claims_later(reference, tmp_path):
+    honest = (1 + 2 + 100) / 3
+    assert averaged(reference, "examples", [(10, 10, 10), (10, 10, 10**6)], tmp_path) == pytest.approx(
+        [honest, honest]
+    )
+    # Less it may say.
+    assert averaged(reference, "examples", [(10, 10, 10), (10, 10, 1)])[1] == pytest.approx((10 + 20 + 100) / 21)
+
+
+def test_means_that_believe_nobody(reference):
+    claims = [(10, 10, 10**6)]
+    assert averaged(reference, "examples", claims)[0] > 99
+    assert averaged(reference, "clients", claims)[0] == pytest.approx((1 + 2 + 100) / 3)
+    assert averaged(reference, "median", claims)[0] == pytest.approx(2)
+    with pytest.raises(ValueError, match="average='mode' is none of examples, clients, median"):
+        WeightServer(network(0), reference, average="mode")
 
 
 @pytest.mark.parametrize("steps", [0, 5])

@@ -26,6 +26,7 @@ from swingkd.decentralized import (
     federate,
 )
 from swingkd.decentralized.flower_run import QUIET, write_app
+from swingkd.decentralized.message import RefusedError
 from swingkd.decentralized.messengers import MessengerRepository
 from tests.decentralized.conftest import config_of
 
@@ -45,6 +46,20 @@ def test_a_parcel_goes_over_the_wire_as_it_is():
     for name, tensor in sent.tensors.items():
         assert torch.equal(found.tensors[name], tensor)
         assert found.tensors[name].dtype == tensor.dtype
+
+
+@pytest.mark.parametrize("data", [b"", b"no array", b"\x93NUMPY\x01\x00"])
+def test_an_array_that_is_none_is_refused(data):
+    """One node's bytes ended the server's loop: they were read where nobody refuses."""
+    from flwr.app import Array, ArrayRecord, RecordDict
+
+    from swingkd.decentralized.flower_app import message_of, record_of
+
+    record = record_of(Message({"messenger": torch.rand(3, 2)}, {"round": 1}))
+    whole = record["tensors"]["messenger"]
+    broken = Array(whole.dtype, whole.shape, whole.stype, data)
+    with pytest.raises(RefusedError, match="its tensors cannot be read"):
+        message_of(RecordDict({"tensors": ArrayRecord({"messenger": broken}), "words": record["words"]}))
 
 
 def test_the_app_is_named_literally_and_nobody_is_called_home(tmp_path):
