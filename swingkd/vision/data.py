@@ -1,5 +1,6 @@
 """Images in memory as bytes: decoded once, cropped and flipped a batch at a time.
 
+>>> from datasets import Image
 >>> data = Dataset.from_dict({"image": [np.full((8, 8, 3), i, np.uint8) for i in range(6)], "label": [0, 1] * 3})
 >>> images = Images.from_dataset(data.cast_column("image", Image()))
 >>> images.pixels.shape, images.classes
@@ -21,9 +22,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 import torch.nn.functional as F
-from datasets import ClassLabel, Dataset, Image
+from datasets import ClassLabel, Dataset
 
-MODES = {1: "L", 3: "RGB"}
+from swingkd.vision.decoding import MODES, decoded
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +74,7 @@ class Images:
         label_column: str = "label",
         size: int | None = None,
         channels: int = 3,
+        scale: tuple[float, float] | None = None,
         **others,
     ) -> Images:
         """Decode a data set.
@@ -82,11 +84,14 @@ class Images:
             image_column, label_column: their names.
             size: height and width that all images are brought to; default: they are of one size.
             channels: 3 for colour, 1 for grey.
+            scale: of grey images with more than 8 bits, the values that become black and white, such as (0, 4095);
+                default: 0 and 65535 of whole numbers, 0 and 1 of others.
             **others: mean, std, crop, flip.  An image processor of Hugging Face knows the first two as `image_mean`
                 and `image_std`.
 
         Raises:
-            ValueError: a column is missing, a label too, or the images differ in size.
+            ValueError: a column is missing, a label too; the images differ in size; one is missing, cannot be read,
+                or has values beyond black and white.
         """
         for name in (image_column, label_column):
             if name not in dataset.column_names:
@@ -104,14 +109,12 @@ class Images:
             )
         known = torch.from_numpy(labels.to_numpy(zero_copy_only=False).astype(np.int64))
         classes = feature.num_classes if isinstance(feature, ClassLabel) else int(known.max()) + 1
-        images = dataset.select_columns([image_column]).cast_column(image_column, Image(mode=MODES[channels]))
+        if scale is not None and not scale[0] < scale[1]:
+            raise ValueError(f"scale={scale}: the value that becomes black must be below the one that becomes white.")
         pixels: torch.Tensor | None = None
-        for number, row in enumerate(images):
-            image = row[image_column]
-            image = image.resize((size, size)) if size and image.size != (size, size) else image
-            array = np.asarray(image)
+        for number, array in enumerate(decoded(dataset, image_column, channels, size, scale)):
             if pixels is None:
-                pixels = torch.empty(len(images), channels, *array.shape[:2], dtype=torch.uint8)
+                pixels = torch.empty(len(dataset), channels, *array.shape[:2], dtype=torch.uint8)
             if array.shape[:2] != tuple(pixels.shape[2:]):
                 raise ValueError(
                     f"Image {number} has {array.shape[1]}x{array.shape[0]} pixels, the first "

@@ -42,6 +42,38 @@ def test_all_images_can_be_brought_to_one_size():
     assert Images.from_dataset(dataset(arrays, [0, 1]), size=8, channels=1).pixels.shape == (2, 1, 8, 8)
 
 
+def test_an_x_ray_keeps_its_greys():
+    """16 bits became white in silence: Pillow cuts them off."""
+    values = np.linspace(0, 65535, 20, dtype=np.uint16).reshape(4, 5)
+    for channels in (1, 3):
+        pixels = Images.from_dataset(dataset([values], [0]), channels=channels).pixels[0]
+        for channel in pixels:
+            np.testing.assert_array_equal(channel.numpy(), np.round(values / 65535 * 255))
+    # Twelve bits in sixteen: black and white are said, what lies beyond is black or white.
+    twelve = np.array([[0, 100, 2095, 4095, 4200]], np.uint16)
+    pixels = Images.from_dataset(dataset([twelve], [0]), channels=1, scale=(100, 4095)).pixels[0, 0]
+    np.testing.assert_array_equal(pixels[0].numpy(), [0, 0, round(1995 / 3995 * 255), 255, 255])
+    shares = np.linspace(0, 1, 20, dtype=np.float32).reshape(4, 5)
+    pixels = Images.from_dataset(dataset([shares], [0]), channels=1).pixels[0, 0]
+    np.testing.assert_array_equal(pixels.numpy(), np.round(shares.astype(np.float64) * 255))
+
+
+def test_an_image_that_is_none_is_named():
+    good = np.zeros((4, 4, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"Image 1 is missing\. Drop such rows"):
+        Images.from_dataset(dataset([good, None], [0, 1]))
+    broken = dataset([good, {"bytes": b"no image", "path": None}], [0, 1])
+    with pytest.raises(ValueError, match=r"Image 1 cannot be read \(UnidentifiedImageError\)"):
+        Images.from_dataset(broken)
+    floats = np.array([[-3.0, 7.0]], np.float32)
+    with pytest.raises(ValueError, match=r"Image 0 has values from -3 to 7.*are 0 and 1.*scale=\(-3, 7\)"):
+        Images.from_dataset(dataset([floats], [0]))
+    with pytest.raises(ValueError, match="Image 0 holds values that are not finite"):
+        Images.from_dataset(dataset([np.array([[np.nan, 0.5]], np.float32)], [0]), scale=(0, 1))
+    with pytest.raises(ValueError, match="must be below"):
+        Images.from_dataset(dataset([floats], [0]), scale=(1, 0))
+
+
 def test_bad_data_says_what_is_wrong():
     arrays = [np.zeros((4, 4, 3), np.uint8)] * 2
     with pytest.raises(ValueError, match="no column 'img' among image, label"):
