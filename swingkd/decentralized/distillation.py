@@ -31,7 +31,7 @@ class DecentralizedDistillation:
         output_dir: where a run that was stopped goes on from; `None`: nowhere.
 
     Raises:
-        ValueError: two clients have one name.
+        ValueError: two clients have one name, or one model.
     """
 
     def __init__(
@@ -46,6 +46,10 @@ class DecentralizedDistillation:
         self.clients = {client.name: client for client in clients}
         if len(self.clients) != len(clients):
             raise ValueError("Two clients have one name: give each its own.")
+        if len({id(client.model) for client in clients}) != len(clients):
+            raise ValueError(
+                "Two clients have one model, and would train it in turn: give each a copy (copy.deepcopy)."
+            )
         for client in clients:
             if client.plan is not None and client.args.rounds < rounds:
                 raise ValueError(

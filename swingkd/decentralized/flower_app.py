@@ -71,7 +71,14 @@ def own_client(context: Context) -> tuple[Federation, str]:
     """
     node, run = context.node_config, context.run_config
     own = federation(str(node.get("config", run["config"])))
-    return own, str(node["client"]) if "client" in node else own.names[int(node["partition-id"])]
+    if "client" in node:
+        return own, str(node["client"])
+    number = node.get("partition-id")
+    if number is None:
+        raise ValueError("This node does not say who it is: --node-config 'client=\"name\"'.")
+    if not 0 <= int(number) < len(own.names):
+        raise ValueError(f"partition-id={number}: there are {len(own.names)} clients, counted from 0.")
+    return own, own.names[int(number)]
 
 
 @client_app.query()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +16,8 @@ from swingkd.decentralized.labelled_examples import LabelledExamples
 from swingkd.guards import check_at_least_one, check_numbers
 from swingkd.tagging import RuleTagger
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PartitionSettings:
@@ -22,14 +26,17 @@ class PartitionSettings:
     Args:
         data: arguments of `load_dataset`; $VARIABLES are filled in.
         client: column that says whose a row is.
-        label: column of class numbers, or of numbers that `label_cuts` makes classes of.
+        label: column of class numbers, of class names, or of numbers that `label_cuts` makes classes of.
         inputs: columns of numbers (features), or of lists of numbers of one length (signals over time).
         text: in their place, a column of text: an example is `context` characters, its label the next one.
         context: characters of an example.
         stride: characters between two examples.
         tag: let the rules say how likely the next character is private; see max_temperature of `ClientArguments`.
         label_cuts: between classes.
-        classes: how many there are; `None`: as many as the rows have.  A node that has only its own rows must say it.
+        classes: how many there are, or their names in order; `None`: what the rows have, names in the order of the
+            alphabet.  A node that has only its own rows must say it.
+        missing: what becomes of rows in which an input or a label is missing or no finite number: "refuse" them,
+            "drop" them, or "fill" inputs with the mean of the reference people's (a label never is).
         at_least: smallest value of other columns; rows below are left out.
         together: column of which all rows go to training or all to test: recordings that overlap, say.
         test_share: of each client's rows or recordings, at most a half; every n-th is tested.
@@ -52,7 +59,8 @@ class PartitionSettings:
     stride: int = 20
     tag: bool = False
     label_cuts: tuple[float, ...] = ()
-    classes: int | None = None
+    classes: int | tuple[str, ...] | None = None
+    missing: Literal["refuse", "drop", "fill"] = "refuse"
     at_least: dict[str, float] | None = None
     together: str | None = None
     test_share: float = 0.25
@@ -64,7 +72,13 @@ class PartitionSettings:
 
     def __post_init__(self) -> None:
         check_numbers(self)
-        check_at_least_one(self, "context", "stride", "classes", "most_clients", "reference_examples")
+        if isinstance(self.classes, list | tuple):
+            object.__setattr__(self, "classes", tuple(map(str, self.classes)))
+        elif self.classes is not None and self.classes < 1:
+            raise ValueError(f"classes={self.classes}: at least one is needed.")
+        if self.missing not in ("refuse", "drop", "fill"):
+            raise ValueError(f"missing={self.missing!r} is none of refuse, drop, fill.")
+        check_at_least_one(self, "context", "stride", "most_clients", "reference_examples")
         if bool(self.inputs) == (self.text is not None):
             raise ValueError("Give either inputs (columns of numbers) or text (a column).")
         if self.inputs and self.label is None:
@@ -105,6 +119,8 @@ def load_partition(settings: PartitionSettings) -> Partition:
             raise ValueError(f"There is no column {column!r} among {', '.join(rows.column_names)}.")
     for column, least in (settings.at_least or {}).items():
         rows = rows.select(np.flatnonzero(np.asarray(rows[column]) >= least))
+    if settings.missing == "drop":
+        rows = without_missing(rows, settings)
     whose = np.asarray(rows[settings.client]).astype(str)
     names, counts = np.unique(whose, return_counts=True)
     order = names[np.argsort(-counts, kind="stable")][: settings.most_clients]
@@ -155,20 +171,55 @@ def _split(
     return learnt, away
 
 
+def without_missing(rows: Dataset, settings: PartitionSettings) -> Dataset:
+    """Leave out rows in which an input or a label is missing; say how many those are."""
+    columns = [*settings.inputs, *filter(None, (settings.text, settings.label))]
+    kept = np.ones(len(rows), bool)
+    for column in columns:
+        kept &= np.array([_is_whole(value) for value in rows[column]])
+    if not kept.all():
+        log.warning("%d of %d rows are left out: an input or a label is missing there.", (~kept).sum(), len(rows))
+    return rows.select(np.flatnonzero(kept))
+
+
+def _is_whole(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_whole, value))
+    return value is not None and (not isinstance(value, float) or math.isfinite(value))
+
+
 class Numbers:
     """Reads columns of numbers, on the scale of the reference people's: mean 0 and standard deviation 1 each."""
 
     def __init__(self, settings: PartitionSettings, rows: Dataset, shared: np.ndarray):
         self.settings = settings
+        self._names = self._class_names(rows)
         values = self._values(rows.select(np.flatnonzero(shared)))
         axes = (0, *range(2, values.ndim))
-        self.mean, self.std = values.mean(axes, keepdims=True), values.std(axes, keepdims=True) + 1e-8
+        self.mean, self.std = np.nanmean(values, axes, keepdims=True), np.nanstd(values, axes, keepdims=True) + 1e-8
+        if not np.isfinite(self.mean).all():
+            raise ValueError("An input is missing in every row of the reference people, so there is no mean to fill.")
         labels = self._labels(rows)
         if not np.issubdtype(labels.dtype, np.integer):
             raise ValueError(
-                f"Column {settings.label!r} must hold class numbers, whole and none missing, or label_cuts."
+                f"Column {settings.label!r} must hold class numbers or names, whole and none missing (missing: drop), "
+                "or label_cuts."
             )
-        self.classes = settings.classes or int(labels.max()) + 1
+        given = settings.classes if isinstance(settings.classes, int) else None
+        self.classes = len(self._names) or given or int(labels.max()) + 1
+
+    def _class_names(self, rows: Dataset) -> list[str]:
+        """Return the classes' names, where the labels are names."""
+        if isinstance(self.settings.classes, tuple):
+            return list(self.settings.classes)
+        values = rows[self.settings.label][:]
+        names = sorted(set(values)) if values and all(isinstance(value, str) for value in values) else []
+        if 2 * len(names) > len(values):
+            raise ValueError(
+                f"Column {self.settings.label!r} must hold class numbers or names, and has {len(names)} different texts "
+                f"in {len(values)} rows."
+            )
+        return names
 
     def _values(self, rows: Dataset) -> np.ndarray:
         """Return [n, columns] of numbers, or [n, columns, length] of lists."""
@@ -178,12 +229,26 @@ class Numbers:
                 columns.append(np.asarray(rows[column], dtype=np.float32))
             except (TypeError, ValueError) as error:
                 raise ValueError(f"Column {column!r} must hold numbers, or lists of numbers of one length.") from error
-            if not np.isfinite(columns[-1]).all():
-                raise ValueError(f"Column {column!r} holds what is no finite number.")
+            wrong = ~np.isfinite(columns[-1])
+            if wrong.any() and self.settings.missing != "fill":
+                count = wrong.reshape(len(rows), -1).any(1).sum()
+                raise ValueError(
+                    f"Column {column!r} holds what is no finite number in {count} of {len(rows)} rows. Say missing: drop "
+                    "or missing: fill."
+                )
+            columns[-1][wrong] = np.nan
         return np.stack(columns, 1)
 
     def _labels(self, rows: Dataset) -> np.ndarray:
         values = np.asarray(rows[self.settings.label])
+        if self._names:
+            unknown = sorted({str(value) for value in values} - set(self._names))
+            if unknown:
+                raise ValueError(
+                    f"Column {self.settings.label!r} holds {len(unknown)} names that are no class, such as "
+                    f"{unknown[0]!r}. There are {', '.join(self._names)}."
+                )
+            return np.array([self._names.index(str(value)) for value in values], np.int64)
         if not self.settings.label_cuts:
             return values
         if not np.issubdtype(values.dtype, np.number) or not np.isfinite(values).all():
@@ -192,7 +257,8 @@ class Numbers:
 
     def __call__(self, rows: Dataset) -> LabelledExamples:
         """Return rows as examples."""
-        inputs = torch.from_numpy((self._values(rows) - self.mean) / self.std)
+        # What is missing becomes the reference people's mean, which is 0 on their scale.
+        inputs = torch.from_numpy(np.nan_to_num((self._values(rows) - self.mean) / self.std))
         return LabelledExamples(inputs, torch.from_numpy(self._labels(rows).astype(np.int64)), self.classes)
 
 

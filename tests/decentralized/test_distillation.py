@@ -337,6 +337,13 @@ def test_clients_with_dp_keep_ledgers_and_the_target_moves_them(reference, tmp_p
         ).run(True)
 
 
+def test_one_model_is_one_clients(reference):
+    members = clients(reference, 2)
+    members[1].model = members[0].model
+    with pytest.raises(ValueError, match="Two clients have one model"):
+        federation(reference, SDDist(), members=members)
+
+
 def test_names_and_classes_must_fit(reference):
     twice = [clients(reference, 1)[0], clients(reference, 1)[0]]
     with pytest.raises(ValueError, match="Two clients have one name"):

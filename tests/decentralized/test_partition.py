@@ -41,6 +41,12 @@ def settings(folder, **fields) -> PartitionSettings:
     return PartitionSettings(**(table(folder) | defaults | fields))
 
 
+def settings_of(path, **fields) -> PartitionSettings:
+    data = {"path": "parquet", "data_files": str(path), "split": "train"}
+    defaults = {"label": "label", "inputs": ("a", "b"), "reference_clients": 2, "reference_examples": 30}
+    return PartitionSettings(**({"data": data, "client": "who"} | defaults | fields))
+
+
 def test_everybody_is_a_client_or_gives_reference_examples(tmp_path):
     people = load_partition(settings(tmp_path))
     assert len(people.train) == len(people.test) == 4
@@ -64,6 +70,40 @@ def test_signals_are_channels_by_time(tmp_path):
     people = load_partition(settings(tmp_path, inputs=("s", "t"), reference_examples=40))
     assert people.reference.inputs.shape == (40, 2, 7)
     assert torch.allclose(people.reference.inputs.mean((0, 2)), torch.zeros(2), atol=1e-5)
+
+
+def test_classes_have_names(tmp_path):
+    path = table(tmp_path)["data"]["data_files"]
+    rows = Dataset.from_parquet(path)
+    named = rows.map(lambda row: {"label": ("walk", "run", "sit")[row["label"]]}, features=None)
+    named.to_parquet(path)
+    people = load_partition(settings_of(path))
+    assert people.reference.classes == 3
+    # In the order of the alphabet, or in that which is said; the same rows, the same examples.
+    told = load_partition(settings_of(path, classes=("walk", "run", "sit", "lie")))
+    assert told.reference.classes == 4
+    order = torch.tensor([1, 2, 0])  # run, sit, walk among walk, run, sit
+    assert torch.equal(order[people.reference.labels], told.reference.labels)
+    with pytest.raises(ValueError, match=r"1 names that are no class, such as 'sit'\. There are walk, run"):
+        load_partition(settings_of(path, classes=["walk", "run"]))
+
+
+def test_missing_values_are_refused_dropped_or_filled_and_counted(tmp_path, caplog):
+    with pytest.raises(ValueError, match=r"'gap' holds what is no finite number in \d+ of \d+ rows"):
+        load_partition(settings(tmp_path, inputs=("a", "gap")))
+    with caplog.at_level("WARNING"):
+        dropped = load_partition(settings(tmp_path, inputs=("a", "gap"), missing="drop"))
+    assert "6 of 120 rows are left out" in caplog.text
+    assert {len(own) + len(dropped.test[name]) for name, own in dropped.train.items()} == {19}
+    filled = load_partition(settings(tmp_path, inputs=("a", "gap"), missing="fill"))
+    assert {len(own) + len(filled.test[name]) for name, own in filled.train.items()} == {20}
+    assert all(bool(own.inputs.isfinite().all()) for own in filled.train.values())
+    # A label is never made up.
+    with pytest.raises(ValueError, match="whole and none missing"):
+        load_partition(settings(tmp_path, label="missing", missing="fill"))
+    assert load_partition(settings(tmp_path, label="missing", missing="drop", classes=2)).reference.classes == 2
+    with pytest.raises(ValueError, match="missing='guess' is none of refuse, drop, fill"):
+        settings(tmp_path, missing="guess")
 
 
 def test_recordings_stay_together_and_validation_never_sees_the_test(tmp_path):
