@@ -216,8 +216,8 @@ class Numbers:
         names = sorted(set(values)) if values and all(isinstance(value, str) for value in values) else []
         if 2 * len(names) > len(values):
             raise ValueError(
-                f"Column {self.settings.label!r} must hold class numbers or names, and has {len(names)} different texts "
-                f"in {len(values)} rows."
+                f"Column {self.settings.label!r} must hold class numbers or names, and has {len(names)} different "
+                f"texts in {len(values)} rows."
             )
         return names
 
@@ -233,8 +233,8 @@ class Numbers:
             if wrong.any() and self.settings.missing != "fill":
                 count = wrong.reshape(len(rows), -1).any(1).sum()
                 raise ValueError(
-                    f"Column {column!r} holds what is no finite number in {count} of {len(rows)} rows. Say missing: drop "
-                    "or missing: fill."
+                    f"Column {column!r} holds what is no finite number in {count} of {len(rows)} rows. Say "
+                    "missing: drop or missing: fill."
                 )
             columns[-1][wrong] = np.nan
         return np.stack(columns, 1)
