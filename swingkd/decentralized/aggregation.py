@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch.nn import functional as F
 
-from swingkd.guards import check_numbers, check_positive
+from swingkd.guards import check_numbers, check_positive, check_share
 
 # Below the smallest number of half precision, whose logarithm is wanted.
 _SMALLEST = 1e-8
@@ -99,6 +100,8 @@ class SDDist:
         quality_share: of the teaching clients, those with the lowest cross-entropy are candidates; 1: all are.
         neighbours: how many of them teach each client; `None`: all candidates, whatever they say.
         temperature: of the messengers that are compared.
+        reference_weight: of the reference labels in a target, in [0, 1]; everybody has them, and the paper uses them
+            to choose teachers alone (0). Ours.
 
     Raises:
         ValueError: a number is out of range.
@@ -107,9 +110,11 @@ class SDDist:
     quality_share: float = 0.7
     neighbours: int | None = 5
     temperature: float = 1.0
+    reference_weight: float = 0.0
 
     def __post_init__(self) -> None:
         check_numbers(self)
+        check_share(self, "reference_weight")
         if not 0 < self.quality_share <= 1:
             raise ValueError(f"quality_share={self.quality_share} must lie in (0, 1].")
         if self.neighbours is not None and self.neighbours < 1:
@@ -119,7 +124,7 @@ class SDDist:
     def targets(
         self, known: torch.Tensor, labels: torch.Tensor, asking: torch.Tensor, teaching: torch.Tensor, seed: int
     ) -> Iterator[torch.Tensor]:
-        """Yield the mean of each client's neighbours; nothing of its own."""
+        """Yield the mean of each client's neighbours, nothing of its own, blended with the reference labels."""
         count = max(1, round(self.quality_share * len(teaching)))
         candidates = teaching[quality(known[teaching], labels).argsort(stable=True)[:count]]
         if self.neighbours is None:
@@ -130,7 +135,8 @@ class SDDist:
         for client, numbers in zip(asking, chosen, strict=True):
             # Whoever is alone among the best learns from all others; whoever is alone at all, from itself.
             numbers = numbers if len(numbers) else without(teaching, client)
-            yield known[numbers if len(numbers) else client[None]].float().mean(0)
+            mean = known[numbers if len(numbers) else client[None]].float().mean(0)
+            yield mean.lerp(F.one_hot(labels, mean.shape[1]).float(), self.reference_weight)
 
 
 @dataclass(frozen=True)

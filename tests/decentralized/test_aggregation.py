@@ -76,6 +76,20 @@ def test_sd_dist_takes_the_nearest_of_the_best():
     torch.testing.assert_close(target, known[5].float())
 
 
+def test_reference_labels_are_blended_in():
+    known, labels, everyone = messengers(5), torch.tensor([0, 1, 2, 3, 0, 1, 2]), torch.arange(5)
+    plain = list(SDDist().targets(known, labels, everyone, everyone, 0))
+    blended = list(SDDist(reference_weight=0.3).targets(known, labels, everyone, everyone, 0))
+    for one, other in zip(plain, blended, strict=True):
+        for row, label in enumerate(labels.tolist()):
+            for c in range(4):
+                by_hand = 0.7 * float(one[row, c]) + 0.3 * (c == label)
+                assert float(other[row, c]) == pytest.approx(by_hand, abs=1e-6)
+    # All of it: what the control learns.
+    for target in SDDist(reference_weight=1.0).targets(known, labels, everyone, everyone, 0):
+        assert torch.equal(target, torch.eye(4)[labels])
+
+
 def test_nothing_in_the_repository_is_changed_by_a_rule():
     known, everyone = messengers(6), torch.arange(6)
     before = known.clone()
