@@ -10,7 +10,7 @@ Passing another one is the only switch between the published method, its control
 - `ShardTeachers`: noised mean answers of teachers on disjoint shards, each image's once;
 - the ones of `noised_guidance`: noise on directional derivatives and on batch gradients.
 
-The published method is that of RONA (Wang et al. 2019, arXiv 1811.04686) with sample selection; our reading.
+The published method is that of RONA (Wang et al. 2019, arXiv 1811.05072) with sample selection; our reading.
 """
 
 from __future__ import annotations

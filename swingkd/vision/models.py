@@ -157,7 +157,7 @@ class SlimResNet(nn.Module, PyTorchModelHubMixin, tags=["image-classification"])
 
 
 class RonaNet(nn.Module, PyTorchModelHubMixin, tags=["image-classification"]):
-    """The plain convolutional networks of RONA (Wang et al. 2019, arXiv 1811.04686) for CIFAR-10.
+    """The plain convolutional networks of RONA (Wang et al. 2019, arXiv 1811.05072) for CIFAR-10.
 
     Args:
         plan: channels of each layer, stage by stage, with a pooling between stages; the last stage is a 3x3 layer and

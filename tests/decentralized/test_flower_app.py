@@ -34,7 +34,7 @@ pytest.importorskip("flwr", reason='needs Flower: pip install "swingkd[federated
 
 
 def test_a_parcel_goes_over_the_wire_as_it_is():
-    from swingkd.decentralized.flower_app import message_of, record_of
+    from swingkd.decentralized.flower import message_of, record_of
 
     sent = Message(
         {"target": torch.rand(3, 2).half(), "weight.a.b": torch.rand(2), "weight.n": torch.tensor(3)},
@@ -53,7 +53,7 @@ def test_an_array_that_is_none_is_refused(data):
     """One node's bytes ended the server's loop: they were read where nobody refuses."""
     from flwr.app import Array, ArrayRecord, RecordDict
 
-    from swingkd.decentralized.flower_app import message_of, record_of
+    from swingkd.decentralized.flower import message_of, record_of
 
     record = record_of(Message({"messenger": torch.rand(3, 2)}, {"round": 1}))
     whole = record["tensors"]["messenger"]
@@ -80,8 +80,8 @@ def clients_of(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
 class Nodes:
     """In the place of Flower's link: each node answers at once, or is gone."""
 
-    def __init__(self, run_config: dict, node_configs: dict[int, dict]):
-        self.run_config, self.node_configs = run_config, node_configs
+    def __init__(self, run_config: dict, node_configs: dict[int, dict], app=None):
+        self.run_config, self.node_configs, self.app = run_config, node_configs, app
         #: Who answers whatever it is asked but does not answer in time.
         self.late: set[int] = set()
         self.asked = 0
@@ -106,7 +106,7 @@ class Nodes:
                 replies.append(Message(Error(3, "node unavailable"), reply_to=message))
                 continue
             context = Context(1, node, self.node_configs[node], RecordDict(), self.run_config)
-            reply = client_app(message, context)
+            reply = (self.app or client_app)(message, context)
             if node not in self.late or message.metadata.message_type != "train":
                 replies.append(reply)
         return replies
@@ -292,7 +292,7 @@ def test_clients_that_cannot_be_built_end_the_run_with_their_reason(tmp_path, se
     assert caplog.text.count("could not answer") == 4
     # And what is no message is left out.
     nodes.send_and_receive = lambda messages, timeout=None: [Message(RecordDict(), reply_to=m) for m in messages]
-    monkeypatch.setattr("swingkd.decentralized.flower_app.time.sleep", lambda seconds: 1 / 0)
+    monkeypatch.setattr("swingkd.decentralized.flower.time.sleep", lambda seconds: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         serve(nodes)
     assert "it is no message" in caplog.text
@@ -482,3 +482,27 @@ def test_a_network_survives_killed_nodes_a_newcomer_and_a_restart(tmp_path):
     assert len(known) == 7
     assert {name for name, number in known.rounds().items() if number < 5} == gone
     assert len(FederationResult.load(out / "result.json").accuracies) == 5
+
+
+def test_clients_of_ones_own_meet_through_the_factories(tmp_path, monkeypatch):
+    """The template's app, with Flower's link played: three kinds of model, one of them from Hugging Face."""
+    import runpy
+
+    from flwr.app import Context, RecordDict
+    from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
+    from flwr.supercore.task_identity import TaskIdentity
+
+    from swingkd.decentralized.flower import client_app
+
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+    app = runpy.run_path(str(Path(__file__).parents[2] / "recipes" / "flower_app" / "digits_app.py"))
+    run = {"rounds": 2, "min-nodes": 6, "output-dir": str(tmp_path / "out")}
+    nodes = Nodes(run, {n: {"partition-id": n} for n in range(6)}, app["client"])
+    app["server"](nodes, Context(1, 0, {}, RecordDict(), run))
+    found = FederationResult.load(tmp_path / "out" / "result.json")
+    assert set(found.accuracies) == {f"client-{n}" for n in range(6)}
+    assert min(found.accuracies.values()) > 0.15
+    for mod in (LocalDpMod(1.0, 1.0, 1.0, 1e-5), fixedclipping_mod):
+        with pytest.raises(ValueError, match="a messenger is none"):
+            client_app(app["make_client"], mods=[mod])
