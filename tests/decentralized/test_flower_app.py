@@ -6,6 +6,7 @@ import datetime
 import ipaddress
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -506,3 +507,20 @@ def test_clients_of_ones_own_meet_through_the_factories(tmp_path, monkeypatch):
     for mod in (LocalDpMod(1.0, 1.0, 1.0, 1e-5), fixedclipping_mod):
         with pytest.raises(ValueError, match="a messenger is none"):
             client_app(app["make_client"], mods=[mod])
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_the_template_runs_as_it_is(tmp_path, monkeypatch):
+    """`flwr run` from the template's folder, in a simulation of six nodes."""
+    from swingkd.decentralized.flower_run import _simulation, _submit
+
+    app = shutil.copytree(Path(__file__).parents[2] / "recipes" / "flower_app", tmp_path / "app")
+    environment = {**os.environ, **QUIET, "OMP_NUM_THREADS": "1"}
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
+    (tmp_path / "flower").mkdir()
+    options = ["--federation-config", "num-supernodes=6 client-resources-num-cpus=1"]
+    options += ["--run-config", f'rounds=2 output-dir="{tmp_path / "out"}"']
+    with _simulation(tmp_path / "flower", environment) as link:
+        _submit(app, link, environment, options)
+    assert len(FederationResult.load(tmp_path / "out" / "result.json").accuracies) == 6
