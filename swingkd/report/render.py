@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from swingkd.files import write_text
+from swingkd.report.row import rows_of, words_of
 
 
 def fill(template: str, **context: Any) -> str:
@@ -46,6 +47,32 @@ def _code(line: str) -> Markup:
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(line))))
 
 
+def not_run(content: dict[str, Any]) -> list[str]:
+    """Name the configured rows of which a run has nothing, each seed that is missing.
+
+    Args:
+        content: of its metrics.json.
+    """
+    measured = rows_of(content)
+    missing: dict[str, list[int]] = {}
+    for plan in content["config"].get("rows", []):
+        words = words_of(plan.get("setting", "")) | {key: str(value) for key, value in plan.get("words", {}).items()}
+        words |= {key: str(plan[key]) for key in ("transfer", "table") if key in plan}
+        own = [row.words for row in measured if row.model == plan["model"]]
+        # A word that no row of the model has is none that tells its rows apart.
+        known = {key: value for key, value in words.items() if any(key in row for row in own)}
+        own = [row for row in own if known.items() <= row.items()]
+        for seed in plan.get("seeds", content["config"].get("seeds", [0])):
+            if not any(row.get("seed", str(seed)) == str(seed) for row in own):
+                told = [value if key in ("transfer", "table") else f"{key}={value}" for key, value in words.items()]
+                name = f"{plan['model']} ({', '.join(told)})" if told else plan["model"]
+                missing.setdefault(f"`{name}`", []).append(seed)
+    return [
+        f"{name} seed {', '.join(map(str, seeds))}" if len(seeds) > 1 or seeds != [0] else name
+        for name, seeds in missing.items()
+    ]
+
+
 def render_card(
     template: str, metrics: str | os.PathLike, content: dict[str, Any], folder: Path, **context: Any
 ) -> Path:
@@ -64,6 +91,6 @@ def render_card(
     if Path(metrics).resolve() != (folder / "metrics.json").resolve():
         shutil.copy(metrics, folder / "metrics.json")
     path = folder / "README.md"
-    shown = {"run": content["run"], "environment": content["environment"]}
+    shown = {"run": content["run"], "environment": content["environment"], "not_run": not_run(content)}
     write_text(path, fill(template, **shown, config=json.dumps(content["config"], indent=1), **context))
     return path

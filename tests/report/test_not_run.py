@@ -1,0 +1,35 @@
+"""A card names what was planned and is not there."""
+
+from swingkd.report.render import not_run
+
+
+def test_rows_and_seeds_that_did_not_run_are_named():
+    rows = [
+        {"model": "kd", "transfer": "A", "seeds": [0, 1, 2]},
+        {"model": "kd", "transfer": "B"},
+        {"model": "dp", "transfer": "A", "setting": "epsilon=8"},
+        {"model": "dp", "transfer": "A", "setting": "epsilon=2"},
+        {"model": "drop", "transfer": "A"},
+    ]
+    measured = [
+        ("kd", "transfer=A seed=0"),
+        ("kd", "transfer=A seed=2 split=test"),
+        ("dp", "transfer=A epsilon=8 seed=0"),
+    ]
+    content = {
+        "config": {"rows": rows},
+        "rows": [
+            {"model": model, "setting": setting, "metric": "perplexity", "value": 1.0} for model, setting in measured
+        ],
+    }
+    assert not_run(content) == ["`kd (A)` seed 1", "`kd (B)`", "`dp (epsilon=2, A)`", "`drop (A)`"]
+    content["config"] = {"rows": rows[:1]} | {"seeds": [0]}
+    assert not_run(content) == ["`kd (A)` seed 1"]
+    assert not_run({"config": {}, "rows": []}) == []
+
+
+def test_seeds_of_the_whole_run_and_words():
+    rows = [{"model": "local", "table": "scarce", "words": {"data": 0.2}}, {"model": "local", "table": "main"}]
+    measured = [{"model": "local", "setting": "table=scarce data=0.2 seed=0", "metric": "accuracy", "value": 1.0}]
+    content = {"config": {"rows": rows, "seeds": [0, 1]}, "rows": measured}
+    assert not_run(content) == ["`local (data=0.2, scarce)` seed 1", "`local (main)` seed 0, 1"]
