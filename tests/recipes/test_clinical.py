@@ -1,6 +1,7 @@
 """The recipe on a real pretrained model, end to end on a tiny one."""
 
 import json
+import re
 
 import pytest
 import yaml
@@ -74,7 +75,9 @@ def test_the_rows_of_the_recipe_run(tiny, only):
     # Nothing of the people and the secrets leaves the private folder.
     secrets = json.loads((out / "_private" / "canaries_named.json").read_text())
     said = card + (out / "report.html").read_text() + (out / "metrics.json").read_text()
-    assert not any(canary["secret"] in said for canary in secrets["canaries"] if len(canary["secret"]) > 4)
+    # Not within the digits of a measurement.
+    found = [c["id"] for c in secrets["canaries"] if re.search(rf"(?<![\d.]){re.escape(c['secret'])}(?!\d)", said)]
+    assert not found
     # Started again, nothing is done twice.
     main(tiny)
     assert json.loads((out / "metrics.json").read_text())["rows"] == rows
