@@ -10,14 +10,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from swingkd import (
-    OutOfFoldTeacher,
-    PrivacyLedger,
-    PrivateDistillationTrainer,
-    audit_membership,
-    measure_exposure,
-    sample_transfer,
-)
+from swingkd import PrivacyLedger, PrivateDistillationTrainer, audit_membership, measure_exposure, sample_transfer
 from swingkd.audit.candidates import candidate_scores
 from swingkd.experiments import corpus
 from swingkd.experiments.canary_kinds import as_completions, kinds_of, with_canaries
@@ -121,13 +114,8 @@ def _records(split: str, tokenizer: Any, data: dict[str, Any]) -> Dataset:
 
 def _sampled(language: PrivateLanguage, spec: dict[str, Any]) -> Dataset:
     """Let the teachers out of fold write the transfer text."""
-    private = language.text("A")
-    teacher = language.out_of_fold(spec["folds"])
-    assert isinstance(teacher, OutOfFoldTeacher)  # narrows the type
-    own = [
-        (prompt or "") + completion
-        for prompt, completion in zip(private["prompt"], private["completion"], strict=True)
-    ]
+    private, teacher = language.text("A"), language.out_of_fold(spec["folds"])
+    own = [prompt + completion for prompt, completion in zip(private["prompt"], private["completion"], strict=True)]
     text, report = sample_transfer(
         teacher, language.tokenizer, spec["count"], own, max_new_tokens=spec["max_new_tokens"], seed=0
     )
