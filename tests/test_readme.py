@@ -203,15 +203,21 @@ def test_the_private_students_are_those_of_the_card():
     found = {summary.name: summary for summary in summarise(json.loads(card.read_text()))}
     at = {name: f"{summary.perplexity['perplexity']:.2f}" for name, summary in found.items()}
     proved = {name: max(p.epsilon for p in summary.proved.values()) for name, summary in found.items()}
-    eight, two = "dp (epsilon=8)", "dp (epsilon=2)"
-    text = " ".join(README.split())
-    assert f"has a perplexity of {at[eight]}, and one at epsilon 2 of {at[two]}," in text
-    assert f"has {at['kd']}, swing {at['swing']} and dropping private tokens {at['drop']}" in text
-    assert f"proves an epsilon of {proved['kd']:.1f} against plain" in text
-    assert f"proves {proved[eight]:.1f} and {proved[two]:.1f} against them" in text
-    for name, promise in ((eight, 8), (two, 2)):
-        assert found[name].excess[10].low < 0 < found[name].excess[50].low
-        assert proved[name] < found[name].promised["transfer_set"].epsilon <= promise
+    eight, text = "dp (epsilon=8)", " ".join(README.split())
+    assert (
+        f"at epsilon 8 for each record has a perplexity of {at[eight]}, where plain distillation has {at['kd']},"
+        in text
+    )
+    assert (
+        f"`surrogate` {at['surrogate']}, scrubbed text {at['scrub']} and dropping private tokens {at['drop']};" in text
+    )
+    assert f"teaches nothing here ({float(at['public (B)']):.0f})" in text
+    assert f"prove an epsilon of {proved['kd']:.1f} against plain distillation" in text
+    assert f"prove {proved[eight]:.1f} and {proved['surrogate']:.1f} against these two" in text
+    assert found[eight].excess[10].low < 0 < found[eight].excess[50].low
+    assert proved[eight] < found[eight].promised["transfer_set"].epsilon <= 8
+    assert all(interval.low < 0 for interval in found["surrogate"].excess.values())
+    assert float(at["surrogate"]) < min(float(at[name]) for name in (eight, "scrub", "drop", "public (B)"))
 
 
 def test_the_classifiers_are_those_of_the_card():
