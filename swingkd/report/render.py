@@ -59,8 +59,8 @@ def not_run(content: dict[str, Any]) -> list[str]:
         words = words_of(plan.get("setting", "")) | {key: str(value) for key, value in plan.get("words", {}).items()}
         words |= {key: str(plan[key]) for key in ("transfer", "table") if key in plan}
         own = [row.words for row in measured if row.model == plan["model"]]
-        # A word that no row of the model has is none that tells its rows apart.
-        known = {key: value for key, value in words.items() if any(key in row for row in own)}
+        # Not every kind of run says the text or the table of a row.
+        known = {k: v for k, v in words.items() if k not in ("transfer", "table") or any(k in row for row in own)}
         own = [row for row in own if known.items() <= row.items()]
         for seed in plan.get("seeds", content["config"].get("seeds", [0])):
             if not any(row.get("seed", str(seed)) == str(seed) for row in own):

@@ -10,6 +10,7 @@ def test_rows_and_seeds_that_did_not_run_are_named():
         {"model": "dp", "transfer": "A", "setting": "epsilon=8"},
         {"model": "dp", "transfer": "A", "setting": "epsilon=2"},
         {"model": "drop", "transfer": "A"},
+        {"model": "kd", "transfer": "A", "setting": "value_epsilon=1"},
     ]
     measured = [
         ("kd", "transfer=A seed=0"),
@@ -22,7 +23,13 @@ def test_rows_and_seeds_that_did_not_run_are_named():
             {"model": model, "setting": setting, "metric": "perplexity", "value": 1.0} for model, setting in measured
         ],
     }
-    assert not_run(content) == ["`kd (A)` seed 1", "`kd (B)`", "`dp (epsilon=2, A)`", "`drop (A)`"]
+    assert not_run(content) == [
+        "`kd (A)` seed 1",
+        "`kd (B)`",
+        "`dp (epsilon=2, A)`",
+        "`drop (A)`",
+        "`kd (value_epsilon=1, A)`",
+    ]
     content["config"] = {"rows": rows[:1]} | {"seeds": [0]}
     assert not_run(content) == ["`kd (A)` seed 1"]
     assert not_run({"config": {}, "rows": []}) == []
