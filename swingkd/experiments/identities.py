@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from string import Formatter
 from typing import Any
 
 from datasets import Dataset
@@ -61,14 +62,12 @@ def _person(fake: Faker, rng: random.Random) -> dict[str, str]:
 def _said(template: str, person: dict[str, str], at: int) -> tuple[str, list[dict[str, Any]]]:
     """Fill a sentence; return it and the spans of what is private in it, counted from `at`."""
     text, spans = "", []
-    for part in template.split("{"):
-        name, brace, rest = part.partition("}")
-        if not brace:
-            text += part
+    for words, name, _, _ in Formatter().parse(template):
+        text += words
+        if name is None:
             continue
         start = at + len(text)
         text += person[name]
         if name in _LABELS:
             spans.append({"start": start, "end": at + len(text), "label": _LABELS[name]})
-        text += rest
     return text, spans

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,15 +105,15 @@ class CanaryCard(RunCard):
         lines, known = [], self._known()
         lost = [kind for kind in self.kinds if kind not in known]
         if lost:
-            lines.append(f"No power here: the teacher gives nothing away of {_listed(lost)}, so nothing is shown.")
+            lines.append(f"No power here: the teacher gives nothing away of {listed(lost)}, so nothing is shown.")
         for student in self.table:
             if student.model == "teacher":
                 continue
             open_ = [kind for kind in known if student.leaks[kind].low > 0]
             close = [kind for kind in known if student.leaks[kind].high < _CLEAN]
-            said = f"gives away {_listed(open_)}" if open_ else "gives nothing away beyond chance"
+            said = f"gives away {listed(open_)}" if open_ else "gives nothing away beyond chance"
             lines.append(
-                f"`{student.name}` {said}; under {_CLEAN:g} bit with its whole interval: {_listed(close) or 'none'}."
+                f"`{student.name}` {said}; under {_CLEAN:g} bit with its whole interval: {listed(close) or 'none'}."
             )
         return lines
 
@@ -137,11 +137,18 @@ def _student(model: str, guard: str, rows: list[Row]) -> Student:
     leaks = {}
     for kind in dict.fromkeys(row.words["canaries"] for row in rows if "canaries" in row.words):
         own = [r for r in rows if r.metric == "exposure_excess" and r.words.get("canaries") == kind]
-        ends = [row.interval for row in own]
-        mean = float(np.mean([row.value for row in own]))
-        leaks[kind] = Leak(mean, min(low for low, _ in ends), max(high for _, high in ends))
+        leaks[kind] = over_seeds(own)
     return Student(model, guard, len({r.words.get("seed") for r in rows}), float(np.mean(perplexities)), leaks)
 
 
-def _listed(names: Sequence[str]) -> str:
+def over_seeds(rows: Sequence[Row]) -> Leak:
+    """Return the mean of one number over seeds, with the widest interval."""
+    ends = [row.interval for row in rows]
+    return Leak(
+        float(np.mean([row.value for row in rows])), min(low for low, _ in ends), max(high for _, high in ends)
+    )
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names as a sentence has them."""
     return ", ".join(f"`{name}`" for name in names)

@@ -14,7 +14,7 @@ from swingkd.report.page import Figure
 from swingkd.report.plots import COLOURS, MARKERS, save_figure
 from swingkd.report.row import Row, rows_of
 from swingkd.report.runs.base import RunCard
-from swingkd.report.runs.canaries import ASKS, Leak
+from swingkd.report.runs.canaries import ASKS, Leak, listed, over_seeds
 
 # Words of a setting that do not name the student, or that stand in its row anyway.
 _UNNAMED = (
@@ -112,14 +112,14 @@ class FrontierCard(RunCard):
         teacher = next((student for student in self.table if student.name == "teacher"), None)
         unknown = [kind for kind in self.kinds if teacher and not _open(teacher, [kind])]
         if unknown:
-            lines.append(f"No power here: the teacher gives nothing away of {_listed(unknown)}, so nothing is shown.")
+            lines.append(f"No power here: the teacher gives nothing away of {listed(unknown)}, so nothing is shown.")
         for student in self.table:
             if student is teacher or student.name.startswith("base"):
                 continue
             open_ = _open(student, [kind for kind in self.kinds if kind not in unknown])
             caught = [attack for attack, share in student.caught.items() if share.low > 0.01]
-            canaries = f"gives canaries away ({_listed(open_)})" if open_ else "gives no canary away beyond chance"
-            records = f"records are found by {_listed(caught)}" if caught else "no attack finds records beyond chance"
+            canaries = f"gives canaries away ({listed(open_)})" if open_ else "gives no canary away beyond chance"
+            records = f"records are found by {listed(caught)}" if caught else "no attack finds records beyond chance"
             lines.append(f"`{student.name}` {canaries}; {records}.")
         return lines
 
@@ -166,8 +166,8 @@ def _student(model: str, label: str, rows: list[Row]) -> Student:
         f"{model} ({label})" if label else model,
         seeds,
         {name: mean(values) for name, values in quality.items()},
-        {key: _over_seeds(own) for key, own in leaks.items()},
-        {attack: _over_seeds(own) for attack, own in caught.items()},
+        {key: over_seeds(own) for key, own in leaks.items()},
+        {attack: over_seeds(own) for attack, own in caught.items()},
         max(proved, default=None),
         _promise(epsilons, [row for row in rows if row.metric == "delta"]),
     )
@@ -182,11 +182,6 @@ def _promise(epsilons: list[Row], deltas: list[Row]) -> str:
     return f"{scope}: epsilon {said_epsilon(most.value)} at delta {delta:g} for each {unit}"
 
 
-def _over_seeds(rows: list[Row]) -> Leak:
-    ends = [row.interval for row in rows]
-    return Leak(mean(row.value for row in rows), min(low for low, _ in ends), max(high for _, high in ends))
-
-
 def _open(student: Student, kinds: Iterable[str]) -> list[str]:
     """Return the kinds of which the student gives something away, with a whole interval above the controls."""
     return [kind for kind in kinds if any(leak.low > 0 for (of, _), leak in student.leaks.items() if of == kind)]
@@ -194,7 +189,3 @@ def _open(student: Student, kinds: Iterable[str]) -> list[str]:
 
 def _share(leak: Leak | None) -> str:
     return f"{100 * leak.value:.1f} [{100 * leak.low:.1f}, {100 * leak.high:.1f}]" if leak else ""
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)
