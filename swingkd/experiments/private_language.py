@@ -27,7 +27,7 @@ from swingkd.data import DataSettings, prepare_dataset
 from swingkd.experiments import corpus
 from swingkd.experiments.grid import Grid, Plan
 from swingkd.experiments.language import LanguageExperiment, evaluation_settings, folder_of, settings_of
-from swingkd.experiments.models import make_model, make_tokenizer, probe, quiet
+from swingkd.experiments.models import lock, make_model, make_tokenizer, probe, quiet
 from swingkd.report import Row, exposure_rows, ledger_rows, membership_rows
 from swingkd.tagging import BaseTagger
 
@@ -107,14 +107,15 @@ class PrivateLanguage:
     def trained(self, name: str, text: str | Dataset) -> PreTrainedModel:
         """Train a base model, or the teacher from its base, on text alone, once; its weights stay in _private/."""
         folder = self.secret / name
-        # The ledger is sealed last, when all else is written.
-        if PrivacyLedger.of_weights(folder) is None:
-            start, kind = self._start(name)
-            args = self.distillation(name, 0, {**self.config[kind], "alpha": 0.0})
-            data = self.text(text) if isinstance(text, str) else text
-            trainer = self.fit(start, None, args, self.tokenise(data, None))
-            trainer.save_model(str(folder))
-            trainer.accelerator.wait_for_everyone()
+        with lock(folder):
+            # The ledger is sealed last, when all else is written.
+            if PrivacyLedger.of_weights(folder) is None:
+                start, kind = self._start(name)
+                args = self.distillation(name, 0, {**self.config[kind], "alpha": 0.0})
+                data = self.text(text) if isinstance(text, str) else text
+                trainer = self.fit(start, None, args, self.tokenise(data, None))
+                trainer.save_model(str(folder))
+                trainer.accelerator.wait_for_everyone()
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
     def _start(self, name: str) -> tuple[PreTrainedModel, str]:
@@ -170,7 +171,8 @@ class PrivateLanguage:
             own = args.settled(output_dir=str(folder))
             return self.fit(self.base("teacher"), None, own, self.tokenise(rows, None)).model  # type: ignore[return-value]
 
-        return train_out_of_fold(self.base("teacher"), args, self.text("A"), k=k, train=train)
+        with lock(self.secret / f"out-of-fold-{k}"):
+            return train_out_of_fold(self.base("teacher"), args, self.text("A"), k=k, train=train)
 
     def student(self, plan: Plan, setting: str, seed: int) -> PrivateDistillationTrainer:
         """Distil one student; `plan` is one entry of `rows` in the configuration."""
