@@ -40,8 +40,8 @@ def written_whole(path: str | os.PathLike, *, owner_only: bool = False) -> Itera
     """
     path = Path(path)
     (private_folder if path.parent.name == PRIVATE else _folder)(path.parent)
-    # Its ending stays: some libraries choose a format by it.
-    part = path.with_name(f"{path.stem}.part{path.suffix}")
+    # Its ending stays: some libraries choose a format by it.  Two processes may write one file: the last one wins.
+    part = path.with_name(f"{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         if owner_only or path.parent.name == PRIVATE:
             part.unlink(missing_ok=True)
@@ -61,7 +61,7 @@ def folder_written_whole(path: str | os.PathLike, *, owner_only: bool = False) -
         owner_only: nobody else may look into it.
     """
     path = Path(path)
-    part = path.with_name(f"{path.name}.part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(0o700 if owner_only else 0o755, parents=True)
     try:
