@@ -185,6 +185,17 @@ def test_a_model_is_audited_there(away, tokenizer, canaries):
         references=[reference], exposure_canaries=2, progress=False,
     )  # fmt: skip
     assert report.membership
+    # A reference, a shadow and the teacher that stand on the processor are scored where the model is, and stay theirs.
+    others = [tiny_model(len(tokenizer), seed=number) for number in (7, 8)]
+    used = {}
+    for name, other in zip(("reference", "teacher"), others, strict=True):
+        other.register_forward_pre_hook(lambda module, _, name=name: used.setdefault(name, set()).add(module.device))
+    again = audit_model(
+        model, tokenizer, members=TEXTS[:12], nonmembers=[text.upper() for text in TEXTS[:12]], references=others[:1],
+        teacher=others[1], progress=False,
+    )  # fmt: skip
+    assert used == {"reference": {away}, "teacher": {away}}
+    assert {other.device for other in others} == {torch.device("cpu")}
     extracted = audit_extraction(
         model, tokenizer, TEXTS[:8], prefix_tokens=4, suffix_tokens=4, samples=8, progress=False
     )

@@ -14,7 +14,7 @@ from swingkd.audit.attacks import ez_scores, lira_scores, ratio_scores, referenc
 from swingkd.audit.intervals import Interval, area, bootstrap, proportion, wider
 from swingkd.audit.lower_bound import EpsilonLowerBound, Method, epsilon_lower_bound
 from swingkd.audit.records import Data, check_no_overlap, copies_note, labelled_records, near_duplicates, text_records
-from swingkd.audit.scores import RecordScores, longest_input, score_labels, score_texts
+from swingkd.audit.scores import RecordScores, beside, longest_input, score_labels, score_texts
 from swingkd.models.base_model import adapter_off, check_has_adapter
 
 # With fewer records on a side, no order of theirs is beyond chance.
@@ -151,7 +151,8 @@ def audit_membership(
 
     Causal language models are asked for texts (column `text`, or `prompt` and `completion`: then the completion is
     scored), classifiers for examples (`text` or `image`, and `label`).  Members and others must be alike in every
-    other way, or the attacks measure that difference.  Copies of a record are counted once.
+    other way, or the attacks measure that difference.  Copies of a record are counted once.  References and shadows are
+    scored on the audited model's device.
 
     Args:
         model: a causal language model, a sequence classifier or an image classifier.
@@ -191,7 +192,8 @@ def audit_membership(
                 f"A reference or shadow has {each.config.num_labels} classes, the model {model.config.num_labels}."
             )
         scored = score_texts if is_text else score_labels
-        return scored(each, processing_class, both, max_length=max_length, progress=progress)
+        with beside(each, model):
+            return scored(each, processing_class, both, max_length=max_length, progress=progress)
 
     def score_reference(reference: PreTrainedModel | str) -> RecordScores:
         if isinstance(reference, str):

@@ -221,6 +221,23 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
             model.forward = computed
 
 
+@contextmanager
+def beside(other: PreTrainedModel, model: PreTrainedModel) -> Iterator[None]:
+    """Let a reference stand where the audited model is, and back: on a processor beside it, it takes minutes longer.
+
+    One that several devices hold stays where it is.
+    """
+    own = other.device
+    moves = own != model.device and getattr(other, "hf_device_map", None) is None
+    if moves:
+        other.to(model.device)
+    try:
+        yield
+    finally:
+        if moves:
+            other.to(own)
+
+
 def _tokens(
     tokenizer: PreTrainedTokenizerBase, records: TextRecords, max_length: int
 ) -> tuple[list[list[int]], list[int]]:

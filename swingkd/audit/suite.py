@@ -15,6 +15,7 @@ from swingkd.audit.extraction import ExtractionReport, audit_extraction
 from swingkd.audit.lower_bound import EpsilonLowerBound
 from swingkd.audit.membership import MembershipReport, audit_membership
 from swingkd.audit.records import Data
+from swingkd.audit.scores import beside
 from swingkd.models.base_model import has_adapter
 from swingkd.models.same import same_model
 from swingkd.tagging import Tagger
@@ -196,18 +197,19 @@ def audit_model(
         }
     control = None
     if teacher is not None and (members is not None or canaries is not None):
-        control = audit_model(
-            teacher,
-            processing_class,
-            members=members,
-            nonmembers=nonmembers,
-            references=[reference for reference in references if reference != "base" or has_adapter(teacher)],
-            canaries=canaries,
-            exposure_canaries=exposure_canaries,
-            max_length=max_length,
-            delta=delta,
-            **common,
-        )
+        with beside(teacher, model):
+            control = audit_model(
+                teacher,
+                processing_class,
+                members=members,
+                nonmembers=nonmembers,
+                references=[reference for reference in references if reference != "base" or has_adapter(teacher)],
+                canaries=canaries,
+                exposure_canaries=exposure_canaries,
+                max_length=max_length,
+                delta=delta,
+                **common,
+            )
     return AuditReport(exposure, membership, epsilon, extraction_report, control)
 
 
