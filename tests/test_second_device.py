@@ -190,7 +190,7 @@ def test_a_model_is_audited_there(away, tokenizer, canaries):
     used = {}
     for name, other in zip(("reference", "teacher"), others, strict=True):
         other.register_forward_pre_hook(lambda module, _, name=name: used.setdefault(name, set()).add(module.device))
-    again = audit_model(
+    audit_model(
         model, tokenizer, members=TEXTS[:12], nonmembers=[text.upper() for text in TEXTS[:12]], references=others[:1],
         teacher=others[1], progress=False,
     )  # fmt: skip

@@ -151,8 +151,8 @@ def audit_membership(
 
     Causal language models are asked for texts (column `text`, or `prompt` and `completion`: then the completion is
     scored), classifiers for examples (`text` or `image`, and `label`).  Members and others must be alike in every
-    other way, or the attacks measure that difference.  Copies of a record are counted once.  References and shadows are
-    scored on the audited model's device.
+    other way, or the attacks measure that difference.  Copies of a record are counted once.  References and shadows
+    are scored on the audited model's device.
 
     Args:
         model: a causal language model, a sequence classifier or an image classifier.
