@@ -65,11 +65,7 @@ class AuditCard(RunCard):
     table: AuditTable
 
     def read(self) -> AuditTable:
-        table = AuditTable(rows_of(self.content))
-        # The teacher first, then the students as they were planned, whichever was measured first.
-        order = ["teacher", *(plan["model"] for plan in self.content["config"].get("rows", []))]
-        table.models.sort(key=lambda model: order.index(model) if model in order else len(order))
-        return table
+        return AuditTable(rows_of(self.content))
 
     def figure(self) -> Figure:
         table = self.table

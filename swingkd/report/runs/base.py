@@ -34,7 +34,7 @@ class RunCard(ABC):
     template: str
 
     def __init__(self, content: dict[str, Any]):
-        self.content, self.run = content, content["run"]
+        self.content, self.run = {**content, "rows": as_planned(content)}, content["run"]
         self.table = self.read()
 
     @abstractmethod
@@ -74,3 +74,26 @@ class RunCard(ABC):
         """
         shown = replace(self.figure(), svg=svg_of(self.draw, "main"))
         return Page(self.run, self.promises(), self.findings(), (), [shown], tokens, claims_heading="What was found")
+
+
+def as_planned(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of metrics.json as the configuration plans them, whichever process measured which first.
+
+    What is planned nowhere, such as the teacher, comes first.
+    """
+    plans = [(plan.get("model"), _words(plan)) for plan in content["config"].get("rows", ())]
+
+    def place(row: dict[str, Any]) -> int:
+        words = set(row["setting"].split())
+        alike = [
+            (len(own & words) - len(own - words), -i) for i, (model, own) in enumerate(plans) if model == row["model"]
+        ]
+        return -max(alike)[1] if alike else -1
+
+    return sorted(content["rows"], key=place)
+
+
+def _words(plan: dict[str, Any]) -> set[str]:
+    """Return the words by which a plan's rows are told from others of its model."""
+    told = [f"{name}={plan[name]}" for name in ("transfer", "table", "world") if name in plan]
+    return {*plan.get("setting", "").split(), *told}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,10 @@ class LabelTable(RunTable):
     """The rows of a run on classifiers.
 
     Args:
-        rows: of metrics.json; several processes may have written them in any order.
-        plans: the rows of the run's configuration, in whose order students stand in tables.
+        rows: of metrics.json, in the order in which students stand in tables.
     """
 
-    def __init__(self, rows: list[Row], plans: Sequence[dict[str, Any]] = ()):
+    def __init__(self, rows: list[Row]):
         super().__init__(rows)
         self.rows = rows
         measured = {row.metric for row in rows}
@@ -42,10 +41,7 @@ class LabelTable(RunTable):
         if not self.score:
             raise ValueError(f"The run has no rows of {' or '.join(_SCORES)}, by which students are compared.")
         self.kinds = list(dict.fromkeys(row.words["records"] for row in rows if "records" in row.words))
-        main = dict.fromkeys((row.model, row.bare(_OF_A_NUMBER)) for row in rows if "split" in row.words)
-        planned = [(plan["model"], f"table=main {plan.get('setting', '')}".rstrip()) for plan in plans]
-        # The teacher is not planned, and stands first.
-        self.main = sorted(main, key=lambda student: planned.index(student) if student in planned else -1)
+        self.main = list(dict.fromkeys((row.model, row.bare(_OF_A_NUMBER)) for row in rows if "split" in row.words))
 
     def worth(self, student: Student, metric: str | None = None) -> dict[str, float]:
         """Return a number of each seed on the test split."""
@@ -137,7 +133,7 @@ class LabelCard(RunCard):
     table: LabelTable
 
     def read(self) -> LabelTable:
-        return LabelTable(rows_of(self.content), self.content["config"].get("rows", ()))
+        return LabelTable(rows_of(self.content))
 
     def figure(self) -> Figure:
         table = self.table

@@ -44,12 +44,6 @@ def test_where_plain_distillation_gives_nothing_away_there_is_nothing_to_cut(rat
     assert "`kd` gives too few marked records away" in findings(table)[0]
 
 
-def test_students_stand_in_the_order_of_the_plan():
-    rows = run(drop=(0.6, 0.0, 0.5, 0.5), teacher=(0.6, 0.9, 0.9, 0.9), kd=(0.6, 0.9, 0.9, 0.9))
-    table = LabelTable(rows, [{"model": "kd"}, {"model": "drop"}])
-    assert [model for model, _ in table.main] == ["teacher", "kd", "drop"]
-
-
 def test_averages_that_tell_records_apart_are_said():
     said = findings(
         LabelTable(run(kd=(0.6, 0.9, 0.95, 0.9), swing=(0.6, 0.02, 0.5, 0.68), drop=(0.6, 0.02, 0.5, 0.5)))

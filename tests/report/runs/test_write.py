@@ -9,6 +9,7 @@ import pytest
 
 from swingkd.report import MetricsFile, Row, write_card
 from swingkd.report.metrics import Kind
+from swingkd.report.runs.base import as_planned
 from swingkd.report.runs.write import RUNS, kind_of
 from tests.report.runs.test_images import example_rows
 
@@ -73,3 +74,32 @@ def test_a_run_says_its_kind_and_keeps_it(tmp_path):
     assert kind_of(MetricsFile(metrics.path).read()) == "labels"
     with pytest.raises(ValueError, match="no rows of macro_f1 or f1"):
         write_card(metrics.path, tmp_path / "card")
+
+
+def test_students_stand_as_they_were_planned():
+    """Several processes may have measured them in any order; the teacher is planned nowhere, and stands first."""
+    plans = [
+        {"model": "kd", "transfer": "A"},
+        {"model": "swing", "setting": "recall=0.9", "transfer": "A"},
+        {"model": "swing", "transfer": "A"},
+        {"model": "kd", "transfer": "B"},
+        {"model": "dp", "setting": "epsilon=8"},
+        {"model": "dp", "setting": "epsilon=2"},
+    ]
+    wanted = ["teacher", "kd A", "swing A recall=0.9", "swing A", "kd B", "dp epsilon=8", "dp epsilon=2"]
+    settings = [
+        "seed=0",
+        "transfer=A seed=1",
+        "transfer=A recall=0.9 seed=0",
+        "transfer=A seed=0",
+        "transfer=B seed=0",
+    ]
+    settings += ["transfer=A epsilon=8 seed=0", "epsilon=2 seed=0"]
+    rows = [
+        {"model": name.split()[0], "setting": f"{setting} split=test", "metric": "perplexity", "value": number}
+        for number, (name, setting) in enumerate(zip(wanted, settings, strict=True))
+    ]
+    for shuffled in (rows, rows[::-1], rows[3:] + rows[:3]):
+        ordered = as_planned({"config": {"rows": plans}, "rows": shuffled})
+        assert [wanted[row["value"]] for row in ordered] == wanted
+    assert as_planned({"config": {}, "rows": rows[::-1]}) == rows[::-1]
