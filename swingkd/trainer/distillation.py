@@ -335,6 +335,11 @@ class PrivateDistillationTrainer(SearchingTrainer):
         ours = (*PII_COLUMNS, *TEACHER_COLUMNS, FOLD, *self.task.columns, "labels", self.args.privacy_unit)
         self._signature_columns += [name for name in ours if name not in self._signature_columns]
 
+    def _remove_unused_columns(self, dataset: Dataset, description: str | None = None) -> Dataset:
+        dataset = super()._remove_unused_columns(dataset, description)
+        # A cached teacher's answers are a hundred numbers a token: as lists, reading them takes longer than the step.
+        return dataset.with_format("numpy") if "teacher_row" in dataset.column_names else dataset
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Save the student and its ledger; the hint projection, which is no part of it, goes into checkpoints only."""
         # Around `self.model.save_pretrained(...)`, which would write the hint projection.  The ledger goes before the

@@ -84,8 +84,7 @@ def main() -> None:
         cached = trainer(None, cache_teacher(several, args, data, tokenizer, top_k=64))
 
         def step(trainer, optimizer):
-            batch = trainer.data_collator(list(trainer.train_dataset))
-            batch = {name: value.to(args.device) for name, value in batch.items()}
+            batch = next(iter(trainer.get_train_dataloader()))
             trainer.compute_loss(trainer.model, batch).backward()
             optimizer.step()
             optimizer.zero_grad()

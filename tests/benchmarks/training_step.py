@@ -95,16 +95,15 @@ def main() -> None:
         plain_optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-4)
 
         def step(trainer, optimizer):
-            batch = trainer.data_collator(list(trainer.train_dataset))
-            batch = {name: value.to(args.device) for name, value in batch.items()}
+            batch = next(iter(trainer.get_train_dataloader()))
             with trainer.accelerator.autocast():
                 trainer.compute_loss(trainer.model, batch).backward()
             optimizer.step()
             optimizer.zero_grad()
 
         def floor():
-            batch = live.data_collator(list(live.train_dataset))
-            batch = {name: batch[name].to(args.device) for name in ("input_ids", "attention_mask", "labels")}
+            batch = next(iter(live.get_train_dataloader()))
+            batch = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
             with live.accelerator.autocast():
                 with torch.no_grad():
                     teacher(batch["input_ids"], batch["attention_mask"], use_cache=False)
