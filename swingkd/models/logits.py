@@ -10,7 +10,8 @@ def logits_of(model: nn.Module, inputs: torch.Tensor | dict[str, torch.Tensor]) 
     """Ask a classifier, [n, classes] float32 (or float64, if that is what it computes in).
 
     Args:
-        model: an `AutoModelForImageClassification`, one of text, or a module that returns logits.
+        model: an `AutoModelForImageClassification`, one of text, or a module that returns logits; or logits first and
+            others behind, as some do in training alone.
         inputs: [n, channels, height, width] or the like; or arguments by name.
 
     Raises:
@@ -22,6 +23,8 @@ def logits_of(model: nn.Module, inputs: torch.Tensor | dict[str, torch.Tensor]) 
         dtype = next((p.dtype for p in model.parameters()), inputs.dtype)
         outputs = model(inputs.to(dtype) if inputs.is_floating_point() else inputs)
     logits = outputs if isinstance(outputs, torch.Tensor) else getattr(outputs, "logits", None)
+    if logits is None and isinstance(outputs, tuple | list) and outputs:
+        logits = outputs[0]
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         raise ValueError(
             f"{type(model).__name__} returned {type(outputs).__name__}, no logits [n, classes]: give a classifier."

@@ -192,13 +192,47 @@ class Classifier:
         model.train(training)
         return self.together(torch.cat(parts), len(images)).cpu()
 
+    def finite_logits(self, model: nn.Module, images: Images | torch.Tensor) -> torch.Tensor:
+        """Return what a model says of all images; not for shards of private data, where an error would tell of them.
+
+        Raises:
+            ValueError: some of it is not finite.
+        """
+        logits = self.logits(model, images)
+        wrong = torch.nonzero(~logits.isfinite().all(1))
+        if len(wrong):
+            why = "try mixed_precision='no', or look" if self.accelerator.mixed_precision == "bf16" else "look"
+            raise ValueError(
+                f"{type(model).__name__} gives no finite logits for image {int(wrong[0])}, and for {len(wrong)} of "
+                f"{len(images)} in all: {why} for a training run that diverged."
+            )
+        return logits
+
+    def check_sees(self, model: nn.Module, images: Images | torch.Tensor) -> torch.Tensor:
+        """Return what a model says of two images; refuse one that cannot see them.
+
+        Raises:
+            ValueError: they have other channels or another size than it was made for.
+        """
+        two = images.select(torch.arange(min(2, len(images)))) if isinstance(images, Images) else images[:2]
+        channels, height, width = (two.pixels if isinstance(two, Images) else two).shape[1:]
+        try:
+            return self.logits(model, two)
+        except (RuntimeError, ValueError) as error:
+            if "no logits" in str(error):
+                raise
+            raise ValueError(
+                f"{type(model).__name__} cannot see images of {channels} channels and {width}x{height} pixels "
+                f"({error}). Images.from_dataset(channels=..., size=...) brings them to what it was made for."
+            ) from error
+
     def check_classes(self, model: nn.Module, images: Images) -> None:
-        """Refuse a model of other classes than these images have, before anything is trained.
+        """Refuse a model that cannot see these images or has other classes, before anything is trained.
 
         Raises:
             ValueError: it is one.
         """
-        logits = self.logits(model, images.select(torch.arange(min(2, len(images)))))
+        logits = self.check_sees(model, images)
         if logits.shape[1] != images.classes:
             raise ValueError(f"{type(model).__name__} has {logits.shape[1]} classes, the images {images.classes}.")
 
@@ -213,7 +247,7 @@ class Classifier:
 
     def evaluate(self, images: Images) -> float:
         """Return the model's accuracy."""
-        return float((self.logits(self.model, images).argmax(1) == images.labels).double().mean())
+        return float((self.finite_logits(self.model, images).argmax(1) == images.labels).double().mean())
 
     def audit(
         self, members: Images, nonmembers: Images, references: Sequence[nn.Module] = (), *, resamples: int = 1000

@@ -175,11 +175,7 @@ class DataFreeDistillation(DPStagedTraining):
         with torch.no_grad():
             images = self.generator(noise.to(self.generator.first.weight))
         for model in (self.model, *teachers, *([self.critic] if self.critic is not None else [])):
-            try:
-                logits = self.logits(self.place(model), images)
-            except RuntimeError as error:
-                shape = tuple(images.shape[1:])
-                raise ValueError(f"{type(model).__name__} cannot see generated images of {shape}: {error}") from error
+            logits = self.check_sees(self.place(model), images)
             if logits.shape[1] != self.classes:
                 raise ValueError(f"{type(model).__name__} has {logits.shape[1]} classes; classes={self.classes}.")
 
@@ -241,6 +237,8 @@ class DataFreeDistillation(DPStagedTraining):
                 self.accelerator.backward(loss)
                 self.generator_optimizer.step()
                 self.generator_optimizer.zero_grad(set_to_none=True)
+            # A loss that was not finite once is never again.
+            self.checked("the generator", loss, _UPDATES)
         finally:
             for parameter in trained:
                 parameter.requires_grad_(True)
@@ -271,7 +269,7 @@ class DataFreeDistillation(DPStagedTraining):
         """Return what the student predicts, [n, classes]; before it learnt anything, nothing."""
         if number == 0:
             return torch.full((len(images), self.classes), 1 / self.classes)
-        return self.logits(self.model, images).softmax(-1)
+        return self.finite_logits(self.model, images).softmax(-1)
 
     def _learn(self, generator: torch.Generator) -> None:
         self.wrapped.train()
@@ -279,8 +277,9 @@ class DataFreeDistillation(DPStagedTraining):
         for part in shuffled_batches(every, self.args.batch_size, generator):
             places = self.own(torch.arange(len(part)))
             logits = logits_of(self.wrapped, self._shown(part, places, generator))
-            self.backward(self._losses(logits, part[places]), len(part))
+            loss = self.backward(self._losses(logits, part[places]), len(part))
             self.update()
+            self.note("student", loss)
 
     def _learn_privately(self, generator: torch.Generator) -> None:
         def losses(rows: torch.Tensor) -> torch.Tensor:

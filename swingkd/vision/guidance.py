@@ -153,9 +153,19 @@ class Teacher:
         return (logits / self.temperature).softmax(-1)
 
     def learn(self, run: StagedTraining, batch: Batch) -> torch.Tensor:
-        """Cross-entropy with the soft targets."""
+        """Cross-entropy with the soft targets.
+
+        Raises:
+            ValueError: some of them are not finite.
+        """
+        targets = self.targets(run, batch)
+        if not targets.isfinite().all():
+            raise ValueError(
+                f"The teacher, {type(self.model).__name__}, gives no finite logits for a batch of images: look for a "
+                "training run that diverged."
+            )
         student = logits_of(run.wrapped, batch.inputs)
-        return run.backward(soft_cross_entropy(student, self.targets(run, batch), self.temperature), batch.whole)
+        return run.backward(soft_cross_entropy(student, targets, self.temperature), batch.whole)
 
     def hidden(self, run: StagedTraining, layer: str, inputs: torch.Tensor) -> torch.Tensor:
         """Return what a layer of the teacher gives, for hints."""

@@ -118,7 +118,7 @@ class ExactTeacher:
 
     def __call__(self, run: Classifier, images: torch.Tensor, prior: torch.Tensor) -> Answers:
         """Return the teacher's labels."""
-        logits = run.logits(run.place(self.model), images)
+        logits = run.finite_logits(run.place(self.model), images)
         targets = logits.softmax(-1) if self.soft else one_hot(logits.argmax(1), logits.shape[1])
         return Answers(targets, torch.ones_like(targets, dtype=torch.bool))
 

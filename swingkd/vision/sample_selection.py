@@ -177,7 +177,7 @@ class DynamicSampleSelection(StagedTraining):
             self.note("labels", loss)
 
     def _select(self, count: int, generator: torch.Generator) -> None:
-        logits = self.logits(self.model, self.public)
+        logits = self.finite_logits(self.model, self.public)
         self.chosen = self.guidance.take(self, self.score(logits, self.public.labels, count, generator))
 
     def _distil(self, count: int, generator: torch.Generator) -> None:

@@ -22,6 +22,7 @@ from typing_extensions import TypedDict
 
 from swingkd.files import check_seal, read_as, seal, write_json
 from swingkd.models.logits import logits_of
+from swingkd.models.whole import check_finite_weights
 from swingkd.privacy import PrivacyLedger, ShardAnswers, module_digest
 from swingkd.progress import progress_bar
 from swingkd.vision.base import Classifier, ImageArguments
@@ -218,11 +219,20 @@ class StagedTraining(Classifier):
         if not self.history or self.history[-1]["stage"] != stage or self.history[-1]["unit"] != self.done:
             self.history.append({"unit": self.done, "stage": stage, "loss": 0.0, "steps": 0})
         last = self.history[-1]
-        loss = float(self.accelerator.reduce(part.detach().float(), "sum"))
-        if not math.isfinite(loss):
-            raise ValueError(f"The loss of {stage} is {loss} after {last['steps']} steps: lower the learning rate.")
+        loss = self.checked(stage, part, last["steps"])
         last["loss"] = (last["loss"] * last["steps"] + loss) / (last["steps"] + 1)
         last["steps"] += 1
+
+    def checked(self, stage: str, part: torch.Tensor, steps: int) -> float:
+        """Return the loss of a step, a part of it from each process.
+
+        Raises:
+            ValueError: it is not finite.
+        """
+        loss = float(self.accelerator.reduce(part.detach().float(), "sum"))
+        if not math.isfinite(loss):
+            raise ValueError(f"The loss of {stage} is {loss} after {steps} steps: lower the learning rate.")
+        return loss
 
     def forget(self) -> None:
         """Remove the checkpoint of another run from the folder."""
@@ -232,6 +242,8 @@ class StagedTraining(Classifier):
         self.accelerator.wait_for_everyone()
 
     def _checkpoint(self) -> None:
+        # The last one that was fine stays.
+        check_finite_weights("model", self.model)
         folder = Path(self.args.output_dir)
         part = folder / "checkpoint.part"
         if self.accelerator.is_main_process:
