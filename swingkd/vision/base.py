@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from huggingface_hub import CommitOperationAdd, HfApi, PyTorchModelHubMixin
 from safetensors.torch import save_model
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, ViTImageProcessor
 
 from swingkd.audit import MembershipReport
 from swingkd.audit.membership import judge_scores
@@ -43,40 +43,69 @@ class ImageArguments:
         seed: of the order of batches, the augmentation and the selection; never of a guarantee's noise.
         batch_size: images a step, in all processes together.
         eval_batch_size: images a forward pass, where nothing is learnt.
-        learning_rate, weight_decay: of AdamW.
+        optimizer: one of `torch.optim`, by its name: "AdamW", "SGD".
+        learning_rate, weight_decay: of it.
+        optimizer_args: what else it takes, such as {"momentum": 0.9, "nesterov": True}.
         lr_scheduler: over the whole run: "constant", "linear", "cosine", or another of `transformers.get_scheduler`.
         warmup_steps: over which the learning rate rises.
         mixed_precision: "no" or "bf16"; default: as `accelerate launch` says.
+        label_smoothing: how much of a label's probability goes to all classes alike.
+        ema_decay: of the running mean of the weights, which the model has in the end; 0: the last ones.
         channels_last: keep the channels of a pixel together, which convolutions are faster with; not under DP-SGD.
         checkpoint_every: so many units (epochs, mostly); 0: never.
         progress: show a progress bar.
+        log_with: trackers of Accelerate, by their names ("tensorboard", "wandb") or as objects; they are told the mean
+            loss of each unit, where it may be told.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: a number is out of range, or the optimizer is none or does not take its settings.
     """
 
     output_dir: str
     seed: int = 0
     batch_size: int = 128
     eval_batch_size: int = 512
+    optimizer: str = "AdamW"
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
+    optimizer_args: dict[str, Any] = field(default_factory=dict)
     lr_scheduler: str = "constant"
     warmup_steps: int = 0
     mixed_precision: str | None = None
+    label_smoothing: float = 0.0
+    ema_decay: float = 0.0
     channels_last: bool = True
     checkpoint_every: int = 1
     progress: bool = True
+    log_with: Any = None
 
     def __post_init__(self) -> None:
         check_numbers(self)
         check_positive(self, "batch_size", "eval_batch_size", "learning_rate")
-        check_not_negative(self, "weight_decay", "warmup_steps", "checkpoint_every")
+        check_not_negative(self, "weight_decay", "warmup_steps", "checkpoint_every", "label_smoothing", "ema_decay")
+        for name in ("label_smoothing", "ema_decay"):
+            if getattr(self, name) >= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must lie below 1.")
+        self.optimizer_of([torch.zeros(1, requires_grad=True)])
         if self.mixed_precision not in (None, "no", "bf16"):
             # fp16 scales gradients, which noise is added to.
             raise ValueError(f"mixed_precision={self.mixed_precision!r}: choose 'no' or 'bf16'.")
         if self.warmup_steps and self.lr_scheduler == "constant":
             raise ValueError("lr_scheduler='constant' knows no warm-up: use 'constant_with_warmup'.")
+
+    def optimizer_of(self, parameters: Iterable[Any]) -> torch.optim.Optimizer:
+        """Return the optimizer of some parameters, or groups of them.
+
+        Raises:
+            ValueError: there is no such optimizer, or it does not take its settings.
+        """
+        kind = getattr(torch.optim, self.optimizer, None)
+        if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)) or kind is torch.optim.Optimizer:
+            raise ValueError(f"optimizer={self.optimizer!r} is none of torch.optim: 'AdamW' and 'SGD' are two.")
+        try:
+            return kind(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, **self.optimizer_args)  # type: ignore[call-arg]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.optimizer} does not take these settings: {error}") from error
 
 
 # What is known of a model that was trained in this process, as long as it lives: its ledger, and which weights that is
@@ -114,7 +143,11 @@ class Classifier:
         cpu = not torch.accelerator.is_available()
         try:
             self.accelerator = Accelerator(
-                cpu=cpu, mixed_precision=args.mixed_precision, step_scheduler_with_optimizer=False
+                cpu=cpu,
+                mixed_precision=args.mixed_precision,
+                step_scheduler_with_optimizer=False,
+                log_with=args.log_with,
+                project_dir=args.output_dir,
             )
         except ValueError as error:
             raise ValueError(
@@ -126,6 +159,11 @@ class Classifier:
         check_half(self.accelerator.mixed_precision == "bf16", self.accelerator.device)
         check_finite_weights("model", model)
         self.model = self.place(model)
+
+    @property
+    def shown(self) -> Images | None:
+        """The images that the model learns to see: how others show it theirs, and what its classes are called."""
+        return None
 
     @property
     def ledger(self) -> PrivacyLedger:
@@ -144,8 +182,12 @@ class Classifier:
 
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with to be gone on from."""
-        free = ("output_dir", "progress", "checkpoint_every", "eval_batch_size")
-        given = {name: value for name, value in asdict(self.args).items() if name not in free}
+        free = ("output_dir", "progress", "checkpoint_every", "eval_batch_size", "log_with")
+        known = {f.name: getattr(self.args, f.name) for f in fields(self.args) if f.name not in free}
+        given = {
+            name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+            for name, value in known.items()
+        }
         return given | {"origin": PrivacyLedger(self._earlier[0], unknown=self._earlier[1]).lines()}
 
     @property
@@ -295,6 +337,8 @@ class Classifier:
         check_finite_weights("student", self.model)
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
+        if isinstance(self.model, PreTrainedModel) and self.shown is not None:
+            _show(self.model, self.shown, path)
         if isinstance(self.model, PreTrainedModel | PyTorchModelHubMixin):
             self.model.save_pretrained(path)
         else:
@@ -339,3 +383,21 @@ def check_trainable(model: nn.Module) -> None:
     """
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("The student has no weight that may change: is it frozen, or the teacher as well?")
+
+
+def _show(model: PreTrainedModel, images: Images, path: Path) -> None:
+    """Let `pipeline("image-classification")` show a saved model images as it learnt them, and name its classes.
+
+    Pipelines show every model colours, so one of grey images gets no processor.
+    """
+    if images.names is not None:
+        model.config.id2label = dict(enumerate(images.names))
+        model.config.label2id = {name: number for number, name in enumerate(images.names)}
+    channels, height, width = images.pixels.shape[1:]
+    processor = images.processor
+    if processor is None and channels == 3:
+        mean, std = (list(value) * (1 if len(value) == 3 else 3) for value in (images.mean, images.std))
+        size = {"height": height, "width": width}
+        processor = ViTImageProcessor(size=size, resample=3, image_mean=mean, image_std=std)
+    if processor is not None:
+        processor.save_pretrained(path)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from swingkd.guards import check_positive
 from swingkd.models.logits import logits_of
@@ -17,7 +16,7 @@ from swingkd.privacy.plan import epoch_steps
 from swingkd.vision.base import ImageArguments
 from swingkd.vision.data import Images, shuffled_batches
 from swingkd.vision.dp_training import DPStagedTraining
-from swingkd.vision.staged_training import Unit
+from swingkd.vision.staged_training import Mix, Unit
 
 
 @dataclass(kw_only=True)
@@ -56,9 +55,10 @@ class ClassifierTraining(DPStagedTraining):
         args: the settings.
         origin: what is known of the weights that it begins with, where they saw other data.
         public: the images have nothing to hide.
+        mix: mixes a batch's images and labels, such as `torchvision.transforms.v2.MixUp(num_classes=10)`.
 
     Raises:
-        ValueError: DP-SGD cannot train the model, or no noise reaches the epsilon.
+        ValueError: DP-SGD cannot train the model, or on mixed images; or no noise reaches the epsilon.
     """
 
     args: ClassifierArguments
@@ -71,9 +71,14 @@ class ClassifierTraining(DPStagedTraining):
         args: ClassifierArguments,
         origin: PrivacyLedger | None = None,
         public: bool = False,
+        mix: Mix | None = None,
     ):
         super().__init__(model, args, origin)
-        self.images, self.public = images, public
+        self.images, self.public, self.mix = images, public, mix
+        if mix is not None and args.target_epsilon is not None:
+            raise ValueError(
+                "mix shows the model several images in one, whose gradients DP-SGD clips as one: leave it out."
+            )
         if args.target_epsilon is not None:
             settings = DPSettings(
                 units=len(images),
@@ -86,6 +91,11 @@ class ClassifierTraining(DPStagedTraining):
             )
             self.make_private(settings)
         self.check_student(images)
+
+    @property
+    def shown(self) -> Images:
+        """The images."""
+        return self.images
 
     def released(self) -> PrivacyLedger:
         """Return what the steps so far released."""
@@ -102,7 +112,8 @@ class ClassifierTraining(DPStagedTraining):
 
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with to be gone on from."""
-        return super().settings() | {"images": self.images.described(), "public": self.public}
+        given = {"images": self.images.described(), "public": self.public}
+        return super().settings() | given | ({} if self.mix is None else {"mix": repr(self.mix)})
 
     def _epoch(self, generator: torch.Generator) -> None:
         self.wrapped.train()
@@ -116,6 +127,6 @@ class ClassifierTraining(DPStagedTraining):
         def losses(rows: torch.Tensor) -> torch.Tensor:
             inputs = self.inputs(self.images.inputs(rows, generator))
             labels = self.images.labels[rows].to(inputs.device)
-            return F.cross_entropy(logits_of(self.model, inputs), labels, reduction="none")
+            return self.label_losses(logits_of(self.model, inputs), labels)
 
         self.private_epoch(losses, self.args.micro_batch_size)

@@ -1,5 +1,6 @@
-"""Images in memory as bytes: decoded once, cropped and flipped a batch at a time.
+"""Images as bytes, in memory or mapped from a file: decoded once, cropped and flipped a batch at a time.
 
+>>> import numpy as np
 >>> from datasets import Image
 >>> data = Dataset.from_dict({"image": [np.full((8, 8, 3), i, np.uint8) for i in range(6)], "label": [0, 1] * 3})
 >>> images = Images.from_dataset(data.cast_column("image", Image()))
@@ -13,18 +14,60 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from os import PathLike
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 import torch.nn.functional as F
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, IterableDataset
 
-from swingkd.vision.decoding import MODES, decoded
+from swingkd.vision.decoding import MODES, Look
+from swingkd.vision.reading import of_batches, of_dataset, stored
+
+
+def looks(
+    size: int | tuple[int, int] | None, channels: int, scale: tuple[float, float] | None, processor: Any
+) -> tuple[Look, dict[str, Any]]:
+    """Return how images are brought to bytes, and what else a processor says of them.
+
+    Raises:
+        ValueError: what is asked for cannot be.
+    """
+    if channels not in MODES:
+        raise ValueError(f"channels={channels}: choose 3 for colour or 1 for grey.")
+    if scale is not None and not scale[0] < scale[1]:
+        raise ValueError(f"scale={scale}: the value that becomes black must be below the one that becomes white.")
+    known: dict[str, Any] = {}
+    resample = 3
+    if processor is not None:
+        known = {"processor": processor}
+        if getattr(processor, "do_normalize", False):
+            known |= {"mean": tuple(processor.image_mean), "std": tuple(processor.image_std)}
+        else:
+            known |= {"mean": (0.0,), "std": (1.0,)}
+        cut = (getattr(processor, "do_center_crop", False) and processor.crop_size) or processor.size
+        sides = [cut[name] if name in cut else cut["shortest_edge"] for name in ("height", "width")]
+        size, resample = size or (sides[0], sides[1]), int(processor.resample)
+    return Look(channels, (size, size) if isinstance(size, int) else size, scale, resample), known
+
+
+def _check_columns(dataset: Dataset, image_column: str, label_column: str) -> None:
+    """Refuse a data set without images and class numbers, before the first image is decoded."""
+    for name in (image_column, label_column):
+        if name not in dataset.column_names:
+            raise ValueError(f"There is no column {name!r} among {', '.join(dataset.column_names)}.")
+    labels = dataset.with_format("arrow")[label_column].combine_chunks()
+    if labels.null_count:
+        raise ValueError(f"{labels.null_count} of {len(dataset)} images have no {label_column}. Drop them.")
+    if not pa.types.is_integer(labels.type):
+        raise ValueError(
+            f"{label_column!r} holds {labels.type}; class numbers are needed. Use "
+            f"dataset.class_encode_column({label_column!r})."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +81,13 @@ class Images:
         mean, std: of each channel, as the models were trained with, in units of the full scale.
         crop: pixels of black that a random crop may take in on each side, when images are augmented.
         flip: whether an image may be mirrored then.
+        transform: what is done to each image's bytes [channels, height, width] after that, such as
+            `torchvision.transforms.v2.RandAugment()`; it draws from torch's own generator, and returns bytes.
+        names: of the classes; students are saved with them.
+        processor: an image processor of Hugging Face that students are saved with.
 
     Raises:
-        ValueError: the pixels are no images, or a label is no class.
+        ValueError: the pixels are no images, a label is no class, or there are more or fewer names than classes.
     """
 
     pixels: torch.Tensor = field(repr=False)
@@ -50,6 +97,9 @@ class Images:
     std: Sequence[float] = (0.5,)
     crop: int = 0
     flip: bool = False
+    transform: Callable[[torch.Tensor], torch.Tensor] | None = None
+    names: Sequence[str] | None = None
+    processor: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or self.pixels.dtype != torch.uint8:
@@ -60,7 +110,12 @@ class Images:
         if len(self.labels) != len(self.pixels):
             raise ValueError(f"{len(self.pixels)} images and {len(self.labels)} labels.")
         if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < self.classes:
-            raise ValueError(f"A label is none of the {self.classes} classes.")
+            raise ValueError(
+                f"A label is none of the {self.classes} classes: they go from {int(self.labels.min())} to "
+                f"{int(self.labels.max())}."
+            )
+        if self.names is not None and len(self.names) != self.classes:
+            raise ValueError(f"{len(self.names)} names for {self.classes} classes.")
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, self.pixels.shape[1]):
                 raise ValueError(f"{name}={getattr(self, name)} for images of {self.pixels.shape[1]} channels.")
@@ -68,62 +123,84 @@ class Images:
     @classmethod
     def from_dataset(
         cls,
-        dataset: Dataset,
+        dataset: Dataset | IterableDataset,
         *,
         image_column: str = "image",
         label_column: str = "label",
-        size: int | None = None,
+        classes: int | Sequence[str] | None = None,
+        size: int | tuple[int, int] | None = None,
         channels: int = 3,
         scale: tuple[float, float] | None = None,
+        processor: Any = None,
+        keep: str | PathLike | None = None,
         **others,
     ) -> Images:
-        """Decode a data set.
+        """Decode a data set, or read a stream to its end.
 
         Args:
             dataset: with a column of images and one of class numbers.
             image_column, label_column: their names.
+            classes: how many there are, or their names; default: as the data set says, or as many as are there.
             size: height and width that all images are brought to; default: they are of one size.
             channels: 3 for colour, 1 for grey.
             scale: of grey images with more than 8 bits, the values that become black and white, such as (0, 4095);
                 default: 0 and 65535 of whole numbers, 0 and 1 of others.
-            **others: mean, std, crop, flip.  An image processor of Hugging Face knows the first two as `image_mean`
-                and `image_std`.
+            processor: an image processor of Hugging Face: size, mean and std are its own, and it is saved beside the
+                student.
+            keep: a file that the bytes are written to and mapped from, where they are too many for the memory.
+            **others: mean, std, crop, flip, transform.
 
         Raises:
-            ValueError: a column is missing, a label too; the images differ in size; one is missing, cannot be read,
+            ValueError: a column or a label is missing; the images differ in size; one is missing, cannot be read,
                 or has values beyond black and white.
         """
-        for name in (image_column, label_column):
-            if name not in dataset.column_names:
-                raise ValueError(f"There is no column {name!r} among {', '.join(dataset.column_names)}.")
-        if channels not in MODES:
-            raise ValueError(f"channels={channels}: choose 3 for colour or 1 for grey.")
-        labels = dataset.with_format("arrow")[label_column].combine_chunks()
-        if labels.null_count:
-            raise ValueError(f"{labels.null_count} of {len(dataset)} images have no {label_column}. Drop them.")
-        feature = dataset.features[label_column]
-        if not pa.types.is_integer(labels.type):
-            raise ValueError(
-                f"{label_column!r} holds {labels.type}; class numbers are needed. Use "
-                f"dataset.class_encode_column({label_column!r})."
-            )
-        known = torch.from_numpy(labels.to_numpy(zero_copy_only=False).astype(np.int64))
-        classes = feature.num_classes if isinstance(feature, ClassLabel) else int(known.max()) + 1
-        if scale is not None and not scale[0] < scale[1]:
-            raise ValueError(f"scale={scale}: the value that becomes black must be below the one that becomes white.")
-        pixels: torch.Tensor | None = None
-        for number, array in enumerate(decoded(dataset, image_column, channels, size, scale)):
-            if pixels is None:
-                pixels = torch.empty(len(dataset), channels, *array.shape[:2], dtype=torch.uint8)
-            if array.shape[:2] != tuple(pixels.shape[2:]):
-                raise ValueError(
-                    f"Image {number} has {array.shape[1]}x{array.shape[0]} pixels, the first "
-                    f"{pixels.shape[3]}x{pixels.shape[2]}. Give size=... to bring them to one size."
-                )
-            pixels[number] = torch.from_numpy(array.copy()).reshape(*array.shape[:2], channels).permute(2, 0, 1)
-        if pixels is None:
-            raise ValueError("The data set is empty.")
-        return cls(pixels, known, classes, **others)
+        if isinstance(dataset, Dataset):
+            _check_columns(dataset, image_column, label_column)
+        feature = (dataset.features or {}).get(label_column)
+        if classes is None and isinstance(feature, ClassLabel):
+            classes = feature.names
+        look, known = looks(size, channels, scale, processor)
+        return cls._of(of_dataset(dataset, image_column, label_column, look), classes, keep, {**known, **others})
+
+    @classmethod
+    def from_batches(
+        cls,
+        batches: Iterable[Any],
+        *,
+        classes: int | Sequence[str] | None = None,
+        size: int | tuple[int, int] | None = None,
+        channels: int = 3,
+        scale: tuple[float, float] | None = None,
+        processor: Any = None,
+        keep: str | PathLike | None = None,
+        **others,
+    ) -> Images:
+        """Read a `DataLoader`, or a `Dataset` of torch or torchvision, to its end.
+
+        Args:
+            batches: pairs (or dicts) of images and class numbers, one by one or in batches; the images are Pillow's,
+                bytes [channels, height, width], or shares from 0 to 1 of that shape.
+            classes, size, channels, scale, processor, keep, **others: as for `from_dataset`; size and channels of
+                Pillow's images.
+
+        Raises:
+            ValueError: names the first image or label that is none.
+        """
+        look, known = looks(size, channels, scale, processor)
+        return cls._of(of_batches(batches, look), classes, keep, {**known, **others})
+
+    @classmethod
+    def _of(cls, pairs: Iterator, classes: Any, keep: Any, others: dict[str, Any]) -> Images:
+        pixels, labels = stored(pairs, keep)
+        if classes is None:
+            classes = int(labels.max()) + 1
+        names = None if isinstance(classes, int) else tuple(classes)
+        return cls(pixels, labels, classes if isinstance(classes, int) else len(classes), names=names, **others)
+
+    @property
+    def counts(self) -> list[int]:
+        """How many images each class has."""
+        return self.labels.bincount(minlength=self.classes).tolist()
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -141,8 +218,13 @@ class Images:
             "std": list(self.std),
             "crop": self.crop,
             "flip": self.flip,
+            **({} if self.transform is None else {"transform": self._said_transform()}),
             "content": self.digest,
         }
+
+    def _said_transform(self) -> str:
+        named = getattr(self.transform, "__qualname__", None)
+        return named or repr(self.transform)
 
     @cached_property
     def digest(self) -> str:
@@ -175,14 +257,27 @@ class Images:
 
         Args:
             indices: [n].
-            generator: crop and mirror them at random; `None`: as they are.
+            generator: crop, mirror and transform them at random; `None`: as they are.
             part: [m] places among the indices, if only those are wanted; the others are drawn for all the same.
         """
         part = torch.arange(len(indices)) if part is None else part
         pixels = self.pixels[indices[part]]
         if generator is not None:
             pixels = augment(pixels, self.crop, self.flip, generator, len(indices), part)
+            pixels = self._transformed(pixels)
         return self.normalise(pixels)
+
+    def _transformed(self, pixels: torch.Tensor) -> torch.Tensor:
+        if self.transform is None or not len(pixels):
+            return pixels
+        changed = torch.stack([self.transform(image) for image in pixels])
+        if changed.dtype != torch.uint8 or changed.shape[:2] != pixels.shape[:2]:
+            raise ValueError(
+                f"transform made {changed.dtype} of shape {tuple(changed.shape[1:])} of bytes of shape "
+                f"{tuple(pixels.shape[1:])}. Leave out what turns bytes into numbers and normalises them: mean and "
+                "std are applied afterwards."
+            )
+        return changed
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """Bring bytes to the scale that models know."""

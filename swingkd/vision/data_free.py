@@ -173,7 +173,7 @@ class DataFreeDistillation(DPStagedTraining):
                 )
         noise = torch.randn(2, self.generator.latent, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
-            images = self.generator(noise.to(self.generator.first.weight))
+            images = self.generator(noise.to(next(self.generator.parameters())))
         for model in (self.model, *teachers, *([self.critic] if self.critic is not None else [])):
             logits = self.check_sees(self.place(model), images)
             if logits.shape[1] != self.classes:
@@ -217,7 +217,7 @@ class DataFreeDistillation(DPStagedTraining):
     def noise(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Return this process's part of noise for so many images."""
         drawn = torch.randn(count, self.generator.latent, generator=generator)
-        return self.own(drawn).to(self.generator.first.weight)
+        return self.own(drawn).to(next(self.generator.parameters()))
 
     def _train_generator(self, generator: torch.Generator) -> None:
         critic = self.critic or self.model

@@ -2,45 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from datasets import Dataset, Image
+from datasets import Image
 
+_KIND = Image()
 MODES = {1: "L", 3: "RGB"}
 # What black and white are where nobody says it, by the first letter of Pillow's mode: of whole numbers, and of others.
 _WHOLE_RANGE = {"I": (0.0, 65535.0), "F": (0.0, 1.0)}
 
 
-def decoded(
-    dataset: Dataset, column: str, channels: int, size: int | None, scale: tuple[float, float] | None
-) -> Iterator[np.ndarray]:
-    """Yield the images of a column as bytes, [height, width] or [height, width, 3].
+class Look(NamedTuple):
+    """How images are brought to bytes.
 
     Args:
-        dataset: with the column.
-        column: of images.
         channels: 1 for grey, 3 for colour.
         size: height and width that all are brought to; `None`: as they are.
-        scale: the values that become black and white; those beyond are black and white as well.
+        scale: of grey images with more than 8 bits, the values that become black and white; those beyond are black and
+            white as well.
+        resample: Pillow's number of how they are resized; 3 is bicubic.
+    """
+
+    channels: int = 3
+    size: tuple[int, int] | None = None
+    scale: tuple[float, float] | None = None
+    resample: int = 3
+
+
+def is_picture(image: Any) -> bool:
+    """Tell whether an image is one of Pillow's."""
+    return hasattr(image, "resize") and hasattr(image, "convert")
+
+
+def decoded(image: Any, number: int, look: Look) -> np.ndarray:
+    """Return one image as bytes, [height, width] or [height, width, 3].
+
+    Args:
+        image: Pillow's, or as a column holds it that is not decoded: bytes, or a path.
+        number: of its row, for errors.
+        look: what is wanted.
 
     Raises:
-        ValueError: names the first image that is missing, cannot be read, or has values beyond black and white.
+        ValueError: it is missing, cannot be read, or has values beyond black and white.
     """
-    kind = Image()
-    kept = dataset.select_columns([column]).cast_column(column, Image(decode=False))
-    for number, row in enumerate(kept):
-        if row[column] is None:
-            raise ValueError(f"Image {number} is missing. Drop such rows: dataset.filter(...).")
-        try:
-            image = kind.decode_example(row[column])
-        except Exception as error:  # Pillow's readers raise whatever they meet
-            raise ValueError(
-                f"Image {number} cannot be read ({type(error).__name__}). Drop it, or mend it."
-            ) from error
-        image = _eight_bits(image, number, scale).convert(MODES[channels])
-        yield np.asarray(image.resize((size, size)) if size and image.size != (size, size) else image)
+    if image is None:
+        raise ValueError(f"Image {number} is missing. Drop such rows: dataset.filter(...).")
+    try:
+        picture = image if is_picture(image) else _KIND.decode_example(image)
+    except Exception as error:  # Pillow's readers raise whatever they meet
+        raise ValueError(f"Image {number} cannot be read ({type(error).__name__}). Drop it, or mend it.") from error
+    picture = _eight_bits(picture, number, look.scale).convert(MODES[look.channels])
+    wanted = look.size and (look.size[1], look.size[0])
+    return np.asarray(picture.resize(wanted, look.resample) if wanted and picture.size != wanted else picture)
 
 
 def _eight_bits(image: Any, number: int, scale: tuple[float, float] | None) -> Any:

@@ -19,7 +19,9 @@ from swingkd.vision.data import Images, shuffled_batches
 from swingkd.vision.guidance import Guidance, PublishedNoise, Teacher
 from swingkd.vision.models import listening
 from swingkd.vision.sample_scores import Score, geometric, margin
-from swingkd.vision.staged_training import Batch, StagedTraining, Unit, described
+from swingkd.vision.staged_training import Batch, Mix, StagedTraining, Unit, described
+
+Pair = tuple[str, str]
 
 
 @dataclass(kw_only=True)
@@ -28,7 +30,8 @@ class SampleSelectionArguments(ImageArguments):
 
     Args:
         hint_epochs: over all public images, before anything else.
-        hint_layers: a layer of the teacher and one of the student, by their names, for the hints.
+        hint_layers: a layer of the teacher and one of the student, by their names, for the hints; or several such
+            pairs, whose losses are added up.
         warm_up_epochs: on public labels, before the first iteration.
         shares: of the public images that each iteration distils on; one number an iteration.
         self_learning_epochs: on public labels, in each iteration.
@@ -40,7 +43,7 @@ class SampleSelectionArguments(ImageArguments):
     """
 
     hint_epochs: int = 0
-    hint_layers: tuple[str, str] | None = None
+    hint_layers: Pair | Sequence[Pair] | None = None
     warm_up_epochs: int = 0
     shares: Sequence[float] = tuple(geometric(0.5, 0.8, 5))
     self_learning_epochs: int = 8
@@ -57,6 +60,12 @@ class SampleSelectionArguments(ImageArguments):
             raise ValueError(f"shares={list(self.shares)}: {wrong[0]} is no share; each must lie in (0, 1].")
         if self.hint_epochs and self.hint_layers is None:
             raise ValueError("hint_epochs is set: say which layers, hint_layers=(of the teacher, of the student).")
+
+    @property
+    def hint_pairs(self) -> list[Pair]:
+        """The pairs of layers."""
+        given: Sequence[Any] = self.hint_layers or ()
+        return [(taught, own) for taught, own in ([given] if given and isinstance(given[0], str) else given)]
 
     def chosen(self, images: int) -> list[int]:
         """Return how many images each iteration distils on."""
@@ -90,6 +99,7 @@ class DynamicSampleSelection(StagedTraining):
         public: the images with labels that everybody may see.
         args: the settings.
         score: chooses the images.
+        mix: mixes images and labels of a batch that learns public labels, such as `torchvision.transforms.v2.MixUp`.
         origin: what is known of the weights that the student begins with, where they saw other data.
 
     Raises:
@@ -106,9 +116,11 @@ class DynamicSampleSelection(StagedTraining):
         *,
         args: SampleSelectionArguments,
         score: Score = margin,
+        mix: Mix | None = None,
         origin: PrivacyLedger | None = None,
     ):
         super().__init__(student, args, origin)
+        self.mix = mix
         if isinstance(guidance, nn.Module):
             raise ValueError(f"guidance is a {type(guidance).__name__}. Say what of it is seen: Teacher(model, ...).")
         if args.hint_epochs and not isinstance(guidance, Teacher | PublishedNoise):
@@ -125,7 +137,7 @@ class DynamicSampleSelection(StagedTraining):
         self.guidance.begin(self, public)
         check_trainable(student)
         if args.hint_epochs:
-            self._translator(self._two())
+            self._translators(self._two())
 
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with to be gone on from."""
@@ -133,7 +145,13 @@ class DynamicSampleSelection(StagedTraining):
             "guidance": described(self.guidance),
             "score": described(self.score),
             "images": self.public.described(),
+            **({} if self.mix is None else {"mix": repr(self.mix)}),
         }
+
+    @property
+    def shown(self) -> Images:
+        """The public images."""
+        return self.public
 
     def released(self) -> PrivacyLedger:
         """Return what the guidance released."""
@@ -196,26 +214,29 @@ class DynamicSampleSelection(StagedTraining):
         self.queried_images += batch.whole
 
     def _hints(self, generator: torch.Generator) -> None:
-        """Bring a layer of the student, seen through a 1x1 convolution, near to a layer of the teacher.
+        """Bring layers of the student, seen through 1x1 convolutions, near to layers of the teacher.
 
-        One unit of work: the convolution lives no longer.
+        One unit of work: the convolutions live no longer.
         """
-        assert self.args.hint_layers is not None
         assert isinstance(self.guidance, Teacher | PublishedNoise)
-        layer, own = self.args.hint_layers
-        everything = torch.arange(len(self.public))
-        translator = self._translator(self._two())
-        optimizer = torch.optim.AdamW(translator.parameters(), lr=self.args.learning_rate)
-        trained = [p for p in (*self.model.parameters(), *translator.parameters()) if p.requires_grad]
+        pairs, everything = self.args.hint_pairs, torch.arange(len(self.public))
+        translators = self._translators(self._two())
+        optimizer = torch.optim.AdamW(translators.parameters(), lr=self.args.learning_rate)
+        trained = [p for p in (*self.model.parameters(), *translators.parameters()) if p.requires_grad]
         self.wrapped.train()
         for _ in range(self.args.hint_epochs):
             for batch in self._batches(everything, self.args.distillation_batch_size, generator):
-                with listening(self.model, [own]) as heard:
+                with listening(self.model, [own for _, own in pairs]) as heard:
                     logits_of(self.model, batch.inputs)
-                losses = self.guidance.hint(self, batch, layer, translator(heard[own].float()))
+                losses = torch.stack(
+                    [
+                        self.guidance.hint(self, batch, layer, translator(heard[own].float()))
+                        for (layer, own), translator in zip(pairs, translators, strict=True)
+                    ]
+                )
                 gradients = torch.autograd.grad(losses.sum() / batch.whole, trained, allow_unused=True)
                 for parameter, gradient in zip(trained, gradients, strict=True):
-                    # The layers behind the hint learn nothing yet.
+                    # The layers behind the hints learn nothing yet.
                     parameter.grad = None if gradient is None else self.accelerator.reduce(gradient, "sum")
                 self._count(batch)
                 optimizer.step()
@@ -224,28 +245,29 @@ class DynamicSampleSelection(StagedTraining):
     def _two(self) -> Batch:
         return self.batch(self.public, torch.arange(min(2, len(self.public))), None)
 
-    def _translator(self, batch: Batch) -> nn.Conv2d:
-        """Return a 1x1 convolution from the student's layer to the teacher's.
+    def _translators(self, batch: Batch) -> nn.ModuleList:
+        """Return a 1x1 convolution for each pair of layers, from the student's to the teacher's.
 
         Raises:
             ValueError: there is no such layer, or what they give differs in size.
         """
-        assert self.args.hint_layers is not None
         assert isinstance(self.guidance, Teacher | PublishedNoise)
-        layer, own = self.args.hint_layers
         both = (
             (self.guidance,) if isinstance(self.guidance, Teacher) else (self.guidance.teacher, self.guidance.public)
         )
-        with listening(self.model, [own]) as heard:
+        with listening(self.model, [own for _, own in self.args.hint_pairs]) as heard:
             self.logits(self.model, self.public.select(batch.indices))
-        shapes = [tuple(teacher.hidden(self, layer, batch.inputs).shape[1:]) for teacher in both]
-        if not isinstance(heard[own], torch.Tensor):
-            raise ValueError(f"hint_layers={self.args.hint_layers}: {own} returns no tensor. Name a layer inside it.")
-        shape = tuple(heard[own].shape[1:])
-        if len(shape) != 3 or len(set(shapes)) > 1 or shapes[0][1:] != shape[1:]:
-            raise ValueError(
-                f"hint_layers={self.args.hint_layers}: the teachers' gives {shapes}, the student's {shape}. Choose "
-                "layers that give images of the same height and width, and for both teachers the same."
-            )
         torch.manual_seed(self.args.seed)
-        return nn.Conv2d(shape[0], shapes[0][0], 1).to(heard[own].device)
+        translators = nn.ModuleList()
+        for layer, own in self.args.hint_pairs:
+            shapes = [tuple(teacher.hidden(self, layer, batch.inputs).shape[1:]) for teacher in both]
+            if not isinstance(heard[own], torch.Tensor):
+                raise ValueError(f"hint_layers: {own}, of {(layer, own)}, returns no tensor. Name a layer inside it.")
+            shape = tuple(heard[own].shape[1:])
+            if len(shape) != 3 or len(set(shapes)) > 1 or shapes[0][1:] != shape[1:]:
+                raise ValueError(
+                    f"hint_layers: of {(layer, own)}, the teachers' gives {shapes}, the student's {shape}. Choose "
+                    "layers that give images of the same height and width, and for both teachers the same."
+                )
+            translators.append(nn.Conv2d(shape[0], shapes[0][0], 1).to(heard[own].device))
+        return translators

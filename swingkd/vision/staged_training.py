@@ -11,12 +11,14 @@ import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 from transformers import get_scheduler
 from typing_extensions import TypedDict
 
@@ -29,6 +31,7 @@ from swingkd.vision.base import Classifier, ImageArguments
 from swingkd.vision.data import Images
 
 _STATE = "state.json"
+Mix = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 class _State(TypedDict):
@@ -86,6 +89,10 @@ class StagedTraining(Classifier):
 
     #: The model as Accelerate wraps it; there is one from `train` on.
     wrapped: nn.Module
+    #: The running mean of its weights, where one is asked for.
+    mean: AveragedModel | None
+    #: Mixes a batch's images and labels: [n, channels, height, width] and [n] to the same and [n, classes].
+    mix: Mix | None = None
 
     def __init__(self, model: nn.Module, args: ImageArguments, origin: PrivacyLedger | None = None):
         super().__init__(model, args, origin)
@@ -126,6 +133,8 @@ class StagedTraining(Classifier):
             self._resume()
         else:
             self.forget()
+        if self.args.log_with is not None:
+            self.accelerator.init_trackers(type(self).__name__)
         bar = progress_bar(
             total=len(units), done=self.done, disable=not (self.args.progress and self.accelerator.is_main_process)
         )
@@ -135,6 +144,8 @@ class StagedTraining(Classifier):
                 # Dropout and the like: the same whether the run was interrupted or not.
                 torch.manual_seed(self.unit_seed(number) + self.accelerator.process_index)
                 units[number].run(torch.Generator().manual_seed(self.unit_seed(number)))
+                if self.history and self.history[-1]["unit"] == number:
+                    self.accelerator.log({f"loss/{units[number].stage}": self.history[-1]["loss"]}, step=number)
                 self.done = number + 1
                 if self.args.checkpoint_every and (
                     self.done % self.args.checkpoint_every == 0 or self.done == len(units)
@@ -144,6 +155,7 @@ class StagedTraining(Classifier):
         finally:
             # Whatever ended it: the ledger has counted each step that the weights took.
             self.remember()
+        self.accelerator.end_training()
         bar.close()
         self.release()
 
@@ -155,16 +167,22 @@ class StagedTraining(Classifier):
             {"params": [p for p in trained if p.ndim > 1]},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-            groups, lr=self.args.learning_rate, weight_decay=self.args.weight_decay
-        )
-        optimizer = self.protect(optimizer)
+        mean = None
+        if self.args.ema_decay:
+            mean = AveragedModel(self.model, multi_avg_fn=partial(running_mean, self.args.ema_decay), use_buffers=True)
+        optimizer = self.protect(self.args.optimizer_of(groups))
         schedule = get_scheduler(self.args.lr_scheduler, optimizer, self.args.warmup_steps, max(steps, 1))
         self.wrapped, self.optimizer, self.schedule = self.accelerator.prepare(self.model, optimizer, schedule)
+        # Accelerate keeps it with the checkpoint.
+        self.mean = self.accelerator.prepare_model(mean, evaluation_mode=True) if mean is not None else None
 
     def release(self) -> None:
         """Give the model back to the caller as it was given, but trained."""
         self.model = self.unwrapped(self.wrapped).eval()
+        if self.mean is not None:
+            averaged = self.unwrapped(self.mean)
+            assert isinstance(averaged, AveragedModel)
+            self.model.load_state_dict(averaged.module.state_dict())
 
     def unwrapped(self, model: nn.Module) -> nn.Module:
         """Return what Accelerate wrapped, without a trace of it.
@@ -203,14 +221,22 @@ class StagedTraining(Classifier):
 
     def learn_labels(self, batch: Batch) -> torch.Tensor:
         """Add the gradient of the cross-entropy with a batch's labels; return this process's part of its mean."""
-        losses = F.cross_entropy(logits_of(self.wrapped, batch.inputs), batch.labels, reduction="none")
-        return self.backward(losses, batch.whole)
+        inputs, labels = batch.inputs, batch.labels
+        if self.mix is not None and len(labels):
+            inputs, labels = self.mix(inputs, labels)
+        return self.backward(self.label_losses(logits_of(self.wrapped, inputs), labels), batch.whole)
+
+    def label_losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return the cross-entropy of logits [n, classes] with labels [n] or [n, classes], [n]."""
+        return F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.args.label_smoothing)
 
     def update(self) -> None:
         """Make a step with the gradients that are there."""
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.mean is not None:
+            self.mean.update_parameters(self.model)
 
     def note(self, stage: str, part: torch.Tensor | None) -> None:
         """Add a step's loss to the history of its stage; a part of it from each process, or nothing."""
@@ -284,6 +310,21 @@ class StagedTraining(Classifier):
         self.accelerator.load_state(str(folder))
         self.done, self.history = content["done"], content["history"]
         self.load_state(content["state"])
+
+
+def running_mean(decay: float, means: list[torch.Tensor], new: list[torch.Tensor], steps: torch.Tensor | int) -> None:
+    """Move the running means of weights by another step; the first ones count for less than the decay says.
+
+    Args:
+        decay: of the means.
+        means: of the steps before.
+        new: what the step left; numbers that are counted are taken as they are.
+        steps: how many there were before.
+    """
+    if means[0].is_floating_point():
+        torch._foreach_lerp_(means, new, 1 - min(decay, (1 + int(steps)) / (10 + int(steps))))
+    else:
+        torch._foreach_copy_(means, new)
 
 
 def described(value: Any) -> Any:
