@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from datasets import ClassLabel, Dataset, IterableDataset
 
 from swingkd.vision.decoding import MODES, Look
-from swingkd.vision.reading import of_batches, of_dataset, stored
+from swingkd.vision.reading import check_columns, of_batches, of_dataset, stored
 
 
 def looks(
@@ -55,11 +55,9 @@ def looks(
     return Look(channels, (size, size) if isinstance(size, int) else size, scale, resample), known
 
 
-def _check_columns(dataset: Dataset, image_column: str, label_column: str) -> None:
+def _check_labels(dataset: Dataset, image_column: str, label_column: str) -> None:
     """Refuse a data set without images and class numbers, before the first image is decoded."""
-    for name in (image_column, label_column):
-        if name not in dataset.column_names:
-            raise ValueError(f"There is no column {name!r} among {', '.join(dataset.column_names)}.")
+    check_columns(dataset.column_names, image_column, label_column)
     labels = dataset.with_format("arrow")[label_column].combine_chunks()
     if labels.null_count:
         raise ValueError(f"{labels.null_count} of {len(dataset)} images have no {label_column}. Drop them.")
@@ -155,7 +153,7 @@ class Images:
                 or has values beyond black and white.
         """
         if isinstance(dataset, Dataset):
-            _check_columns(dataset, image_column, label_column)
+            _check_labels(dataset, image_column, label_column)
         feature = (dataset.features or {}).get(label_column)
         if classes is None and isinstance(feature, ClassLabel):
             classes = feature.names

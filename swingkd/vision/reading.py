@@ -59,15 +59,24 @@ def of_dataset(
     Raises:
         ValueError: names the row without an image, a label or a column.
     """
-    if image_column in (dataset.features or ()):
-        dataset = dataset.cast_column(image_column, Image(decode=False))
-    for number, row in enumerate(
-        dataset.select_columns([image_column, label_column]) if dataset.features else dataset
-    ):
-        missing = [name for name in (image_column, label_column) if name not in row]
-        if missing:
-            raise ValueError(f"There is no column {missing[0]!r} among {', '.join(row)}.")
+    if dataset.features:
+        check_columns(dataset.features, image_column, label_column)
+        kept = dataset.select_columns([image_column, label_column])
+        dataset = kept.cast_column(image_column, Image(decode=False))
+    for number, row in enumerate(dataset):
+        check_columns(row, image_column, label_column)
         yield _channels_first(decoded(row[image_column], number, look)), _label(row[label_column], number)
+
+
+def check_columns(known: Iterable[str], *wanted: str) -> None:
+    """Refuse data without a column.
+
+    Raises:
+        ValueError: names it and those that there are.
+    """
+    for name in wanted:
+        if name not in known:
+            raise ValueError(f"There is no column {name!r} among {', '.join(known)}.")
 
 
 def of_batches(batches: Iterable[Any], look: Look) -> Iterator[tuple[np.ndarray, int]]:
@@ -81,8 +90,10 @@ def of_batches(batches: Iterable[Any], look: Look) -> Iterator[tuple[np.ndarray,
         images, labels = _pair(item, number)
         if is_picture(images):
             images, labels = [images], [labels]
-        elif isinstance(images, torch.Tensor | np.ndarray) and images.ndim == 3:
+        elif isinstance(images, torch.Tensor | np.ndarray) and images.ndim != 4:
             images, labels = images[None], [labels]
+        if not hasattr(labels, "__len__") or len(labels) != len(images):
+            raise ValueError(f"Image {number} begins a batch of {len(images)}, which has other labels: {labels!r}.")
         for image, label in zip(images, labels, strict=True):
             yield _as_bytes(image, number, look), _label(label, number)
             number += 1
