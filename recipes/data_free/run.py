@@ -34,7 +34,7 @@ class DataFree:
         labeller, teacher, ledger = self.teachers.labeller(plan, folder, args.rounds * args.images_per_round)
         critic = None if plan.get("critic") == "student" else teacher
         generator = self.teachers.new_generator(seed)
-        if critic is not None:
+        if critic is not None and not args.loss.disagreement:
             # The published generator is judged by the teacher alone: it is trained once, for all rows.
             name = f"generator-{'teacher' if ledger is None else plan['model']}-seed-{seed}"
             generator, args = self.teachers.generator(name, critic, seed), replace(args, generator_epochs=0)

@@ -145,6 +145,7 @@ class Teachers:
             ValueError: there is no such labeller.
         """
         kind, epsilon, delta = plan["labels"], plan.get("epsilon"), self.config["delta"]
+        soft = {name: plan[name] for name in ("soft", "temperature") if name in plan}
         if kind == "shards":
             noise = PrivacyPlan.solve(epsilon=epsilon, sampling_rate=1.0, steps=labels, delta=delta)
             answers = ShardAnswers(noise.noise_multiplier, form=plan["form"], path=folder / "answers")
@@ -152,7 +153,7 @@ class Teachers:
         if kind in ("dp", "private_labels"):
             make = self.private if kind == "dp" else self.of_private_labels
             teacher, ledger = make(plan["epsilon"])
-            return ExactTeacher(teacher, ledger, soft=plan.get("soft", False)), teacher, ledger
+            return ExactTeacher(teacher, ledger, **soft), teacher, ledger
         teacher = self.plain()
         if kind == "randomized":
             return RandomizedTeacher(teacher, plan["epsilon"], delta), teacher, None
@@ -161,5 +162,5 @@ class Teachers:
             noise = PrivacyPlan.solve(epsilon=epsilon, sampling_rate=1.0, steps=1, delta=delta)
             return NoisyDifferences(teacher, noise.noise_multiplier, delta=delta, **plan["settings"]), teacher, None
         if kind == "exact":
-            return ExactTeacher(teacher, shared.PLAIN, soft=plan.get("soft", False)), teacher, None
+            return ExactTeacher(teacher, shared.PLAIN, **soft), teacher, None
         raise ValueError(f"labels={kind!r} is none of those that recipes/data_free/README.md lists.")

@@ -50,10 +50,13 @@ class DataFreeArguments(ImageArguments):
     Args:
         rounds: how many.
         images_per_round: made and labelled in each.
-        epochs_per_round: of the student, on all images so far.
+        epochs_per_round: of the student, on the images of all rounds so far.
+        images_per_epoch: it learns so many of them in each, drawn at random; default: all.
         crop, flip: move the images that it learns by so many pixels, mirror half of them; their labels stay.
-        generator_epochs: a hundred updates each, before the first round; where the student is the critic, in each.
-            0: it was trained before, by the critic that is given.
+        generator_epochs: before the first round; where the student has a say in what is made, in each. 0: it was
+            trained before, by the critic that is given.
+        generator_updates: of the generator, in each of its epochs.
+        renew_generator: begin its first layer anew in each round but the first, so that no two rounds are alike.
         generator_batch_size: images an update of the generator, in all processes together.
         generator_learning_rate: of Adam.
         loss: what the generator is trained for.
@@ -69,9 +72,12 @@ class DataFreeArguments(ImageArguments):
     rounds: int = 4
     images_per_round: int = 5000
     epochs_per_round: int = 5
+    images_per_epoch: int | None = None
     crop: int = 0
     flip: bool = False
     generator_epochs: int = 10
+    generator_updates: int = 100
+    renew_generator: bool = False
     generator_batch_size: int = 256
     generator_learning_rate: float = 1e-3
     loss: GeneratorLoss = field(default_factory=GeneratorLoss)
@@ -82,14 +88,17 @@ class DataFreeArguments(ImageArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "rounds", "images_per_round", "epochs_per_round", "generator_batch_size")
-        check_positive(self, "generator_learning_rate", "gradient_epsilon", "gradient_batch_size")
+        check_positive(self, "generator_learning_rate", "gradient_epsilon", "gradient_batch_size", "images_per_epoch")
+        check_positive(self, "generator_updates")
         check_not_negative(self, "crop", "generator_epochs")
         if self.gradient_epsilon is not None and self.rounds != 1:
             raise ValueError(f"gradient_epsilon needs images that stay the same: rounds=1, not {self.rounds}.")
+        if self.gradient_epsilon is not None and self.images_per_epoch is not None:
+            raise ValueError("gradient_epsilon draws its own batches: leave images_per_epoch out.")
 
 
-# Updates of the generator between two checkpoints; gradients of images in memory at a time.
-_UPDATES, _MICRO_BATCH = 100, 64
+# Gradients of images in memory at a time.
+_MICRO_BATCH = 64
 _OF_ONE_TEACHER = (ExactTeacher, RandomizedTeacher, NoisyDifferences)
 # Below any gradient that a student is left with: clipping to it is normalising.
 _NORMALISED = 1e-3
@@ -105,7 +114,8 @@ class DataFreeDistillation(DPStagedTraining):
 
     Args:
         student: an image classifier.
-        generator: makes images from noise [n, generator.latent].
+        generator: an `ImageGenerator`, or a module of one's own that makes images from noise [n, generator.latent]; if
+            it has `classes`, from noise and labels [n]; if it has `renew()`, its noise can begin anew.
         labeller: labels them; several: one a round.  See `swingkd.vision.labelling`.
         critic: the classifier that the generator is trained by: the teacher, as published, which no guarantee covers
             unless the teacher has one; or `None`: the student itself, which is post-processing.
@@ -171,9 +181,14 @@ class DataFreeDistillation(DPStagedTraining):
                     "Student and teacher share weights: what the student predicts would give the teacher's labels "
                     "away. Begin with a student that saw nothing of the private data."
                 )
-        noise = torch.randn(2, self.generator.latent, generator=torch.Generator().manual_seed(0))
+        if not isinstance(getattr(self.generator, "latent", None), int):
+            raise ValueError(
+                f"{type(self.generator).__name__} does not say how long its noise is: give it an attribute latent."
+            )
+        if self.args.renew_generator and not hasattr(self.generator, "renew"):
+            raise ValueError(f"renew_generator is set, and {type(self.generator).__name__} has no renew().")
         with torch.no_grad():
-            images = self.generator(noise.to(next(self.generator.parameters())))
+            images = self.generator(*self.noise(2 * self.accelerator.num_processes, torch.Generator().manual_seed(0)))
         for model in (self.model, *teachers, *([self.critic] if self.critic is not None else [])):
             logits = self.check_sees(self.place(model), images)
             if logits.shape[1] != self.classes:
@@ -185,11 +200,14 @@ class DataFreeDistillation(DPStagedTraining):
         """Return all stages."""
         args = self.args
         making = [Unit("generator", 0, self._train_generator)] * args.generator_epochs
-        units = [] if self.critic is None else list(making)
+        again = self.critic is None or bool(args.loss.disagreement)
+        units = []
         for number in range(args.rounds):
-            units += making if self.critic is None else []
+            if args.renew_generator and number:
+                units += [Unit(f"generator {number + 1}", 0, self._renew)]
+            units += making if again or number == 0 else []
             units += [Unit(f"images {number + 1}", 0, partial(self._make, number))]
-            images = (number + 1) * args.images_per_round
+            images = min((number + 1) * args.images_per_round, args.images_per_epoch or math.inf)
             steps = math.ceil(images / args.batch_size) if self.plan is None else epoch_steps(self.plan.sampling_rate)
             learn = self._learn if self.plan is None else self._learn_privately
             units += [Unit(f"student {number + 1}", steps, learn)] * args.epochs_per_round
@@ -214,31 +232,49 @@ class DataFreeDistillation(DPStagedTraining):
                 self._path(number).unlink(missing_ok=True)
         super().forget()
 
-    def noise(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        """Return this process's part of noise for so many images."""
-        drawn = torch.randn(count, self.generator.latent, generator=generator)
-        return self.own(drawn).to(next(self.generator.parameters()))
+    def noise(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+        """Return this process's part of noise for so many images, and of labels if the generator is told of some.
+
+        As many of each class, in random order.
+        """
+        drawn = self.own(torch.randn(count, self.generator.latent, generator=generator))
+        noise = drawn.to(next(self.generator.parameters()))
+        classes = getattr(self.generator, "classes", None)
+        if classes is None:
+            return (noise,)
+        labels = (torch.randperm(count, generator=generator) % classes).to(noise.device)
+        return noise, self.own(labels)
+
+    def _renew(self, generator: torch.Generator) -> None:
+        """Begin the generator's first layer anew, in all processes alike, and its optimizer."""
+        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        renewed = self.accelerator.unwrap_model(self.maker)
+        renewed.renew()
+        self.generator_optimizer.state.clear()
 
     def _train_generator(self, generator: torch.Generator) -> None:
         critic = self.critic or self.model
+        student = self.model if self.critic is not None and self.args.loss.disagreement else None
         critic.eval()
+        self.model.eval()
         self.maker.train()
-        trained = [p for p in critic.parameters() if p.requires_grad]
+        trained = [p for p in (*critic.parameters(), *self.model.parameters()) if p.requires_grad]
         if self.dp is not None:
             # What flows back through the student here is no gradient of its own.
             self.dp.detach()
         for parameter in trained:
             parameter.requires_grad_(False)
         try:
-            for _ in range(_UPDATES):
-                images = self.maker(self.noise(self.args.generator_batch_size, generator))
+            for _ in range(self.args.generator_updates):
+                noise, *labels = self.noise(self.args.generator_batch_size, generator)
+                images = self.maker(noise, *labels)
                 with self.accelerator.autocast():
-                    loss = self.args.loss(critic, images)
+                    loss = self.args.loss(critic, images, labels=labels[0] if labels else None, student=student)
                 self.accelerator.backward(loss)
                 self.generator_optimizer.step()
                 self.generator_optimizer.zero_grad(set_to_none=True)
             # A loss that was not finite once is never again.
-            self.checked("the generator", loss, _UPDATES)
+            self.checked("the generator", loss, self.args.generator_updates)
         finally:
             for parameter in trained:
                 parameter.requires_grad_(True)
@@ -253,7 +289,7 @@ class DataFreeDistillation(DPStagedTraining):
             # As in training: the batch norms of a generator work with the batch at hand.
             self.maker.train()
             sizes = torch.arange(self.args.images_per_round).split(self.args.generator_batch_size)
-            made = [self.together(self.maker(self.noise(len(part), generator)).float(), len(part)) for part in sizes]
+            made = [self.together(self.maker(*self.noise(len(part), generator)).float(), len(part)) for part in sizes]
             images = torch.cat(made).half().cpu().contiguous()
             prior = self.prior(images, number)
             answers = self.labellers[number](self, images, prior)
@@ -261,7 +297,8 @@ class DataFreeDistillation(DPStagedTraining):
                 save_grid(images[:64], self.folder / f"round-{number + 1}.png")
                 tensors = {"images": images, "targets": answers.targets, "candidates": answers.candidates}
                 with written_whole(path) as part:
-                    save_file(tensors, part, {"epsilon": repr(answers.epsilon)})
+                    about = {"epsilon": repr(answers.epsilon), "temperature": repr(answers.temperature)}
+                    save_file(tensors, part, about)
             self.accelerator.wait_for_everyone()
         self._read(number)
 
@@ -274,6 +311,8 @@ class DataFreeDistillation(DPStagedTraining):
     def _learn(self, generator: torch.Generator) -> None:
         self.wrapped.train()
         every = torch.arange(len(self.images))
+        if self.args.images_per_epoch is not None:
+            every = torch.randperm(len(every), generator=generator)[: self.args.images_per_epoch]
         for part in shuffled_batches(every, self.args.batch_size, generator):
             places = self.own(torch.arange(len(part)))
             logits = logits_of(self.wrapped, self._shown(part, places, generator))
@@ -318,8 +357,8 @@ class DataFreeDistillation(DPStagedTraining):
     def _read(self, number: int) -> None:
         with safe_open(self._path(number), "pt") as file:
             images = file.get_tensor("images")
-            epsilon = float(file.metadata()["epsilon"])
-            answers = Answers(file.get_tensor("targets"), file.get_tensor("candidates"), epsilon)
+            about = {name: float(value) for name, value in file.metadata().items()}
+            answers = Answers(file.get_tensor("targets"), file.get_tensor("candidates"), **about)
         self._digests = [*self._digests[:number], digest_of(self._path(number))]
         self.images = images if number == 0 else torch.cat([self.images, images])
         self.answers = [*self.answers[:number], answers]

@@ -34,6 +34,8 @@ class GeneratorLoss:
         activation: weight of the negative mean size of the features: be like something.
         statistics: weight of the distance from what the batch norms saw in training (DeepInversion; Yin et al. 2020,
             arXiv 1912.08795); of no effect on models without batch norm.
+        disagreement: weight of how far the student is from the critic, where both name one class: show what it has yet
+            to learn (Fang et al. 2019, arXiv 1912.11006; the mask is that of Fang et al. 2021, arXiv 2105.08584).
 
     Raises:
         ValueError: a weight is not finite.
@@ -43,16 +45,26 @@ class GeneratorLoss:
     batch_entropy: float = 5.0
     activation: float = 0.1
     statistics: float = 0.0
+    disagreement: float = 0.0
 
     def __post_init__(self) -> None:
         check_numbers(self)
 
-    def __call__(self, critic: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self,
+        critic: nn.Module,
+        images: torch.Tensor,
+        *,
+        labels: torch.Tensor | None = None,
+        student: nn.Module | None = None,
+    ) -> torch.Tensor:
         """Judge a batch of images by a classifier.
 
         Args:
             critic: in evaluation mode.
             images: [n, channels, height, width].
+            labels: [n] what each is to show; `None`: what the critic thinks likeliest.
+            student: in evaluation mode, where disagreement counts.
         """
         norms = {name: m for name, m in critic.named_modules() if isinstance(m, nn.BatchNorm2d)}
         with ExitStack() as stack:
@@ -60,16 +72,29 @@ class GeneratorLoss:
             given = stack.enter_context(listening(critic, list(norms), inputs=True)) if self.statistics else {}
             logits = logits_of(critic, images)
         (feature,) = features.values()
-        loss = self.one_hot * one_hot_loss(logits) + self.batch_entropy * batch_entropy_loss(logits)
+        loss = self.one_hot * one_hot_loss(logits, labels) + self.batch_entropy * batch_entropy_loss(logits)
         loss = loss + self.activation * activation_loss(feature)
         if given:
             loss = loss + self.statistics * statistics_loss(list(norms.values()), list(given.values()))
+        if self.disagreement and student is not None:
+            loss = loss + self.disagreement * disagreement_loss(logits_of(student, images), logits)
         return loss
 
 
-def one_hot_loss(logits: torch.Tensor) -> torch.Tensor:
-    """Return the mean cross-entropy of logits [n, classes] with their own likeliest class."""
-    return F.cross_entropy(logits, logits.argmax(1))
+def one_hot_loss(logits: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the mean cross-entropy of logits [n, classes] with labels [n], or with their own likeliest class."""
+    return F.cross_entropy(logits, logits.argmax(1) if labels is None else labels)
+
+
+def disagreement_loss(student: torch.Tensor, critic: torch.Tensor) -> torch.Tensor:
+    """Return minus the mean KL divergence of the student's prediction from the critic's, where their classes agree.
+
+    Args:
+        student, critic: [n, classes] logits.
+    """
+    alike = student.argmax(1) == critic.argmax(1)
+    divergences = F.kl_div(student.log_softmax(1), critic.log_softmax(1), reduction="none", log_target=True).sum(1)
+    return -(divergences * alike).mean()
 
 
 def batch_entropy_loss(logits: torch.Tensor) -> torch.Tensor:

@@ -49,11 +49,14 @@ class Answers:
         targets: [n, classes] probabilities; a one where a class was answered.
         candidates: [n, classes] bool, the answers that were possible; all of them where the answer is no random one.
         epsilon: of the random answers; infinite where they are none.
+        temperature: at which the targets were made, and the student is asked; its loss counts by its square, so that
+            gradients are of one size (Hinton et al. 2015, arXiv 1503.02531, section 2).
     """
 
     targets: torch.Tensor
     candidates: torch.Tensor
     epsilon: float = math.inf
+    temperature: float = 1.0
 
     def losses(self, logits: torch.Tensor, rows: torch.Tensor, *, correct: bool) -> torch.Tensor:
         """Return a student's cross-entropy with some of the answers, [n].
@@ -70,8 +73,8 @@ class Answers:
             # What is no candidate is never answered; the logarithm of 0 has no gradient.
             log_probs = torch.where(candidates, answers, 1.0).log()
         else:
-            log_probs = logits.log_softmax(-1)
-        return -(targets * log_probs).sum(-1)
+            log_probs = (logits / self.temperature).log_softmax(-1)
+        return -(targets * log_probs).sum(-1) * self.temperature**2
 
 
 def answer_probabilities(logits: torch.Tensor, candidates: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -110,17 +113,29 @@ class ExactTeacher:
         model: an image classifier.
         known: its ledger, or in words why its data is not covered.
         soft: take its probabilities instead of the likeliest class.
+        temperature: of those.
+
+    Raises:
+        ValueError: the temperature is not above 0, or there are no probabilities that it could be of.
     """
 
     model: nn.Module
     known: PrivacyLedger | str
     soft: bool = False
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_finite("temperature", self.temperature)
+        check_positive(self, "temperature")
+        if self.temperature != 1 and not self.soft:
+            raise ValueError(f"temperature={self.temperature} is of probabilities: soft=True.")
 
     def __call__(self, run: Classifier, images: torch.Tensor, prior: torch.Tensor) -> Answers:
         """Return the teacher's labels."""
         logits = run.finite_logits(run.place(self.model), images)
-        targets = logits.softmax(-1) if self.soft else one_hot(logits.argmax(1), logits.shape[1])
-        return Answers(targets, torch.ones_like(targets, dtype=torch.bool))
+        soft = (logits / self.temperature).softmax(-1)
+        targets = soft if self.soft else one_hot(logits.argmax(1), logits.shape[1])
+        return Answers(targets, torch.ones_like(targets, dtype=torch.bool), temperature=self.temperature)
 
     def ledger(self, labels: int, seen: bool) -> PrivacyLedger:
         """Return what the teacher's own training promises."""

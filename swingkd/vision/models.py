@@ -208,17 +208,21 @@ class ImageGenerator(nn.Module, PyTorchModelHubMixin):
         channels: of the images.
         width: of its first convolution; 128 in the paper.
         latent: length of the noise vectors that it begins with.
+        classes: it is told which of so many classes each image is to show; `None`: it shows what it likes.
 
     Raises:
         ValueError: the size is no multiple of 4.
     """
 
-    def __init__(self, size: int = 32, channels: int = 3, width: int = 128, latent: int = 100):
+    def __init__(
+        self, size: int = 32, channels: int = 3, width: int = 128, latent: int = 100, classes: int | None = None
+    ):
         super().__init__()
         if size % 4:
             raise ValueError(f"size={size} is no multiple of 4: pad the images to {size + 4 - size % 4}.")
-        self.latent, self.start = latent, (width, size // 4, size // 4)
-        self.first = nn.Linear(latent, width * (size // 4) ** 2)
+        self.latent, self.classes, self.start = latent, classes, (width, size // 4, size // 4)
+        self.label = nn.Embedding(classes, latent) if classes is not None else None
+        self.first = nn.Linear(latent * (2 if classes is not None else 1), width * (size // 4) ** 2)
         self.layers = nn.Sequential(
             nn.BatchNorm2d(width),
             nn.Upsample(scale_factor=2),
@@ -234,6 +238,17 @@ class ImageGenerator(nn.Module, PyTorchModelHubMixin):
             nn.BatchNorm2d(channels, affine=False),
         )
 
-    def forward(self, noise: torch.Tensor) -> torch.Tensor:
-        """Return images [n, channels, size, size], normalised as a batch, from noise [n, latent]."""
+    def forward(self, noise: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        """Return images [n, channels, size, size], normalised as a batch, from noise [n, latent] and labels [n]."""
+        if self.label is not None:
+            assert labels is not None
+            noise = torch.cat([noise, self.label(labels)], 1)
         return self.layers(self.first(noise).unflatten(1, self.start))
+
+    def renew(self) -> None:
+        """Forget what noise means: the first layer begins anew, and all behind it makes other images of it.
+
+        A generator left alone comes to make one image again and again (Tran et al. 2024, arXiv 2310.00258, whose noisy
+        layer begins anew each round).
+        """
+        self.first.reset_parameters()

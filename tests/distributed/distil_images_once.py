@@ -27,7 +27,6 @@ from swingkd.vision import (
     ShardTeachers,
     Teacher,
     ZerothOrder,
-    data_free,
 )
 from tests.distributed.leaving import leave_together
 from tests.harness import coloured, small
@@ -61,7 +60,6 @@ def make(kind, folder):
         # Each process augments the images that it draws.
         return ClassifierTraining(network(0), replace(public, crop=0, flip=False), args=args)
     if kind == "data_free":
-        data_free._UPDATES = 2
         # The entropy of a batch is that of each process's part: no sum.
         loss = GeneratorLoss(batch_entropy=0.0)
         args = DataFreeArguments(
@@ -69,6 +67,7 @@ def make(kind, folder):
             images_per_round=21,
             epochs_per_round=1,
             generator_epochs=1,
+            generator_updates=2,
             loss=loss,
             crop=1,
             flip=True,

@@ -10,20 +10,18 @@ from datasets import ClassLabel, Dataset, Features, Image
 
 from swingkd import vision
 from swingkd.vision import ClassifierArguments, DataFreeArguments, SampleSelectionArguments
-from swingkd.vision import data_free as data_free_module
 from tests.harness import coloured
 from tests.recipes.conftest import RECIPES, script
 
 
 @pytest.fixture
-def images(tmp_path, monkeypatch, fresh_accelerate):
+def images(tmp_path, fresh_accelerate):
     """Parquet files in the place of the recipes' data."""
     features = Features({"image": Image(), "label": ClassLabel(names=list("abc"))})
     for split, count in (("train", 120), ("test", 40)):
         made = coloured(count, seed=count)
         columns = {"image": [p.permute(1, 2, 0).numpy() for p in made.pixels], "label": made.labels.tolist()}
         Dataset.from_dict(columns, features=features).to_parquet(tmp_path / f"{split}.parquet")
-    monkeypatch.setattr(data_free_module, "_UPDATES", 2)
     files = {
         split: {"path": "parquet", "data_files": str(tmp_path / f"{split}.parquet"), "split": "train"}
         for split in ("train", "test")
@@ -126,7 +124,7 @@ def free(images, tmp_path):
     for stage in ("teacher", "shard", "dp"):
         config[f"{stage}_training"]["epochs"] = 1
     config["dp_training"]["batch_size"] = 12
-    few = {"images_per_round": 30, "epochs_per_round": 1, "generator_epochs": 1}
+    few = {"images_per_round": 30, "epochs_per_round": 1, "generator_epochs": 1, "generator_updates": 2}
     config["student_training"] |= few | {"rounds": 2, "generator_batch_size": 16}
     for row in config["rows"]:
         row["seeds"] = row.get("seeds", [0])[:1]

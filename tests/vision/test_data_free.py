@@ -18,13 +18,7 @@ from swingkd.vision import (
     ShardLabels,
     SlimResNet,
 )
-from swingkd.vision import data_free as data_free_module
 from tests.harness import flat, small
-
-
-@pytest.fixture(autouse=True)
-def few_updates(monkeypatch):
-    monkeypatch.setattr(data_free_module, "_UPDATES", 3)
 
 
 def generator(seed=5) -> ImageGenerator:
@@ -32,12 +26,13 @@ def generator(seed=5) -> ImageGenerator:
     return ImageGenerator(8, channels=3, width=4, latent=6)
 
 
-def make(folder, labeller, critic=None, student=None, ledger=None, **fields) -> DataFreeDistillation:
+def make(folder, labeller, critic=None, student=None, ledger=None, maker=None, **fields) -> DataFreeDistillation:
     defaults = {
         "rounds": 2,
         "images_per_round": 40,
         "epochs_per_round": 2,
         "generator_epochs": 2,
+        "generator_updates": 3,
         "generator_batch_size": 16,
         "batch_size": 20,
         "crop": 1,
@@ -49,7 +44,7 @@ def make(folder, labeller, critic=None, student=None, ledger=None, **fields) -> 
     }
     args = DataFreeArguments(output_dir=str(folder), **(defaults | fields))
     return DataFreeDistillation(
-        student or small(), generator(), labeller, critic=critic, critic_ledger=ledger, classes=3, args=args
+        student or small(), maker or generator(), labeller, critic=critic, critic_ledger=ledger, classes=3, args=args
     )
 
 
@@ -314,8 +309,7 @@ def test_a_gradient_is_normalised(tmp_path):
     run.dp.detach()
 
 
-def test_it_distils(public, unseen, tmp_path, monkeypatch):
-    monkeypatch.setattr(data_free_module, "_UPDATES", 60)
+def test_it_distils(public, unseen, tmp_path):
     from tests.vision.test_classifier_training import make as train_classifier
 
     taught = train_classifier(tmp_path / "teacher", public, epochs=12, learning_rate=1e-2)
@@ -326,6 +320,7 @@ def test_it_distils(public, unseen, tmp_path, monkeypatch):
         ExactTeacher(teacher, "private", soft=True),
         critic=teacher,
         images_per_round=300,
+        generator_updates=60,
         batch_size=30,
         epochs_per_round=10,
         learning_rate=1e-2,
@@ -373,3 +368,145 @@ def test_images_that_were_changed_are_not_learnt_on(tmp_path):
     path.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
     with pytest.raises(ValueError, match=r"round-1.safetensors is gone, or was changed"):
         make(tmp_path, RandomizedTeacher(small(1), 10.0), checkpoint_every=1).train(resume_from_checkpoint=True)
+
+
+# -- what makes a round's images new ------------------------------------------------------------------------------
+
+
+def told(seed=5) -> ImageGenerator:
+    torch.manual_seed(seed)
+    return ImageGenerator(8, channels=3, width=4, latent=6, classes=3)
+
+
+def test_a_student_that_has_a_say_has_it_in_every_round(tmp_path):
+    teacher, loss = small(1), GeneratorLoss(disagreement=1.0)
+    run = make(
+        tmp_path, ExactTeacher(teacher, ""), critic=teacher, loss=loss, renew_generator=True, generator_epochs=1
+    )
+    assert [unit.stage for unit in run.units()] == [
+        "generator", "images 1", "student 1", "student 1",
+        "generator 2", "generator", "images 2", "student 2", "student 2",
+    ]  # fmt: skip
+
+
+def test_each_class_is_asked_for_as_often(tmp_path):
+    asked, teacher = [], small(1)
+    run = make(tmp_path, ExactTeacher(teacher, ""), critic=teacher, maker=told(), images_per_round=48)
+    real = run.generator.forward
+
+    def forward(noise, labels):
+        asked.append(labels)
+        return real(noise, labels)
+
+    run.generator.forward = forward
+    run.train()
+    # 2 epochs of 3 updates, then 3 batches of images in each of two rounds.
+    assert len(asked) == 6 + 6
+    for labels in asked:
+        counts = labels.bincount(minlength=3)
+        assert counts.sum() == 16
+        assert counts.max() - counts.min() <= 1
+    assert not torch.equal(asked[0], asked[1])
+
+
+def test_a_generator_learns_what_it_is_told_to_show(tmp_path):
+    teacher, maker = small(1), told()
+    loss = GeneratorLoss(one_hot=1.0, batch_entropy=0.0, activation=0.0)
+    fields = {"generator_updates": 150, "generator_epochs": 1, "rounds": 1, "generator_learning_rate": 1e-2}
+    run = make(tmp_path, ExactTeacher(teacher, ""), critic=teacher, maker=maker, loss=loss, **fields)
+    run.train()
+    labels = torch.arange(60) % 3
+    with torch.no_grad():
+        images = maker(torch.randn(60, 6), labels)
+    assert (teacher(images).argmax(1) == labels).float().mean() > 0.8
+
+
+def test_a_renewed_generator_makes_other_images_of_the_same_noise(tmp_path):
+    teacher, maker = small(1), generator()
+    run = make(tmp_path, ExactTeacher(teacher, ""), critic=teacher, maker=maker, renew_generator=True)
+    firsts = []
+    real = maker.renew
+
+    def renew():
+        firsts.append(maker.first.weight.detach().clone())
+        layers = flat(maker.layers)
+        real()
+        assert torch.equal(flat(maker.layers), layers)
+        firsts.append(maker.first.weight.detach().clone())
+
+    maker.renew = renew
+    run.train()
+    assert len(firsts) == 2
+    assert not torch.equal(*firsts)
+
+
+def test_an_epoch_may_draw_some_of_the_images(tmp_path):
+    teacher = small(1)
+    run, seen = make(tmp_path, ExactTeacher(teacher, ""), critic=teacher, images_per_epoch=50), []
+    real = run._losses
+
+    def losses(logits, rows):
+        seen.append(rows)
+        return real(logits, rows)
+
+    run._losses = losses
+    run.train()
+    # 40 images in the first round, 50 of 80 in the second; 2 epochs each, 20 a batch.
+    assert [len(rows) for rows in seen] == [20] * 4 + [17, 17, 16] * 2
+    drawn = [set(torch.cat(seen[4:7]).tolist()), set(torch.cat(seen[7:]).tolist())]
+    assert [len(rows) for rows in drawn] == [50, 50]
+    assert drawn[0] != drawn[1]
+    assert [unit.steps for unit in run.units() if unit.stage.startswith("student")] == [2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("units", [3, 5, 8])
+def test_a_killed_run_with_all_of_it_goes_on_to_the_same_weights(units, tmp_path):
+    teacher = small(1)
+
+    def new(folder, seed=0):
+        return make(
+            folder, ExactTeacher(teacher, "", soft=True, temperature=4.0), critic=teacher, student=small(seed),
+            maker=told(5 + seed), loss=GeneratorLoss(disagreement=0.5, statistics=1.0), renew_generator=True,
+            generator_epochs=1, images_per_epoch=30, checkpoint_every=1, ema_decay=0.9, optimizer="SGD",
+            optimizer_args={"momentum": 0.9},
+        )  # fmt: skip
+
+    whole = new(tmp_path / "whole")
+    whole.train()
+    broken = new(tmp_path / "broken")
+    real = broken._checkpoint
+
+    def checkpoint():
+        real()
+        if broken.done == units:
+            raise KeyboardInterrupt
+
+    broken._checkpoint = checkpoint
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    again = new(tmp_path / "broken", seed=3)
+    again.train(resume_from_checkpoint=True)
+    torch.testing.assert_close(flat(again.model), flat(whole.model), rtol=0, atol=0)
+    assert again.answers[0].temperature == 4.0
+
+
+class OwnGenerator(torch.nn.Module):
+    latent = 4
+
+    def __init__(self):
+        super().__init__()
+        self.make = torch.nn.Linear(4, 3 * 8 * 8)
+
+    def forward(self, noise):
+        return self.make(noise).view(-1, 3, 8, 8)
+
+
+def test_a_generator_of_ones_own(tmp_path):
+    teacher = small(1)
+    run = make(tmp_path, ExactTeacher(teacher, ""), critic=teacher, maker=OwnGenerator(), generator_updates=2)
+    run.train()
+    assert run.images.shape == (80, 3, 8, 8)
+    with pytest.raises(ValueError, match=r"renew_generator is set, and OwnGenerator has no renew\(\)"):
+        make(tmp_path, ExactTeacher(teacher, ""), critic=teacher, maker=OwnGenerator(), renew_generator=True)
+    with pytest.raises(ValueError, match="Linear does not say how long its noise is"):
+        make(tmp_path, ExactTeacher(teacher, ""), critic=teacher, maker=torch.nn.Linear(4, 3))

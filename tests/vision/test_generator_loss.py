@@ -8,9 +8,17 @@ import matplotlib.image
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from swingkd.vision import GeneratorLoss
-from swingkd.vision.generator_loss import activation_loss, batch_entropy_loss, one_hot_loss, save_grid, statistics_loss
+from swingkd.vision.generator_loss import (
+    activation_loss,
+    batch_entropy_loss,
+    disagreement_loss,
+    one_hot_loss,
+    save_grid,
+    statistics_loss,
+)
 from tests.harness import small
 
 
@@ -86,3 +94,27 @@ def test_a_grid_shows_the_images_in_rows(channels, tmp_path):
     assert third[4:6, 4:6].min() == 1
     assert third[2:4, 2:4].max() == 0
     assert third[:2].min() == 1
+
+
+def test_disagreement_is_the_divergence_where_both_name_one_class():
+    """Against a plain loop; a critic's certainty and a student's doubt is what a generator is to look for."""
+    rng = torch.Generator().manual_seed(3)
+    student, critic = (torch.randn(12, 4, generator=rng, dtype=torch.float64) for _ in range(2))
+    total = 0.0
+    for own, other in zip(student.tolist(), critic.tolist(), strict=True):
+        if own.index(max(own)) == other.index(max(other)):
+            s, c = ([math.exp(x) / sum(map(math.exp, row)) for x in row] for row in (own, other))
+            total -= sum(b * math.log(b / a) for a, b in zip(s, c, strict=True))
+    assert disagreement_loss(student, critic).item() == pytest.approx(total / 12)
+    assert total < 0
+
+
+def test_a_student_and_labels_count_where_they_are_asked_for():
+    critic, student, images = small(1).eval(), small(2).eval(), torch.randn(6, 3, 8, 8)
+    labels, logits = torch.tensor([0, 1, 2, 0, 1, 2]), critic(images)
+    only = {"batch_entropy": 0.0, "activation": 0.0}
+    found = GeneratorLoss(one_hot=1.0, **only)(critic, images, labels=labels)
+    torch.testing.assert_close(found, F.cross_entropy(logits, labels))
+    found = GeneratorLoss(one_hot=0.0, disagreement=2.0, **only)(critic, images, student=student)
+    torch.testing.assert_close(found, 2 * disagreement_loss(student(images), logits))
+    assert GeneratorLoss(one_hot=0.0, disagreement=2.0, **only)(critic, images).item() == 0

@@ -183,3 +183,27 @@ def test_noise_on_differences_has_the_stated_size(run):
     ledger = labeller.ledger(3000, seen=False)
     assert ledger.epsilon(SYNTHETIC_LABELS) == pytest.approx(gaussian.gdp_epsilon(1 / 2.0, 1e-5))
     assert ledger.epsilon(TEACHER_DATA) == pytest.approx(gaussian.gdp_epsilon(math.sqrt(3000) / 2.0, 1e-5))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_soft_labels_at_a_temperature(run, temperature):
+    """Against a plain loop: the gradient is that of the published distillation loss."""
+    teacher = small(1)
+    images = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    answers = ExactTeacher(teacher, "", soft=True, temperature=temperature)(run, images, torch.full((5, 3), 1 / 3))
+    logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
+    losses = answers.losses(logits, torch.arange(5), correct=True)
+    said = run.logits(teacher, images)
+    for loss, own, other in zip(losses.tolist(), logits.tolist(), said.tolist(), strict=True):
+        target, guess = (
+            [math.exp(x / temperature) / sum(math.exp(y / temperature) for y in row) for x in row]
+            for row in (other, own)
+        )
+        expected = -sum(t * math.log(g) for t, g in zip(target, guess, strict=True)) * temperature**2
+        assert loss == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("soft", "temperature"), [(False, 4.0), (True, 0.0), (True, math.nan)])
+def test_a_temperature_of_nothing_is_refused(soft, temperature):
+    with pytest.raises(ValueError, match="temperature"):
+        ExactTeacher(small(), "", soft=soft, temperature=temperature)

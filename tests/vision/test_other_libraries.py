@@ -69,6 +69,6 @@ def test_one_library_teaches_the_other(tmp_path):
 
 def test_pictures_of_a_loader():
     images = coloured(12, seed=0)
-    pairs = [(v2.functional.to_pil_image(p), int(l)) for p, l in zip(images.pixels, images.labels, strict=True)]
+    pairs = [(v2.functional.to_pil_image(p), int(k)) for p, k in zip(images.pixels, images.labels, strict=True)]
     read = Images.from_batches(torch.utils.data.DataLoader(pairs, batch_size=None))
     assert torch.equal(read.pixels, images.pixels)
