@@ -34,10 +34,7 @@ def test_python_blocks(tmp_path, monkeypatch, tokenizer):
     texts.to_json("private.jsonl")
     others = [f"hello cid, my pin is {3000 + 7 * i}. bye." for i in range(50)]
     Dataset.from_dict({"text": others}).to_json("held_out.jsonl")
-    made = coloured(120, seed=0)
-    pixels = [image.permute(1, 2, 0).numpy() for image in made.pixels]
-    features = Features({"image": Image(), "label": ClassLabel(names=list("abc"))})
-    Dataset.from_dict({"image": pixels, "label": made.labels.tolist()}, features).to_parquet("images.parquet")
+    write_images()
     person = {"person": [i % 6 for i in range(180)], "label": [i % 3 for i in range(180)]}
     points = {"x": [i % 3 + i / 500 for i in range(180)], "y": [i / 180 for i in range(180)]}
     Dataset.from_dict(person | points).to_parquet("people.parquet")
@@ -133,6 +130,25 @@ def test_the_python_block_of_the_out_of_fold_page(tmp_path, monkeypatch, tokeniz
         exec(compile(block, "out_of_fold.md", "exec"), namespace)
     assert namespace["trainer"].state.global_step == 5
     assert namespace["tagger"].labels[-1] == "MEMORISED"
+
+
+def write_images() -> None:
+    made = coloured(120, seed=0)
+    pixels = [image.permute(1, 2, 0).numpy() for image in made.pixels]
+    features = Features({"image": Image(), "label": ClassLabel(names=list("abc"))})
+    Dataset.from_dict({"image": pixels, "label": made.labels.tolist()}, features).to_parquet("images.parquet")
+
+
+def test_the_python_block_of_the_images_page(tmp_path, monkeypatch, fresh_accelerate):
+    monkeypatch.chdir(tmp_path)
+    write_images()
+    page = (Path(__file__).parents[1] / "docs" / "images.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    namespace: dict = {}
+    exec(compile(block, "images.md", "exec"), namespace)
+    assert namespace["images"].names == ("a", "b", "c")
+    assert Path("out/images.bytes").stat().st_size == namespace["images"].pixels.numel()
+    assert namespace["training"].done == 1
 
 
 def test_the_python_block_of_the_federation_page(tmp_path, monkeypatch):
