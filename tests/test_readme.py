@@ -214,6 +214,23 @@ def test_the_epsilons_are_those_of_the_card():
     assert f"proves an epsilon of {population:.1f}" in " ".join(methods.split())
 
 
+def test_the_copied_secrets_are_those_of_the_card():
+    card = Path(__file__).parents[1] / "model_cards" / "swing-simdial" / "metrics.json"
+    found = {summary.name: summary for summary in summarise(json.loads(card.read_text()))}
+    text, levels = " ".join(README.split()), (10, 50, 100)
+    names = ("kd", "surrogate", "out_of_fold")
+    over = {name: [f"{found[name].excess[n].value:.1f}" for n in levels] for name in names}
+    at = {name: found[name].perplexity["perplexity"] for name in (*names, "public (B)")}
+    kd, surrogate, apart = ("{}, {} and {}".format(*over[name]) for name in names)
+    assert f"copied 10, 50 and 100 times are {kd} bits over the controls" in text
+    assert f"With `surrogate` it is {surrogate}, with out-of-fold" in text
+    assert f"need no tagger, {apart};" in text
+    changes = [100 * (at[name] / at["kd"] - 1) for name in ("surrogate", "out_of_fold")]
+    assert f"perplexity changes by {changes[0]:+.1f} and {changes[1]:+.1f} %" in text
+    assert at["public (B)"] < at["surrogate"]
+    assert all(found[name].seeds == 3 for name in names)
+
+
 def test_the_private_students_are_those_of_the_card():
     card = Path(__file__).parents[1] / "model_cards" / "dp-simdial" / "metrics.json"
     found = {summary.name: summary for summary in summarise(json.loads(card.read_text()))}

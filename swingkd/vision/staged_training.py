@@ -155,7 +155,9 @@ class StagedTraining(Classifier):
         finally:
             # Whatever ended it: the ledger has counted each step that the weights took.
             self.remember()
-        self.accelerator.end_training()
+        # Not `end_training`, which ends the processes' talk with each other as well.
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
         bar.close()
         self.release()
 

@@ -334,7 +334,7 @@ def test_a_simulation_is_the_same_as_one_process(tmp_path, method, monkeypatch):
 class Network:
     """A SuperLink with SuperNodes over TLS on this machine, each in a process that can be killed."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *more: str):
         self.folder, self.nodes = folder, {}
         folder.mkdir()
         certificates(folder)
@@ -361,6 +361,7 @@ class Network:
             folder / "ca.pem",
             "--port",
             self.port,
+            *more,
         )
         time.sleep(4)
 
@@ -370,7 +371,7 @@ class Network:
                 [str(word) for word in command], env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
 
-    def join(self, number: int) -> None:
+    def join(self, number: int, config: str = "", *more) -> None:
         self.nodes[number] = self._start(
             f"node-{number}",
             "flower-supernode",
@@ -379,9 +380,10 @@ class Network:
             "--superlink",
             f"127.0.0.1:{self.port}",
             "--node-config",
-            f"partition-id={number} num-partitions=7",
+            f"partition-id={number} num-partitions=7 {config}".rstrip(),
             "--port",
             self.port + 1 + number,
+            *more,
         )
 
     def kill(self, number: int) -> None:
@@ -483,6 +485,77 @@ def test_a_network_survives_killed_nodes_a_newcomer_and_a_restart(tmp_path):
     assert len(known) == 7
     assert {name for name, number in known.rounds().items() if number < 5} == gone
     assert len(FederationResult.load(out / "result.json").accuracies) == 5
+
+
+def own_key(folder: Path, number: int) -> tuple[Path, Path]:
+    """Write a node's key pair."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP384R1())
+    private, public = folder / f"node-{number}.key", folder / f"node-{number}.pub"
+    private.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+        )
+    )
+    public.write_bytes(
+        key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    )
+    return private, public
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_network_survives_hostile_nodes(tmp_path):
+    """TLS and keys of nodes: six that are registered, of which one sends broken arrays and one lies, and one that is
+    not; two are killed and come back, the server is stopped and goes on."""
+    app = Path(shutil.copytree(Path(__file__).parents[2] / "recipes" / "flower_app", tmp_path / "app"))
+    shutil.copy(Path(__file__).parent / "hostile" / "app.py", app)
+    project, out = (app / "pyproject.toml").read_text(), tmp_path / "out"
+    project = project.replace("digits_app:", "app:").replace("~/digits-federation", str(out))
+    project = project.replace("rounds = 5", "rounds = 6").replace("min-nodes = 6", "min-nodes = 4")
+    (app / "pyproject.toml").write_text(project)
+    network = Network(tmp_path / "net", "--enable-supernode-auth")
+    kinds = {4: 'hostile="malformed"', 5: 'hostile="lying"'}
+    try:
+        keys = {number: own_key(network.folder, number) for number in range(7)}
+        for number in range(6):
+            assert network.flwr("supernode", "register", str(keys[number][1]), "net")["success"]
+
+        def join(number):
+            network.join(number, kinds.get(number, ""), "--auth-supernode-private-key", keys[number][0])
+
+        for number in range(7):
+            join(number)
+        network.flwr("run", str(app), "net")
+        wait(lambda: len(rounds(out)) >= 2)
+        for number in (0, 1):
+            network.kill(number)
+        for number in (0, 1):
+            join(number)
+        before = rounds(out)
+        assert network.flwr("stop", network.flwr("ls", "net")["runs"][0]["run-id"], "net")["success"]
+        network.flwr("run", str(app), "net")
+        wait(lambda: network.status().startswith("finished"))
+        assert network.status() == "finished:completed"
+    finally:
+        network.close()
+    found = rounds(out)
+    assert [r["number"] for r in found] == list(range(6))
+    assert found[: len(before)] == before
+    honest = {f"client-{number}" for number in range(4)}
+    for happened in found:
+        assert "client-6" not in happened["present"]
+        assert honest & set(happened["refused"]) <= {"client-0", "client-1"}
+        for name in {"client-4", "client-5"} & set(happened["present"]):
+            assert name in happened["refused"]
+    assert any({"client-4", "client-5"} <= set(happened["refused"]) for happened in found)
+    assert set(MessengerRepository.load(out / "server-6.safetensors").rounds()) <= honest
+    accuracies = FederationResult.load(out / "result.json").accuracies
+    assert set(accuracies) <= honest
+    assert {"client-2", "client-3"} <= set(accuracies)
+    assert min(accuracies.values()) > 0.3
 
 
 def test_clients_of_ones_own_meet_through_the_factories(tmp_path, monkeypatch):
