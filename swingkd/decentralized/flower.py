@@ -33,7 +33,7 @@ from swingkd.decentralized.server import Server
 
 log = logging.getLogger(__name__)
 
-# Seconds in which a new node must say who it is.
+# Seconds in which a new node must say who it is, where enough others are there.
 _INTRODUCTION = 60.0
 # Where a client keeps what it knows, unless its node or the run says it.
 _FOLDER = "out/federation"
@@ -184,7 +184,7 @@ def serve(grid: Grid, plan: Rounds) -> None:
     history.begin(server)
     run, nodes = history.run, dict[str, int]()
     while (number := len(history.rounds)) < plan.rounds:
-        nodes = available_nodes(grid, nodes, least)
+        nodes = available_nodes(grid, nodes, least, patience)
         happened = Round(number, sorted(nodes))
         requests = dict(server.requests(number, happened.present))
         sent = {name: (nodes[name], message.with_words(run=run)) for name, message in requests.items()}
@@ -203,12 +203,12 @@ def serve(grid: Grid, plan: Rounds) -> None:
     last = Message(server.last().tensors, {"run": run, "round": plan.rounds, "wants": "accuracy"})
     answered: dict[str, Message] = {}
     while not answered:
-        nodes = available_nodes(grid, nodes, least)
+        nodes = available_nodes(grid, nodes, least, patience)
         answered = exchange(grid, {name: (node, last) for name, node in nodes.items()}, patience)
     FederationResult.of(answered, history.rounds).save(plan.output_dir / "result.json")
 
 
-def available_nodes(grid: Grid, known: dict[str, int], least: int) -> dict[str, int]:
+def available_nodes(grid: Grid, known: dict[str, int], least: int, patience: float) -> dict[str, int]:
     """Return the nodes that are there, by their clients' names; wait until they are enough.
 
     Node numbers are random, and a client that comes back has another one: each new node is asked who it is, and is
@@ -219,7 +219,9 @@ def available_nodes(grid: Grid, known: dict[str, int], least: int) -> dict[str, 
         nodes = {name: node for name, node in known.items() if node in there}
         new = there - set(nodes.values())
         queries = [FlowerMessage(record_of(Message()), node, MessageType.QUERY) for node in sorted(new)]
-        for node, message in _answers(grid, queries, _INTRODUCTION):
+        # Where a machine starts several nodes at once, each takes its time: nothing is lost by waiting for them.
+        wait = _INTRODUCTION if len(nodes) >= least else max(patience, _INTRODUCTION)
+        for node, message in _answers(grid, queries, wait):
             name = message.words.get("name")
             if not isinstance(name, str) or name in nodes:
                 log.warning("A node is left out: it says that it is %.40r, who is there already or nobody.", name)

@@ -86,6 +86,8 @@ class Nodes:
         #: Who answers whatever it is asked but does not answer in time.
         self.late: set[int] = set()
         self.asked = 0
+        #: How long introductions were waited for.
+        self.waits: list[float] = []
         self.on_training = lambda number: None
 
     def get_node_ids(self) -> list[int]:
@@ -97,6 +99,8 @@ class Nodes:
         from swingkd.decentralized.flower_app import client_app
 
         replies = []
+        if {message.metadata.message_type for message in messages} == {"query"}:
+            self.waits.append(timeout)
         for message in messages:
             node = message.metadata.dst_node_id
             if message.metadata.message_type == "train":
@@ -153,6 +157,7 @@ def test_what_is_served_is_the_same_as_one_process(tmp_path, served, method):
 
 def test_nodes_that_go_come_or_are_late_lose_nothing(tmp_path, served):
     serve, run = served(clients=6)
+    run["round-timeout"] = 300.0
     nodes = Nodes(run, {n: {"partition-id": n} for n in range(5)})
 
     def happen(asked: int) -> None:
@@ -172,6 +177,8 @@ def test_nodes_that_go_come_or_are_late_lose_nothing(tmp_path, served):
     known = MessengerRepository.load(tmp_path / "out" / "server-3.safetensors")
     assert len(known) == 6
     assert len(result.accuracies) == 4
+    # Where too few are there, whoever starts slowly is waited for; a newcomer holds the others up no longer than this.
+    assert nodes.waits == [300.0, 60.0]
 
 
 def test_a_client_that_crashed_comes_back_and_goes_on(tmp_path, served):
