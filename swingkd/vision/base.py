@@ -347,8 +347,9 @@ class Classifier:
             title,
             self.ledger,
             results or {},
-            # Whoever knows the seed knows which images were chosen, and in which order they came.
-            {name: value for name, value in self.settings().items() if name != "seed"},
+            # Whoever knows the seed knows which images were chosen, and in which order they came; whoever knows all
+            # images but one finds it by a digest of all.
+            {name: _told(value) for name, value in self.settings().items() if name != "seed"},
             task="image-classification",
             library="transformers" if isinstance(self.model, PreTrainedModel) else "swingkd",
         )
@@ -394,10 +395,15 @@ def _show(model: PreTrainedModel, images: Images, path: Path) -> None:
         model.config.id2label = dict(enumerate(images.names))
         model.config.label2id = {name: number for number, name in enumerate(images.names)}
     channels, height, width = images.pixels.shape[1:]
-    processor = images.processor
-    if processor is None and channels == 3:
+    if channels == 3:
         mean, std = (list(value) * (1 if len(value) == 3 else 3) for value in (images.mean, images.std))
         size = {"height": height, "width": width}
-        processor = ViTImageProcessor(size=size, resample=3, image_mean=mean, image_std=std)
-    if processor is not None:
+        processor = ViTImageProcessor(size=size, resample=images.resample, image_mean=mean, image_std=std)
         processor.save_pretrained(path)
+
+
+def _told(value: Any) -> Any:
+    """Return what a card tells of a setting: of images neither their digest nor how many there are."""
+    if not isinstance(value, dict) or "content" not in value:
+        return value
+    return {name: each for name, each in value.items() if name not in ("content", "count")}

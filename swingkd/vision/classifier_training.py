@@ -14,7 +14,7 @@ from swingkd.models.logits import logits_of
 from swingkd.privacy import NO_TEACHER, PUBLIC_DATA, TEACHER_DATA, TRANSFER_SET, DPSettings, LedgerEntry, PrivacyLedger
 from swingkd.privacy.plan import epoch_steps
 from swingkd.vision.base import ImageArguments
-from swingkd.vision.data import Images, shuffled_batches
+from swingkd.vision.data import Images, said, shuffled_batches
 from swingkd.vision.dp_training import DPStagedTraining
 from swingkd.vision.staged_training import Mix, Unit
 
@@ -113,7 +113,7 @@ class ClassifierTraining(DPStagedTraining):
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with to be gone on from."""
         given = {"images": self.images.described(), "public": self.public}
-        return super().settings() | given | ({} if self.mix is None else {"mix": repr(self.mix)})
+        return super().settings() | given | ({} if self.mix is None else {"mix": said(self.mix)})
 
     def _epoch(self, generator: torch.Generator) -> None:
         self.wrapped.train()

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 import torch.nn.functional as F
@@ -27,6 +29,13 @@ from datasets import ClassLabel, Dataset, IterableDataset
 
 from swingkd.vision.decoding import MODES, Look
 from swingkd.vision.reading import check_columns, of_batches, of_dataset, stored
+
+
+def said(function: Any) -> str:
+    """Return what a checkpoint says of a function or an object that is called: the same in every process."""
+    if isinstance(function, partial):
+        return f"{said(function.func)} with {function.args} {function.keywords}"
+    return getattr(function, "__qualname__", None) or re.sub(r" at 0x[0-9a-f]+", "", repr(function))
 
 
 def looks(
@@ -44,14 +53,22 @@ def looks(
     known: dict[str, Any] = {}
     resample = 3
     if processor is not None:
-        known = {"processor": processor}
-        if getattr(processor, "do_normalize", False):
-            known |= {"mean": tuple(processor.image_mean), "std": tuple(processor.image_std)}
-        else:
-            known |= {"mean": (0.0,), "std": (1.0,)}
-        cut = (getattr(processor, "do_center_crop", False) and processor.crop_size) or processor.size
-        sides = [cut[name] if name in cut else cut["shortest_edge"] for name in ("height", "width")]
-        size, resample = size or (sides[0], sides[1]), int(processor.resample)
+        if (
+            not getattr(processor, "do_rescale", True)
+            or abs(getattr(processor, "rescale_factor", 1 / 255) * 255 - 1) > 1e-6
+        ):
+            raise ValueError("processor does not bring bytes to shares from 0 to 1, which models here are shown.")
+        normalises = getattr(processor, "do_normalize", False)
+        known["mean"] = tuple(processor.image_mean) if normalises else (0.0,)
+        known["std"] = tuple(processor.image_std) if normalises else (1.0,)
+        cut = (getattr(processor, "do_center_crop", False) and processor.crop_size) or processor.size or {}
+        sides: list[Any] = [cut.get(name, cut.get("shortest_edge")) for name in ("height", "width")]
+        if size is None:
+            if None in sides:
+                raise ValueError(f"processor names no height and width ({dict(cut)}): give size=...")
+            size = (int(sides[0]), int(sides[1]))
+        resample = int(getattr(processor, "resample", None) or 0)
+        known["resample"] = resample
     return Look(channels, (size, size) if isinstance(size, int) else size, scale, resample), known
 
 
@@ -82,7 +99,7 @@ class Images:
         transform: what is done to each image's bytes [channels, height, width] after that, such as
             `torchvision.transforms.v2.RandAugment()`; it draws from torch's own generator, and returns bytes.
         names: of the classes; students are saved with them.
-        processor: an image processor of Hugging Face that students are saved with.
+        resample: Pillow's number of how they were resized, which students are saved with; 3 is bicubic.
 
     Raises:
         ValueError: the pixels are no images, a label is no class, or there are more or fewer names than classes.
@@ -97,7 +114,7 @@ class Images:
     flip: bool = False
     transform: Callable[[torch.Tensor], torch.Tensor] | None = None
     names: Sequence[str] | None = None
-    processor: Any = field(default=None, repr=False)
+    resample: int = 3
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or self.pixels.dtype != torch.uint8:
@@ -143,8 +160,8 @@ class Images:
             channels: 3 for colour, 1 for grey.
             scale: of grey images with more than 8 bits, the values that become black and white, such as (0, 4095);
                 default: 0 and 65535 of whole numbers, 0 and 1 of others.
-            processor: an image processor of Hugging Face: size, mean and std are its own, and it is saved beside the
-                student.
+            processor: an image processor of Hugging Face, of which size, mean and std are taken; images are brought to
+                that size whole, where it may cut them.
             keep: a file that the bytes are written to and mapped from, where they are too many for the memory.
             **others: mean, std, crop, flip, transform.
 
@@ -158,7 +175,8 @@ class Images:
         if classes is None and isinstance(feature, ClassLabel):
             classes = feature.names
         look, known = looks(size, channels, scale, processor)
-        return cls._of(of_dataset(dataset, image_column, label_column, look), classes, keep, {**known, **others})
+        pairs = of_dataset(dataset, image_column, label_column, look)
+        return cls._of(pairs, look, classes, keep, {**known, **others})
 
     @classmethod
     def from_batches(
@@ -185,15 +203,21 @@ class Images:
             ValueError: names the first image or label that is none.
         """
         look, known = looks(size, channels, scale, processor)
-        return cls._of(of_batches(batches, look), classes, keep, {**known, **others})
+        return cls._of(of_batches(batches, look), look, classes, keep, {**known, **others})
 
     @classmethod
-    def _of(cls, pairs: Iterator, classes: Any, keep: Any, others: dict[str, Any]) -> Images:
-        pixels, labels = stored(pairs, keep)
-        if classes is None:
-            classes = int(labels.max()) + 1
-        names = None if isinstance(classes, int) else tuple(classes)
-        return cls(pixels, labels, classes if isinstance(classes, int) else len(classes), names=names, **others)
+    def _of(cls, pairs: Iterator, look: Look, classes: Any, keep: Any, others: dict[str, Any]) -> Images:
+        names = None
+        if classes is not None and not isinstance(classes, int | np.integer):
+            names = tuple(classes.values() if isinstance(classes, dict) else classes)
+            if isinstance(classes, str) or len(set(names)) != len(names):
+                raise ValueError(f"classes={classes!r}: a number is needed, or names of which no two are alike.")
+        count = len(names) if names is not None else None if classes is None else int(classes)
+        # What cannot be is refused before everything is read.
+        none = torch.zeros(0, look.channels, 1, 1, dtype=torch.uint8)
+        cls(none, torch.zeros(0, dtype=torch.int64), count or 1, **others)
+        pixels, labels = stored(pairs, keep, count)
+        return cls(pixels, labels, count or int(labels.max()) + 1, names=names, **others)
 
     @property
     def counts(self) -> list[int]:
@@ -216,13 +240,9 @@ class Images:
             "std": list(self.std),
             "crop": self.crop,
             "flip": self.flip,
-            **({} if self.transform is None else {"transform": self._said_transform()}),
+            **({} if self.transform is None else {"transform": said(self.transform)}),
             "content": self.digest,
         }
-
-    def _said_transform(self) -> str:
-        named = getattr(self.transform, "__qualname__", None)
-        return named or repr(self.transform)
 
     @cached_property
     def digest(self) -> str:

@@ -6,6 +6,8 @@ the student learns all images so far (Liu et al. 2024, arXiv 2409.12384; our rea
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from swingkd.files import digest_of, written_whole
+from swingkd.files import PRIVATE, digest_of, private_folder, written_whole
 from swingkd.guards import check_not_negative, check_positive
 from swingkd.models.logits import logits_of
 from swingkd.models.same import shared_weights
@@ -93,6 +95,8 @@ class DataFreeArguments(ImageArguments):
         check_not_negative(self, "crop", "generator_epochs")
         if self.gradient_epsilon is not None and self.rounds != 1:
             raise ValueError(f"gradient_epsilon needs images that stay the same: rounds=1, not {self.rounds}.")
+        if self.label_smoothing:
+            raise ValueError("label_smoothing is of given labels, and a labeller answers here: leave it out.")
         if self.gradient_epsilon is not None and self.images_per_epoch is not None:
             raise ValueError("gradient_epsilon draws its own batches: leave images_per_epoch out.")
 
@@ -185,6 +189,13 @@ class DataFreeDistillation(DPStagedTraining):
             raise ValueError(
                 f"{type(self.generator).__name__} does not say how long its noise is: give it an attribute latent."
             )
+        if self.args.renew_generator and not self.args.generator_epochs:
+            raise ValueError("renew_generator is set, and generator_epochs=0 would leave the new layer untrained.")
+        if self.args.loss.disagreement and self.critic is None:
+            raise ValueError("disagreement is that of the student with a critic, and there is none: leave it out.")
+        told = getattr(self.generator, "classes", None)
+        if told is not None and told != self.classes:
+            raise ValueError(f"The generator is told of {told} classes, and there are {self.classes}.")
         if self.args.renew_generator and not hasattr(self.generator, "renew"):
             raise ValueError(f"renew_generator is set, and {type(self.generator).__name__} has no renew().")
         with torch.no_grad():
@@ -200,7 +211,7 @@ class DataFreeDistillation(DPStagedTraining):
         """Return all stages."""
         args = self.args
         making = [Unit("generator", 0, self._train_generator)] * args.generator_epochs
-        again = self.critic is None or bool(args.loss.disagreement)
+        again = self.critic is None or bool(args.loss.disagreement) or args.renew_generator
         units = []
         for number in range(args.rounds):
             if args.renew_generator and number:
@@ -294,13 +305,17 @@ class DataFreeDistillation(DPStagedTraining):
             prior = self.prior(images, number)
             answers = self.labellers[number](self, images, prior)
             if self.accelerator.is_main_process:
-                save_grid(images[:64], self.folder / f"round-{number + 1}.png")
                 tensors = {"images": images, "targets": answers.targets, "candidates": answers.candidates}
                 with written_whole(path) as part:
                     about = {"epsilon": repr(answers.epsilon), "temperature": repr(answers.temperature)}
-                    save_file(tensors, part, about)
+                    save_file(tensors, part, about | {"made_by": self._made_by()})
+                save_grid(images[:64], self.folder / f"round-{number + 1}.png")
             self.accelerator.wait_for_everyone()
         self._read(number)
+
+    def _made_by(self) -> str:
+        """Return a digest of what makes images and answers."""
+        return hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()
 
     def prior(self, images: torch.Tensor, number: int) -> torch.Tensor:
         """Return what the student predicts, [n, classes]; before it learnt anything, nothing."""
@@ -347,9 +362,10 @@ class DataFreeDistillation(DPStagedTraining):
     @property
     def folder(self) -> Path:
         """Where images and labels are kept: exact labels of a private teacher are as private as the teacher."""
-        path = Path(self.args.output_dir) / "_private" / "synthetic"
-        path.mkdir(parents=True, exist_ok=True)
-        return path
+        path = Path(self.args.output_dir) / PRIVATE
+        private_folder(path)
+        private_folder(path / "synthetic")
+        return path / "synthetic"
 
     def _path(self, number: int) -> Path:
         return self.folder / f"round-{number + 1}.safetensors"
@@ -357,7 +373,13 @@ class DataFreeDistillation(DPStagedTraining):
     def _read(self, number: int) -> None:
         with safe_open(self._path(number), "pt") as file:
             images = file.get_tensor("images")
-            about = {name: float(value) for name, value in file.metadata().items()}
+            known = file.metadata()
+            if known.pop("made_by") != self._made_by():
+                raise ValueError(
+                    f"{self._path(number)} was made with other settings, labels or teachers, and their guarantee is "
+                    "another. Use those that it was made with, or another output_dir."
+                )
+            about = {name: float(value) for name, value in known.items()}
             answers = Answers(file.get_tensor("targets"), file.get_tensor("candidates"), **about)
         self._digests = [*self._digests[:number], digest_of(self._path(number))]
         self.images = images if number == 0 else torch.cat([self.images, images])

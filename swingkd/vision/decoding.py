@@ -48,13 +48,35 @@ def decoded(image: Any, number: int, look: Look) -> np.ndarray:
     """
     if image is None:
         raise ValueError(f"Image {number} is missing. Drop such rows: dataset.filter(...).")
-    try:
-        picture = image if is_picture(image) else _KIND.decode_example(image)
-    except Exception as error:  # Pillow's readers raise whatever they meet
-        raise ValueError(f"Image {number} cannot be read ({type(error).__name__}). Drop it, or mend it.") from error
-    picture = _eight_bits(picture, number, look.scale).convert(MODES[look.channels])
+    if isinstance(image, list | np.ndarray):
+        picture = _of_numbers(np.asarray(image), number, look.scale)
+    else:
+        picture = _eight_bits(_read(image, number), number, look.scale)
+    picture = picture.convert(MODES[look.channels])
     wanted = look.size and (look.size[1], look.size[0])
     return np.asarray(picture.resize(wanted, look.resample) if wanted and picture.size != wanted else picture)
+
+
+def _read(image: Any, number: int) -> Any:
+    try:
+        return image if is_picture(image) else _KIND.decode_example(image)
+    except Exception as error:  # Pillow's readers raise whatever they meet
+        raise ValueError(f"Image {number} cannot be read ({type(error).__name__}). Drop it, or mend it.") from error
+
+
+def _of_numbers(values: np.ndarray, number: int, scale: tuple[float, float] | None) -> Any:
+    """Return Pillow's image of numbers [height, width] or [height, width, 3]: whole ones are bytes, others shares."""
+    from PIL import Image as Picture
+
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[:, :, 0]
+    if values.dtype.kind not in "uif" or values.ndim not in (2, 3) or values.shape[2:] not in ((), (3,)):
+        raise ValueError(
+            f"Image {number} holds {values.dtype} of shape {values.shape}: numbers [height, width] or "
+            "[height, width, 3] are needed."
+        )
+    whole = (0.0, 255.0) if values.dtype.kind in "ui" else (0.0, 1.0)
+    return Picture.fromarray(_bytes(values.astype(np.float64), number, scale, whole))
 
 
 def _eight_bits(image: Any, number: int, scale: tuple[float, float] | None) -> Any:
@@ -64,7 +86,13 @@ def _eight_bits(image: Any, number: int, scale: tuple[float, float] | None) -> A
     whole = _WHOLE_RANGE.get(image.mode[0])
     if whole is None:
         return image
-    values = np.asarray(image).astype(np.float64)
+    return Picture.fromarray(_bytes(np.asarray(image).astype(np.float64), number, scale, whole))
+
+
+def _bytes(
+    values: np.ndarray, number: int, scale: tuple[float, float] | None, whole: tuple[float, float]
+) -> np.ndarray:
+    """Bring values to bytes; where no scale is given, none may lie beyond what is black and white."""
     low, high = scale or whole
     least, most = float(values.min()), float(values.max())
     if not np.isfinite(values).all():
@@ -74,5 +102,4 @@ def _eight_bits(image: Any, number: int, scale: tuple[float, float] | None) -> A
             f"Image {number} has values from {least:g} to {most:g}, and black and white are {low:g} and {high:g}. Say "
             f"which values they are: scale=({least:g}, {most:g}), say, for all images alike."
         )
-    bytes_ = ((values - low) / (high - low)).clip(0, 1) * 255
-    return Picture.fromarray(bytes_.round().astype(np.uint8))
+    return (((values - low) / (high - low)).clip(0, 1) * 255).round().astype(np.uint8)

@@ -129,7 +129,8 @@ def save_grid(images: torch.Tensor, path: str | Path, columns: int = 8) -> Path:
     low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
     # A frame of one pixel around each.
     framed = F.pad(((images - low) / (high - low).clamp_min(1e-6)).float().cpu(), (1, 1, 1, 1), value=1.0)
-    rows = [torch.cat(list(row), 2) for row in framed.split(columns) if len(row) == columns]
+    framed = F.pad(framed, (0, 0, 0, 0, 0, 0, 0, -len(framed) % columns), value=1.0)
+    rows = [torch.cat(list(row), 2) for row in framed.split(columns)]
     grid = torch.cat(rows, 1).permute(1, 2, 0).expand(-1, -1, 3).repeat_interleave(2, 0).repeat_interleave(2, 1)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     plt.imsave(path, grid.numpy())

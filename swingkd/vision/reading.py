@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import operator
 from collections.abc import Iterable, Iterator
 from os import PathLike
 from typing import IO, Any
@@ -18,32 +19,39 @@ from swingkd.vision.decoding import Look, decoded, is_picture
 _IMAGE, _LABEL = ("pixel_values", "image", "img"), ("labels", "label")
 
 
-def stored(pairs: Iterable[tuple[np.ndarray, int]], keep: str | PathLike | None) -> tuple[torch.Tensor, torch.Tensor]:
+def stored(
+    pairs: Iterable[tuple[np.ndarray, int]], keep: str | PathLike | None, classes: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the bytes of images [n, channels, height, width] and their labels [n], read once.
 
     Args:
         pairs: an image's bytes [channels, height, width] and its label.
-        keep: a file that the bytes go into, and are mapped from; default: memory.
+        keep: a file that the bytes go into, for its owner only, and are mapped from; default: memory.
+        classes: how many there are, where that is known.
 
     Raises:
-        ValueError: there is none, or two differ in size.
+        ValueError: there is none, two differ in size, or a label is no class.
     """
     if keep is None:
         sink = io.BytesIO()
-        shape, labels = _written(pairs, sink)
+        shape, labels = _written(pairs, sink, classes)
         return torch.frombuffer(sink.getbuffer(), dtype=torch.uint8).view(shape), labels
-    with written_whole(keep) as part, open(part, "wb") as file:
-        shape, labels = _written(pairs, file)
+    with written_whole(keep, owner_only=True) as part, open(part, "wb") as file:
+        shape, labels = _written(pairs, file, classes)
     return torch.from_file(str(keep), size=int(np.prod(shape)), dtype=torch.uint8).view(shape), labels
 
 
-def _written(pairs: Iterable[tuple[np.ndarray, int]], sink: IO[bytes]) -> tuple[tuple[int, ...], torch.Tensor]:
+def _written(
+    pairs: Iterable[tuple[np.ndarray, int]], sink: IO[bytes], classes: int | None
+) -> tuple[tuple[int, ...], torch.Tensor]:
     shape, labels = None, []
     for number, (array, label) in enumerate(pairs):
         shape = shape or array.shape
         if array.shape != shape:
             told, first = (f"{width}x{height} pixels of {n} channels" for n, height, width in (array.shape, shape))
             raise ValueError(f"Image {number} has {told}, the first {first}. Give size=... to bring them to one size.")
+        if label < 0 or (classes is not None and label >= classes):
+            raise ValueError(f"Image {number} has the label {label}, which is none of {classes or 'the'} classes.")
         sink.write(np.ascontiguousarray(array).data)
         labels.append(label)
     if shape is None:
@@ -62,7 +70,9 @@ def of_dataset(
     if dataset.features:
         check_columns(dataset.features, image_column, label_column)
         kept = dataset.select_columns([image_column, label_column])
-        dataset = kept.cast_column(image_column, Image(decode=False))
+        # What is kept as numbers stays as it is: of those, Pillow would not know which are black and white.
+        coded = isinstance(dataset.features[image_column], Image)
+        dataset = kept.cast_column(image_column, Image(decode=False)) if coded else kept
     for number, row in enumerate(dataset):
         check_columns(row, image_column, label_column)
         yield _channels_first(decoded(row[image_column], number, look)), _label(row[label_column], number)
@@ -136,8 +146,9 @@ def _label(label: Any, number: int) -> int:
     if label is None:
         raise ValueError(f"Image {number} has no label. Drop such rows.")
     try:
-        return int(label)
-    except (TypeError, ValueError) as error:
+        plain: Any = label.item() if isinstance(label, torch.Tensor | np.generic) else label
+        return operator.index(plain)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"Image {number} has the label {label!r}; a class number is needed.") from error
 
 

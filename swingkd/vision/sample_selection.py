@@ -15,7 +15,7 @@ from swingkd.guards import check_not_negative, check_positive
 from swingkd.models.logits import logits_of
 from swingkd.privacy import PrivacyLedger
 from swingkd.vision.base import ImageArguments, check_trainable
-from swingkd.vision.data import Images, shuffled_batches
+from swingkd.vision.data import Images, said, shuffled_batches
 from swingkd.vision.guidance import Guidance, PublishedNoise, Teacher
 from swingkd.vision.models import listening
 from swingkd.vision.sample_scores import Score, geometric, margin
@@ -79,7 +79,7 @@ class SampleSelectionArguments(ImageArguments):
 
     def hint_steps(self, images: int) -> int:
         """Return how often hints are asked for."""
-        return self.hint_epochs * math.ceil(images / self.distillation_batch_size)
+        return self.hint_epochs * len(self.hint_pairs) * math.ceil(images / self.distillation_batch_size)
 
 
 class DynamicSampleSelection(StagedTraining):
@@ -145,7 +145,7 @@ class DynamicSampleSelection(StagedTraining):
             "guidance": described(self.guidance),
             "score": described(self.score),
             "images": self.public.described(),
-            **({} if self.mix is None else {"mix": repr(self.mix)}),
+            **({} if self.mix is None else {"mix": said(self.mix)}),
         }
 
     @property
@@ -238,7 +238,9 @@ class DynamicSampleSelection(StagedTraining):
                 for parameter, gradient in zip(trained, gradients, strict=True):
                     # The layers behind the hints learn nothing yet.
                     parameter.grad = None if gradient is None else self.accelerator.reduce(gradient, "sum")
-                self._count(batch)
+                # Each pair of layers is asked about.
+                for _ in pairs:
+                    self._count(batch)
                 optimizer.step()
                 self.update()
 

@@ -155,11 +155,13 @@ class StagedTraining(Classifier):
         finally:
             # Whatever ended it: the ledger has counted each step that the weights took.
             self.remember()
-        # Not `end_training`, which ends the processes' talk with each other as well.
-        for tracker in self.accelerator.trackers:
-            tracker.finish()
+            # Not `end_training`, which ends the processes' talk with each other as well.
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
         bar.close()
         self.release()
+        # Its weights may be their running mean now.
+        self.remember()
 
     def prepare(self, steps: int) -> None:
         """Make optimizer and schedule, and hand them and the model to Accelerate."""

@@ -88,8 +88,8 @@ def test_a_grid_shows_the_images_in_rows(channels, tmp_path):
     images = torch.zeros(5, channels, 4, 4)
     images[2, :, 1, 1] = 7
     picture = matplotlib.image.imread(save_grid(images, tmp_path / "deep" / "grid.png", columns=2))
-    # Two whole rows of two, each image 4x4 with a frame of one, twice as large.
-    assert picture.shape[:2] == (24, 24)
+    # Two rows of two and one of one, each image 4x4 with a frame of one, twice as large.
+    assert picture.shape[:2] == (36, 24)
     third = picture[12:24, :12, :3]
     assert third[4:6, 4:6].min() == 1
     assert third[2:4, 2:4].max() == 0
