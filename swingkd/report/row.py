@@ -70,8 +70,8 @@ class Row:
         return " ".join(f"{name}={value}" for name, value in self.words.items() if name not in names)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as it stands in metrics.json."""
-        return asdict(self)
+        """Return it as it stands in metrics.json, without what it does not have."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def words_of(setting: str) -> dict[str, str]:

@@ -521,7 +521,7 @@ def test_a_network_survives_hostile_nodes(tmp_path):
     shutil.copy(Path(__file__).parent / "hostile" / "app.py", app)
     project, out = (app / "pyproject.toml").read_text(), tmp_path / "out"
     project = project.replace("digits_app:", "app:").replace("~/digits-federation", str(out))
-    project = project.replace("rounds = 5", "rounds = 6").replace("min-nodes = 6", "min-nodes = 4")
+    project = project.replace("rounds = 5", "rounds = 4").replace("min-nodes = 6", "min-nodes = 4")
     (app / "pyproject.toml").write_text(project)
     network = Network(tmp_path / "net", "--enable-supernode-auth")
     kinds = {4: 'hostile="malformed"', 5: 'hostile="lying"'}
@@ -536,7 +536,7 @@ def test_a_network_survives_hostile_nodes(tmp_path):
         for number in range(7):
             join(number)
         network.flwr("run", str(app), "net")
-        wait(lambda: len(rounds(out)) >= 2)
+        wait(lambda: len(rounds(out)) >= 1)
         for number in (0, 1):
             network.kill(number)
         for number in (0, 1):
@@ -549,7 +549,7 @@ def test_a_network_survives_hostile_nodes(tmp_path):
     finally:
         network.close()
     found = rounds(out)
-    assert [r["number"] for r in found] == list(range(6))
+    assert [r["number"] for r in found] == list(range(4))
     assert found[: len(before)] == before
     honest = {f"client-{number}" for number in range(4)}
     for happened in found:
@@ -558,7 +558,7 @@ def test_a_network_survives_hostile_nodes(tmp_path):
         for name in {"client-4", "client-5"} & set(happened["present"]):
             assert name in happened["refused"]
     assert any({"client-4", "client-5"} <= set(happened["refused"]) for happened in found)
-    assert set(MessengerRepository.load(out / "server-6.safetensors").rounds()) <= honest
+    assert set(MessengerRepository.load(out / "server-4.safetensors").rounds()) <= honest
     accuracies = FederationResult.load(out / "result.json").accuracies
     assert set(accuracies) <= honest
     assert {"client-2", "client-3"} <= set(accuracies)
