@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import numpy as np
 import torch
-from datasets import Dataset, Image, IterableDataset
+from datasets import Array2D, Array3D, Dataset, Image, IterableDataset, LargeList, List
 
 from swingkd.files import written_whole
 from swingkd.vision.decoding import Look, decoded, is_picture
@@ -71,8 +71,8 @@ def of_dataset(
         check_columns(dataset.features, image_column, label_column)
         kept = dataset.select_columns([image_column, label_column])
         # What is kept as numbers stays as it is: of those, Pillow would not know which are black and white.
-        coded = isinstance(dataset.features[image_column], Image)
-        dataset = kept.cast_column(image_column, Image(decode=False)) if coded else kept
+        numbers = isinstance(dataset.features[image_column], List | LargeList | Array2D | Array3D)
+        dataset = kept if numbers else kept.cast_column(image_column, Image(decode=False))
     for number, row in enumerate(dataset):
         check_columns(row, image_column, label_column)
         yield _channels_first(decoded(row[image_column], number, look)), _label(row[label_column], number)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from PIL import Image as Picture
 from transformers import ViTImageProcessor
 
 from swingkd.privacy import TRANSFER_SET
@@ -61,6 +62,17 @@ def test_images_that_are_kept_as_numbers_keep_their_greys(stream):
     with pytest.raises(ValueError, match="values from 4000 to 4000, and black and white are 0 and 255"):
         Images.from_dataset(wide, channels=1)
     assert Images.from_dataset(wide, channels=1, scale=(0, 8000)).pixels.unique().tolist() == [128]
+
+
+@pytest.mark.parametrize("kind", ["path", "bytes"])
+def test_columns_of_paths_and_of_bytes_are_images(kind, tmp_path):
+    files = [tmp_path / f"{number}.png" for number in range(3)]
+    for number, path in enumerate(files):
+        Picture.fromarray(np.full((6, 6, 3), 40 * number, np.uint8)).save(path)
+    column = [str(path) if kind == "path" else path.read_bytes() for path in files]
+    rows = Dataset.from_dict({"image": column, "label": [0, 1, 2]})
+    for source in (rows, rows.to_iterable_dataset()):
+        assert Images.from_dataset(source).pixels.amax((1, 2, 3)).tolist() == [0, 40, 80]
 
 
 def test_a_layer_that_begins_anew_is_trained(tmp_path):
