@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as Picture
@@ -92,6 +93,24 @@ def small(seed: int = 0, norm: str = "batch", classes: int = 3) -> SlimResNet:
     """Return a network of a few hundred weights."""
     torch.manual_seed(seed)
     return SlimResNet((4, 8), classes=classes, norm=norm)
+
+
+class CrashError(Exception):
+    """Ends a run as a kill would."""
+
+
+def crash_after(run: Any, units: int) -> None:
+    """Train on images until so many units are done and the last one's checkpoint is written, and crash."""
+    real = run._checkpoint
+
+    def checkpoint() -> None:
+        real()
+        if run.done == units:
+            raise CrashError
+
+    run._checkpoint = checkpoint
+    with pytest.raises(CrashError):
+        run.train()
 
 
 def batch_of(trainer: Any, rows: int = 6, last: int = 6) -> dict[str, torch.Tensor]:

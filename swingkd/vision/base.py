@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -183,11 +183,8 @@ class Classifier:
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with to be gone on from."""
         free = ("output_dir", "progress", "checkpoint_every", "eval_batch_size", "log_with")
-        known = {f.name: getattr(self.args, f.name) for f in fields(self.args) if f.name not in free}
-        given = {
-            name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-            for name, value in known.items()
-        }
+        # Trackers are no settings, and cannot be copied.
+        given = {name: value for name, value in asdict(replace(self.args, log_with=None)).items() if name not in free}
         return given | {"origin": PrivacyLedger(self._earlier[0], unknown=self._earlier[1]).lines()}
 
     @property

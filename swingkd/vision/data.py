@@ -53,10 +53,8 @@ def looks(
     known: dict[str, Any] = {}
     resample = 3
     if processor is not None:
-        if (
-            not getattr(processor, "do_rescale", True)
-            or abs(getattr(processor, "rescale_factor", 1 / 255) * 255 - 1) > 1e-6
-        ):
+        factor = getattr(processor, "rescale_factor", 1 / 255) if getattr(processor, "do_rescale", True) else 1.0
+        if not math.isclose(factor, 1 / 255, rel_tol=1e-6):
             raise ValueError("processor does not bring bytes to shares from 0 to 1, which models here are shown.")
         normalises = getattr(processor, "do_normalize", False)
         known["mean"] = tuple(processor.image_mean) if normalises else (0.0,)

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -265,11 +265,9 @@ class DataFreeDistillation(DPStagedTraining):
 
     def _train_generator(self, generator: torch.Generator) -> None:
         critic = self.critic or self.model
-        student = self.model if self.critic is not None and self.args.loss.disagreement else None
-        critic.eval()
         self.model.eval()
         self.maker.train()
-        trained = [p for p in (*critic.parameters(), *self.model.parameters()) if p.requires_grad]
+        trained = [p for p in self.model.parameters() if p.requires_grad]
         if self.dp is not None:
             # What flows back through the student here is no gradient of its own.
             self.dp.detach()
@@ -280,7 +278,7 @@ class DataFreeDistillation(DPStagedTraining):
                 noise, *labels = self.noise(self.args.generator_batch_size, generator)
                 images = self.maker(noise, *labels)
                 with self.accelerator.autocast():
-                    loss = self.args.loss(critic, images, labels=labels[0] if labels else None, student=student)
+                    loss = self.args.loss(critic, images, labels=labels[0] if labels else None, student=self.model)
                 self.accelerator.backward(loss)
                 self.generator_optimizer.step()
                 self.generator_optimizer.zero_grad(set_to_none=True)
@@ -308,13 +306,14 @@ class DataFreeDistillation(DPStagedTraining):
                 tensors = {"images": images, "targets": answers.targets, "candidates": answers.candidates}
                 with written_whole(path) as part:
                     about = {"epsilon": repr(answers.epsilon), "temperature": repr(answers.temperature)}
-                    save_file(tensors, part, about | {"made_by": self._made_by()})
+                    save_file(tensors, part, about | {"made_by": self._made_by})
                 save_grid(images[:64], self.folder / f"round-{number + 1}.png")
             self.accelerator.wait_for_everyone()
         self._read(number)
 
+    @cached_property
     def _made_by(self) -> str:
-        """Return a digest of what makes images and answers."""
+        """A digest of what makes images and answers; weights are read for it, once."""
         return hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()
 
     def prior(self, images: torch.Tensor, number: int) -> torch.Tensor:
@@ -362,10 +361,7 @@ class DataFreeDistillation(DPStagedTraining):
     @property
     def folder(self) -> Path:
         """Where images and labels are kept: exact labels of a private teacher are as private as the teacher."""
-        path = Path(self.args.output_dir) / PRIVATE
-        private_folder(path)
-        private_folder(path / "synthetic")
-        return path / "synthetic"
+        return private_folder(private_folder(Path(self.args.output_dir) / PRIVATE) / "synthetic")
 
     def _path(self, number: int) -> Path:
         return self.folder / f"round-{number + 1}.safetensors"
@@ -374,7 +370,7 @@ class DataFreeDistillation(DPStagedTraining):
         with safe_open(self._path(number), "pt") as file:
             images = file.get_tensor("images")
             known = file.metadata()
-            if known.pop("made_by") != self._made_by():
+            if known.pop("made_by") != self._made_by:
                 raise ValueError(
                     f"{self._path(number)} was made with other settings, labels or teachers, and their guarantee is "
                     "another. Use those that it was made with, or another output_dir."
@@ -409,7 +405,9 @@ class DataFreeDistillation(DPStagedTraining):
             if self.critic is not None
             else "student"
         )
-        labels = [described(labeller) for labeller in self.labellers]
+        # One labeller of many rounds is read once.
+        known = {labeller: described(labeller) for labeller in dict.fromkeys(self.labellers)}
+        labels = [known[labeller] for labeller in self.labellers]
         return super().settings() | {"labellers": labels, "critic": critic, "classes": self.classes}
 
     def released(self) -> PrivacyLedger:

@@ -160,8 +160,6 @@ class StagedTraining(Classifier):
                 tracker.finish()
         bar.close()
         self.release()
-        # Its weights may be their running mean now.
-        self.remember()
 
     def prepare(self, steps: int) -> None:
         """Make optimizer and schedule, and hand them and the model to Accelerate."""
@@ -187,6 +185,8 @@ class StagedTraining(Classifier):
             averaged = self.unwrapped(self.mean)
             assert isinstance(averaged, AveragedModel)
             self.model.load_state_dict(averaged.module.state_dict())
+            # These are other weights than those of the last step.
+            self.remember()
 
     def unwrapped(self, model: nn.Module) -> nn.Module:
         """Return what Accelerate wrapped, without a trace of it.

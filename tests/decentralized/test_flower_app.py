@@ -405,6 +405,13 @@ class Network:
     def status(self) -> str:
         return self.flwr("ls", "net")["runs"][0]["status"]
 
+    def go_on(self, app: str) -> None:
+        """Stop the server, start it again, and wait until it is through."""
+        assert self.flwr("stop", self.flwr("ls", "net")["runs"][0]["run-id"], "net")["success"]
+        self.flwr("run", app, "net")
+        wait(lambda: self.status().startswith("finished"))
+        assert self.status() == "finished:completed"
+
     def close(self) -> None:
         for number in list(self.nodes):
             self.kill(number)
@@ -476,10 +483,7 @@ def test_a_network_survives_killed_nodes_a_newcomer_and_a_restart(tmp_path):
         wait(lambda: any(set(r["present"]) - set(rounds(out)[0]["present"]) for r in rounds(out)))
         # The server is stopped, and goes on from what it saved.
         before = rounds(out)
-        assert network.flwr("stop", network.flwr("ls", "net")["runs"][0]["run-id"], "net")["success"]
-        network.flwr("run", app, "net")
-        wait(lambda: network.status().startswith("finished"))
-        assert network.status() == "finished:completed"
+        network.go_on(app)
     finally:
         network.close()
     found = rounds(out)
@@ -542,10 +546,7 @@ def test_a_network_survives_hostile_nodes(tmp_path):
         for number in (0, 1):
             join(number)
         before = rounds(out)
-        assert network.flwr("stop", network.flwr("ls", "net")["runs"][0]["run-id"], "net")["success"]
-        network.flwr("run", str(app), "net")
-        wait(lambda: network.status().startswith("finished"))
-        assert network.status() == "finished:completed"
+        network.go_on(str(app))
     finally:
         network.close()
     found = rounds(out)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from swingkd.privacy import DPSGD, TRANSFER_SET, LedgerEntry, PrivacyLedger
 from swingkd.vision import ClassifierArguments, ClassifierTraining
 from swingkd.vision.dp_training import DPStagedTraining
-from tests.harness import flat, small
+from tests.harness import crash_after, flat, small
 
 
 def make(folder, images, student=None, **fields) -> ClassifierTraining:
@@ -61,16 +61,7 @@ def test_dp_sgd_learns_when_it_may(public, unseen, tmp_path):
 
 def test_private_steps_after_a_crash_are_counted_once(public, tmp_path):
     broken = make(tmp_path, public, target_epsilon=8.0, epochs=3, batch_size=96)
-    real = broken._checkpoint
-
-    def checkpoint():
-        real()
-        if broken.done == 2:
-            raise KeyboardInterrupt
-
-    broken._checkpoint = checkpoint
-    with pytest.raises(KeyboardInterrupt):
-        broken.train()
+    crash_after(broken, 2)
     again = make(tmp_path, public, student=small(5, norm="group"), target_epsilon=8.0, epochs=3, batch_size=96)
     again.train(resume_from_checkpoint=True)
     (entry,) = again.ledger.about(TRANSFER_SET)

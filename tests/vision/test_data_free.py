@@ -18,7 +18,7 @@ from swingkd.vision import (
     ShardLabels,
     SlimResNet,
 )
-from tests.harness import flat, small
+from tests.harness import CrashError, crash_after, flat, small
 
 
 def generator(seed=5) -> ImageGenerator:
@@ -202,10 +202,6 @@ def test_a_checkpoint_of_other_noise_is_refused(tmp_path):
         make(tmp_path, RandomizedTeacher(small(1), 0.5), checkpoint_every=1).train(resume_from_checkpoint=True)
 
 
-class CrashError(Exception):
-    pass
-
-
 @pytest.mark.parametrize("units", [1, 3, 4, 6, 7])
 def test_a_run_that_was_killed_goes_on_and_labels_nothing_twice(units, tmp_path):
     teacher = small(1)
@@ -222,16 +218,7 @@ def test_a_run_that_was_killed_goes_on_and_labels_nothing_twice(units, tmp_path)
 
     whole, broken = build(tmp_path / "whole"), build(tmp_path / "broken")
     whole.train()
-    real = broken._checkpoint
-
-    def checkpoint():
-        real()
-        if broken.done == units:
-            raise CrashError
-
-    broken._checkpoint = checkpoint
-    with pytest.raises(CrashError):
-        broken.train()
+    crash_after(broken, units)
     again = build(tmp_path / "broken", student=small(9))
     again.train(resume_from_checkpoint=True)
     assert torch.equal(flat(again.model), flat(whole.model))
@@ -474,16 +461,7 @@ def test_a_killed_run_with_all_of_it_goes_on_to_the_same_weights(units, tmp_path
     whole = new(tmp_path / "whole")
     whole.train()
     broken = new(tmp_path / "broken")
-    real = broken._checkpoint
-
-    def checkpoint():
-        real()
-        if broken.done == units:
-            raise KeyboardInterrupt
-
-    broken._checkpoint = checkpoint
-    with pytest.raises(KeyboardInterrupt):
-        broken.train()
+    crash_after(broken, units)
     again = new(tmp_path / "broken", seed=3)
     again.train(resume_from_checkpoint=True)
     torch.testing.assert_close(flat(again.model), flat(whole.model), rtol=0, atol=0)

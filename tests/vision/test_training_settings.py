@@ -27,7 +27,7 @@ from swingkd.vision import (
     Teacher,
 )
 from swingkd.vision.staged_training import running_mean
-from tests.harness import flat, small
+from tests.harness import crash_after, flat, small
 
 
 def make(folder, images, student=None, mix=None, **fields) -> ClassifierTraining:
@@ -117,16 +117,7 @@ def test_a_killed_run_goes_on_to_the_same_mean(public, tmp_path):
     whole = make(tmp_path / "whole", public, **fields)
     whole.train()
     broken = make(tmp_path / "broken", public, **fields)
-    real = broken._checkpoint
-
-    def checkpoint():
-        real()
-        if broken.done == 2:
-            raise KeyboardInterrupt
-
-    broken._checkpoint = checkpoint
-    with pytest.raises(KeyboardInterrupt):
-        broken.train()
+    crash_after(broken, 2)
     again = make(tmp_path / "broken", public, student=small(7), **fields)
     again.train(resume_from_checkpoint=True)
     torch.testing.assert_close(flat(again.model), flat(whole.model), atol=0, rtol=0)
