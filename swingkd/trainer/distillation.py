@@ -336,8 +336,9 @@ class PrivateDistillationTrainer(SearchingTrainer):
         self._signature_columns += [name for name in ours if name not in self._signature_columns]
 
     def _remove_unused_columns(self, dataset: Dataset, description: str | None = None) -> Dataset:
+        # After `return dataset.remove_columns(ignored_columns)`: a cached teacher's answers are a hundred numbers a
+        # token, and reading them as lists takes longer than the step.
         dataset = super()._remove_unused_columns(dataset, description)
-        # A cached teacher's answers are a hundred numbers a token: as lists, reading them takes longer than the step.
         return dataset.with_format("numpy") if "teacher_row" in dataset.column_names else dataset
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
