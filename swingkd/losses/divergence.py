@@ -147,9 +147,12 @@ def _chunk(
     """Fill in the losses of a chunk of tokens, and add to the gradients of states, weight and bias what it says."""
     grad_hidden, grad_weight, grad_bias = grads
     wanted = any(grad is not None for grad in grads)
-    target = work.targets.private(rows) if private else work.targets.ordinary(rows)
     logits = head.logits(states[rows])
-    _losses_and_slope(logits, target, rows, private, work, losses, wanted)
+    if private and work.targets.labels_alone:
+        _label_losses_and_slope(logits, rows, work, losses, wanted)
+    else:
+        target = work.targets.private(rows) if private else work.targets.ordinary(rows)
+        _losses_and_slope(logits, target, rows, private, work, losses, wanted)
     if not wanted:
         return
     slope = logits.to(head.weight.dtype)
@@ -193,17 +196,32 @@ def _losses_and_slope(
         losses.soft[here] = (present * work.temperatures.weight[here, None] * divergence)[:, 0].to(z)
         losses.hard[here] = -log_z.gather(1, label)[:, 0]
         hardness = (1 - work.alpha) * hard_weight
-        if private and work.targets.labels_alone:
-            present, hard_weight, hardness = (torch.full_like(own, value) for value in (0.0, 1.0, 1.0))
-            losses.soft[here] = losses.hard[here]
         losses.hard_weight[here] = hard_weight[:, 0]
         if not gradient:
             continue
         slope.mul_(softness[part] * present / own)
         slope.addcmul_(log_z.exp_(), hardness).scatter_add_(1, label, -hardness)
-        if work.softcap is not None:
-            slope.mul_(1 - (z / work.softcap).square())
-        torch.mul(slope, work.scale, out=z)
+        _into_logits(slope, z, work)
+
+
+def _label_losses_and_slope(
+    logits: torch.Tensor, rows: torch.Tensor, work: _Work, losses: TokenLosses, gradient: bool
+) -> None:
+    """The same where the label is learnt, with the whole weight, and no teacher is asked."""
+    label = work.labels[rows, None]
+    log_z = logits.log_softmax(-1)
+    losses.soft[rows] = losses.hard[rows] = -log_z.gather(1, label)[:, 0]
+    losses.hard_weight[rows] = 1
+    if gradient:
+        slope = log_z.exp_().scatter_add_(1, label, torch.full_like(label, -1, dtype=log_z.dtype))
+        _into_logits(slope, logits, work)
+
+
+def _into_logits(slope: torch.Tensor, z: torch.Tensor, work: _Work) -> None:
+    """Write the slope with respect to the head's product over the logits."""
+    if work.softcap is not None:
+        slope.mul_(1 - (z / work.softcap).square())
+    torch.mul(slope, work.scale, out=z)
 
 
 def _divergence_and_slope(log_p: torch.Tensor, log_q: torch.Tensor, beta: float) -> tuple[torch.Tensor, torch.Tensor]:
