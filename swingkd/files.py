@@ -9,8 +9,10 @@ import math
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -24,6 +26,7 @@ SEAL_FILE = "seal.json"
 UNFINISHED = "unfinished"
 #: Where a run keeps its secrets: noise keys, canaries, what it averaged.
 PRIVATE = "_private"
+_DAY = 24 * 60 * 60
 #: Text of somebody else that may be shown: one line, of no great length.
 Line = Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$")]
 
@@ -41,6 +44,7 @@ def written_whole(path: str | os.PathLike, *, owner_only: bool = False) -> Itera
     path = Path(path)
     (private_folder if path.parent.name == PRIVATE else _folder)(path.parent)
     # Its ending stays: some libraries choose a format by it.  Two processes may write one file: the last one wins.
+    _forget_dead(path.parent, f"{escape(path.stem)}.*.part{escape(path.suffix)}")
     part = path.with_name(f"{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         if owner_only or path.parent.name == PRIVATE:
@@ -61,6 +65,7 @@ def folder_written_whole(path: str | os.PathLike, *, owner_only: bool = False) -
         owner_only: nobody else may look into it.
     """
     path = Path(path)
+    _forget_dead(path.parent, f"{escape(path.name)}.*.part")
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(0o700 if owner_only else 0o755, parents=True)
@@ -69,6 +74,15 @@ def folder_written_whole(path: str | os.PathLike, *, owner_only: bool = False) -
         part.rename(path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _forget_dead(folder: Path, parts: str) -> None:
+    """Remove what killed processes had begun to write: nobody has touched it for a day."""
+    for part in folder.glob(parts):
+        # Another process may do the same.
+        with suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime > _DAY:
+                shutil.rmtree(part) if part.is_dir() else part.unlink()
 
 
 def keep_secret(path: str | os.PathLike, size: int = 16) -> None:

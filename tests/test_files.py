@@ -1,10 +1,12 @@
 """Files that are written whole."""
 
 import json
+import os
+import time
 
 import pytest
 
-from swingkd.files import write_json, written_whole
+from swingkd.files import folder_written_whole, write_json, written_whole
 
 
 def test_a_writer_that_dies_leaves_the_old_file(tmp_path):
@@ -31,3 +33,21 @@ def test_two_processes_write_one_file(tmp_path, monkeypatch):
         monkeypatch.undo()
     assert path.read_text() == "first"
     assert [file.name for file in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_what_killed_processes_left_goes_after_a_day(tmp_path):
+    path, old = tmp_path / "state[1].json", time.time() - 25 * 60 * 60
+    dead, young, other = (tmp_path / name for name in ("state[1].7.part.json", "state[1].8.part.json", "state1.json"))
+    for left in (dead, young, other):
+        left.write_text("{")
+    os.utime(dead, (old, old))
+    os.utime(other, (old, old))
+    write_json(path, {"round": 1})
+    assert {file.name for file in tmp_path.iterdir()} == {"state[1].json", "state[1].8.part.json", "state1.json"}
+    folder, half = tmp_path / "fold", tmp_path / "fold.9.part"
+    (half / "deep").mkdir(parents=True)
+    os.utime(half, (old, old))
+    with folder_written_whole(folder) as part:
+        (part / "weights").write_text("")
+    assert folder.exists()
+    assert not half.exists()

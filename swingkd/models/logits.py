@@ -6,6 +6,10 @@ import torch
 from torch import nn
 
 
+class NoLogitsError(ValueError):
+    """What a model returns are no logits."""
+
+
 def logits_of(model: nn.Module, inputs: torch.Tensor | dict[str, torch.Tensor]) -> torch.Tensor:
     """Ask a classifier, [n, classes] float32 (or float64, if that is what it computes in).
 
@@ -15,7 +19,7 @@ def logits_of(model: nn.Module, inputs: torch.Tensor | dict[str, torch.Tensor]) 
         inputs: [n, channels, height, width] or the like; or arguments by name.
 
     Raises:
-        ValueError: what it returns are no logits.
+        NoLogitsError: what it returns are none.
     """
     if isinstance(inputs, dict):
         outputs = model(**inputs)
@@ -26,7 +30,7 @@ def logits_of(model: nn.Module, inputs: torch.Tensor | dict[str, torch.Tensor]) 
     if logits is None and isinstance(outputs, tuple | list) and outputs:
         logits = outputs[0]
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
-        raise ValueError(
+        raise NoLogitsError(
             f"{type(model).__name__} returned {type(outputs).__name__}, no logits [n, classes]: give a classifier."
         )
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

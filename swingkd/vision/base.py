@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
@@ -11,10 +12,12 @@ from weakref import WeakKeyDictionary
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import LoggerType
 from huggingface_hub import CommitOperationAdd, HfApi, PyTorchModelHubMixin
 from safetensors.torch import save_model
 from torch import nn
-from transformers import PreTrainedModel, ViTImageProcessor
+from transformers import PreTrainedModel, ViTImageProcessor, get_scheduler
 
 from swingkd.audit import MembershipReport
 from swingkd.audit.membership import judge_scores
@@ -23,7 +26,7 @@ from swingkd.audit.scores import RecordScores, score_logits
 from swingkd.files import write_text
 from swingkd.guards import check_not_negative, check_numbers, check_positive
 from swingkd.models.half import check_half
-from swingkd.models.logits import logits_of
+from swingkd.models.logits import NoLogitsError, logits_of
 from swingkd.models.whole import check_finite_weights
 from swingkd.privacy import LedgerEntry, PrivacyLedger, content_keys, module_digest
 from swingkd.report import ModelFacts, model_card
@@ -58,7 +61,8 @@ class ImageArguments:
             loss of each unit, where it may be told.
 
     Raises:
-        ValueError: a number is out of range, or the optimizer is none or does not take its settings.
+        ValueError: a number is out of range; the optimizer is none or does not take its settings; or there is no such
+            scheduler or tracker.
     """
 
     output_dir: str
@@ -86,7 +90,12 @@ class ImageArguments:
         for name in ("label_smoothing", "ema_decay"):
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie below 1.")
-        self.optimizer_of([torch.zeros(1, requires_grad=True)])
+        optimizer = self.optimizer_of([torch.zeros(1, requires_grad=True)])
+        try:
+            get_scheduler(self.lr_scheduler, optimizer, self.warmup_steps, max(self.warmup_steps, 1))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"lr_scheduler={self.lr_scheduler!r} cannot be had: {error}") from error
+        _check_trackers(self.log_with)
         if self.mixed_precision not in (None, "no", "bf16"):
             # fp16 scales gradients, which noise is added to.
             raise ValueError(f"mixed_precision={self.mixed_precision!r}: choose 'no' or 'bf16'.")
@@ -102,10 +111,30 @@ class ImageArguments:
         kind = getattr(torch.optim, self.optimizer, None)
         if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)) or kind is torch.optim.Optimizer:
             raise ValueError(f"optimizer={self.optimizer!r} is none of torch.optim: 'AdamW' and 'SGD' are two.")
+        if kind is torch.optim.LBFGS:
+            raise ValueError("optimizer='LBFGS' asks for the loss several times a step, which no stage here does.")
+        # Some know no decay: that there is none need not be said.
+        knows_decay = "weight_decay" in inspect.signature(kind).parameters
+        decay: dict[str, Any] = {"weight_decay": self.weight_decay} if knows_decay or self.weight_decay else {}
         try:
-            return kind(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, **self.optimizer_args)  # type: ignore[call-arg]
+            return kind(parameters, lr=self.learning_rate, **decay, **self.optimizer_args)  # type: ignore[call-arg]
         except (TypeError, ValueError) as error:
             raise ValueError(f"{self.optimizer} does not take these settings: {error}") from error
+
+
+def _check_trackers(log_with: Any) -> None:
+    """Refuse trackers that Accelerate does not know, or that are not installed.
+
+    Raises:
+        ValueError: names the first.
+    """
+    for name in log_with if isinstance(log_with, list | tuple) else [log_with]:
+        if not isinstance(name, str) or name == "all":
+            continue
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise ValueError(f"log_with={name!r} is no tracker. There are {', '.join(LOGGER_TYPE_TO_CLASS)}.")
+        if name in LoggerType.list() and name not in get_available_trackers():
+            raise ValueError(f"log_with={name!r}: it is not installed. Run `pip install {name}`, or leave it out.")
 
 
 # What is known of a model that was trained in this process, as long as it lives: its ledger, and which weights that is
@@ -150,6 +179,7 @@ class Classifier:
                 project_dir=args.output_dir,
             )
         except ValueError as error:
+            # Its settings were looked at when they were made.
             raise ValueError(
                 f"mixed_precision={args.mixed_precision!r}, but this process began with another, and a process has "
                 "one. Use that, leave it out, or start a new process."
@@ -257,9 +287,10 @@ class Classifier:
         channels, height, width = (two.pixels if isinstance(two, Images) else two).shape[1:]
         try:
             return self.logits(model, two)
-        except (RuntimeError, ValueError) as error:
-            if "no logits" in str(error):
-                raise
+        except NoLogitsError:
+            raise
+        # Some models assert the size of what they see.
+        except (RuntimeError, ValueError, AssertionError) as error:
             raise ValueError(
                 f"{type(model).__name__} cannot see images of {channels} channels and {width}x{height} pixels "
                 f"({error}). Images.from_dataset(channels=..., size=...) brings them to what it was made for."
@@ -279,10 +310,13 @@ class Classifier:
         """Refuse a model that cannot learn these images, before anything is trained.
 
         Raises:
-            ValueError: it has other classes, or no weight that may change.
+            ValueError: it has other classes, or no weight that may change; or the images' transform makes none.
         """
         self.check_classes(self.model, images)
         check_trainable(self.model)
+        # What it draws here is none of the run's.
+        with torch.random.fork_rng(devices=[]):
+            images.inputs(torch.arange(min(2, len(images))), torch.Generator().manual_seed(0))
 
     def evaluate(self, images: Images) -> float:
         """Return the model's accuracy."""

@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 import torch.nn.functional as F
-from datasets import ClassLabel, Dataset, IterableDataset
+from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from swingkd.vision.decoding import MODES, Look
 from swingkd.vision.reading import check_columns, of_batches, of_dataset, stored
@@ -68,6 +68,24 @@ def looks(
         resample = int(getattr(processor, "resample", None) or 0)
         known["resample"] = resample
     return Look(channels, (size, size) if isinstance(size, int) else size, scale, resample), known
+
+
+def _plain(dataset: Any) -> Dataset | IterableDataset:
+    """Return a data set or a stream that gives its rows as they are kept.
+
+    Raises:
+        ValueError: it is neither; or a transform of it would change the images.
+    """
+    if isinstance(dataset, DatasetDict | IterableDatasetDict):
+        raise ValueError(f"The data set has the splits {', '.join(dataset)}: choose one, dataset['train'] say.")
+    if not isinstance(dataset, Dataset | IterableDataset):
+        raise ValueError(f"{type(dataset).__name__} is no data set of datasets: use Images.from_batches.")
+    if isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
+        raise ValueError(
+            "The data set has a transform (with_transform), which would change the images before they are read. Take "
+            "it off, dataset.with_format(None), and give transform=... here."
+        )
+    return dataset.with_format(None)
 
 
 def _check_labels(dataset: Dataset, image_column: str, label_column: str) -> None:
@@ -167,6 +185,7 @@ class Images:
             ValueError: a column or a label is missing; the images differ in size; one is missing, cannot be read,
                 or has values beyond black and white.
         """
+        dataset = _plain(dataset)
         if isinstance(dataset, Dataset):
             _check_labels(dataset, image_column, label_column)
         feature = (dataset.features or {}).get(label_column)

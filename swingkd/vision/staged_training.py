@@ -230,6 +230,27 @@ class StagedTraining(Classifier):
             inputs, labels = self.mix(inputs, labels)
         return self.backward(self.label_losses(logits_of(self.wrapped, inputs), labels), batch.whole)
 
+    def check_student(self, images: Images) -> None:
+        """Refuse a model, or a mix, that cannot learn these images, before anything is trained.
+
+        Raises:
+            ValueError: the model has other classes, or no weight that may change; the images' transform makes none, or
+                what is mixed is no batch of them.
+        """
+        super().check_student(images)
+        if self.mix is None:
+            return
+        two = self.batch(images, torch.arange(2).minimum(torch.tensor(len(images) - 1)), None)
+        with torch.random.fork_rng(devices=[]):
+            mixed, labels = self.mix(two.inputs, two.labels)
+        wanted = {(len(two.labels),), (len(two.labels), images.classes)}
+        if mixed.shape != two.inputs.shape or tuple(labels.shape) not in wanted:
+            raise ValueError(
+                f"mix made images {tuple(mixed.shape)} and labels {tuple(labels.shape)} of {tuple(two.inputs.shape)} "
+                f"and {tuple(two.labels.shape)}: images of that shape are needed, and labels [n] or "
+                f"[n, {images.classes}]. Tell it how many classes there are (num_classes={images.classes})."
+            )
+
     def label_losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the cross-entropy of logits [n, classes] with labels [n] or [n, classes], [n]."""
         return F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.args.label_smoothing)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers import ViTConfig, ViTForImageClassification
 
 from swingkd.privacy import DPSGD, TRANSFER_SET, LedgerEntry, PrivacyLedger
 from swingkd.vision import ClassifierArguments, ClassifierTraining
@@ -188,6 +189,16 @@ def test_gradients_of_single_images_add_up_whatever_the_memory_format(public, tm
     run.train()
     assert len(checked) == 1
     assert run.inputs(public.inputs(torch.arange(3))).is_contiguous()
+
+
+def test_transformers_are_trained_privately_in_half_precision(public, tmp_path):
+    """What reaches a layer that computes in float32 is as rough as the half precision before it."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    torch.manual_seed(0)
+    student = ViTForImageClassification(ViTConfig(**sizes, image_size=8, patch_size=4, num_labels=3))
+    trained = make(tmp_path, public, student, target_epsilon=8.0, epochs=1, mixed_precision="bf16")
+    trained.train()
+    assert trained.private_steps == trained.plan.steps
 
 
 def test_gradients_that_do_not_add_up_are_refused_before_the_first_step(public, tmp_path):

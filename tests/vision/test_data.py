@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Image, Value, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,6 +72,21 @@ def test_an_image_that_is_none_is_named():
         Images.from_dataset(dataset([np.array([[np.nan, 0.5]], np.float32)], [0]), scale=(0, 1))
     with pytest.raises(ValueError, match="must be below"):
         Images.from_dataset(dataset([floats], [0]), scale=(1, 0))
+
+
+def test_splits_and_transforms_are_not_read_in_silence():
+    rows = dataset([np.full((4, 4, 3), 9, np.uint8)] * 2, [0, 1])
+    with pytest.raises(ValueError, match=r"has the splits train, test: choose one, dataset\['train'\]"):
+        Images.from_dataset(DatasetDict(train=rows, test=rows))
+    with pytest.raises(ValueError, match=r"list is no data set of datasets: use Images\.from_batches"):
+        Images.from_dataset([1, 2])
+    with pytest.raises(ValueError, match=r"with_transform.*transform=\.\.\. here"):
+        Images.from_dataset(rows.with_transform(lambda batch: batch))
+    # A format is how rows are given, not what they are.
+    for kind in ("torch", "numpy"):
+        images = Images.from_dataset(rows.with_format(kind))
+        assert images.labels.tolist() == [0, 1]
+        assert (images.pixels == 9).all()
 
 
 def test_bad_data_says_what_is_wrong():

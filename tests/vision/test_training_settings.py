@@ -70,7 +70,12 @@ def test_any_optimizer_of_torch_steps_as_it_does_alone(public, tmp_path):
         ({"optimizer": "Sgd"}, "optimizer='Sgd' is none of torch.optim: 'AdamW' and 'SGD' are two"),
         ({"optimizer": "lr_scheduler"}, "optimizer='lr_scheduler' is none"),
         ({"optimizer": "Optimizer"}, "optimizer='Optimizer' is none"),
-        ({"optimizer": "LBFGS"}, "LBFGS does not take these settings: .*weight_decay"),
+        ({"optimizer": "LBFGS"}, "optimizer='LBFGS' asks for the loss several times a step"),
+        ({"optimizer": "Rprop", "weight_decay": 0.1}, "Rprop does not take these settings: .*weight_decay"),
+        ({"lr_scheduler": "zigzag"}, "lr_scheduler='zigzag' cannot be had"),
+        ({"lr_scheduler": "cosine_with_min_lr"}, "lr_scheduler='cosine_with_min_lr' cannot be had"),
+        ({"log_with": "paper"}, "log_with='paper' is no tracker. There are aim, "),
+        ({"log_with": ["dvclive"]}, "log_with='dvclive': it is not installed"),
         ({"optimizer_args": {"momentum": 0.9}}, "AdamW does not take these settings: .*momentum"),
         ({"optimizer": "SGD", "optimizer_args": {"nesterov": True}}, "SGD does not take these settings: Nesterov"),
         ({"ema_decay": 1.0}, "ema_decay=1.0 must lie below 1"),
@@ -78,7 +83,8 @@ def test_any_optimizer_of_torch_steps_as_it_does_alone(public, tmp_path):
         ({"ema_decay": -0.1}, "ema_decay"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_before_anything_is_trained(fields, message, tmp_path):
+def test_settings_that_cannot_be_are_refused_before_anything_is_trained(fields, message, tmp_path, monkeypatch):
+    monkeypatch.setattr("swingkd.vision.base.get_available_trackers", list)
     with pytest.raises(ValueError, match=message):
         ClassifierArguments(output_dir=str(tmp_path), **fields)
 
@@ -169,10 +175,12 @@ def test_a_transform_changes_what_is_learnt_and_nothing_else(public, tmp_path):
 
     images = replace(public, crop=0, flip=False, transform=darker)
     trained = make(tmp_path, images, epochs=1)
+    seen.clear()  # it was tried
     trained.train()
     assert len(seen) == 96
-    first, seen[:] = list(seen), []
-    make(tmp_path, images, epochs=1).train()
+    first, again = list(seen), make(tmp_path, images, epochs=1)
+    seen.clear()
+    again.train()
     assert seen == first  # drawn from the seed of the unit
     trained.evaluate(images)
     assert len(seen) == 96
@@ -183,6 +191,41 @@ def test_a_transform_changes_what_is_learnt_and_nothing_else(public, tmp_path):
     assert "darker" in json.dumps(trained.settings())
     with pytest.raises(ValueError, match=r"made torch.float32 of shape \(3, 8, 8\).*Leave out what turns bytes"):
         replace(images, transform=lambda image: image / 255).inputs(torch.arange(2), generator)
+
+
+def test_transforms_and_mixes_are_tried_before_anything_is_trained(public, tmp_path):
+    with pytest.raises(ValueError, match="transform made"):
+        make(tmp_path, replace(public, transform=lambda image: image / 255))
+    with pytest.raises(ValueError, match=rf"labels \(2, 7\) .*num_classes={public.classes}"):
+        make(tmp_path, public, mix=lambda images, labels: (images, F.one_hot(labels, 7).float()))
+    with pytest.raises(ValueError, match="mix made images"):
+        make(tmp_path, public, mix=lambda images, labels: (images[:1], labels))
+    # What they draw then is none of the run's numbers.
+    student, rolled = small(), replace(public, transform=lambda image: image.roll(int(torch.randint(4, ())), 1))
+    before = torch.random.get_rng_state()
+    make(tmp_path, rolled, student, mix=lambda images, labels: (images[torch.randperm(len(images))], labels))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_optimizers_without_weight_decay_are_optimizers(public, tmp_path):
+    make(tmp_path, public, epochs=1, optimizer="Rprop").train()
+
+
+class Asserting(nn.Module):
+    """Asserts the size of what it sees, as patch embeddings do."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 4)
+
+    def forward(self, images):
+        assert images.shape[-1] == 224, "Input image size does not match"
+        return self.head(images.mean((2, 3)))
+
+
+def test_models_that_assert_the_size_say_what_to_do(public, tmp_path):
+    with pytest.raises(ValueError, match=r"Asserting cannot see .*size does not match(.|\n)*size="):
+        make(tmp_path, public, Asserting())
 
 
 class Heard(GeneralTracker):
