@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,10 @@ from swingkd.models.logits import logits_of
 from swingkd.models.same import shared_weights
 from swingkd.privacy import SYNTHETIC_LABELS, TEACHER_DATA, DPSettings, LedgerEntry, PrivacyLedger, module_digest
 from swingkd.privacy.plan import epoch_steps
-from swingkd.vision.base import ImageArguments, check_trainable
+from swingkd.vision.base import check_trainable
 from swingkd.vision.data import augment, shuffled_batches
-from swingkd.vision.dp_training import DPStagedTraining
-from swingkd.vision.generator_loss import GeneratorLoss, save_grid
+from swingkd.vision.generator_loss import save_grid
+from swingkd.vision.generator_training import GeneratorArguments, GeneratorTraining
 from swingkd.vision.guidance import check_kept
 from swingkd.vision.labelling import (
     LABEL,
@@ -46,8 +46,8 @@ from swingkd.vision.staged_training import Unit, described
 
 
 @dataclass(kw_only=True)
-class DataFreeArguments(ImageArguments):
-    """Settings of `DataFreeDistillation`.
+class DataFreeArguments(GeneratorArguments):
+    """Settings of `DataFreeDistillation`; those of its generator are `GeneratorArguments`'.
 
     Args:
         rounds: how many.
@@ -55,13 +55,6 @@ class DataFreeArguments(ImageArguments):
         epochs_per_round: of the student, on the images of all rounds so far.
         images_per_epoch: it learns so many of them in each, drawn at random; default: all.
         crop, flip: move the images that it learns by so many pixels, mirror half of them; their labels stay.
-        generator_epochs: before the first round; where the student has a say in what is made, in each. 0: it was
-            trained before, by the critic that is given.
-        generator_updates: of the generator, in each of its epochs.
-        renew_generator: begin its first layer anew in each round but the first, so that no two rounds are alike.
-        generator_batch_size: images an update of the generator, in all processes together.
-        generator_learning_rate: of Adam.
-        loss: what the generator is trained for.
         forward_correction: let the student learn how likely each random *answer* is.
         gradient_epsilon: train the student by DP-SGD on the labels, each gradient normalised, with this epsilon for
             each label; for labellers without noise of their own.  Needs a student without batch norm, and one round.
@@ -77,22 +70,15 @@ class DataFreeArguments(ImageArguments):
     images_per_epoch: int | None = None
     crop: int = 0
     flip: bool = False
-    generator_epochs: int = 10
-    generator_updates: int = 100
-    renew_generator: bool = False
-    generator_batch_size: int = 256
-    generator_learning_rate: float = 1e-3
-    loss: GeneratorLoss = field(default_factory=GeneratorLoss)
     forward_correction: bool = True
     gradient_epsilon: float | None = None
     gradient_batch_size: int = 512
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "rounds", "images_per_round", "epochs_per_round", "generator_batch_size")
-        check_positive(self, "generator_learning_rate", "gradient_epsilon", "gradient_batch_size", "images_per_epoch")
-        check_positive(self, "generator_updates")
-        check_not_negative(self, "crop", "generator_epochs")
+        check_positive(self, "rounds", "images_per_round", "epochs_per_round", "images_per_epoch")
+        check_positive(self, "gradient_epsilon", "gradient_batch_size")
+        check_not_negative(self, "crop")
         if self.gradient_epsilon is not None and self.rounds != 1:
             raise ValueError(f"gradient_epsilon needs images that stay the same: rounds=1, not {self.rounds}.")
         if self.label_smoothing:
@@ -108,7 +94,7 @@ _OF_ONE_TEACHER = (ExactTeacher, RandomizedTeacher, NoisyDifferences)
 _NORMALISED = 1e-3
 
 
-class DataFreeDistillation(DPStagedTraining):
+class DataFreeDistillation(GeneratorTraining):
     """Train a student on images that a generator makes and a private teacher labels.
 
         run = DataFreeDistillation(student, ImageGenerator(28, channels=1), RandomizedTeacher(teacher, epsilon=10.0),
@@ -146,16 +132,13 @@ class DataFreeDistillation(DPStagedTraining):
         classes: int = 10,
         origin: PrivacyLedger | None = None,
     ):
-        super().__init__(student, args, origin)
+        super().__init__(student, generator, critic, args=args, origin=origin, classes=classes)
         self.labellers = list(labeller) if isinstance(labeller, Sequence) else [labeller] * args.rounds
         if len(self.labellers) != args.rounds:
             raise ValueError(f"{len(self.labellers)} labellers for {args.rounds} rounds: give one, or one a round.")
-        self.generator = self.place(generator)
-        self.critic = self.place(critic).eval().requires_grad_(False) if critic is not None else None
         self.critic_entries = critic_ledger.as_teacher() if critic is not None and critic_ledger is not None else []
         #: Whether the generator learnt from a model without a guarantee.
         self.seen = critic is not None and not self.critic_entries
-        self.classes = classes
         self.images = torch.empty(0)
         self.answers: list[Answers] = []
         self._digests: list[str] = []
@@ -185,19 +168,6 @@ class DataFreeDistillation(DPStagedTraining):
                     "Student and teacher share weights: what the student predicts would give the teacher's labels "
                     "away. Begin with a student that saw nothing of the private data."
                 )
-        if not isinstance(getattr(self.generator, "latent", None), int):
-            raise ValueError(
-                f"{type(self.generator).__name__} does not say how long its noise is: give it an attribute latent."
-            )
-        if self.args.renew_generator and not self.args.generator_epochs:
-            raise ValueError("renew_generator is set, and generator_epochs=0 would leave the new layer untrained.")
-        if self.args.loss.disagreement and self.critic is None:
-            raise ValueError("disagreement is that of the student with a critic, and there is none: leave it out.")
-        told = getattr(self.generator, "classes", None)
-        if told is not None and told != self.classes:
-            raise ValueError(f"The generator is told of {told} classes, and there are {self.classes}.")
-        if self.args.renew_generator and not hasattr(self.generator, "renew"):
-            raise ValueError(f"renew_generator is set, and {type(self.generator).__name__} has no renew().")
         with torch.no_grad():
             images = self.generator(*self.noise(2 * self.accelerator.num_processes, torch.Generator().manual_seed(0)))
         for model in (self.model, *teachers, *([self.critic] if self.critic is not None else [])):
@@ -210,12 +180,12 @@ class DataFreeDistillation(DPStagedTraining):
     def units(self) -> list[Unit]:
         """Return all stages."""
         args = self.args
-        making = [Unit("generator", 0, self._train_generator)] * args.generator_epochs
+        making = [Unit("generator", 0, self.train_generator)] * args.generator_epochs
         again = self.critic is None or bool(args.loss.disagreement) or args.renew_generator
         units = []
         for number in range(args.rounds):
             if args.renew_generator and number:
-                units += [Unit(f"generator {number + 1}", 0, self._renew)]
+                units += [Unit(f"generator {number + 1}", 0, self.renew_generator)]
             units += making if again or number == 0 else []
             units += [Unit(f"images {number + 1}", 0, partial(self._make, number))]
             images = min((number + 1) * args.images_per_round, args.images_per_epoch or math.inf)
@@ -224,71 +194,12 @@ class DataFreeDistillation(DPStagedTraining):
             units += [Unit(f"student {number + 1}", steps, learn)] * args.epochs_per_round
         return units
 
-    def prepare(self, steps: int) -> None:
-        """Hand student and generator to Accelerate."""
-        super().prepare(steps)
-        rate = self.args.generator_learning_rate
-        optimizer = torch.optim.Adam(self.generator.parameters(), lr=rate, betas=(0.5, 0.999))
-        self.maker, self.generator_optimizer = self.accelerator.prepare(self.generator, optimizer)
-
-    def release(self) -> None:
-        """Give student and generator back."""
-        super().release()
-        self.unwrapped(self.maker)
-
     def forget(self) -> None:
         """Remove checkpoint and images of another run from the folder."""
         if self.accelerator.is_main_process:
             for number in range(self.args.rounds):
                 self._path(number).unlink(missing_ok=True)
         super().forget()
-
-    def noise(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-        """Return this process's part of noise for so many images, and of labels if the generator is told of some.
-
-        As many of each class, in random order.
-        """
-        drawn = self.own(torch.randn(count, self.generator.latent, generator=generator))
-        noise = drawn.to(next(self.generator.parameters()))
-        classes = getattr(self.generator, "classes", None)
-        if classes is None:
-            return (noise,)
-        labels = (torch.randperm(count, generator=generator) % classes).to(noise.device)
-        return noise, self.own(labels)
-
-    def _renew(self, generator: torch.Generator) -> None:
-        """Begin the generator's first layer anew, in all processes alike, and its optimizer."""
-        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-        renewed = self.accelerator.unwrap_model(self.maker)
-        renewed.renew()
-        self.generator_optimizer.state.clear()
-
-    def _train_generator(self, generator: torch.Generator) -> None:
-        critic = self.critic or self.model
-        self.model.eval()
-        self.maker.train()
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        if self.dp is not None:
-            # What flows back through the student here is no gradient of its own.
-            self.dp.detach()
-        for parameter in trained:
-            parameter.requires_grad_(False)
-        try:
-            for _ in range(self.args.generator_updates):
-                noise, *labels = self.noise(self.args.generator_batch_size, generator)
-                images = self.maker(noise, *labels)
-                with self.accelerator.autocast():
-                    loss = self.args.loss(critic, images, labels=labels[0] if labels else None, student=self.model)
-                self.accelerator.backward(loss)
-                self.generator_optimizer.step()
-                self.generator_optimizer.zero_grad(set_to_none=True)
-            # A loss that was not finite once is never again.
-            self.checked("the generator", loss, self.args.generator_updates)
-        finally:
-            for parameter in trained:
-                parameter.requires_grad_(True)
-            if self.dp is not None:
-                self.dp.attach()
 
     @torch.no_grad()
     def _make(self, number: int, generator: torch.Generator) -> None:
