@@ -300,11 +300,19 @@ class Classifier:
         """Refuse a model that cannot see these images or has other classes, before anything is trained.
 
         Raises:
-            ValueError: it is one.
+            ValueError: it is one; or it names the images' classes in another order.
         """
-        logits = self.check_sees(model, images)
+        logits, kind = self.check_sees(model, images), type(model).__name__
         if logits.shape[1] != images.classes:
-            raise ValueError(f"{type(model).__name__} has {logits.shape[1]} classes, the images {images.classes}.")
+            raise ValueError(f"{kind} has {logits.shape[1]} classes, the images {images.classes}.")
+        names = getattr(getattr(model, "config", None), "id2label", None) or {}
+        own, theirs = [*map(str, names.values())], [*map(str, images.names or ())]
+        if own != theirs and sorted(own) == sorted(theirs):
+            first = next(i for i, name in enumerate(own) if name != theirs[i])
+            raise ValueError(
+                f"{kind} calls class {first} {own[first]!r}, the images call it {theirs[first]!r}. Number the labels as "
+                "the model does: dataset.align_labels_with_mapping(model.config.label2id, 'label')."
+            )
 
     def check_student(self, images: Images) -> None:
         """Refuse a model that cannot learn these images, before anything is trained.
