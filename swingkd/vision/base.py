@@ -310,8 +310,8 @@ class Classifier:
         if own != theirs and sorted(own) == sorted(theirs):
             first = next(i for i, name in enumerate(own) if name != theirs[i])
             raise ValueError(
-                f"{kind} calls class {first} {own[first]!r}, the images call it {theirs[first]!r}. Number the labels as "
-                "the model does: dataset.align_labels_with_mapping(model.config.label2id, 'label')."
+                f"{kind} calls class {first} {own[first]!r}, the images call it {theirs[first]!r}. Number the labels "
+                "as the model does: dataset.align_labels_with_mapping(model.config.label2id, 'label')."
             )
 
     def check_student(self, images: Images) -> None:
