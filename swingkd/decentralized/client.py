@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,12 +19,11 @@ from torch import nn
 from torch.nn import functional as F
 from typing_extensions import TypedDict
 
-from swingkd.decentralized.labelled_examples import LabelledExamples, batches, logits_on
+from swingkd.decentralized.client_arguments import ClientArguments
+from swingkd.decentralized.labelled_examples import LabelledExamples, answers, batches, logits_on
 from swingkd.decentralized.message import Message, Word, is_weight, load_weights, named_weights
 from swingkd.decentralized.messengers import fingerprint
 from swingkd.files import read_as, written_whole
-from swingkd.guards import check_not_negative, check_numbers, check_positive, check_share
-from swingkd.models.logits import logits_of
 from swingkd.models.whole import check_finite_weights
 from swingkd.privacy import DPSGD, TEACHER_DATA, DPSettings, LedgerEntry, PoissonBatches, PrivacyLedger, PrivacyPlan
 from swingkd.tagging.threshold import decided
@@ -35,89 +34,6 @@ TOLD = (
     "of messengers and weights; told as they are: how many examples there are, how long learning takes, and the "
     "accuracy on test examples, which are not covered"
 )
-
-
-_NUMBERS = (
-    "learning_rate",
-    "weight_decay",
-    "rho",
-    "temperature",
-    "max_temperature",
-    "target_epsilon",
-    "target_delta",
-    "clip_norm",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClientArguments:
-    """How clients learn.
-
-    Args:
-        rounds: of the whole run; an epsilon is planned for all of them.
-        steps_per_round: of learning, with or without a target: methods are compared at equal work.
-        batch_size: own examples a step; with `target_epsilon`, on average.
-        reference_batch_size: reference examples a step.
-        learning_rate, weight_decay: of AdamW.
-        rho: weight of what the others say, in [0, 1]; what its own labels say weighs 1 - rho.
-        temperature: of the distillation loss, both sides; the loss is multiplied by its square.
-        max_temperature: swing: what it says of a reference example that is surely private is softened to this
-            temperature, and an own example that likely is has no weight; 1: not at all.
-        share_weights: let weights leave the client; without, it answers with messengers alone.
-        learn_reference_labels: where nobody says anything, learn the labels of the reference examples in its place.
-        target_epsilon: learn the own examples by DP-SGD, with this epsilon for all rounds together.
-        target_delta: of it; `None`: a tenth of one over the examples.
-        clip_norm: of an example's gradient.
-        micro_batch_size: examples whose gradients are in memory at a time.
-        seed: of batches and dropout; never of a guarantee's noise.
-
-    Raises:
-        ValueError: a number is out of range.
-    """
-
-    rounds: int = 10
-    steps_per_round: int = 20
-    batch_size: int = 32
-    reference_batch_size: int = 32
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    rho: float = 0.5
-    temperature: float = 1.0
-    max_temperature: float = 1.0
-    share_weights: bool = False
-    learn_reference_labels: bool = False
-    target_epsilon: float | None = None
-    target_delta: float | None = None
-    clip_norm: float = 1.0
-    micro_batch_size: int = 64
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in _NUMBERS:
-            value = getattr(self, name)
-            try:
-                # YAML takes 1e-3 for a word.
-                object.__setattr__(self, name, float(value) if value is not None else None)
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{name}={value!r} is no number.") from error
-        check_numbers(self)
-        check_positive(
-            self,
-            "rounds",
-            "steps_per_round",
-            "batch_size",
-            "reference_batch_size",
-            "learning_rate",
-            "temperature",
-            "target_epsilon",
-            "target_delta",
-            "clip_norm",
-            "micro_batch_size",
-        )
-        check_not_negative(self, "weight_decay")
-        check_share(self, "rho")
-        if self.max_temperature < 1:
-            raise ValueError(f"max_temperature={self.max_temperature} would sharpen: 1 or more is needed.")
 
 
 class _State(TypedDict):
@@ -250,12 +166,12 @@ class Client:
             ValueError: the target does not fit, there is no noise planned for another round, or what was learnt is no
                 number.
         """
-        if target is not None and target.shape != (len(self.reference), self.reference.classes):
+        if target is not None and target.shape != (len(self.reference.flat_labels), self.reference.classes):
             raise ValueError(f"{self.name}: a target of shape {tuple(target.shape)} is not about these references.")
         if target is not None and not bool(target.isfinite().all()):
             raise ValueError(f"{self.name}: the target is not finite.")
         if target is None and self.args.learn_reference_labels:
-            target = F.one_hot(self.reference.labels, self.reference.classes).float()
+            target = F.one_hot(self.reference.flat_labels, self.reference.classes).float()
         generator = torch.Generator().manual_seed(self._seed(number))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed(number))
@@ -307,12 +223,16 @@ class Client:
             dp.detach()
 
     def own_losses(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return the cross-entropy of own examples with their labels, [n]; likely private ones weigh less."""
+        """Return the cross-entropy of own examples with their labels, [n]; likely private ones weigh less.
+
+        Of a text, the mean over its tokens.
+        """
         some = self.private.select(rows)
-        losses = F.cross_entropy(logits_of(self.model, some.inputs), some.labels, reduction="none")
+        logits = answers(self.model, self.private, rows)
+        losses = F.cross_entropy(logits, some.flat_labels.to(logits.device), reduction="none")
         if some.likelihood is not None and self.args.max_temperature > 1:
-            losses = losses * (1 - decided(some.likelihood))
-        return losses
+            losses = losses * (1 - decided(some.likelihood[some.asked])).to(losses)
+        return self.private.row_means(losses, rows)
 
     def others_loss(self, rows: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the mean of T^2 KL(target || own prediction) over reference examples.
@@ -321,8 +241,8 @@ class Client:
         """
         self.model.eval()
         temperature = self.args.temperature
-        own = (logits_of(self.model, self.reference.shown(rows)) / temperature).log_softmax(-1)
-        theirs = target[rows].to(own).clamp_min(1e-8).pow(1 / temperature)
+        own = (answers(self.model, self.reference, rows) / temperature).log_softmax(-1)
+        theirs = target[self.reference.places(rows)].to(own).clamp_min(1e-8).pow(1 / temperature)
         theirs = theirs / theirs.sum(-1, keepdim=True)
         return temperature**2 * F.kl_div(own, theirs, reduction="batchmean")
 
@@ -333,12 +253,13 @@ class Client:
         logits = logits_on(self.model, self.reference)
         if self.reference.likelihood is not None and self.args.max_temperature > 1:
             swing = TemperatureSettings(base=1.0, maximum=self.args.max_temperature)
-            logits = logits / swing.for_tokens(decided(self.reference.likelihood)).teacher[:, None].to(logits)
-        return logits.softmax(-1).half()
+            likelihood = decided(self.reference.likelihood[self.reference.asked])
+            logits = logits / swing.for_tokens(likelihood).teacher[:, None].to(logits)
+        return likeliest(logits.softmax(-1), self.args.top_k).half()
 
     def accuracy(self, examples: LabelledExamples) -> float:
-        """Return the share of examples whose label it finds likeliest."""
-        return float((logits_on(self.model, examples).argmax(1) == examples.labels).double().mean())
+        """Return the share of labels (of texts, tokens) that it finds likeliest."""
+        return float((logits_on(self.model, examples).argmax(1).cpu() == examples.flat_labels).double().mean())
 
     # -- crash and rejoin ----------------------------------------------------------------------------------------
 
@@ -396,6 +317,20 @@ class Client:
         self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": state})
         self.run, self.answered, self.private_steps = words["run"], words["answered"], words["private_steps"]
         return True
+
+
+def likeliest(probabilities: torch.Tensor, count: int | None) -> torch.Tensor:
+    """Return probabilities [R, C] of which all but the likeliest are alike; their sum stays.
+
+    Args:
+        probabilities: of all classes.
+        count: how many keep theirs; `None`: all.
+    """
+    if count is None or count >= probabilities.shape[1]:
+        return probabilities
+    kept, places = probabilities.topk(count, dim=1)
+    rest = (1 - kept.sum(1, keepdim=True)).clamp_min(0) / (probabilities.shape[1] - count)
+    return rest.expand_as(probabilities).scatter(1, places, kept)
 
 
 def _seal(words: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:

@@ -14,7 +14,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from swingkd.decentralized.aggregation import DSFL, Aggregation, Cronus, FedMD, RandomNeighbours, SDDist
-from swingkd.decentralized.client import Client, ClientArguments
+from swingkd.decentralized.client import Client
+from swingkd.decentralized.client_arguments import ClientArguments
 from swingkd.decentralized.labelled_examples import LabelledExamples
 from swingkd.decentralized.networks import MLP, CharacterLSTM, CharacterMLP, SignalCNN, SignalTransformer
 from swingkd.decentralized.partition import ALPHABET, Partition, PartitionSettings, load_partition, mislabelled, scarce

@@ -1,17 +1,23 @@
-"""Labelled examples of any kind: token ids, signals, images; whatever a classifier is called with."""
+"""Labelled examples of any kind: signals, images, texts; whatever a classifier or a language model is called with."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from swingkd.decentralized.messengers import fingerprint
 from swingkd.models.logits import logits_of
 
 Inputs = torch.Tensor | dict[str, torch.Tensor]
+
+
+#: Where a label of a token is missing: nothing is predicted there.
+IGNORED = -100
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,9 +26,10 @@ class LabelledExamples:
 
     Args:
         inputs: [n, ...] what a model is called with, or a dict of such by argument name.
-        labels: [n] class numbers.
-        classes: how many there are.
-        likelihood: [n] how likely each example is private (its label is a token of a name, say), in [0, 1]; `None`:
+        labels: [n] class numbers; or [n, T] the tokens of texts, each predicted from those before it, and -100 where
+            nothing is asked, as a language model takes them.
+        classes: how many there are; of texts, the size of the vocabulary.
+        likelihood: in [0, 1], in the shape of the labels: how likely each is private (a token of a name, say); `None`:
             not at all.
 
     Raises:
@@ -40,11 +47,55 @@ class LabelledExamples:
         for name, tensor in self._tensors().items():
             if len(tensor) != len(self.labels):
                 raise ValueError(f"{name} has {len(tensor)} rows, the labels {len(self.labels)}.")
-        low, high = int(self.labels.min()), int(self.labels.max())
+        if self.are_texts:
+            if bool((self.labels[:, 0] != IGNORED).any()):
+                raise ValueError(f"The first token of a text follows from nothing: its label must be {IGNORED}.")
+            empty = (~self.asked.any(1)).nonzero()[:, 0]
+            if len(empty):
+                raise ValueError(f"Text {int(empty[0])} asks for no token. Drop such rows.")
+        low, high = int(self.flat_labels.min()), int(self.flat_labels.max())
         if low < 0 or high >= self.classes:
             raise ValueError(f"Labels from {low} to {high}; of {self.classes} classes the last is {self.classes - 1}.")
-        if self.likelihood is not None and not bool(((self.likelihood >= 0) & (self.likelihood <= 1)).all()):
-            raise ValueError("A likelihood lies outside [0, 1].")
+        if self.likelihood is not None:
+            if self.likelihood.shape != self.labels.shape:
+                raise ValueError(
+                    f"likelihood has the shape {tuple(self.likelihood.shape)}, the labels {tuple(self.labels.shape)}."
+                )
+            if not bool(((self.likelihood >= 0) & (self.likelihood <= 1)).all()):
+                raise ValueError("A likelihood lies outside [0, 1].")
+
+    @property
+    def are_texts(self) -> bool:
+        """Whether each example has a label for each token."""
+        return self.labels.ndim == 2
+
+    @cached_property
+    def asked(self) -> torch.Tensor:
+        """Bool in the shape of the labels: where there is one."""
+        return self.labels != IGNORED if self.are_texts else torch.ones_like(self.labels, dtype=torch.bool)
+
+    @cached_property
+    def flat_labels(self) -> torch.Tensor:
+        """All labels in one row, [R]: a messenger says something of each."""
+        return self.labels[self.asked]
+
+    def places(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return which of the R labels are those of some examples, in their order."""
+        ends = self._counts.cumsum(0)[rows]
+        counts = self._counts[rows]
+        return torch.cat([torch.arange(end - n, end) for end, n in zip(ends.tolist(), counts.tolist(), strict=True)])
+
+    @cached_property
+    def _counts(self) -> torch.Tensor:
+        return self.asked.sum(1) if self.are_texts else torch.ones_like(self.labels)
+
+    def row_means(self, values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Return the mean [n] of values [r] over the labels of each of some examples."""
+        if not self.are_texts:
+            return values
+        counts = self._counts[rows].to(values.device)
+        owner = torch.arange(len(rows), device=values.device).repeat_interleave(counts)
+        return values.new_zeros(len(rows)).index_add(0, owner, values) / counts
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -64,6 +115,17 @@ class LabelledExamples:
             return {name: tensor[rows] for name, tensor in self.inputs.items()}
         return self.inputs[rows]
 
+    def padded(self, width: int) -> LabelledExamples:
+        """Return texts that are so many tokens wide; what is added is asked nowhere."""
+
+        def wider(tensor: torch.Tensor, value: int = 0) -> torch.Tensor:
+            return F.pad(tensor, (0, width - tensor.shape[1]), value=value)
+
+        inputs = self.inputs
+        inputs = {name: wider(t) for name, t in inputs.items()} if isinstance(inputs, dict) else wider(inputs)
+        likelihood = wider(self.likelihood) if self.likelihood is not None else None
+        return LabelledExamples(inputs, wider(self.labels, IGNORED), self.classes, likelihood)
+
     def fingerprint(self) -> str:
         """Return a digest of inputs and labels: clients and server must have the same reference examples."""
         named = dict(self.inputs) if isinstance(self.inputs, dict) else {"inputs": self.inputs}
@@ -71,8 +133,11 @@ class LabelledExamples:
 
     @classmethod
     def joined(cls, parts: Sequence[LabelledExamples]) -> LabelledExamples:
-        """Return the examples of several as one."""
+        """Return the examples of several as one; texts are padded to the longest."""
         first = parts[0]
+        if first.are_texts:
+            width = max(part.labels.shape[1] for part in parts)
+            parts = [part.padded(width) for part in parts]
         inputs: Inputs
         if isinstance(first.inputs, dict):
             inputs = {name: torch.cat([part.inputs[name] for part in parts]) for name in first.inputs}  # type: ignore[index]
@@ -83,12 +148,28 @@ class LabelledExamples:
         return cls(inputs, torch.cat([part.labels for part in parts]), first.classes, likelihood)
 
 
+def answers(model: nn.Module, examples: LabelledExamples, rows: torch.Tensor) -> torch.Tensor:
+    """Return what a model says of some examples, [r, classes] logits: a row for each of their labels.
+
+    Raises:
+        ValueError: what it returns are no such logits.
+    """
+    if not examples.are_texts:
+        return logits_of(model, examples.shown(rows))
+    logits = logits_of(model, examples.shown(rows), dims=3)
+    if logits.shape[2] < examples.classes:
+        raise ValueError(f"{type(model).__name__} knows {logits.shape[2]} tokens, the texts {examples.classes}.")
+    # A token is predicted where the one before it stands; heads may be padded beyond the vocabulary.
+    return logits[:, :-1, : examples.classes][examples.asked[rows][:, 1:]]
+
+
 @torch.no_grad()
 def logits_on(model: nn.Module, examples: LabelledExamples) -> torch.Tensor:
-    """Return what a model says of examples, [n, classes], in evaluation mode."""
+    """Return what a model says of examples, [R, classes], in evaluation mode."""
     training = model.training
     model.eval()
-    logits = torch.cat([logits_of(model, examples.shown(part)) for part in torch.arange(len(examples)).split(512)])
+    parts = torch.arange(len(examples)).split(32 if examples.are_texts else 512)
+    logits = torch.cat([answers(model, examples, part) for part in parts])
     model.train(training)
     return logits
 

@@ -71,18 +71,27 @@ def is_weight(name: str) -> bool:
 
 
 def named_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return a model's weights and buffers, by names that a message has for them."""
-    return {_WEIGHT + name: tensor.detach() for name, tensor in model.state_dict().items()}
+    """Return a model's weights and buffers, by names that a message has for them.
+
+    Frozen weights stay at home: everybody begins with them (the base of an adapter), and they never change.
+    """
+    frozen = {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    return {_WEIGHT + name: t.detach() for name, t in model.state_dict().items() if name not in frozen}
 
 
 def load_weights(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     """Load those of the tensors that are weights; without any, nothing happens.
 
     Raises:
-        RefusedError: they are not finite: what follows from them would not be either.
+        RefusedError: they are not finite: what follows from them would not be either; or some are missing.
     """
     weights = {name.removeprefix(_WEIGHT): t for name, t in tensors.items() if is_weight(name)}
     if not all(bool(t.isfinite().all()) for t in weights.values()):
         raise RefusedError("there are weights that are not finite")
     if weights:
-        model.load_state_dict(weights)
+        missing = [name for name in named_weights(model) if name.removeprefix(_WEIGHT) not in weights]
+        if missing:
+            raise RefusedError(f"there is no {missing[0]} among the weights")
+        unexpected = model.load_state_dict(weights, strict=False).unexpected_keys
+        if unexpected:
+            raise RefusedError(f"there is no place for {unexpected[0]} in the model")

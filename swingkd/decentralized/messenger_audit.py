@@ -1,8 +1,9 @@
 """What messengers give away: was this example among a client's own?
 
 The attacker sees a client's messengers and nothing else.  Some reference examples, chosen by a fair coin each, are
-also given to the client, with a label drawn at random: what its messenger says of them is then compared with what it
-says of those that it was not given.  No example is easier to find, so that the lower bound on epsilon is a strong one.
+also given to the client, with a label drawn at random (texts as they are): what its messenger says of them is then
+compared with what it says of those that it was not given.  No example is easier to find, so that the lower bound on
+epsilon is a strong one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 
 from swingkd.audit import MembershipReport
 from swingkd.audit.membership import judge_scores
-from swingkd.audit.scores import score_logits
+from swingkd.audit.scores import RecordScores, score_logits
 from swingkd.decentralized.labelled_examples import LabelledExamples
 
 
@@ -54,21 +55,38 @@ class PlantedExamples:
             reference: the reference examples.
             copies: of each.
         """
-        given = replace(reference.select(self.rows[self.given]), labels=self.labels[self.given])
+        given = reference.select(self.rows[self.given])
+        if not reference.are_texts:
+            given = replace(given, labels=self.labels[self.given])
         return LabelledExamples.joined([private, *([given] * copies)])
 
 
-def attack_messengers(planted: Sequence[PlantedExamples], messengers: Sequence[torch.Tensor]) -> MembershipReport:
+def attack_messengers(
+    planted: Sequence[PlantedExamples], messengers: Sequence[torch.Tensor], reference: LabelledExamples | None = None
+) -> MembershipReport:
     """Tell the given examples from the others by what each client's messenger [R, C] says of them.
 
     Args:
         planted: one a client.
         messengers: in the same order.
+        reference: the reference examples, where they are texts: of each, the mean over its tokens counts.
 
     Returns:
         A report whose members were chosen by a coin, so that epsilon can be bounded from below.
     """
-    log_probs = torch.cat([m[p.rows].float().clamp_min(1e-8).log() for p, m in zip(planted, messengers, strict=True)])
-    labels, given = torch.cat([p.labels for p in planted]), torch.cat([p.given for p in planted])
+    given = torch.cat([p.given for p in planted])
     order = torch.cat([given.nonzero()[:, 0], (~given).nonzero()[:, 0]])
+    if reference is not None and reference.are_texts:
+        said = [_said(reference, p.rows, m) for p, m in zip(planted, messengers, strict=True)]
+        found = torch.cat(said)[order].numpy()
+        return judge_scores(RecordScores({"loss": found}, found, found), int(given.sum()))
+    log_probs = torch.cat([m[p.rows].float().clamp_min(1e-8).log() for p, m in zip(planted, messengers, strict=True)])
+    labels = torch.cat([p.labels for p in planted])
     return judge_scores(score_logits(log_probs[order], labels[order]), int(given.sum()))
+
+
+def _said(reference: LabelledExamples, rows: torch.Tensor, messenger: torch.Tensor) -> torch.Tensor:
+    """Return how likely a messenger finds some texts, [n]: mean log-probabilities of a token."""
+    places = reference.places(rows)
+    likely = messenger[places].float().gather(1, reference.flat_labels[places, None])[:, 0]
+    return reference.row_means(likely.clamp_min(1e-8).log().double(), rows)

@@ -15,11 +15,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from swingkd.decentralized.aggregation import Aggregation
-from swingkd.decentralized.labelled_examples import LabelledExamples, batches, logits_on
+from swingkd.decentralized.labelled_examples import LabelledExamples, answers, batches, logits_on
 from swingkd.decentralized.message import Message, RefusedError, Word, load_weights, named_weights
 from swingkd.decentralized.messengers import Messenger, MessengerRepository
 from swingkd.files import read_as, written_whole
-from swingkd.models.logits import logits_of
 
 
 class Server(Protocol):
@@ -69,7 +68,7 @@ class MessengerServer:
         seed: int = 0,
     ):
         self.rule, self.reference, self.warm_up_rounds, self.seed = rule, reference, warm_up_rounds, seed
-        shape = (len(reference), reference.classes)
+        shape = (len(reference.flat_labels), reference.classes)
         self.repository = MessengerRepository(reference.fingerprint(), shape, maximum_staleness)
         # Who is sent a target in this round.
         self._asking: list[str] = []
@@ -85,7 +84,7 @@ class MessengerServer:
         places = {client: place for place, client in enumerate(known)}
         targets = self.rule.targets(
             self.repository.stacked(known),
-            self.reference.labels,
+            self.reference.flat_labels,
             torch.tensor([places[client] for client in asking]),
             torch.tensor([places[client] for client in teaching]),
             self.seed * 1_000_003 + number,
@@ -247,8 +246,8 @@ class WeightServer:
             torch.manual_seed(self.seed * 1_000_003 + number)
             for rows in islice(batches(len(self.reference), self.batch_size, generator), self.distillation_steps):
                 optimizer.zero_grad(set_to_none=True)
-                own = logits_of(self.model, self.reference.shown(rows)).log_softmax(-1)
-                F.kl_div(own, targets[rows], reduction="batchmean").backward()
+                own = answers(self.model, self.reference, rows).log_softmax(-1)
+                F.kl_div(own, targets[self.reference.places(rows)], reduction="batchmean").backward()
                 optimizer.step()
 
     def last(self) -> Message:

@@ -10,7 +10,8 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from swingkd.decentralized.client import Client, ClientArguments
+from swingkd.decentralized.client import Client
+from swingkd.decentralized.client_arguments import ClientArguments
 from swingkd.decentralized.labelled_examples import LabelledExamples
 
 
