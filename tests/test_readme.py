@@ -151,12 +151,16 @@ def test_the_python_block_of_the_images_page(tmp_path, monkeypatch, fresh_accele
     assert namespace["training"].done == 1
 
 
-def test_the_python_block_of_the_federation_page(tmp_path, monkeypatch):
+def test_the_python_blocks_of_the_federation_page(tmp_path, monkeypatch, tokenizer):
     monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("small", "large")):
+        tiny_model(len(tokenizer), seed=seed).save_pretrained(name)
+        tokenizer.save_pretrained(name)
     page = (Path(__file__).parents[1] / "docs" / "federation.md").read_text()
-    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     namespace: dict = {}
-    exec(compile(block, "federation.md", "exec"), namespace)
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "federation.md", "exec"), namespace)
+    assert [ann.answered for ann in namespace["people"]] == [2, 2]
     assert min(namespace["run"].result().accuracies.values()) > 0.5
 
 
