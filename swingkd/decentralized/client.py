@@ -31,8 +31,8 @@ from swingkd.targets import TemperatureSettings
 
 OTHERS = "each of the other clients keeps a ledger of its own"
 TOLD = (
-    "of messengers and weights; told as they are: how many examples there are, how long learning takes, and the "
-    "accuracy on test examples, which are not covered"
+    "of messengers and weights; told as they are: how many examples there are, how long learning takes, and "
+    "accuracy and loss on test examples, which are not covered"
 )
 
 
@@ -141,7 +141,7 @@ class Client:
         tensors: dict[str, torch.Tensor] = {}
         if wants == "accuracy":
             load_weights(self.model, message.tensors)
-            words["accuracy"] = self.accuracy(self.test)
+            words |= {"accuracy": self.accuracy(self.test), "loss": self.loss(self.test)}
             words["ledger"] = json.dumps(self.ledger.to_dict())
         elif number > self.answered:
             # Asked again after a crash, it says again what it said.
@@ -260,6 +260,10 @@ class Client:
     def accuracy(self, examples: LabelledExamples) -> float:
         """Return the share of labels (of texts, tokens) that it finds likeliest."""
         return float((logits_on(self.model, examples).argmax(1).cpu() == examples.flat_labels).double().mean())
+
+    def loss(self, examples: LabelledExamples) -> float:
+        """Return the mean cross-entropy with the labels, in nats; of texts, its exponential is the perplexity."""
+        return float(F.cross_entropy(logits_on(self.model, examples).cpu().double(), examples.flat_labels))
 
     # -- crash and rejoin ----------------------------------------------------------------------------------------
 

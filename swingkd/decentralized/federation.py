@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import yaml
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from swingkd.decentralized.aggregation import DSFL, Aggregation, Cronus, FedMD, RandomNeighbours, SDDist
 from swingkd.decentralized.client import Client
@@ -46,7 +46,8 @@ class FederationSettings:
     Args:
         people: how a data set becomes clients.
         models: of the clients, dealt out in turn: {kind: a network of `swingkd.decentralized.networks`, ...}, or
-            {name: a sequence classifier's configuration on the Hub or in a folder, ...} with what differs in it.
+            {name: a sequence classifier's configuration on the Hub or in a folder, ...} with what differs in it; of
+            texts of tokens, {name: a language model with its weights, lora: {settings of an adapter, or nothing}}.
         method: one of `METHODS`.
         settings: of the method's rule or server.
         client: of `ClientArguments`.
@@ -167,10 +168,16 @@ class Federation:
 
 
 def make_network(spec: dict[str, Any], examples: LabelledExamples, seed: int) -> nn.Module:
-    """Build a classifier that fits examples, with weights that follow from a seed."""
+    """Build a model that fits examples, with weights that follow from a seed; a language model has its own.
+
+    Raises:
+        ValueError: it cannot read such examples.
+    """
     spec = dict(spec)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if examples.are_texts:
+            return _language_model(spec)
         if "name" in spec:
             name = os.path.expandvars(spec.pop("name"))
             config = AutoConfig.from_pretrained(name, num_labels=examples.classes, **spec)
@@ -185,3 +192,16 @@ def make_network(spec: dict[str, Any], examples: LabelledExamples, seed: int) ->
         if kind == "MLP":
             return MLP(features=examples.inputs[0].numel(), classes=examples.classes, **spec)
         return NETWORKS[kind](channels=examples.inputs.shape[1], classes=examples.classes, **spec)
+
+
+def _language_model(spec: dict[str, Any]) -> nn.Module:
+    """Load a language model, or one with a new adapter, of which alone is learnt."""
+    if "name" not in spec:
+        raise ValueError(f"models: {spec.get('kind')} cannot read tokens. Name a language model.")
+    lora = spec.pop("lora", None)
+    model = AutoModelForCausalLM.from_pretrained(os.path.expandvars(spec.pop("name")), dtype=torch.float32, **spec)
+    if lora is None:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(model, LoraConfig(**{"target_modules": "all-linear", "task_type": "CAUSAL_LM", **lora}))

@@ -5,18 +5,24 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from datasets import Dataset, load_dataset
+from transformers import AutoTokenizer
 
 from swingkd.decentralized.labelled_examples import LabelledExamples
+from swingkd.decentralized.text_examples import text_examples
 from swingkd.guards import check_at_least_one, check_numbers
+from swingkd.surrogates import Surrogates
 from swingkd.tagging import RuleTagger
 
 log = logging.getLogger(__name__)
+#: Makes examples of rows.
+Reader: TypeAlias = Callable[[Dataset], LabelledExamples]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +37,13 @@ class PartitionSettings:
         text: in their place, a column of text: an example is `context` characters, its label the next one.
         context: characters of an example.
         stride: characters between two examples.
-        tag: let the rules say how likely the next character is private; see max_temperature of `ClientArguments`.
+        tokenizer: read the text as tokens, for language models, with this tokenizer (on the Hub or in a folder): an
+            example is a row, and each of its tokens is learnt.
+        max_length: of a row, in tokens; what is longer is cut.
+        tag: let the rules say how likely the next character or token is private; see max_temperature of
+            `ClientArguments`.
+        surrogates: of rows of tokens, put made-up values in the place of what the rules find, but in the reference
+            examples.
         label_cuts: between classes.
         classes: how many there are, or their names in order; `None`: what the rows have, names in the order of the
             alphabet.  A node that has only its own rows must say it.
@@ -57,7 +69,10 @@ class PartitionSettings:
     text: str | None = None
     context: int = 80
     stride: int = 20
+    tokenizer: str | None = None
+    max_length: int = 64
     tag: bool = False
+    surrogates: bool = False
     label_cuts: tuple[float, ...] = ()
     classes: int | tuple[str, ...] | None = None
     missing: Literal["refuse", "drop", "fill"] = "refuse"
@@ -78,11 +93,15 @@ class PartitionSettings:
             raise ValueError(f"classes={self.classes}: at least one is needed.")
         if self.missing not in ("refuse", "drop", "fill"):
             raise ValueError(f"missing={self.missing!r} is none of refuse, drop, fill.")
-        check_at_least_one(self, "context", "stride", "most_clients", "reference_examples")
+        check_at_least_one(self, "context", "stride", "max_length", "most_clients", "reference_examples")
         if bool(self.inputs) == (self.text is not None):
             raise ValueError("Give either inputs (columns of numbers) or text (a column).")
         if self.inputs and self.label is None:
             raise ValueError("Say which column is the label.")
+        if self.tokenizer is not None and self.text is None:
+            raise ValueError("tokenizer reads text: say which column that is.")
+        if self.surrogates and self.tokenizer is None:
+            raise ValueError("surrogates change what language models read: say which tokenizer, or leave them out.")
         if not 0 < self.test_share <= 0.5:
             raise ValueError(f"test_share={self.test_share} must lie in (0, 0.5].")
         if self.reference_clients in (0, (), []):
@@ -126,8 +145,11 @@ def load_partition(settings: PartitionSettings) -> Partition:
     order = names[np.argsort(-counts, kind="stable")][: settings.most_clients]
     drawn = np.random.default_rng(settings.reference_seed)
     shared = _shared(settings, order if isinstance(settings.reference_clients, int) else names, drawn)
-    read = Characters(settings) if settings.text else Numbers(settings, rows, np.isin(whose, list(shared)))
-    reference = LabelledExamples.joined([read(rows.select(np.flatnonzero(whose == name))) for name in sorted(shared)])
+    read = _reader(settings, rows, np.isin(whose, list(shared)))
+    # Nobody's secret: it is read as it is.
+    read_shared = Tokens(replace(settings, surrogates=False)) if isinstance(read, Tokens) else read
+    parts = [read_shared(rows.select(np.flatnonzero(whose == name))) for name in sorted(shared)]
+    reference = LabelledExamples.joined(parts)
     some = torch.from_numpy(drawn.permutation(len(reference))[: settings.reference_examples]).sort().values
     train, test = {}, {}
     for name in sorted(set(order.tolist()) - shared):
@@ -137,6 +159,13 @@ def load_partition(settings: PartitionSettings) -> Partition:
         except ValueError as error:
             raise ValueError(f"Client {name}: {error}") from error
     return Partition(train, test, reference.select(some))
+
+
+def _reader(settings: PartitionSettings, rows: Dataset, shared: np.ndarray) -> Reader:
+    """Return what makes examples of rows; `shared` says which are the reference people's."""
+    if settings.tokenizer is not None:
+        return Tokens(settings)
+    return Characters(settings) if settings.text is not None else Numbers(settings, rows, shared)
 
 
 def _shared(settings: PartitionSettings, people: np.ndarray, drawn: np.random.Generator) -> set[str]:
@@ -152,9 +181,7 @@ def _shared(settings: PartitionSettings, people: np.ndarray, drawn: np.random.Ge
     return set(drawn.choice(people, chosen, replace=False).tolist())
 
 
-def _split(
-    rows: Dataset, read: Characters | Numbers, settings: PartitionSettings
-) -> tuple[LabelledExamples, LabelledExamples]:
+def _split(rows: Dataset, read: Reader, settings: PartitionSettings) -> tuple[LabelledExamples, LabelledExamples]:
     """Return a client's examples to learn from and to be tested on: whole recordings, where rows belong together."""
     groups = np.asarray(rows[settings.together] if settings.together else range(len(rows))).astype(str)
     names = list(dict.fromkeys(groups.tolist()))
@@ -295,6 +322,29 @@ class Characters:
         )
 
 
+class Tokens:
+    """Reads text for language models: each row's tokens."""
+
+    def __init__(self, settings: PartitionSettings):
+        self.settings = settings
+        self.tokenizer = AutoTokenizer.from_pretrained(os.path.expandvars(settings.tokenizer or ""))
+
+    def __call__(self, rows: Dataset) -> LabelledExamples:
+        """Return rows as examples."""
+        return self.read(rows[self.settings.text][:])
+
+    def read(self, texts: Sequence[str]) -> LabelledExamples:
+        """Return texts as examples, with made-up values where those are asked for."""
+        settings = self.settings
+        return text_examples(
+            texts,
+            self.tokenizer,
+            max_length=settings.max_length,
+            tagger=RuleTagger() if settings.tag or settings.surrogates else None,
+            surrogates=Surrogates() if settings.surrogates else None,
+        )
+
+
 def scarce(examples: LabelledExamples, share: float, seed: int) -> LabelledExamples:
     """Keep a share of examples, drawn at random; one at least."""
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
@@ -302,7 +352,13 @@ def scarce(examples: LabelledExamples, share: float, seed: int) -> LabelledExamp
 
 
 def mislabelled(examples: LabelledExamples, share: float, seed: int) -> LabelledExamples:
-    """Give a share of examples, drawn at random, another label."""
+    """Give a share of examples, drawn at random, another label.
+
+    Raises:
+        ValueError: they are texts, which have none.
+    """
+    if examples.are_texts:
+        raise ValueError("Texts have no labels that could be wrong: leave mislabelled_clients out.")
     generator = torch.Generator().manual_seed(seed)
     wrong = torch.rand(len(examples), generator=generator) < share
     moved = examples.labels + torch.randint(1, examples.classes, (len(examples),), generator=generator)

@@ -27,6 +27,7 @@ class _Content(TypedDict):
     """What stands in the file of a result."""
 
     accuracies: dict[str, float]
+    losses: dict[str, float]
     ledgers: dict[str, dict[str, Any]]
     rounds: list[Round]
 
@@ -37,11 +38,13 @@ class FederationResult:
 
     Args:
         accuracies: share of its own test examples that each client's model gets right.
+        losses: mean cross-entropy of these, in nats.
         ledgers: of each client.
         rounds: what happened.
     """
 
     accuracies: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
     ledgers: dict[str, PrivacyLedger] = field(default_factory=dict)
     rounds: list[Round] = field(default_factory=list)
 
@@ -51,12 +54,12 @@ class FederationResult:
         result = cls(rounds=list(rounds))
         for name, answer in sorted(answers.items()):
             try:
-                accuracy = answer.number("accuracy", high=1.0)
+                accuracy, loss = answer.number("accuracy", high=1.0), answer.number("loss")
                 ledger = PrivacyLedger.from_dict(json.loads(answer.text("ledger")))
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 log.warning("The last answer of %s is refused: %s.", name, error)
                 continue
-            result.accuracies[name], result.ledgers[name] = accuracy, ledger
+            result.accuracies[name], result.losses[name], result.ledgers[name] = accuracy, loss, ledger
         return result
 
     @property
@@ -101,7 +104,7 @@ class FederationResult:
         """Write it as JSON; nothing in it is secret."""
         ledgers = {name: ledger.to_dict() for name, ledger in self.ledgers.items()}
         rounds = [asdict(r) for r in self.rounds]
-        write_json(path, {"accuracies": self.accuracies, "ledgers": ledgers, "rounds": rounds})
+        write_json(path, {"accuracies": self.accuracies, "losses": self.losses, "ledgers": ledgers, "rounds": rounds})
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> FederationResult:
@@ -112,4 +115,4 @@ class FederationResult:
         """
         content = read_as(_Content, Path(path).read_bytes(), str(path))
         ledgers = {name: PrivacyLedger.from_dict(ledger) for name, ledger in content["ledgers"].items()}
-        return cls(content["accuracies"], ledgers, content["rounds"])
+        return cls(content["accuracies"], content["losses"], ledgers, content["rounds"])

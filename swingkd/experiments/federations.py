@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from swingkd.decentralized import (
     attack_messengers,
 )
 from swingkd.experiments.grid import Grid, Plan
-from swingkd.report import membership_rows
+from swingkd.report import Row, membership_rows
 
 # What a row says that is no setting of its federation.
-_OF_A_ROW = ("table", "model", "words", "seeds", "planted", "copies")
+_OF_A_ROW = ("table", "model", "words", "seeds", "planted", "copies", "template")
 
 
 class FederationExperiment:
@@ -55,9 +56,13 @@ class FederationExperiment:
         clients = [federation.client(client) for client in federation.names]
         run = DecentralizedDistillation(clients, federation.server(), rounds=federation.rounds)
         run.run()
-        rows = run.result().rows(name, where)
+        result, reference = run.result(), federation.partition.reference
+        rows = result.rows(name, where)
+        if reference.are_texts:
+            losses = list(result.losses.values())
+            rows.append(Row(name, where, "perplexity", math.exp(sum(losses) / len(losses)), n=len(losses)))
         if planted:
-            report = attack_messengers(planted, [client.messenger() for client in clients])
+            report = attack_messengers(planted, [client.messenger() for client in clients], reference)
             rows += membership_rows(
                 name, f"{where} records=planted", report, by_coin=True, looks=len(plan.get("seeds", [0]))
             )
@@ -67,7 +72,7 @@ class FederationExperiment:
         """Write down what guessing each client's most frequent class would get."""
         people = self.federation({"method": "local"}, seed).partition
         accuracies = {
-            client: float((people.test[client].labels == own.labels.mode().values).double().mean())
+            client: float((people.test[client].flat_labels == own.flat_labels.mode().values).double().mean())
             for client, own in people.train.items()
         }
         self.grid.add(FederationResult(accuracies).rows("majority_class", where))

@@ -479,7 +479,7 @@ def test_least_is_promised_by_who_promises_nothing(reference):
         "p", network(1), examples(20, 0), reference, arguments(target_epsilon=8.0, batch_size=4), test=examples(9, 1)
     )
     plain = clients(reference, 1)[0]
-    found = FederationResult({"p": 1.0, "q": 1.0}, {"p": private.ledger, "q": plain.ledger})
+    found = FederationResult({"p": 1.0, "q": 1.0}, ledgers={"p": private.ledger, "q": plain.ledger})
     assert found.weakest is plain.ledger or found.weakest.epsilon() is None
     assert "how many examples there are" in str(private.ledger.to_dict())
 

@@ -55,6 +55,9 @@ def tiny(name: str, folder: Path) -> dict:
         signals(data)
     people |= {"data": {"path": "parquet", "data_files": str(data), "split": "train"}}
     people |= {"reference_clients": 2, "reference_examples": 20}
+    if "public" in config:
+        people |= {"most_clients": 4, "max_length": 24}
+        config["public"] = {"vocab_size": 300, "training": {"max_steps": 2, "per_device_train_batch_size": 2}}
     config["client"] |= {"rounds": 2, "steps_per_round": 2, "batch_size": 4, "reference_batch_size": 4}
     config["output_dir"] = str(folder / "out")
     for plan in config["rows"]:
@@ -70,6 +73,7 @@ def tiny(name: str, folder: Path) -> dict:
         ("sd_dist_har", "sd_dist_har/config.yaml"),
         pytest.param("sd_dist_har", "sd_dist_har/parkinsons.yaml", marks=pytest.mark.slow),
         ("sd_dist_text", "sd_dist_text/config.yaml"),
+        ("sd_dist_lm", "sd_dist_lm/config.yaml"),
     ],
 )
 def test_every_row_of_a_recipe_runs(tmp_path, recipe, name):
@@ -89,6 +93,9 @@ def test_every_row_of_a_recipe_runs(tmp_path, recipe, name):
     # An epsilon stands where DP-SGD was asked for, and nowhere else.
     promised = [r for r in rows if r["metric"] == "epsilon"]
     assert len(promised) == sum("target_epsilon" in plan.get("client", {}) for plan in config["rows"])
+    perplexities = [r["value"] for r in rows if r["metric"] == "perplexity"]
+    assert len(perplexities) == (len(config["rows"]) - 1 if "public" in config else 0)
+    assert all(1 < value < 400 for value in perplexities)
     assert all(r["value"] <= 8 for r in promised)
     assert any("records=planted" in r["setting"] for r in rows)
     card = (tmp_path / "out" / "README.md").read_text()

@@ -60,6 +60,7 @@ class FederationCard(RunCard):
             "drops": drops(self.table),
             "megabytes": megabytes,
             "changed": changed,
+            "perplexities": perplexities(self.table),
             "drawn": self.drawn,
             "about": self.content["config"].get("about"),
         }
@@ -100,6 +101,13 @@ def changed(table: RunTable, student: Student) -> str:
     return f"{sum(gain > 0 for gain in differences)} / {sum(gain < 0 for gain in differences)}" if differences else ""
 
 
+def perplexities(table: RunTable) -> dict[Student, str]:
+    """Return the perplexity of each method, its mean over seeds; nothing where the clients are no language models."""
+    found = {student: table.mean(student, "perplexity") for student in table.students("main")}
+    shown = {student: "" if value is None else f"{value:.2f}" for student, value in found.items()}
+    return shown if any(shown.values()) else {}
+
+
 def findings(table: RunTable) -> list[str]:
     """Say of each comparison that was asked for how it ended."""
     lines = []
@@ -125,6 +133,10 @@ def findings(table: RunTable) -> list[str]:
             lines.append(f"{line}; {lost}{', by less than half a point' if held else ''}.")
         else:
             lines.append(f"{line}." if held else f"{line}; not shown {shown}.")
+    texts, compared = perplexities(table), ("sd_dist", "local", "local_and_reference", "fedmd")
+    told = [f"`{model}` {texts[students[model]]}" for model in compared if texts.get(students.get(model, ("", "")))]
+    if len(told) > 1 and "sd_dist" in students:
+        lines.append(f"Perplexity: {', '.join(told)}.")
     return lines
 
 

@@ -20,7 +20,9 @@ def result(*accuracies: float) -> FederationResult:
     rounds = [Round(0, ["a", "b"], sent=1_000_000, received=500_000, seconds=2.0)] * 2
     found = dict(zip("ab", accuracies, strict=True))
     return FederationResult(
-        found, {name: PrivacyLedger(unknown={"teacher's training data": "others"}) for name in found}, rounds
+        found,
+        ledgers={name: PrivacyLedger(unknown={"teacher's training data": "others"}) for name in found},
+        rounds=rounds,
     )
 
 
@@ -121,3 +123,24 @@ def test_a_result_is_read_back_as_it_was(tmp_path):
     assert found.accuracies == {"a": 0.5, "b": 0.7}
     assert found.rounds == result(0.5, 0.7).rounds
     assert str(found.ledgers["a"]) == str(result(0.5, 0.7).ledgers["a"])
+
+
+def card(rows, folder) -> str:
+    MetricsFile(folder / "metrics.json", "run", {"rows": []}, kind="federation").add(rows)
+    return write_card(folder / "metrics.json", folder / "card").read_text()
+
+
+def test_language_models_have_a_perplexity(rows, tmp_path):
+    assert "perplexity" not in card(rows, tmp_path / "classifiers")
+    told = [
+        Row(model, f"table=main seed={seed}", "perplexity", value + seed)
+        for seed in (0, 1)
+        for model, value in (("local", 20.0), ("fedmd", 18.0), ("sd_dist", 17.0))
+    ]
+    shown = card([*rows, *told], tmp_path / "texts")
+    assert "| sd_dist | 3 |" in shown
+    assert " 17.50 |" in shown
+    assert "- Perplexity: `sd_dist` 17.50, `local` 20.50, `fedmd` 18.50." in shown
+    # A method without one leaves its cell empty, and no row is longer than the others.
+    table = [line for line in shown.splitlines() if line.startswith("| ")]
+    assert len({line.count("|") for line in table[:5]}) == 1
