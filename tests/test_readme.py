@@ -316,8 +316,12 @@ def test_the_kinds_of_canaries_are_those_of_the_card():
     most = max(leak.value for kind, leak in surrogate.leaks.items() if kind != "words")
     assert f"gives more than {most:.1f} away on average" in text
     assert f"at {100 * (surrogate.perplexity / kd.perplexity - 1):+.1f} % perplexity" in text
-    words = surrogate.leaks["words"].value, students["out_of_fold (none)"].leaks["words"].value
+    apart = students["out_of_fold (none)"].leaks
+    words = surrogate.leaks["words"].value, apart["words"].value
     assert f"three words that no tagger finds are {words[0]:.1f} bits behind it, and {words[1]:.1f} where" in text
+    fuzzy = f"{apart['fuzzy'].value:.1f}"
+    assert f"a tenth of their words fall into several folds: {fuzzy} there" in text
+    assert f"was {fuzzy} bits over the controls" in (Path(__file__).parents[1] / "docs" / "out_of_fold.md").read_text()
 
 
 def test_nothing_was_left_to_fill_in():

@@ -4,6 +4,7 @@ import os
 import pytest
 import yaml
 
+from swingkd.audit.shadows import shadow_halves
 from tests.recipes.conftest import RECIPES, script
 
 RECIPE = RECIPES / "audit_clm"
@@ -31,6 +32,13 @@ def tiny(tmp_path, monkeypatch):
     config["training"] |= {"per_device_train_batch_size": 4, "bf16": False}
     config["rows"] = config["rows"][:2]
     return config
+
+
+@pytest.mark.parametrize("path", sorted(RECIPE.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_asks_for_shadows_that_can_be_dealt(path):
+    config = yaml.safe_load(path.read_text())
+    halves = shadow_halves(config["shadows"], config["data"]["records"] + config["canaries"]["count"])
+    assert len(halves) == config["shadows"]
 
 
 def test_every_attack_on_every_model_and_no_secret_in_the_open(tiny):
