@@ -7,12 +7,12 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from glob import escape
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -44,7 +44,7 @@ def written_whole(path: str | os.PathLike, *, owner_only: bool = False) -> Itera
     path = Path(path)
     (private_folder if path.parent.name == PRIVATE else _folder)(path.parent)
     # Its ending stays: some libraries choose a format by it.  Two processes may write one file: the last one wins.
-    _forget_dead(path.parent, f"{escape(path.stem)}.*.part{escape(path.suffix)}")
+    _forget_dead(path.parent, rf"{re.escape(path.stem)}\.\d+\.part{re.escape(path.suffix)}")
     part = path.with_name(f"{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         if owner_only or path.parent.name == PRIVATE:
@@ -65,7 +65,7 @@ def folder_written_whole(path: str | os.PathLike, *, owner_only: bool = False) -
         owner_only: nobody else may look into it.
     """
     path = Path(path)
-    _forget_dead(path.parent, f"{escape(path.name)}.*.part")
+    _forget_dead(path.parent, rf"{re.escape(path.name)}\.\d+\.part")
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(0o700 if owner_only else 0o755, parents=True)
@@ -77,11 +77,13 @@ def folder_written_whole(path: str | os.PathLike, *, owner_only: bool = False) -
 
 
 def _forget_dead(folder: Path, parts: str) -> None:
-    """Remove what killed processes had begun to write: nobody has touched it for a day."""
-    for part in folder.glob(parts):
-        # Another process may do the same.
-        with suppress(FileNotFoundError):
-            if time.time() - part.stat().st_mtime > _DAY:
+    """Remove what killed processes had begun to write: nobody has touched it, or anything in it, for a day."""
+    for part in folder.iterdir() if folder.is_dir() else ():
+        if re.fullmatch(parts, part.name) is None:
+            continue
+        # Another process may do the same; or it is somebody else's, who may not want it removed.
+        with suppress(OSError):
+            if time.time() - max(each.stat().st_mtime for each in (part, *part.rglob("*"))) > _DAY:
                 shutil.rmtree(part) if part.is_dir() else part.unlink()
 
 

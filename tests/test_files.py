@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 
 import pytest
@@ -37,17 +38,29 @@ def test_two_processes_write_one_file(tmp_path, monkeypatch):
 
 def test_what_killed_processes_left_goes_after_a_day(tmp_path):
     path, old = tmp_path / "state[1].json", time.time() - 25 * 60 * 60
-    dead, young, other = (tmp_path / name for name in ("state[1].7.part.json", "state[1].8.part.json", "state1.json"))
-    for left in (dead, young, other):
-        left.write_text("{")
-    os.utime(dead, (old, old))
-    os.utime(other, (old, old))
+    kept = ["state[1].8.part.json", "state1.json", "state[1].final.part.json"]
+    for name in ("state[1].7.part.json", *kept):
+        (tmp_path / name).write_text("{")
+        if "8" not in name:
+            os.utime(tmp_path / name, (old, old))
     write_json(path, {"round": 1})
-    assert {file.name for file in tmp_path.iterdir()} == {"state[1].json", "state[1].8.part.json", "state1.json"}
-    folder, half = tmp_path / "fold", tmp_path / "fold.9.part"
-    (half / "deep").mkdir(parents=True)
-    os.utime(half, (old, old))
-    with folder_written_whole(folder) as part:
-        (part / "weights").write_text("")
-    assert folder.exists()
+    assert {file.name for file in tmp_path.iterdir()} == {"state[1].json", *kept}
+    folder, half, own = tmp_path / "fold", tmp_path / "fold.9.part", tmp_path / "fold.of.part"
+    for each in (half, own):
+        (each / "deep").mkdir(parents=True)
+    (half / "deep" / "weights").write_text("written now")
+
+    def write():
+        shutil.rmtree(folder, ignore_errors=True)
+        for each in (half, own):
+            os.utime(each, (old, old))
+        with folder_written_whole(folder) as part:
+            (part / "weights").write_text("")
+
+    write()
+    assert half.exists()
+    os.utime(half / "deep" / "weights", (old, old))
+    os.utime(half / "deep", (old, old))
+    write()
     assert not half.exists()
+    assert own.exists()

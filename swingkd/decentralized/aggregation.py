@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch.nn import functional as F
 
 from swingkd.guards import check_numbers, check_positive, check_share
 
@@ -136,7 +135,10 @@ class SDDist:
             # Whoever is alone among the best learns from all others; whoever is alone at all, from itself.
             numbers = numbers if len(numbers) else without(teaching, client)
             mean = known[numbers if len(numbers) else client[None]].float().mean(0)
-            yield mean.lerp(F.one_hot(labels, mean.shape[1]).float(), self.reference_weight)
+            if self.reference_weight:
+                mean *= 1 - self.reference_weight
+                mean[torch.arange(len(labels)), labels] += self.reference_weight
+            yield mean
 
 
 @dataclass(frozen=True)

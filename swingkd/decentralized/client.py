@@ -9,7 +9,7 @@ import os
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 import torch
 from pydantic import Field
@@ -20,9 +20,16 @@ from torch.nn import functional as F
 from typing_extensions import TypedDict
 
 from swingkd.decentralized.client_arguments import ClientArguments
-from swingkd.decentralized.labelled_examples import LabelledExamples, answers, batches, logits_on
-from swingkd.decentralized.message import Message, Word, is_weight, load_weights, named_weights
-from swingkd.decentralized.messengers import fingerprint
+from swingkd.decentralized.labelled_examples import LabelledExamples, answers, batches, check_causal, logits_on
+from swingkd.decentralized.message import (
+    Message,
+    Word,
+    fingerprint,
+    frozen_digest,
+    is_weight,
+    load_weights,
+    named_weights,
+)
 from swingkd.files import read_as, written_whole
 from swingkd.models.whole import check_finite_weights
 from swingkd.privacy import DPSGD, TEACHER_DATA, DPSettings, LedgerEntry, PoissonBatches, PrivacyLedger, PrivacyPlan
@@ -44,6 +51,7 @@ class _State(TypedDict):
     private_steps: Annotated[int, Field(ge=0)]
     args: dict[str, Any]
     examples: str
+    frozen: NotRequired[str]
     seal: str
 
 
@@ -52,7 +60,7 @@ class Client:
 
     Args:
         name: by which the server knows it.
-        model: any classifier that returns logits [n, classes].
+        model: any classifier that returns logits [n, classes]; of texts, a causal language model.
         private: its own examples.
         reference: the shared, labelled examples; nobody's secret.
         args: how it learns.
@@ -77,9 +85,13 @@ class Client:
             raise ValueError(f"{name} has {private.classes} classes, the reference examples {reference.classes}.")
         if args.target_epsilon is not None and test is None:
             raise ValueError(f"{name} needs test examples: its accuracy on those that it learns is not protected.")
+        if not any(p.requires_grad for p in model.parameters()):
+            raise ValueError(f"{name} has a model without a weight that may change: is it frozen?")
         logits = logits_on(model, reference.select(torch.arange(min(2, len(reference)))))
         if logits.shape[1] != private.classes:
             raise ValueError(f"{name}: {type(model).__name__} has {logits.shape[1]} classes, not {private.classes}.")
+        if reference.are_texts:
+            check_causal(model, reference)
         self.plan = self._plan() if args.target_epsilon is not None else None
         #: Steps of DP-SGD so far.
         self.private_steps = 0
@@ -87,6 +99,7 @@ class Client:
         self.answered = -1
         #: The run that it takes part in.
         self.run = ""
+        self._frozen = frozen_digest(model)
         self._optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
         if self.plan is not None:
             dp = self._dp(self.plan)
@@ -153,6 +166,7 @@ class Client:
             words["reference"] = self.reference.fingerprint()
         if wants == "weights":
             tensors = {name: tensor.clone() for name, tensor in named_weights(self.model).items()}
+            words["frozen"] = self._frozen
         return Message(tensors, words | {"seconds": time.process_time() - began})
 
     def learn(self, number: int, target: torch.Tensor | None = None) -> None:
@@ -227,11 +241,10 @@ class Client:
 
         Of a text, the mean over its tokens.
         """
-        some = self.private.select(rows)
-        logits = answers(self.model, self.private, rows)
-        losses = F.cross_entropy(logits, some.flat_labels.to(logits.device), reduction="none")
-        if some.likelihood is not None and self.args.max_temperature > 1:
-            losses = losses * (1 - decided(some.likelihood[some.asked])).to(losses)
+        logits, asked = answers(self.model, self.private, rows), self.private.asked[rows]
+        losses = F.cross_entropy(logits, self.private.labels[rows][asked].to(logits.device), reduction="none")
+        if self.private.likelihood is not None and self.args.max_temperature > 1:
+            losses = losses * (1 - decided(self.private.likelihood[rows][asked])).to(losses)
         return self.private.row_means(losses, rows)
 
     def others_loss(self, rows: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -283,6 +296,7 @@ class Client:
             "private_steps": self.private_steps,
             "args": asdict(self.args),
             "examples": self.private.fingerprint(),
+            "frozen": self._frozen,
         }
         words["seal"] = _seal(words, tensors)
         with written_whole(folder / "client.safetensors") as part:
@@ -313,6 +327,11 @@ class Client:
             raise ValueError(f"{path} was written with {name}={words['args'].get(name)!r}, now it is {now!r}.")
         if words["examples"] != self.private.fingerprint():
             raise ValueError(f"{path} was written with other examples of {self.name}. Choose another folder.")
+        if words.get("frozen", self._frozen) != self._frozen:
+            raise ValueError(
+                f"{path} was written beside other frozen weights. Begin {self.name} with the same base as then, or "
+                "choose another folder."
+            )
         load_weights(self.model, tensors)
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name in (name for name in tensors if name.startswith("optimizer.")):
@@ -333,7 +352,11 @@ def likeliest(probabilities: torch.Tensor, count: int | None) -> torch.Tensor:
     if count is None or count >= probabilities.shape[1]:
         return probabilities
     kept, places = probabilities.topk(count, dim=1)
-    rest = (1 - kept.sum(1, keepdim=True)).clamp_min(0) / (probabilities.shape[1] - count)
+    others = probabilities.shape[1] - count
+    rest = (1 - kept.sum(1, keepdim=True)).clamp_min(0) / others
+    # As a messenger keeps it: what rounding does to so many alike would add up.
+    rest = rest.half().to(kept)
+    kept = kept * ((1 - others * rest) / kept.sum(1, keepdim=True))
     return rest.expand_as(probabilities).scatter(1, places, kept)
 
 

@@ -178,6 +178,8 @@ def make_network(spec: dict[str, Any], examples: LabelledExamples, seed: int) ->
         torch.manual_seed(seed)
         if examples.are_texts:
             return _language_model(spec)
+        if "lora" in spec:
+            raise ValueError("models: lora is for language models, of texts that a tokenizer reads. Leave it out.")
         if "name" in spec:
             name = os.path.expandvars(spec.pop("name"))
             config = AutoConfig.from_pretrained(name, num_labels=examples.classes, **spec)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from swingkd.decentralized.messengers import fingerprint
+from swingkd.data.columns import IGNORE
+from swingkd.decentralized.message import fingerprint
 from swingkd.models.logits import logits_of
 
 Inputs = torch.Tensor | dict[str, torch.Tensor]
-
-
-#: Where a label of a token is missing: nothing is predicted there.
-IGNORED = -100
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +45,8 @@ class LabelledExamples:
             if len(tensor) != len(self.labels):
                 raise ValueError(f"{name} has {len(tensor)} rows, the labels {len(self.labels)}.")
         if self.are_texts:
-            if bool((self.labels[:, 0] != IGNORED).any()):
-                raise ValueError(f"The first token of a text follows from nothing: its label must be {IGNORED}.")
+            if bool((self.labels[:, 0] != IGNORE).any()):
+                raise ValueError(f"The first token of a text follows from nothing: its label must be {IGNORE}.")
             empty = (~self.asked.any(1)).nonzero()[:, 0]
             if len(empty):
                 raise ValueError(f"Text {int(empty[0])} asks for no token. Drop such rows.")
@@ -72,7 +69,7 @@ class LabelledExamples:
     @cached_property
     def asked(self) -> torch.Tensor:
         """Bool in the shape of the labels: where there is one."""
-        return self.labels != IGNORED if self.are_texts else torch.ones_like(self.labels, dtype=torch.bool)
+        return self.labels != IGNORE if self.are_texts else torch.ones_like(self.labels, dtype=torch.bool)
 
     @cached_property
     def flat_labels(self) -> torch.Tensor:
@@ -124,7 +121,7 @@ class LabelledExamples:
         inputs = self.inputs
         inputs = {name: wider(t) for name, t in inputs.items()} if isinstance(inputs, dict) else wider(inputs)
         likelihood = wider(self.likelihood) if self.likelihood is not None else None
-        return LabelledExamples(inputs, wider(self.labels, IGNORED), self.classes, likelihood)
+        return LabelledExamples(inputs, wider(self.labels, IGNORE), self.classes, likelihood)
 
     def fingerprint(self) -> str:
         """Return a digest of inputs and labels: clients and server must have the same reference examples."""
@@ -156,11 +153,43 @@ def answers(model: nn.Module, examples: LabelledExamples, rows: torch.Tensor) ->
     """
     if not examples.are_texts:
         return logits_of(model, examples.shown(rows))
-    logits = logits_of(model, examples.shown(rows), dims=3)
+    asked = examples.asked[rows]
+    # Without what pads all of these: a longer text elsewhere costs nothing here.
+    width = int(asked.any(0).nonzero()[-1]) + 1
+    logits = logits_of(model, _narrower(examples.shown(rows), width, asked.shape[1]), dims=3)
     if logits.shape[2] < examples.classes:
         raise ValueError(f"{type(model).__name__} knows {logits.shape[2]} tokens, the texts {examples.classes}.")
     # A token is predicted where the one before it stands; heads may be padded beyond the vocabulary.
-    return logits[:, :-1, : examples.classes][examples.asked[rows][:, 1:]]
+    return logits[:, :-1, : examples.classes][asked[:, 1:width]]
+
+
+def _narrower(inputs: Inputs, width: int, whole: int) -> Inputs:
+    """Return the first so many tokens of inputs that have one place a token."""
+    if isinstance(inputs, torch.Tensor):
+        return inputs[:, :width]
+    return {name: t[:, :width] if t.ndim > 1 and t.shape[1] == whole else t for name, t in inputs.items()}
+
+
+@torch.no_grad()
+def check_causal(model: nn.Module, examples: LabelledExamples) -> None:
+    """Refuse a model that reads a token before it predicts it: it would seem the best of all, and teach the others.
+
+    Raises:
+        ValueError: another last token changes what it says of those before.
+    """
+    one, training = examples.select(torch.tensor([0])), model.training
+    last = int(one.asked[0].nonzero()[-1])
+    ids = one.inputs["input_ids"] if isinstance(one.inputs, dict) else one.inputs
+    ids = ids.clone()
+    ids[0, last] = (ids[0, last] + 1) % examples.classes
+    other = replace(one, inputs={**one.inputs, "input_ids": ids} if isinstance(one.inputs, dict) else ids)
+    model.eval()
+    said, changed = (answers(model, shown, torch.tensor([0])) for shown in (one, other))
+    model.train(training)
+    if not torch.allclose(said, changed, atol=1e-5, rtol=1e-5):
+        raise ValueError(
+            f"{type(model).__name__} sees the tokens that it is to predict. Give a causal language model (a decoder)."
+        )
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, field
 
@@ -89,9 +90,24 @@ def load_weights(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     if not all(bool(t.isfinite().all()) for t in weights.values()):
         raise RefusedError("there are weights that are not finite")
     if weights:
-        missing = [name for name in named_weights(model) if name.removeprefix(_WEIGHT) not in weights]
-        if missing:
-            raise RefusedError(f"there is no {missing[0]} among the weights")
-        unexpected = model.load_state_dict(weights, strict=False).unexpected_keys
-        if unexpected:
-            raise RefusedError(f"there is no place for {unexpected[0]} in the model")
+        wanted = {name.removeprefix(_WEIGHT) for name in named_weights(model)}
+        if wanted - weights.keys():
+            raise RefusedError(f"there is no {min(wanted - weights.keys())} among the weights")
+        if weights.keys() - wanted:
+            raise RefusedError(f"{min(weights.keys() - wanted)} is no weight that is trained here")
+        model.load_state_dict(weights, strict=False)
+
+
+def frozen_digest(model: nn.Module) -> str:
+    """Return a digest of the weights that stay at home, which all models of a federation of weights share."""
+    frozen = sorted((name, p) for name, p in model.named_parameters() if not p.requires_grad)
+    return fingerprint(*(p for _, p in frozen)) if frozen else ""
+
+
+def fingerprint(*tensors: torch.Tensor) -> str:
+    """Return a digest of tensors, their kinds and shapes: of reference examples, say, that all must share."""
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

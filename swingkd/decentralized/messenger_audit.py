@@ -69,7 +69,8 @@ def attack_messengers(
     Args:
         planted: one a client.
         messengers: in the same order.
-        reference: the reference examples, where they are texts: of each, the mean over its tokens counts.
+        reference: the reference examples, where they are texts: of each, the mean over its tokens counts, by how much
+            it is likelier than in the other clients' messengers, which the server has as well.
 
     Returns:
         A report whose members were chosen by a coin, so that epsilon can be bounded from below.
@@ -77,16 +78,23 @@ def attack_messengers(
     given = torch.cat([p.given for p in planted])
     order = torch.cat([given.nonzero()[:, 0], (~given).nonzero()[:, 0]])
     if reference is not None and reference.are_texts:
-        said = [_said(reference, p.rows, m) for p, m in zip(planted, messengers, strict=True)]
-        found = torch.cat(said)[order].numpy()
+        found = torch.cat([_said(reference, p.rows, messengers, i) for i, p in enumerate(planted)])[order].numpy()
         return judge_scores(RecordScores({"loss": found}, found, found), int(given.sum()))
     log_probs = torch.cat([m[p.rows].float().clamp_min(1e-8).log() for p, m in zip(planted, messengers, strict=True)])
     labels = torch.cat([p.labels for p in planted])
     return judge_scores(score_logits(log_probs[order], labels[order]), int(given.sum()))
 
 
-def _said(reference: LabelledExamples, rows: torch.Tensor, messenger: torch.Tensor) -> torch.Tensor:
-    """Return how likely a messenger finds some texts, [n]: mean log-probabilities of a token."""
+def _said(
+    reference: LabelledExamples, rows: torch.Tensor, messengers: Sequence[torch.Tensor], client: int
+) -> torch.Tensor:
+    """Return how much likelier one messenger finds some texts than the others do, [n]: mean log-probabilities.
+
+    Models differ in what they find likely: each is compared with itself on the other texts as well.
+    """
     places = reference.places(rows)
-    likely = messenger[places].float().gather(1, reference.flat_labels[places, None])[:, 0]
-    return reference.row_means(likely.clamp_min(1e-8).log().double(), rows)
+    likely = [m[places].float().gather(1, reference.flat_labels[places, None])[:, 0] for m in messengers]
+    means = [reference.row_means(part.clamp_min(1e-8).log().double(), rows) for part in likely]
+    others = [mean for number, mean in enumerate(means) if number != client]
+    found = means[client] - (torch.stack(others).mean(0) if others else 0.0)
+    return found - found.mean()

@@ -6,7 +6,6 @@ from the client's data.  An epsilon holds for it only where the client's model w
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -32,15 +31,6 @@ class _About(TypedDict):
     maximum_staleness: int | None
     rounds: dict[str, int]
     pupils: list[str]
-
-
-def fingerprint(*tensors: torch.Tensor) -> str:
-    """Return a digest of tensors, their kinds and shapes: of reference examples, say, that all must share."""
-    digest = hashlib.blake2b(digest_size=16)
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,7 +43,7 @@ class PartitionSettings:
         tag: let the rules say how likely the next character or token is private; see max_temperature of
             `ClientArguments`.
         surrogates: of rows of tokens, put made-up values in the place of what the rules find, but in the reference
-            examples.
+            examples; the file that keeps their secret, which is drawn where there is none.
         label_cuts: between classes.
         classes: how many there are, or their names in order; `None`: what the rows have, names in the order of the
             alphabet.  A node that has only its own rows must say it.
@@ -72,7 +72,7 @@ class PartitionSettings:
     tokenizer: str | None = None
     max_length: int = 64
     tag: bool = False
-    surrogates: bool = False
+    surrogates: str | None = None
     label_cuts: tuple[float, ...] = ()
     classes: int | tuple[str, ...] | None = None
     missing: Literal["refuse", "drop", "fill"] = "refuse"
@@ -128,37 +128,50 @@ def load_partition(settings: PartitionSettings) -> Partition:
     Raises:
         ValueError: a column is missing, holds what is no number, or there are too few people.
     """
-    filled = {k: os.path.expandvars(v) if isinstance(v, str) else v for k, v in settings.data.items()}
-    rows = load_dataset(**filled)
-    if not isinstance(rows, Dataset):
-        raise ValueError(f"data names {len(rows)} splits; add split: train, say.")
-    others = [settings.client, settings.label, settings.text, settings.together, *settings.inputs]
-    for column in [*(c for c in others if c is not None), *(settings.at_least or {})]:
-        if column not in rows.column_names:
-            raise ValueError(f"There is no column {column!r} among {', '.join(rows.column_names)}.")
-    for column, least in (settings.at_least or {}).items():
-        rows = rows.select(np.flatnonzero(np.asarray(rows[column]) >= least))
-    if settings.missing == "drop":
-        rows = without_missing(rows, settings)
+    _, rows, own, shared, drawn = _people(settings)
     whose = np.asarray(rows[settings.client]).astype(str)
-    names, counts = np.unique(whose, return_counts=True)
-    order = names[np.argsort(-counts, kind="stable")][: settings.most_clients]
-    drawn = np.random.default_rng(settings.reference_seed)
-    shared = _shared(settings, order if isinstance(settings.reference_clients, int) else names, drawn)
     read = _reader(settings, rows, np.isin(whose, list(shared)))
     # Nobody's secret: it is read as it is.
-    read_shared = Tokens(replace(settings, surrogates=False)) if isinstance(read, Tokens) else read
+    read_shared = Tokens(replace(settings, surrogates=None)) if isinstance(read, Tokens) else read
     parts = [read_shared(rows.select(np.flatnonzero(whose == name))) for name in sorted(shared)]
     reference = LabelledExamples.joined(parts)
     some = torch.from_numpy(drawn.permutation(len(reference))[: settings.reference_examples]).sort().values
     train, test = {}, {}
-    for name in sorted(set(order.tolist()) - shared):
-        own = rows.select(np.flatnonzero(whose == name))
+    for name in sorted(own):
         try:
-            train[name], test[name] = _split(own, read, settings)
+            train[name], test[name] = _split(rows.select(np.flatnonzero(whose == name)), read, settings)
         except ValueError as error:
             raise ValueError(f"Client {name}: {error}") from error
     return Partition(train, test, reference.select(some))
+
+
+def others(settings: PartitionSettings) -> Dataset:
+    """Return all rows of people who are no clients and give no reference examples: who may learn them is up to you."""
+    rows, _, own, shared, _ = _people(settings)
+    whose = np.asarray(rows[settings.client]).astype(str)
+    return rows.select(np.flatnonzero(~np.isin(whose, [*own, *shared])))
+
+
+def _people(settings: PartitionSettings) -> tuple[Dataset, Dataset, set[str], set[str], np.random.Generator]:
+    """Return all rows, those that are used, who the clients are, who gives reference examples, and what drew these."""
+    filled = {k: os.path.expandvars(v) if isinstance(v, str) else v for k, v in settings.data.items()}
+    every = load_dataset(**filled)
+    if not isinstance(every, Dataset):
+        raise ValueError(f"data names {len(every)} splits; add split: train, say.")
+    named = [settings.client, settings.label, settings.text, settings.together, *settings.inputs]
+    for column in [*(c for c in named if c is not None), *(settings.at_least or {})]:
+        if column not in every.column_names:
+            raise ValueError(f"There is no column {column!r} among {', '.join(every.column_names)}.")
+    rows = every
+    for column, least in (settings.at_least or {}).items():
+        rows = rows.select(np.flatnonzero(np.asarray(rows[column]) >= least))
+    if settings.missing == "drop":
+        rows = without_missing(rows, settings)
+    names, counts = np.unique(np.asarray(rows[settings.client]).astype(str), return_counts=True)
+    order = names[np.argsort(-counts, kind="stable")][: settings.most_clients]
+    drawn = np.random.default_rng(settings.reference_seed)
+    shared = _shared(settings, order if isinstance(settings.reference_clients, int) else names, drawn)
+    return every, rows, set(order.tolist()) - shared, shared, drawn
 
 
 def _reader(settings: PartitionSettings, rows: Dataset, shared: np.ndarray) -> Reader:
@@ -328,20 +341,32 @@ class Tokens:
     def __init__(self, settings: PartitionSettings):
         self.settings = settings
         self.tokenizer = AutoTokenizer.from_pretrained(os.path.expandvars(settings.tokenizer or ""))
+        self._surrogates = None
+        if settings.surrogates is not None:
+            self._surrogates = Surrogates.kept_in(os.path.expandvars(settings.surrogates))
+        self._parts = 0
 
     def __call__(self, rows: Dataset) -> LabelledExamples:
         """Return rows as examples."""
         return self.read(rows[self.settings.text][:])
 
     def read(self, texts: Sequence[str]) -> LabelledExamples:
-        """Return texts as examples, with made-up values where those are asked for."""
+        """Return texts as examples, with made-up values where those are asked for: the same whenever this begins anew.
+
+        Raises:
+            ValueError: a text has no token that could be predicted.
+        """
         settings = self.settings
+        if settings.missing == "drop":
+            lengths = [len(ids) for ids in self.tokenizer(list(texts))["input_ids"]]
+            texts = [text for text, length in zip(texts, lengths, strict=True) if length > 1]
+        self._parts += 1
         return text_examples(
             texts,
             self.tokenizer,
             max_length=settings.max_length,
-            tagger=RuleTagger() if settings.tag or settings.surrogates else None,
-            surrogates=Surrogates() if settings.surrogates else None,
+            tagger=RuleTagger() if settings.tag or self._surrogates else None,
+            surrogates=self._surrogates.of_part(str(self._parts)) if self._surrogates else None,
         )
 
 

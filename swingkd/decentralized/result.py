@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 from urllib.parse import quote
 
 from typing_extensions import TypedDict
@@ -27,7 +27,7 @@ class _Content(TypedDict):
     """What stands in the file of a result."""
 
     accuracies: dict[str, float]
-    losses: dict[str, float]
+    losses: NotRequired[dict[str, float]]
     ledgers: dict[str, dict[str, Any]]
     rounds: list[Round]
 
@@ -54,12 +54,16 @@ class FederationResult:
         result = cls(rounds=list(rounds))
         for name, answer in sorted(answers.items()):
             try:
-                accuracy, loss = answer.number("accuracy", high=1.0), answer.number("loss")
+                accuracy = answer.number("accuracy", high=1.0)
+                # A client of an earlier version does not say it.
+                loss = answer.number("loss") if "loss" in answer.words else None
                 ledger = PrivacyLedger.from_dict(json.loads(answer.text("ledger")))
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 log.warning("The last answer of %s is refused: %s.", name, error)
                 continue
-            result.accuracies[name], result.losses[name], result.ledgers[name] = accuracy, loss, ledger
+            result.accuracies[name], result.ledgers[name] = accuracy, ledger
+            if loss is not None:
+                result.losses[name] = loss
         return result
 
     @property
@@ -115,4 +119,4 @@ class FederationResult:
         """
         content = read_as(_Content, Path(path).read_bytes(), str(path))
         ledgers = {name: PrivacyLedger.from_dict(ledger) for name, ledger in content["ledgers"].items()}
-        return cls(content["accuracies"], content["losses"], ledgers, content["rounds"])
+        return cls(content["accuracies"], content.get("losses", {}), ledgers, content["rounds"])

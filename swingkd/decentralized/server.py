@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from swingkd.decentralized.aggregation import Aggregation
 from swingkd.decentralized.labelled_examples import LabelledExamples, answers, batches, logits_on
-from swingkd.decentralized.message import Message, RefusedError, Word, load_weights, named_weights
+from swingkd.decentralized.message import Message, RefusedError, Word, frozen_digest, load_weights, named_weights
 from swingkd.decentralized.messengers import Messenger, MessengerRepository
 from swingkd.files import read_as, written_whole
 
@@ -192,6 +192,7 @@ class WeightServer:
         self._claims: dict[str, int] = {}
         self.model, self.reference, self.distillation_steps = model, reference, distillation_steps
         self.learning_rate, self.batch_size, self.seed = learning_rate, batch_size, seed
+        self._frozen = frozen_digest(model)
         self._answers: dict[str, tuple[int, dict[str, torch.Tensor]]] = {}
 
     def requests(self, number: int, present: Sequence[str]) -> Iterator[tuple[str, Message]]:
@@ -211,6 +212,8 @@ class WeightServer:
             raise RefusedError("its weights are those of another model")
         if not all(bool(t.isfinite().all()) for t in weights.values()):
             raise RefusedError("its weights are not finite")
+        if answer.words.get("frozen", "") != self._frozen:
+            raise RefusedError("its frozen weights are not those that all begin with")
         examples = int(answer.number("examples", low=1))
         self._answers[client] = (min(examples, self._claims.setdefault(client, examples)), weights)
 

@@ -10,7 +10,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from swingkd.data import DataSettings, prepare_dataset
-from swingkd.decentralized.labelled_examples import IGNORED, LabelledExamples
+from swingkd.data.columns import IGNORE
+from swingkd.decentralized.labelled_examples import LabelledExamples
 from swingkd.surrogates import Surrogates
 from swingkd.tagging import Tagger
 
@@ -37,6 +38,8 @@ def text_examples(
     Raises:
         ValueError: a text is shorter than two tokens, or surrogates have no tagger.
     """
+    if not len(texts):
+        raise ValueError("There are no texts.")
     rows = Dataset.from_dict({"text": list(texts)})
     if surrogates is not None:
         if tagger is None:
@@ -50,11 +53,11 @@ def text_examples(
         raise ValueError(f"Text {short} has {len(ids[short])} tokens: of two, the second is predicted. Drop it.")
     mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
     input_ids = pad_sequence(ids, batch_first=True)
-    labels = input_ids.masked_fill(mask == 0, IGNORED)
-    labels[:, 0] = IGNORED
+    labels = input_ids.masked_fill(mask == 0, IGNORE)
+    labels[:, 0] = IGNORE
     likelihood = None
     if tagger is not None:
         likelihood = pad_sequence([row["pii_likelihood"] for row in prepared], batch_first=True).float() / 255
-    return LabelledExamples(
-        {"input_ids": input_ids, "attention_mask": mask}, labels, len(processing_class), likelihood
-    )
+    # Some tokenizers leave numbers out.
+    vocabulary = max(len(processing_class), max(processing_class.get_vocab().values()) + 1)
+    return LabelledExamples({"input_ids": input_ids, "attention_mask": mask}, labels, vocabulary, likelihood)

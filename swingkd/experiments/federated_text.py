@@ -21,8 +21,7 @@ from transformers import (
 
 from swingkd.data import DataSettings, prepare_dataset
 from swingkd.decentralized import Federation, LabelledExamples, PlantedExamples
-from swingkd.decentralized.partition import PartitionSettings, Tokens
-from swingkd.experiments import corpus
+from swingkd.decentralized.partition import PartitionSettings, Tokens, others
 from swingkd.experiments.federations import FederationExperiment
 from swingkd.experiments.grid import training_settings
 from swingkd.experiments.launch import expand
@@ -46,6 +45,8 @@ class FederatedText(FederationExperiment):
         """Build the federation of a row, its bases trained."""
         models = [{**spec, "name": str(self.base(spec["name"]))} for spec in plan.get("models", self.config["models"])]
         people = {**self.config["people"], **plan.get("people", {}), "tokenizer": str(self._tokenizer_folder)}
+        if people.get("surrogates"):
+            people["surrogates"] = str(self.grid.secret / f"surrogate_key-{seed}")
         return super().federation({**plan, "models": models, "people": people}, seed)
 
     def plant(self, plan: dict[str, Any], federation: Federation, seed: int) -> list[PlantedExamples]:
@@ -56,7 +57,7 @@ class FederatedText(FederationExperiment):
         secrets = np.random.default_rng(seed).choice(10**5, plan["planted"], replace=False)
         texts = [plan["template"].format(secret=f"{secret:05d}") for secret in secrets.tolist()]
         settings = PartitionSettings(**federation.settings.people)
-        own, shared = Tokens(settings), Tokens(replace(settings, surrogates=False))
+        own, shared = Tokens(settings), Tokens(replace(settings, surrogates=None))
         known, private = federation.partition.reference, federation.partition.train
         reference = LabelledExamples.joined([known, shared.read(texts)])
         federation.partition = replace(federation.partition, reference=reference)
@@ -72,11 +73,7 @@ class FederatedText(FederationExperiment):
     def texts(self) -> list[str]:
         """What people say who are no clients and give no reference examples."""
         people = self.config["people"]
-        rows = corpus.load(people["data"])
-        whose = np.asarray(rows[people["client"]]).astype(str)
-        names, counts = np.unique(whose, return_counts=True)
-        taking_part = names[np.argsort(-counts, kind="stable")][: people["most_clients"]]
-        return rows.select(np.flatnonzero(~np.isin(whose, taking_part)))[people["text"]][:]
+        return others(PartitionSettings(**people))[people["text"]][:]
 
     @property
     def _tokenizer_folder(self) -> Path:

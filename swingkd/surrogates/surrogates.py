@@ -115,6 +115,12 @@ class Surrogates:
         made._avoid = set(self._avoid)
         return made
 
+    def of_part(self, name: str) -> Surrogates:
+        """Return surrogates of another part of a corpus, whose rows are numbered from 0 as well."""
+        made = self.again()
+        made._key = hashlib.blake2b(name.encode(), key=self._key, digest_size=_KEY_BYTES).digest()
+        return made
+
     def avoid(self, values: Iterable[str]) -> None:
         """Never make up one of these values; of dates there are too few for that.
 

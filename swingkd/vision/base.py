@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,19 +11,16 @@ from weakref import WeakKeyDictionary
 
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from accelerate.utils import LoggerType
 from huggingface_hub import CommitOperationAdd, HfApi, PyTorchModelHubMixin
 from safetensors.torch import save_model
 from torch import nn
-from transformers import PreTrainedModel, ViTImageProcessor, get_scheduler
+from transformers import PreTrainedModel, ViTImageProcessor
 
 from swingkd.audit import MembershipReport
 from swingkd.audit.membership import judge_scores
 from swingkd.audit.records import copies_note, first_copies
 from swingkd.audit.scores import RecordScores, score_logits
 from swingkd.files import write_text
-from swingkd.guards import check_not_negative, check_numbers, check_positive
 from swingkd.models.half import check_half
 from swingkd.models.logits import NoLogitsError, logits_of
 from swingkd.models.whole import check_finite_weights
@@ -32,109 +28,10 @@ from swingkd.privacy import LedgerEntry, PrivacyLedger, content_keys, module_dig
 from swingkd.report import ModelFacts, model_card
 from swingkd.report.model_files import CARD_FILE
 from swingkd.report.published import public_content, public_files
+from swingkd.vision.arguments import ImageArguments
 from swingkd.vision.data import Images
 
 Module = TypeVar("Module", bound=nn.Module)
-
-
-@dataclass(kw_only=True)
-class ImageArguments:
-    """Settings that every training on images has.
-
-    Args:
-        output_dir: where checkpoints are written.
-        seed: of the order of batches, the augmentation and the selection; never of a guarantee's noise.
-        batch_size: images a step, in all processes together.
-        eval_batch_size: images a forward pass, where nothing is learnt.
-        optimizer: one of `torch.optim`, by its name: "AdamW", "SGD".
-        learning_rate, weight_decay: of it.
-        optimizer_args: what else it takes, such as {"momentum": 0.9, "nesterov": True}.
-        lr_scheduler: over the whole run: "constant", "linear", "cosine", or another of `transformers.get_scheduler`.
-        warmup_steps: over which the learning rate rises.
-        mixed_precision: "no" or "bf16"; default: as `accelerate launch` says.
-        label_smoothing: how much of a label's probability goes to all classes alike.
-        ema_decay: of the running mean of the weights, which the model has in the end; 0: the last ones.
-        channels_last: keep the channels of a pixel together, which convolutions are faster with; not under DP-SGD.
-        checkpoint_every: so many units (epochs, mostly); 0: never.
-        progress: show a progress bar.
-        log_with: trackers of Accelerate, by their names ("tensorboard", "wandb") or as objects; they are told the mean
-            loss of each unit, where it may be told.
-
-    Raises:
-        ValueError: a number is out of range; the optimizer is none or does not take its settings; or there is no such
-            scheduler or tracker.
-    """
-
-    output_dir: str
-    seed: int = 0
-    batch_size: int = 128
-    eval_batch_size: int = 512
-    optimizer: str = "AdamW"
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    optimizer_args: dict[str, Any] = field(default_factory=dict)
-    lr_scheduler: str = "constant"
-    warmup_steps: int = 0
-    mixed_precision: str | None = None
-    label_smoothing: float = 0.0
-    ema_decay: float = 0.0
-    channels_last: bool = True
-    checkpoint_every: int = 1
-    progress: bool = True
-    log_with: Any = None
-
-    def __post_init__(self) -> None:
-        check_numbers(self)
-        check_positive(self, "batch_size", "eval_batch_size", "learning_rate")
-        check_not_negative(self, "weight_decay", "warmup_steps", "checkpoint_every", "label_smoothing", "ema_decay")
-        for name in ("label_smoothing", "ema_decay"):
-            if getattr(self, name) >= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must lie below 1.")
-        optimizer = self.optimizer_of([torch.zeros(1, requires_grad=True)])
-        try:
-            get_scheduler(self.lr_scheduler, optimizer, self.warmup_steps, max(self.warmup_steps, 1))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"lr_scheduler={self.lr_scheduler!r} cannot be had: {error}") from error
-        _check_trackers(self.log_with)
-        if self.mixed_precision not in (None, "no", "bf16"):
-            # fp16 scales gradients, which noise is added to.
-            raise ValueError(f"mixed_precision={self.mixed_precision!r}: choose 'no' or 'bf16'.")
-        if self.warmup_steps and self.lr_scheduler == "constant":
-            raise ValueError("lr_scheduler='constant' knows no warm-up: use 'constant_with_warmup'.")
-
-    def optimizer_of(self, parameters: Iterable[Any]) -> torch.optim.Optimizer:
-        """Return the optimizer of some parameters, or groups of them.
-
-        Raises:
-            ValueError: there is no such optimizer, or it does not take its settings.
-        """
-        kind = getattr(torch.optim, self.optimizer, None)
-        if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)) or kind is torch.optim.Optimizer:
-            raise ValueError(f"optimizer={self.optimizer!r} is none of torch.optim: 'AdamW' and 'SGD' are two.")
-        if kind is torch.optim.LBFGS:
-            raise ValueError("optimizer='LBFGS' asks for the loss several times a step, which no stage here does.")
-        # Some know no decay: that there is none need not be said.
-        knows_decay = "weight_decay" in inspect.signature(kind).parameters
-        decay: dict[str, Any] = {"weight_decay": self.weight_decay} if knows_decay or self.weight_decay else {}
-        try:
-            return kind(parameters, lr=self.learning_rate, **decay, **self.optimizer_args)  # type: ignore[call-arg]
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{self.optimizer} does not take these settings: {error}") from error
-
-
-def _check_trackers(log_with: Any) -> None:
-    """Refuse trackers that Accelerate does not know, or that are not installed.
-
-    Raises:
-        ValueError: names the first.
-    """
-    for name in log_with if isinstance(log_with, list | tuple) else [log_with]:
-        if not isinstance(name, str) or name == "all":
-            continue
-        if name not in LOGGER_TYPE_TO_CLASS:
-            raise ValueError(f"log_with={name!r} is no tracker. There are {', '.join(LOGGER_TYPE_TO_CLASS)}.")
-        if name in LoggerType.list() and name not in get_available_trackers():
-            raise ValueError(f"log_with={name!r}: it is not installed. Run `pip install {name}`, or leave it out.")
 
 
 # What is known of a model that was trained in this process, as long as it lives: its ledger, and which weights that is
@@ -300,18 +197,25 @@ class Classifier:
         """Refuse a model that cannot see these images or has other classes, before anything is trained.
 
         Raises:
-            ValueError: it is one; or it names the images' classes in another order.
+            ValueError: it is one.
         """
-        logits, kind = self.check_sees(model, images), type(model).__name__
+        logits = self.check_sees(model, images)
         if logits.shape[1] != images.classes:
-            raise ValueError(f"{kind} has {logits.shape[1]} classes, the images {images.classes}.")
-        names = getattr(getattr(model, "config", None), "id2label", None) or {}
-        own, theirs = [*map(str, names.values())], [*map(str, images.names or ())]
+            raise ValueError(f"{type(model).__name__} has {logits.shape[1]} classes, the images {images.classes}.")
+
+    def check_names(self, teacher: nn.Module, images: Images) -> None:
+        """Refuse a teacher that calls the images' classes as they do, in another order.
+
+        Raises:
+            ValueError: names the first that differs.
+        """
+        names = getattr(getattr(teacher, "config", None), "id2label", None) or {}
+        own, theirs = [str(names[i]) for i in sorted(names)], [*map(str, images.names or ())]
         if own != theirs and sorted(own) == sorted(theirs):
             first = next(i for i, name in enumerate(own) if name != theirs[i])
             raise ValueError(
-                f"{kind} calls class {first} {own[first]!r}, the images call it {theirs[first]!r}. Number the labels "
-                "as the model does: dataset.align_labels_with_mapping(model.config.label2id, 'label')."
+                f"The teacher calls class {first} {own[first]!r}, the images call it {theirs[first]!r}. Number the "
+                "labels as it does: dataset.align_labels_with_mapping(teacher.config.label2id, 'label')."
             )
 
     def check_student(self, images: Images) -> None:

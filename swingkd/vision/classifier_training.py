@@ -13,7 +13,7 @@ from swingkd.guards import check_positive
 from swingkd.models.logits import logits_of
 from swingkd.privacy import NO_TEACHER, PUBLIC_DATA, TEACHER_DATA, TRANSFER_SET, DPSettings, LedgerEntry, PrivacyLedger
 from swingkd.privacy.plan import epoch_steps
-from swingkd.vision.base import ImageArguments
+from swingkd.vision.arguments import ImageArguments
 from swingkd.vision.data import Images, said, shuffled_batches
 from swingkd.vision.dp_training import DPStagedTraining
 from swingkd.vision.staged_training import Mix, Unit

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from swingkd.privacy import DPSGD, DPSettings, PoissonBatches, PrivacyLedger, PrivacyPlan
-from swingkd.vision.base import ImageArguments
+from swingkd.vision.arguments import ImageArguments
 from swingkd.vision.staged_training import StagedTraining
 
 

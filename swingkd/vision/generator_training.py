@@ -9,7 +9,7 @@ from torch import nn
 
 from swingkd.guards import check_not_negative, check_positive
 from swingkd.privacy import PrivacyLedger
-from swingkd.vision.base import ImageArguments
+from swingkd.vision.arguments import ImageArguments
 from swingkd.vision.dp_training import DPStagedTraining
 from swingkd.vision.generator_loss import GeneratorLoss
 from swingkd.vision.models import ImageGenerator
@@ -122,6 +122,7 @@ class GeneratorTraining(DPStagedTraining):
         self.generator_optimizer.state.clear()
 
     def train_generator(self, generator: torch.Generator) -> None:
+        """Train the generator for an epoch, by the critic or the student; neither learns anything."""
         critic = self.critic or self.model
         self.model.eval()
         self.maker.train()

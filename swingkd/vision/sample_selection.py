@@ -14,7 +14,8 @@ from torch import nn
 from swingkd.guards import check_not_negative, check_positive
 from swingkd.models.logits import logits_of
 from swingkd.privacy import PrivacyLedger
-from swingkd.vision.base import ImageArguments, check_trainable
+from swingkd.vision.arguments import ImageArguments
+from swingkd.vision.base import check_trainable
 from swingkd.vision.data import Images, said, shuffled_batches
 from swingkd.vision.guidance import Guidance, PublishedNoise, Teacher
 from swingkd.vision.models import listening

@@ -27,7 +27,8 @@ from swingkd.models.logits import logits_of
 from swingkd.models.whole import check_finite_weights
 from swingkd.privacy import PrivacyLedger, ShardAnswers, module_digest
 from swingkd.progress import progress_bar
-from swingkd.vision.base import Classifier, ImageArguments
+from swingkd.vision.arguments import ImageArguments
+from swingkd.vision.base import Classifier
 from swingkd.vision.data import Images
 
 _STATE = "state.json"
@@ -240,14 +241,20 @@ class StagedTraining(Classifier):
         super().check_student(images)
         if self.mix is None:
             return
-        two = self.batch(images, torch.arange(2).minimum(torch.tensor(len(images) - 1)), None)
+        # As many as in training: some mix a batch's halves.
+        some = self.batch(images, torch.arange(min(self.args.batch_size, len(images))), None)
+        if not len(some.labels):
+            return
         with torch.random.fork_rng(devices=[]):
-            mixed, labels = self.mix(two.inputs, two.labels)
-        wanted = {(len(two.labels),), (len(two.labels), images.classes)}
-        if mixed.shape != two.inputs.shape or tuple(labels.shape) not in wanted:
+            try:
+                mixed, labels = self.mix(some.inputs, some.labels)
+            except Exception as error:  # the user's own code
+                raise ValueError(f"mix cannot mix {len(some.labels)} images: {error}") from error
+        wanted = {(len(some.labels),), (len(some.labels), images.classes)}
+        if mixed.shape != some.inputs.shape or tuple(labels.shape) not in wanted:
             raise ValueError(
-                f"mix made images {tuple(mixed.shape)} and labels {tuple(labels.shape)} of {tuple(two.inputs.shape)} "
-                f"and {tuple(two.labels.shape)}: images of that shape are needed, and labels [n] or "
+                f"mix made images {tuple(mixed.shape)} and labels {tuple(labels.shape)} of {tuple(some.inputs.shape)} "
+                f"and {tuple(some.labels.shape)}: images of that shape are needed, and labels [n] or "
                 f"[n, {images.classes}]. Tell it how many classes there are (num_classes={images.classes})."
             )
 

@@ -7,15 +7,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from swingkd import RuleTagger, Surrogates
 from swingkd.decentralized import (
     Client,
     ClientArguments,
     DecentralizedDistillation,
+    Federation,
+    FederationSettings,
     FedMD,
     LabelledExamples,
     MessengerServer,
@@ -26,7 +29,10 @@ from swingkd.decentralized import (
     text_examples,
 )
 from swingkd.decentralized.client import likeliest
+from swingkd.decentralized.federation import make_network
 from swingkd.decentralized.message import Message, RefusedError, load_weights, named_weights
+from swingkd.decentralized.messengers import Messenger
+from swingkd.decentralized.partition import PartitionSettings, others
 from swingkd.experiments.models import make_tokenizer
 
 NAMES = ("Ann", "Bob", "Carla", "Dan")
@@ -143,7 +149,7 @@ def test_adapters_alone_are_shared_and_kept(tokenizer, tmp_path):
     assert (tmp_path / "clients" / NAMES[0] / "client.safetensors").stat().st_size < 40_000
     for spoilt, words in (
         (dict(list(weights.items())[1:]), "among the weights"),
-        (weights | {"weight.other": torch.zeros(1)}, "no place for other"),
+        (weights | {"weight.other": torch.zeros(1)}, "other is no weight that is trained here"),
     ):
         with pytest.raises(RefusedError, match=words):
             load_weights(again.model, spoilt)
@@ -190,7 +196,15 @@ def test_a_messenger_gives_away_whose_sentence_was_read(tokenizer):
     unread = attack_messengers([planted], [client.messenger()], reference)
     assert abs(unread["loss"].auc.value - 0.5) < 0.25
     client.learn(0)
-    assert attack_messengers([planted], [client.messenger()], reference)["loss"].auc.value > 0.9
+    hers = client.messenger()
+    assert attack_messengers([planted], [hers], reference)["loss"].auc.value > 0.9
+    # Models that find all of it likelier, or less likely, do not hide each other.
+    other = Client("bob", llama(tokenizer, 1), own, reference, arguments()).messenger()
+    nothing = replace(planted, given=torch.rand(len(planted.given)) < 0.5)
+    both = attack_messengers([planted, nothing], [hers, other], reference)["loss"].auc.value
+    assert 0.6 < both < 0.95
+    swapped = attack_messengers([planted, planted], [hers, hers], reference)["loss"].auc.value
+    assert swapped == pytest.approx(0.5)
 
 
 def test_texts_are_padded_to_one_width(tokenizer):
@@ -218,6 +232,105 @@ def test_examples_that_do_not_fit_are_refused(fields, words):
         LabelledExamples(torch.zeros(1, 2, dtype=torch.int64), classes=4, **fields)
 
 
+class Flat(torch.nn.Linear):
+    """No language model."""
+
+    def __init__(self):
+        super().__init__(2, 60)
+
+    def forward(self, inputs):
+        return super().forward(inputs.float())
+
+
+def test_models_that_see_what_they_predict_are_refused(tokenizer):
+    texts = text_examples(REFERENCE, tokenizer)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    both_ways = BertForMaskedLM(BertConfig(**sizes, vocab_size=len(tokenizer)))
+    with pytest.raises(ValueError, match="BertForMaskedLM sees the tokens that it is to predict"):
+        Client("ann", both_ways, texts, texts, arguments())
+    with pytest.raises(ValueError, match="ann has a model without a weight that may change"):
+        Client("ann", llama(tokenizer).requires_grad_(False), texts, texts, arguments())
+    with pytest.raises(ValueError, match="There are no texts"):
+        text_examples([], tokenizer)
+
+
+def test_a_long_text_elsewhere_costs_nothing(tokenizer):
+    texts = text_examples([*REFERENCE[:4], " ".join(REFERENCE)], tokenizer, max_length=60)
+    assert texts.labels.shape[1] == 60
+    model, seen = llama(tokenizer), []
+    model.register_forward_pre_hook(lambda _, __, given: seen.append(given["input_ids"].shape), with_kwargs=True)
+    client = Client("ann", model, texts, texts, arguments())
+    seen.clear()
+    client.own_losses(torch.tensor([0, 2]))
+    assert seen[0][1] < 60
+
+
+@pytest.mark.parametrize("vocabulary", [1_000, 151_936])
+def test_soft_labels_of_the_likeliest_add_up_in_half_precision(vocabulary):
+    """Rounding a hundred thousand small numbers the same way made a sum that was refused."""
+    probabilities = (2 * torch.randn(20, vocabulary, generator=torch.Generator().manual_seed(0))).softmax(1)
+    said = Messenger(likeliest(probabilities, 50), "r", 0)
+    said.check("r", (20, vocabulary))
+    assert ((said.probabilities.float().sum(1) - 1).abs() < 1e-3).all()
+    top = probabilities.topk(50, dim=1)
+    torch.testing.assert_close(said.probabilities.float().gather(1, top.indices), top.values, rtol=0.1, atol=1e-5)
+
+
+def test_frozen_weights_must_be_the_same_and_stay_so(tokenizer, tmp_path):
+    reference, own = text_examples(REFERENCE, tokenizer), text_examples(said("Ann"), tokenizer)
+    client = Client("ann", adapted(llama(tokenizer)), own, reference, arguments(share_weights=True))
+    words = {"round": 0, "wants": "weights", "run": "r"}
+    answer = client.answer(Message({}, words))
+    with pytest.raises(RefusedError, match="frozen weights are not those"):
+        WeightServer(adapted(llama(tokenizer, 1)), reference).receive(0, "ann", answer)
+    WeightServer(adapted(llama(tokenizer)), reference).receive(0, "ann", answer)
+    frozen = {"weight.base_model.model.lm_head.weight": torch.zeros(len(tokenizer), 16)}
+    before = client.model.base_model.model.lm_head.weight.clone()
+    with pytest.raises(RefusedError, match="no weight that is trained here"):
+        load_weights(client.model, answer.tensors | frozen)
+    assert torch.equal(client.model.base_model.model.lm_head.weight, before)
+    client.save(tmp_path)
+    other = Client("ann", adapted(llama(tokenizer, 1)), own, reference, arguments(share_weights=True))
+    with pytest.raises(ValueError, match="beside other frozen weights"):
+        other.load(tmp_path)
+
+
+def speakers(folder) -> dict:
+    rows = [{"who": who, "text": f"{text} My pin is {4000 + i}."} for who in NAMES for i, text in enumerate(said(who))]
+    rows += [{"who": "Eve", "text": "nobody's"}, {"who": "Ann", "text": "x"}]
+    Dataset.from_list(rows).to_parquet(folder / "people.parquet")
+    data = {"path": "parquet", "data_files": str(folder / "people.parquet"), "split": "train"}
+    return {
+        "data": data,
+        "client": "who",
+        "text": "text",
+        "tokenizer": str(folder / "tokenizer"),
+        "reference_clients": 1,
+    }
+
+
+def test_a_configuration_makes_the_same_clients_again(tokenizer, tmp_path, monkeypatch):
+    """Made-up values too: whoever goes on, and each round of a node, reads the configuration anew."""
+    monkeypatch.chdir(tmp_path)
+    tokenizer.save_pretrained("tokenizer")
+    llama(tokenizer).save_pretrained("llama")
+    people = speakers(tmp_path) | {"surrogates": str(tmp_path / "_private" / "surrogate_key"), "most_clients": 4}
+    config = {"people": people, "models": [{"name": "llama", "lora": {"r": 2}}], "client": {"rounds": 1}}
+    federations = [Federation(FederationSettings.of(config)) for _ in range(2)]
+    first, again = ({name: each.fingerprint() for name, each in f.partition.train.items()} for f in federations)
+    assert first == again
+    assert len(set(first.values())) == 3
+    read = tokenizer.batch_decode(federations[0].partition.train[federations[0].names[0]].inputs["input_ids"])
+    assert not any(str(4000 + i) in text for text in read for i in range(12))
+    # Others' text is nobody's who takes part, whatever was filtered out of it.
+    assert set(others(PartitionSettings(**people))["who"]) == {"Eve"}
+    with pytest.raises(ValueError, match="lora is for language models"):
+        make_network({"name": "llama", "lora": {}}, LabelledExamples(torch.zeros(2, 3), torch.tensor([0, 1]), 2), 0)
+    with pytest.raises(ValueError, match="Texts have no labels that could be wrong"):
+        Federation(FederationSettings.of(config | {"mislabelled_clients": 1.0})).client(federations[0].names[0])
+
+
 def test_models_and_texts_that_do_not_fit_are_refused(tokenizer):
     with pytest.raises(ValueError, match="has 1 tokens: of two, the second"):
         text_examples(["I am Ann.", ""], make_tokenizer({"vocab_size": 200}, REFERENCE), max_length=1)
@@ -226,7 +339,7 @@ def test_models_and_texts_that_do_not_fit_are_refused(tokenizer):
     with pytest.raises(ValueError, match="knows 50 tokens, the texts 60"):
         Client("ann", small, few, few, arguments())
     with pytest.raises(ValueError, match=r"no logits \[n, T, classes\]: give a language model"):
-        Client("ann", torch.nn.Flatten(), few, replace(few, inputs=few.inputs["input_ids"]), arguments())
+        Client("ann", Flat(), few, replace(few, inputs=few.inputs["input_ids"]), arguments())
 
 
 def test_learning_privately_clips_whole_texts(tokenizer):

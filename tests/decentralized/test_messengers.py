@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swingkd.decentralized.message import RefusedError
-from swingkd.decentralized.messengers import Messenger, MessengerRepository, fingerprint
+from swingkd.decentralized.message import RefusedError, fingerprint
+from swingkd.decentralized.messengers import Messenger, MessengerRepository
 
 SHAPE = (6, 3)
 REFERENCE = fingerprint(torch.arange(6.0), torch.arange(6))

@@ -22,7 +22,8 @@ from swingkd.privacy import (
     response_probabilities,
 )
 from swingkd.vision import ExactTeacher, NoisyDifferences, RandomizedTeacher, ShardLabels
-from swingkd.vision.base import Classifier, ImageArguments
+from swingkd.vision.arguments import ImageArguments
+from swingkd.vision.base import Classifier
 from swingkd.vision.labelling import Answers, answer_probabilities, composed_epsilon, one_hot
 from tests.harness import small
 

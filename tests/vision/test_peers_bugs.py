@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from dataclasses import replace
 
@@ -13,7 +14,14 @@ from PIL import Image as Picture
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
-from swingkd.vision import ClassifierArguments, ClassifierTraining, Images
+from swingkd.vision import (
+    ClassifierArguments,
+    ClassifierTraining,
+    DynamicSampleSelection,
+    Images,
+    SampleSelectionArguments,
+    Teacher,
+)
 from tests.harness import small
 
 pytestmark = pytest.mark.reported
@@ -86,13 +94,25 @@ def test_the_first_steps_of_a_running_mean_are_not_those_of_the_first_weights(pu
     assert trained.evaluate(unseen) > 0.8
 
 
-def test_a_model_that_orders_the_classes_otherwise_is_refused(public, tmp_path):
+def test_a_teacher_that_orders_the_classes_otherwise_is_refused(public, tmp_path):
     """timm #1817, transformers #3093: classes are numbers, and nobody looked at their names."""
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    names = dict(enumerate(["dog", "cat", "bird"]))
-    model = ViTForImageClassification(ViTConfig(**sizes, image_size=8, patch_size=4, id2label=names))
-    args = ClassifierArguments(output_dir=str(tmp_path), progress=False)
-    with pytest.raises(ValueError, match="calls class 0 'dog', the images call it 'cat'"):
-        ClassifierTraining(model, replace(public, names=("cat", "dog", "bird")), args=args)
-    ClassifierTraining(model, replace(public, names=("dog", "cat", "bird")), args=args)
-    ClassifierTraining(model, replace(public, names=("rose", "tulip", "lily")), args=args)
+    # A file may name them in any order.
+    names = {1: "cat", 0: "dog", 2: "bird"}
+    teacher = ViTForImageClassification(ViTConfig(**sizes, image_size=8, patch_size=4, id2label=names))
+    teacher.config.id2label = names
+    args = SampleSelectionArguments(output_dir=str(tmp_path), progress=False)
+
+    def selection(*named):
+        return DynamicSampleSelection(
+            small(), Teacher(copy.deepcopy(teacher), "private"), replace(public, names=named), args=args
+        )
+
+    with pytest.raises(ValueError, match="The teacher calls class 0 'dog', the images call it 'cat'"):
+        selection("cat", "dog", "bird")
+    selection("dog", "cat", "bird")
+    selection("rose", "tulip", "lily")
+    # A student learns the images' order, whatever its own was.
+    ClassifierTraining(
+        teacher, replace(public, names=("cat", "dog", "bird")), args=ClassifierArguments(output_dir="x")
+    )
