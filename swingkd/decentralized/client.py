@@ -30,6 +30,7 @@ from swingkd.decentralized.message import (
     load_weights,
     named_weights,
 )
+from swingkd.decentralized.messengers import likeliest, packed
 from swingkd.files import read_as, written_whole
 from swingkd.models.whole import check_finite_weights
 from swingkd.privacy import DPSGD, TEACHER_DATA, DPSettings, LedgerEntry, PoissonBatches, PrivacyLedger, PrivacyPlan
@@ -162,7 +163,7 @@ class Client:
             self.learn(number, message.tensors.get("target"))
             self.answered = number
         if wants == "messenger":
-            tensors["messenger"] = self.messenger()
+            tensors = packed(self.messenger(), self.args.top_k)
             words["reference"] = self.reference.fingerprint()
         if wants == "weights":
             tensors = {name: tensor.clone() for name, tensor in named_weights(self.model).items()}
@@ -340,24 +341,6 @@ class Client:
         self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": state})
         self.run, self.answered, self.private_steps = words["run"], words["answered"], words["private_steps"]
         return True
-
-
-def likeliest(probabilities: torch.Tensor, count: int | None) -> torch.Tensor:
-    """Return probabilities [R, C] of which all but the likeliest are alike; their sum stays.
-
-    Args:
-        probabilities: of all classes.
-        count: how many keep theirs; `None`: all.
-    """
-    if count is None or count >= probabilities.shape[1]:
-        return probabilities
-    kept, places = probabilities.topk(count, dim=1)
-    others = probabilities.shape[1] - count
-    rest = (1 - kept.sum(1, keepdim=True)).clamp_min(0) / others
-    # As a messenger keeps it: what rounding does to so many alike would add up.
-    rest = rest.half().to(kept)
-    kept = kept * ((1 - others * rest) / kept.sum(1, keepdim=True))
-    return rest.expand_as(probabilities).scatter(1, places, kept)
 
 
 def _seal(words: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:

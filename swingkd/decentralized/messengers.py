@@ -80,6 +80,57 @@ class Messenger:
             raise RefusedError(f"{int((off > _TOLERANCE).sum())} of its rows do not sum to one, or are negative")
 
 
+def likeliest(probabilities: torch.Tensor, count: int | None) -> torch.Tensor:
+    """Return probabilities [R, C] of which all but the likeliest are alike; their sum stays.
+
+    Args:
+        probabilities: of all classes.
+        count: how many keep theirs; `None`: all.
+    """
+    if count is None or count >= probabilities.shape[1]:
+        return probabilities
+    kept, places = probabilities.topk(count, dim=1)
+    others = probabilities.shape[1] - count
+    rest = (1 - kept.sum(1, keepdim=True)).clamp_min(0) / others
+    # As a messenger keeps it: what rounding does to so many alike would add up.
+    rest = rest.half().to(kept)
+    kept = kept * ((1 - others * rest) / kept.sum(1, keepdim=True))
+    return rest.expand_as(probabilities).scatter(1, places, kept)
+
+
+def packed(probabilities: torch.Tensor, count: int | None) -> dict[str, torch.Tensor]:
+    """Return what a message holds of soft labels [R, C]: of those of `likeliest`, only what differs."""
+    if count is None or count >= probabilities.shape[1]:
+        return {"messenger": probabilities}
+    # One more: what all others are like.
+    kept, places = probabilities.topk(count + 1, dim=1)
+    return {
+        "messenger.kept": kept[:, :-1].contiguous(),
+        "messenger.places": places[:, :-1].int().contiguous(),
+        "messenger.rest": kept[:, -1].contiguous(),
+    }
+
+
+def unpacked(tensors: dict[str, torch.Tensor], classes: int) -> torch.Tensor:
+    """Return the soft labels [R, C] that a message holds.
+
+    Raises:
+        RefusedError: it holds none, or parts that do not fit.
+    """
+    if "messenger" in tensors:
+        return tensors["messenger"]
+    kept, places, rest = (tensors.get(f"messenger.{part}") for part in ("kept", "places", "rest"))
+    if kept is None or places is None or rest is None:
+        raise RefusedError("it brings no messenger")
+    if kept.ndim != 2 or kept.shape != places.shape or rest.shape != kept.shape[:1] or kept.dtype != rest.dtype:
+        raise RefusedError(
+            f"its messenger is of parts {tuple(kept.shape)}, {tuple(places.shape)}, {tuple(rest.shape)}"
+        )
+    if places.is_floating_point() or bool(((places < 0) | (places >= classes)).any()):
+        raise RefusedError(f"its messenger speaks of classes beyond the {classes} that there are")
+    return rest[:, None].repeat(1, classes).scatter(1, places.long(), kept)
+
+
 class MessengerRepository:
     """The latest messenger of every client, whether it is there or not.
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from swingkd.decentralized.aggregation import Aggregation
 from swingkd.decentralized.labelled_examples import LabelledExamples, answers, batches, logits_on
 from swingkd.decentralized.message import Message, RefusedError, Word, frozen_digest, load_weights, named_weights
-from swingkd.decentralized.messengers import Messenger, MessengerRepository
+from swingkd.decentralized.messengers import Messenger, MessengerRepository, unpacked
 from swingkd.files import read_as, written_whole
 
 
@@ -113,9 +113,7 @@ class MessengerServer:
         """
         if self.rule is None:
             return
-        if "messenger" not in answer.tensors:
-            raise RefusedError("it brings no messenger")
-        said = answer.tensors["messenger"]
+        said = unpacked(answer.tensors, self.reference.classes)
         if not said.is_floating_point():
             raise RefusedError(f"its messenger holds {said.dtype}: probabilities are floats")
         messenger = Messenger(said, answer.text("reference"), number)

@@ -28,10 +28,9 @@ from swingkd.decentralized import (
     attack_messengers,
     text_examples,
 )
-from swingkd.decentralized.client import likeliest
 from swingkd.decentralized.federation import make_network
 from swingkd.decentralized.message import Message, RefusedError, load_weights, named_weights
-from swingkd.decentralized.messengers import Messenger
+from swingkd.decentralized.messengers import Messenger, likeliest, packed, unpacked
 from swingkd.decentralized.partition import PartitionSettings, others
 from swingkd.experiments.models import make_tokenizer
 
@@ -275,6 +274,24 @@ def test_soft_labels_of_the_likeliest_add_up_in_half_precision(vocabulary):
     assert ((said.probabilities.float().sum(1) - 1).abs() < 1e-3).all()
     top = probabilities.topk(50, dim=1)
     torch.testing.assert_close(said.probabilities.float().gather(1, top.indices), top.values, rtol=0.1, atol=1e-5)
+
+
+def test_the_likeliest_alone_travel():
+    probabilities = torch.randn(6, 40, generator=torch.Generator().manual_seed(0)).softmax(1)
+    said = likeliest(probabilities, 5).half()
+    parts = packed(said, 5)
+    assert sum(t.numel() * t.element_size() for t in parts.values()) == 6 * (5 * (2 + 4) + 2)
+    assert torch.equal(unpacked(parts, 40), said)
+    assert torch.equal(unpacked(packed(said, None), 40), said)
+    for changed, words in (
+        ({"messenger.rest": torch.zeros(5)}, "of parts"),
+        ({"messenger.places": torch.full((6, 5), 40)}, "beyond the 40"),
+        ({"messenger.places": torch.zeros(6, 5)}, "beyond the 40"),
+    ):
+        with pytest.raises(RefusedError, match=words):
+            unpacked(parts | changed, 40)
+    with pytest.raises(RefusedError, match="brings no messenger"):
+        unpacked({"messenger.kept": parts["messenger.kept"]}, 40)
 
 
 def test_frozen_weights_must_be_the_same_and_stay_so(tokenizer, tmp_path):
