@@ -243,10 +243,20 @@ class Cronus(FedMD):
                 continue
             middle = _weighted_mean(answers, kept)
             off = (answers - middle[:, None]) * kept[..., None]
-            direction = torch.linalg.eigh(off.transpose(1, 2) @ off).eigenvectors[..., -1:]
-            distances = (off @ direction)[..., 0].abs()
+            distances = _along_the_widest(off)
             kept.scatter_(1, distances.topk(drop, dim=1).indices, 0.0)
         return _weighted_mean(answers, kept)
+
+
+def _along_the_widest(off: torch.Tensor) -> torch.Tensor:
+    """Return how far out each of [R, T, C] lies along the direction in which the T differ most, [R, T]."""
+    clients, classes = off.shape[1:]
+    if clients <= classes:
+        # The same of the smaller matrix: of a vocabulary, the other would have its square.
+        found = torch.linalg.eigh(off @ off.transpose(1, 2))
+        return found.eigenvectors[..., -1].abs() * found.eigenvalues[:, -1:].clamp_min(0).sqrt()
+    direction = torch.linalg.eigh(off.transpose(1, 2) @ off).eigenvectors[..., -1:]
+    return (off @ direction)[..., 0].abs()
 
 
 def _weighted_mean(answers: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swingkd.decentralized.aggregation import DSFL, Cronus, FedMD, RandomNeighbours, SDDist, nearest, quality, tempered
+from swingkd.decentralized.aggregation import (
+    DSFL,
+    Cronus,
+    FedMD,
+    RandomNeighbours,
+    SDDist,
+    _along_the_widest,
+    nearest,
+    quality,
+    tempered,
+)
 
 
 def messengers(count: int, rows: int = 7, classes: int = 4, seed: int = 0) -> torch.Tensor:
@@ -147,3 +157,13 @@ def test_a_robust_mean_withstands_a_fifth_of_liars(clients, seed):
 def test_settings_are_checked(fields, says):
     with pytest.raises(ValueError, match=says):
         SDDist(**fields)
+
+
+@pytest.mark.parametrize("clients", [4, 12])
+def test_the_widest_direction_is_that_of_the_classes_or_of_the_clients(clients):
+    off = torch.randn(5, clients, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = []
+    for example in off:
+        direction = torch.linalg.svd(example).Vh[0]
+        expected.append((example @ direction).abs())
+    torch.testing.assert_close(_along_the_widest(off), torch.stack(expected))
