@@ -155,7 +155,8 @@ class Client:
         tensors: dict[str, torch.Tensor] = {}
         if wants == "accuracy":
             load_weights(self.model, message.tensors)
-            words |= {"accuracy": self.accuracy(self.test), "loss": self.loss(self.test)}
+            logits = logits_on(self.model, self.test)
+            words |= {"accuracy": _accuracy(logits, self.test), "loss": _loss(logits, self.test)}
             words["ledger"] = json.dumps(self.ledger.to_dict())
         elif number > self.answered:
             # Asked again after a crash, it says again what it said.
@@ -273,11 +274,7 @@ class Client:
 
     def accuracy(self, examples: LabelledExamples) -> float:
         """Return the share of labels (of texts, tokens) that it finds likeliest."""
-        return float((logits_on(self.model, examples).argmax(1).cpu() == examples.flat_labels).double().mean())
-
-    def loss(self, examples: LabelledExamples) -> float:
-        """Return the mean cross-entropy with the labels, in nats; of texts, its exponential is the perplexity."""
-        return float(F.cross_entropy(logits_on(self.model, examples).cpu().double(), examples.flat_labels))
+        return _accuracy(logits_on(self.model, examples), examples)
 
     # -- crash and rejoin ----------------------------------------------------------------------------------------
 
@@ -341,6 +338,15 @@ class Client:
         self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": state})
         self.run, self.answered, self.private_steps = words["run"], words["answered"], words["private_steps"]
         return True
+
+
+def _accuracy(logits: torch.Tensor, examples: LabelledExamples) -> float:
+    return float((logits.argmax(1).cpu() == examples.flat_labels).double().mean())
+
+
+def _loss(logits: torch.Tensor, examples: LabelledExamples) -> float:
+    """Return the mean cross-entropy with the labels, in nats; of texts, its exponential is the perplexity."""
+    return float(F.cross_entropy(logits.cpu().double(), examples.flat_labels))
 
 
 def _seal(words: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:

@@ -78,13 +78,15 @@ class LabelledExamples:
 
     def places(self, rows: torch.Tensor) -> torch.Tensor:
         """Return which of the R labels are those of some examples, in their order."""
+        if not self.are_texts:
+            return rows
         ends = self._counts.cumsum(0)[rows]
         counts = self._counts[rows]
         return torch.cat([torch.arange(end - n, end) for end, n in zip(ends.tolist(), counts.tolist(), strict=True)])
 
     @cached_property
     def _counts(self) -> torch.Tensor:
-        return self.asked.sum(1) if self.are_texts else torch.ones_like(self.labels)
+        return self.asked.sum(1)
 
     def row_means(self, values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Return the mean [n] of values [r] over the labels of each of some examples."""

@@ -131,8 +131,7 @@ def load_partition(settings: PartitionSettings) -> Partition:
     _, rows, own, shared, drawn = _people(settings)
     whose = np.asarray(rows[settings.client]).astype(str)
     read = _reader(settings, rows, np.isin(whose, list(shared)))
-    # Nobody's secret: it is read as it is.
-    read_shared = Tokens(replace(settings, surrogates=None)) if isinstance(read, Tokens) else read
+    read_shared = read.as_it_is if isinstance(read, Tokens) else read
     parts = [read_shared(rows.select(np.flatnonzero(whose == name))) for name in sorted(shared)]
     reference = LabelledExamples.joined(parts)
     some = torch.from_numpy(drawn.permutation(len(reference))[: settings.reference_examples]).sort().values
@@ -350,8 +349,16 @@ class Tokens:
         """Return rows as examples."""
         return self.read(rows[self.settings.text][:])
 
-    def read(self, texts: Sequence[str]) -> LabelledExamples:
+    def as_it_is(self, rows: Dataset) -> LabelledExamples:
+        """Return rows that are nobody's secret as examples."""
+        return self.read(rows[self.settings.text][:], public=True)
+
+    def read(self, texts: Sequence[str], *, public: bool = False) -> LabelledExamples:
         """Return texts as examples, with made-up values where those are asked for: the same whenever this begins anew.
+
+        Args:
+            texts: one a row.
+            public: they are nobody's secret, and are read as they are.
 
         Raises:
             ValueError: a text has no token that could be predicted.
@@ -360,13 +367,13 @@ class Tokens:
         if settings.missing == "drop":
             lengths = [len(ids) for ids in self.tokenizer(list(texts))["input_ids"]]
             texts = [text for text, length in zip(texts, lengths, strict=True) if length > 1]
-        self._parts += 1
+        surrogates = None
+        if self._surrogates is not None and not public:
+            self._parts += 1
+            surrogates = self._surrogates.of_part(str(self._parts))
+        tagger = RuleTagger() if settings.tag or surrogates is not None else None
         return text_examples(
-            texts,
-            self.tokenizer,
-            max_length=settings.max_length,
-            tagger=RuleTagger() if settings.tag or self._surrogates else None,
-            surrogates=self._surrogates.of_part(str(self._parts)) if self._surrogates else None,
+            texts, self.tokenizer, max_length=settings.max_length, tagger=tagger, surrogates=surrogates
         )
 
 

@@ -57,13 +57,14 @@ class FederatedText(FederationExperiment):
         secrets = np.random.default_rng(seed).choice(10**5, plan["planted"], replace=False)
         texts = [plan["template"].format(secret=f"{secret:05d}") for secret in secrets.tolist()]
         settings = PartitionSettings(**federation.settings.people)
-        own, shared = Tokens(settings), Tokens(replace(settings, surrogates=None))
+        own = Tokens(settings)
+        asked = own.read(texts, public=True)
         known, private = federation.partition.reference, federation.partition.train
-        reference = LabelledExamples.joined([known, shared.read(texts)])
+        reference = LabelledExamples.joined([known, asked])
         federation.partition = replace(federation.partition, reference=reference)
         planted = []
         for place, client in enumerate(federation.names):
-            drawn = PlantedExamples.drawn(shared.read(texts), len(texts), seed * 1_009 + place)
+            drawn = PlantedExamples.drawn(asked, len(texts), seed * 1_009 + place)
             given = [texts[i] for i in drawn.rows[drawn.given].tolist()]
             private[client] = LabelledExamples.joined([private[client], own.read(given * plan["copies"])])
             planted.append(replace(drawn, rows=drawn.rows + len(known)))

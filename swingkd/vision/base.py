@@ -203,12 +203,13 @@ class Classifier:
         if logits.shape[1] != images.classes:
             raise ValueError(f"{type(model).__name__} has {logits.shape[1]} classes, the images {images.classes}.")
 
-    def check_names(self, teacher: nn.Module, images: Images) -> None:
-        """Refuse a teacher that calls the images' classes as they do, in another order.
+    def check_teacher(self, teacher: nn.Module, images: Images) -> None:
+        """Refuse a teacher that cannot see these images, has other classes, or calls them so in another order.
 
         Raises:
-            ValueError: names the first that differs.
+            ValueError: it is one; names the first class that differs.
         """
+        self.check_classes(teacher, images)
         names = getattr(getattr(teacher, "config", None), "id2label", None) or {}
         own, theirs = [str(names[i]) for i in sorted(names)], [*map(str, images.names or ())]
         if own != theirs and sorted(own) == sorted(theirs):

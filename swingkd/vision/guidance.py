@@ -130,8 +130,7 @@ class Teacher:
             ValueError: the teacher has other classes.
         """
         self.model = run.place(self.model).eval().requires_grad_(False)
-        run.check_classes(self.model, images)
-        run.check_names(self.model, images)
+        run.check_teacher(self.model, images)
         self._images = images
         if not self.live:
             self._table = torch.full((len(images), images.classes), torch.nan)
@@ -324,8 +323,7 @@ class ShardTeachers:
         check_kept(run, self.answers)
         self.models = [run.place(model).eval().requires_grad_(False) for model in self.models]
         for model in self.models:
-            run.check_classes(model, images)
-            run.check_names(model, images)
+            run.check_teacher(model, images)
         self._keys, self._images = content_keys(images.pixels), images
         self._table = torch.full((len(images), images.classes), torch.nan)
 
