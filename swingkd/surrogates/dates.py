@@ -1,10 +1,15 @@
-"""Dates, moved by one span of time in all of a record, so that the days between them stay as many."""
+"""Dates, moved by one span of time in all of a record, so that the days between them stay as many.
+
+The day that the latest becomes is drawn from many years, whenever it was: moved by a few years only, a date that is
+said often could be told from the mean of what is made of it.
+"""
 
 from __future__ import annotations
 
 import calendar
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from itertools import pairwise
 from random import Random
@@ -32,14 +37,38 @@ _TELL_NOTHING = frozenset(
     "day days week weeks month months year years hour hours morning evening night noon o clock h de del di du der am "
     "le la el al den 年 月 日 년 월 일".split()
 )
-# A few months at least, and few enough that a child stays a child.
-_NEAREST, _FURTHEST = 60, 1000
+_LONE_YEAR = re.compile(r"(?<!\d)(?:1[89]\d\d|20\d\d|21[0-4]\d|2150)(?!\d)")
+# In which a date without one is counted on.
+_NO_YEAR = 2001
+#: The latest date of a record is made one of these, the first and the last year.
+YEARS = (1950, 2025)
 
 
-def draw_move(rng: Random) -> timedelta:
-    """Draw by how much the dates of a record move: 60 to 1,000 days to either side, and some time of the day."""
-    days = rng.choice((-1, 1)) * rng.randint(_NEAREST, _FURTHEST)
-    return timedelta(days=days, seconds=rng.randint(0, 86_399))
+def draw_move(values: Iterable[str], years: tuple[int, int], rng: Random) -> timedelta:
+    """Draw by how much the dates of a record move: its latest one becomes any day of some years, at any time of it.
+
+    Args:
+        values: the record's dates, as they stand there; those without a year do not count where others have one.
+        years: the first and the last.
+        rng: where the draw comes from.
+    """
+    first, last = datetime(years[0], 1, 1), datetime(years[1] + 1, 1, 1)
+    chosen = first + timedelta(days=rng.randrange((last - first).days), seconds=rng.randrange(86_400))
+    return chosen - max((when for value in values for when in _dated(value)), default=datetime(_NO_YEAR, 1, 1))
+
+
+def _dated(value: str) -> Iterator[datetime]:
+    """Yield the days of a value that say a year, the middle of it where they say no more."""
+    place = 0
+    for start in [*_starts(value), len(value)]:
+        yield from (datetime(int(year[0]), 7, 1) for year in _LONE_YEAR.finditer(value, place, start))
+        place = start
+        places = _date_in(value[start:])
+        if "y" in places:
+            place = start + max(end for _, end in places.values())
+            # What is no day is figures, and says nothing.
+            with suppress(ValueError):
+                yield _when(value[start:], places)
 
 
 def moved(value: str, move: timedelta, rng: Random) -> str:
@@ -55,16 +84,16 @@ def moved(value: str, move: timedelta, rng: Random) -> str:
         return when + (move if timed else timedelta(days=move.days))
 
     starts = _starts(value)
-    made = [_others(value[: starts[0]] if starts else value, rng)]
+    made = [_others(value[: starts[0]] if starts else value, move, rng)]
     for start, end in pairwise([*starts, len(value)]):
         part = value[start:end]
         pieces = _pieces(part, _date_in(part), later)
         # A date that is none is figures and words.
         place = 0
         for first, last, new in pieces or []:
-            made += [_others(part[place:first], rng), new]
+            made += [_others(part[place:first], move, rng), new]
             place = last
-        made.append(_others(part[place:], rng))
+        made.append(_others(part[place:], move, rng))
     return "".join(made)
 
 
@@ -100,11 +129,13 @@ def _date_in(value: str) -> dict[str, tuple[int, int]]:
     return {}
 
 
-def _others(text: str, rng: Random) -> str:
+def _others(text: str, move: timedelta, rng: Random) -> str:
     """Return what stands around dates with its figures and words changed, but for those that tell nothing."""
 
     def other(token: re.Match[str]) -> str:
         own = token[0].casefold()
+        if _LONE_YEAR.fullmatch(own):
+            return _moved_year(own, move, rng)
         if own[0].isdecimal():
             return _alike(token[0], rng)
         if own in _ORDINALS:
@@ -144,18 +175,10 @@ def _pieces(
     if not places:
         return None
 
-    def figure(name: str, otherwise: int) -> int:
-        return int(value[slice(*places[name])]) if name in places else otherwise
-
-    month = _MONTHS[value[slice(*places["w"])].lower()] if "w" in places else figure("m", 1)
-    year = figure("y", 2001)
-    century = 0
-    if "y" in places and places["y"][1] - places["y"][0] == 2:
-        century = 1900 if year > 30 else 2000
     time = _TIME.search(value, max(end for _, end in places.values()))
     try:
         hour, minute, second = [int(part or 0) for part in time.group("h", "i", "s")] if time else [0, 0, 0]
-        before = datetime(year + century, month, figure("d", 1), hour, minute, second)
+        before = _when(value, places).replace(hour=hour, minute=minute, second=second)
         after = later(before, time is not None)
     except (ValueError, OverflowError):
         return None
@@ -174,6 +197,23 @@ def _pieces(
     return sorted(pieces)
 
 
+def _when(value: str, places: dict[str, tuple[int, int]]) -> datetime:
+    """Return the day of a date.
+
+    Raises:
+        ValueError: there is none.
+    """
+
+    def figure(name: str, otherwise: int) -> int:
+        return int(value[slice(*places[name])]) if name in places else otherwise
+
+    month = _MONTHS[value[slice(*places["w"])].lower()] if "w" in places else figure("m", 1)
+    year = figure("y", _NO_YEAR)
+    if "y" in places and places["y"][1] - places["y"][0] == 2:
+        year += 1900 if year > 30 else 2000
+    return datetime(year, month, figure("d", 1))
+
+
 def _figures(before: str, number: int, bare: bool) -> str:
     """Write a number as another one was written: with as many figures, or `bare`, without a 0 before it."""
     written = str(number) if bare and not before.startswith("0") else str(number).zfill(len(before))
@@ -189,11 +229,16 @@ def _cased_as(made: str, before: str) -> str:
     return made.upper() if before.isupper() else made.lower() if before.islower() else made
 
 
+def _moved_year(year: str, move: timedelta, rng: Random) -> str:
+    try:
+        return str((datetime(int(year), 7, 1) + move).year).zfill(4)
+    except OverflowError:
+        return by_shape(year, rng)
+
+
 def _alike(figures: str, rng: Random) -> str:
     """Return a number that may stand in the same place of a date or a time."""
     number = int(figures)
-    if len(figures) == 4 and 1800 <= number <= 2150:
-        return str(number + rng.choice((-3, -2, -1, 1, 2, 3)))
     for highest in (12, 23, 31, 59):
         if len(figures) <= 2 and number <= highest:
             return str(rng.randint(min(number, 1), highest)).zfill(len(figures))[-max(len(figures), 1) :]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container
+from datetime import timedelta
 from random import Random
 
-from swingkd.surrogates.dates import draw_move, is_date, moved
+from swingkd.surrogates.dates import YEARS, draw_move, is_date, moved
 from swingkd.surrogates.kinds import kind_of
 from swingkd.surrogates.names import DRAWS, WORD, People, Pools, untaken
 from swingkd.surrogates.shapes import PUBLIC_HOSTS, by_shape, host, network_address, number
@@ -22,6 +23,8 @@ _FORCES = ("AA", "AE", "AP")
 _ABROAD = re.compile(r"\s*(?:\+|00)(?:1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|\d{3})|\s*\(?0+")
 # With fewer letters and digits, an ending is no sign of the same value.
 _ENDING = 7
+# So far is a date moved that by chance would stay the one that it is: to another year, month and day.
+_AWAY = timedelta(days=400)
 
 
 class Record:
@@ -31,18 +34,27 @@ class Record:
         rng: the record's own; nothing that is drawn depends on a value.
         locale: of the names.
         avoid: letters and digits of values that must not be made up.
+        home: lists of names of the same kind of text; `None`: those of the locale alone.
+        years: the first and the last that its latest date may be of.
     """
 
-    def __init__(self, rng: Random, locale: str, avoid: Container[str], home: Pools | None = None):
-        self.rng, self.locale, self.avoid = rng, locale, avoid
-        self.move = draw_move(rng)
+    def __init__(
+        self,
+        rng: Random,
+        locale: str,
+        avoid: Container[str],
+        home: Pools | None = None,
+        years: tuple[int, int] = YEARS,
+    ):
+        self.rng, self.locale, self.avoid, self.years = rng, locale, avoid, years
+        self.move = draw_move([], years, rng)
         self.people = People(locale, rng, self._taken, home)
         self._own: set[str] = set()
         self._made: dict[str, str] = {}
         self._sites: dict[str, str] = {}
 
     def read(self, values: list[tuple[str, str]]) -> None:
-        """Look at all values of the record, so that none is made up, and whole names come before their parts.
+        """Look at all values of the record: none is made up, whole names come before their parts, dates have a last.
 
         Args:
             values: each with its label.
@@ -51,6 +63,8 @@ class Record:
             self._own.add(letters(value))
             if kind_of(label) in ("person", "street"):
                 self._own.update(word.casefold() for word in WORD.findall(value))
+        dates = [value for value, label in values if kind_of(label) == "date" or is_date(value)]
+        self.move = draw_move(dates, self.years, self.rng)
         people = [value for value, label in values if kind_of(label) == "person"]
         for value in sorted(people, key=lambda value: -len(WORD.findall(value))):
             self.people.name(value)
@@ -66,7 +80,11 @@ class Record:
         if kind == "person":
             return self._other(value, self.people.name(value))
         if kind == "date":
-            return self._other(value, moved(value, self.move, self.rng))
+            made = moved(value, self.move, self.rng)
+            if letters(made) == letters(value):
+                # The same in all mentions, which one drawn anew were not.
+                made = moved(value, self.move + _AWAY, self.rng)
+            return self._other(value, made)
         part = self.people.known(value)
         if part is not None:
             return part

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from datasets import Dataset, IterableDataset
 
 from swingkd.files import keep_secret
+from swingkd.surrogates.dates import YEARS
 from swingkd.surrogates.drawn_record import DrawnRecord
 from swingkd.surrogates.names import pools, pools_like
 from swingkd.surrogates.record import Record
@@ -41,13 +42,13 @@ class Surrogates:
     """Replace private values by made-up ones.
 
     In a record, a value has one surrogate, however it is written and wherever it stands, and so have the parts of a
-    name; dates of a record move together.  Another record, and another copy of the same one, gets others.  Formatted
-    values keep their shape, and checksums that hold for the value hold for its surrogate.  Names, streets, cities and
-    companies come from Faker's lists.
+    name; dates of a record move together, so that the days between them stay.  Another record, and another copy of the
+    same one, gets others.  Formatted values keep their shape, and checksums that hold for the value hold for its
+    surrogate.  Names, streets, cities and companies come from Faker's lists.
 
-    What is drawn depends on a secret of the system's randomness and on the number of the row, never on a value; it
-    says nothing of the real values but their kind, their shape, their number and where they stand.  What the tagger
-    missed stays in the text.
+    What is drawn depends on a secret of the system's randomness and on the number of the row, never on a value.  It
+    says nothing of the real values but their kind, their shape, their number, where they stand, and how many days lie
+    between the dates of a record.  What the tagger missed stays in the text.
 
     Args:
         *kinds: the labels to replace, such as "PHONE_NUMBER"; without any, all.
@@ -57,11 +58,12 @@ class Surrogates:
         key: 16 bytes, the secret of an earlier run.
         examples: public values by their labels, such as `values_of` finds in public text of the same kind: names,
             streets and towns are drawn from these, the frequent ones more often, in the place of Faker's.
+        years: the latest date of a record is made one of these, from the first year to the last, whenever it was.
         table: draw from this noised table of values, and of nothing else: then the draws are differentially private in
             the values that it counted, see `ValueTable`.
 
     Raises:
-        ValueError: Faker does not know the locale, or a seed and a key are given.
+        ValueError: Faker does not know the locale, a seed and a key are given, or there are no such years.
     """
 
     def __init__(
@@ -71,12 +73,15 @@ class Surrogates:
         seed: int | None = None,
         key: bytes | None = None,
         examples: Mapping[str, Sequence[str]] | None = None,
+        years: tuple[int, int] = YEARS,
         table: ValueTable | None = None,
     ):
         if seed is not None and key is not None:
             raise ValueError("A seed and a key are two sources of one draw. Give one of them.")
+        if not 1 <= years[0] <= years[1] <= 9998:
+            raise ValueError(f"years={years} must be a first and a last one, such as (2015, 2025).")
         pools(locale)
-        self.kinds, self.locale = kinds, locale
+        self.kinds, self.locale, self._years = kinds, locale, years
         self._key = key or (secrets.token_bytes(_KEY_BYTES) if seed is None else f"seed {seed}".encode())
         self._avoid: set[str] = set()
         self._table = table
@@ -89,13 +94,14 @@ class Surrogates:
         *kinds: str,
         locale: str = "en_US",
         examples: Mapping[str, Sequence[str]] | None = None,
+        years: tuple[int, int] = YEARS,
         table: ValueTable | None = None,
     ) -> Surrogates:
         """Return surrogates whose secret is kept in a file, so that a run that is resumed makes the same ones.
 
         Args:
             path: such as `out/_private/surrogate_key`, readable by its owner only.
-            *kinds, locale, examples, table: see the class.
+            *kinds, locale, examples, years, table: see the class.
 
         Raises:
             ValueError: the file holds something else.
@@ -107,7 +113,7 @@ class Surrogates:
             key = b""
         if len(key) != _KEY_BYTES:
             raise ValueError(f"{path} does not hold the secret of surrogates. Delete it to draw another one.")
-        return cls(*kinds, locale=locale, key=key, examples=examples, table=table)
+        return cls(*kinds, locale=locale, key=key, examples=examples, years=years, table=table)
 
     def again(self) -> Surrogates:
         """Return surrogates that make the same values, and avoid further ones by themselves."""
@@ -152,7 +158,7 @@ class Surrogates:
         """Replace the values of one record that has several texts, such as the turns of a chat; see `replace`."""
         digest = hashlib.blake2b(row.to_bytes(8, "little", signed=True), key=self._key, digest_size=16).digest()
         rng = Random(int.from_bytes(digest, "little"))
-        record: Record | DrawnRecord = Record(rng, self.locale, self._avoid, self._home)
+        record: Record | DrawnRecord = Record(rng, self.locale, self._avoid, self._home, self._years)
         if self._table is not None:
             record = DrawnRecord(rng, self._table)
         every = [_apart(text, own, self.kinds) for text, own in zip(texts, spans, strict=True)]

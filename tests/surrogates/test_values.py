@@ -98,12 +98,12 @@ def bare(text):
 @given(st.integers(0, 1000), DAYS, DAYS, st.sampled_from(FORMATS), st.sampled_from(FORMATS))
 def test_the_days_between_two_dates_stay(seed, first, second, one, other):
     rng = Random(seed)
-    move = draw_move(rng)
-    assert 60 <= abs(move.days) <= 1001
     pairs = [(first, one), (second, other)]
     # Which figure is the day can be told of these only.
     if any(form == "%d/%m/%Y" and day.day <= 12 for day, form in pairs):
         return
+    move = draw_move([day.strftime(form) for day, form in pairs], (1950, 2025), rng)
+    assert 1950 <= (max(first, second) + move).year <= 2025
     made = [moved(day.strftime(form), move, rng) for day, form in pairs]
     again = [day + timedelta(days=move.days) for day, _ in pairs]
     for text, day, (before, form) in zip(made, again, pairs, strict=True):
@@ -133,6 +133,53 @@ def test_figures_that_are_no_date_are_replaced_all_the_same(value):
     made = moved(value, timedelta(days=100), Random(1))
     assert re.sub(r"\d", "9", made).replace("99", "9") == re.sub(r"\d", "9", value).replace("99", "9")
     assert made != value or not re.search(r"\d", value)
+
+
+@given(DAYS, DAYS, st.sampled_from([form for form in FORMATS if "%d/" not in form]), st.integers(0, 100))
+def test_what_a_date_becomes_says_nothing_of_it(first, second, form, row):
+    def made(day):
+        text = f"born {day.strftime(form)}"
+        return Surrogates(seed=3).replace(text, [{"start": 5, "end": len(text), "label": "DATE"}], row).text
+
+    # But for a date that becomes itself by chance, which is no surrogate.
+    if all(made(day) != f"born {day.strftime(form)}" for day in (first, second)):
+        assert bare(made(first)) == bare(made(second))
+
+
+def test_a_mean_over_copies_tells_nothing():
+    def mean(value):
+        made = [
+            int(Surrogates(seed=1).replace(value, [{"start": 0, "end": len(value), "label": "DATE"}], row).text[:4])
+            for row in range(600)
+        ]
+        assert min(made) < 1955
+        assert max(made) > 2020
+        return sum(made) / len(made)
+
+    assert abs(mean("1951-02-03") - mean("2019-04-05")) < 0.5
+    assert abs(mean("1951") - mean("2019")) < 0.5
+
+
+def test_dates_without_a_year_and_lone_years_move_along():
+    text = "seen March 5, 2019; born in 1961, again on March 7; since 2019"
+    values = ["March 5, 2019", "1961", "March 7", "2019"]
+    spans, place = [], 0
+    for value in values:
+        place = text.index(value, place)
+        spans.append({"start": place, "end": place + len(value), "label": "DATE"})
+        place += len(value)
+    for row in range(50):
+        made = Surrogates(years=(2000, 2001)).replace(text, spans, row)
+        first, born, _, since = (made.text[s["start"] : s["end"]] for s in made.spans)
+        # The middle of 2019 is the latest day of this record.
+        assert 2000 <= int(since) <= 2001
+        assert 57 <= int(since) - int(born) <= 59
+        assert int(since) - 1 <= int(first[-4:]) <= int(since)
+
+
+def test_years_that_are_none_are_refused():
+    with pytest.raises(ValueError, match=r"years=\(2025, 2015\) must be a first and a last one"):
+        Surrogates(years=(2025, 2015))
 
 
 def test_parts_of_a_name_have_one_surrogate():
