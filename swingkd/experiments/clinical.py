@@ -117,7 +117,13 @@ def _sampled(language: PrivateLanguage, spec: dict[str, Any]) -> Dataset:
     private, teacher = language.text("A"), language.out_of_fold(spec["folds"])
     own = [prompt + completion for prompt, completion in zip(private["prompt"], private["completion"], strict=True)]
     text, report = sample_transfer(
-        teacher, language.tokenizer, spec["count"], own, max_new_tokens=spec["max_new_tokens"], seed=0
+        teacher,
+        language.tokenizer,
+        spec["count"],
+        own,
+        prompts=spec["prompts"],
+        max_new_tokens=spec["max_new_tokens"],
+        seed=0,
     )
     print(report, flush=True)
     return text
