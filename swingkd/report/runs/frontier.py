@@ -23,6 +23,8 @@ _UNNAMED = (
 _QUALITIES = ("perplexity", "perplexity_flagged", "perplexity_unflagged", "section_accuracy")
 # The attack that is drawn; that of Chen et al. on each token's best guess.
 _DRAWN = "ez"
+# The student before its training, and the canaries that are words.
+_CUT, _UNTAGGABLE = "base_layers", "words"
 
 
 class Student(NamedTuple):
@@ -85,23 +87,26 @@ class FrontierCard(RunCard):
         return Figure("Quality against every leak", headings=headings, rows=rows)
 
     def draw(self, path: Path) -> None:
-        figure, axes = plt.subplots(1, 2, figsize=(10.4, 4.4), layout="constrained")
-        for i, student in enumerate(self.table):
-            look = {"marker": MARKERS[i % len(MARKERS)], "color": COLOURS[i % len(COLOURS)], "linestyle": "none"}
+        figure, axes = plt.subplots(1, 3, figsize=(13, 4.4), layout="constrained")
+        # What was cut and not trained since is no model to choose.
+        for i, student in enumerate(s for s in self.table if s.name != _CUT):
+            look = {"color": COLOURS[i % 8], "marker": MARKERS[(i + i // 8) % 8], "linestyle": "none"}
             x = student.quality["perplexity"]
-            if student.worst:
-                axes[0].plot(x, student.worst.value, label=student.name, **look)
+            for axis, words in ((axes[0], False), (axes[1], True)):
+                bits = [leak.value for (kind, _), leak in student.leaks.items() if (kind == _UNTAGGABLE) == words]
+                axis.plot([x] * bool(bits), [max(bits)] if bits else [], label=student.name, **look)
             if _DRAWN in student.caught:
-                axes[1].plot(x, 100 * student.caught[_DRAWN].value, **look)
-        axes[0].axhline(0, color="0.6", linewidth=0.8)
-        axes[1].axhline(1, color="0.6", linewidth=0.8)
-        axes[0].set(ylabel="bits over the controls, kind and copies that give most", title="Canaries")
-        axes[1].set(ylabel=f"found by {_DRAWN} at 1 % false alarms, %", title="Ordinary records")
-        for axis in axes:
+                axes[2].plot(x, 100 * student.caught[_DRAWN].value, **look)
+        over = "bits over the controls, {} that give most"
+        axes[0].set(title="Values that a tagger finds", ylabel=over.format("kind and copies"))
+        axes[1].set(title="Words that no tagger finds", ylabel=over.format("copies"))
+        axes[2].set(title="Ordinary records", ylabel=f"found by {_DRAWN} at 1 % false alarms, %")
+        for axis, chance in zip(axes, (0, 0, 1), strict=True):
+            axis.axhline(chance, color="0.6", linewidth=0.8)
             axis.set_xlabel("perplexity on test text")
             axis.set_xscale("log")
             axis.grid(alpha=0.25, which="both")
-        figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
         figure.suptitle(f"{self.run}: down and to the left is better; the lines are chance", fontsize=10)
         save_figure(figure, path)
         plt.close(figure)
