@@ -243,7 +243,8 @@ class Client:
 
         Of a text, the mean over its tokens.
         """
-        logits, asked = answers(self.model, self.private, rows), self.private.asked[rows]
+        asked = self.private.asked[rows]
+        logits = answers(self.model, self.private, rows, row_by_row=self.plan is not None)
         losses = F.cross_entropy(logits, self.private.labels[rows][asked].to(logits.device), reduction="none")
         if self.private.likelihood is not None and self.args.max_temperature > 1:
             losses = losses * (1 - decided(self.private.likelihood[rows][asked])).to(losses)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from swingkd.data.columns import IGNORE
 from swingkd.decentralized.message import fingerprint
+from swingkd.models.inputs import first_position, takes
 from swingkd.models.logits import logits_of
 
 Inputs = torch.Tensor | dict[str, torch.Tensor]
@@ -147,8 +148,17 @@ class LabelledExamples:
         return cls(inputs, torch.cat([part.labels for part in parts]), first.classes, likelihood)
 
 
-def answers(model: nn.Module, examples: LabelledExamples, rows: torch.Tensor) -> torch.Tensor:
+def answers(
+    model: nn.Module, examples: LabelledExamples, rows: torch.Tensor, *, row_by_row: bool = False
+) -> torch.Tensor:
     """Return what a model says of some examples, [r, classes] logits: a row for each of their labels.
+
+    Args:
+        model: of images, numbers or texts.
+        examples: those.
+        rows: their numbers, [n].
+        row_by_row: say where each text's tokens stand, since what a whole batch shares (learnt positions) has no
+            gradient of one row.
 
     Raises:
         ValueError: what it returns are no such logits.
@@ -158,7 +168,13 @@ def answers(model: nn.Module, examples: LabelledExamples, rows: torch.Tensor) ->
     asked = examples.asked[rows]
     # Without what pads all of these: a longer text elsewhere costs nothing here.
     width = int(asked.any(0).nonzero()[-1]) + 1
-    logits = logits_of(model, _narrower(examples.shown(rows), width, asked.shape[1]), dims=3)
+    inputs = _narrower(examples.shown(rows), width, asked.shape[1])
+    if row_by_row and isinstance(inputs, dict) and "position_ids" not in inputs and takes(model, "position_ids"):
+        first = first_position(model)
+        inputs["position_ids"] = torch.arange(first, first + width, device=inputs["input_ids"].device).repeat(
+            len(rows), 1
+        )
+    logits = logits_of(model, inputs, dims=3)
     if logits.shape[2] < examples.classes:
         raise ValueError(f"{type(model).__name__} knows {logits.shape[2]} tokens, the texts {examples.classes}.")
     # A token is predicted where the one before it stands; heads may be padded beyond the vocabulary.

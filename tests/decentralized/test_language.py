@@ -359,12 +359,11 @@ def test_models_and_texts_that_do_not_fit_are_refused(tokenizer):
         Client("ann", Flat(), few, replace(few, inputs=few.inputs["input_ids"]), arguments())
 
 
-def test_learning_privately_clips_whole_texts(tokenizer):
+@pytest.mark.parametrize("make", [lambda tokenizer: adapted(llama(tokenizer)), gpt2], ids=["adapter", "positions"])
+def test_learning_privately_clips_whole_texts(tokenizer, make):
     reference = text_examples(REFERENCE, tokenizer)
     own = text_examples(said("Ann", 8), tokenizer)
-    client = Client(
-        "ann", adapted(llama(tokenizer)), own, reference, arguments(rounds=1, target_epsilon=8.0), test=reference
-    )
+    client = Client("ann", make(tokenizer), own, reference, arguments(rounds=1, target_epsilon=8.0), test=reference)
     client.answer(Message({}, {"round": 0, "wants": "messenger", "run": "r"}))
     assert client.private_steps == 4
     assert "for each record" in str(client.ledger)
