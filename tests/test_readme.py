@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from statistics import NormalDist
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image
@@ -204,18 +205,35 @@ def test_the_cost_of_a_private_step_is_that_of_the_benchmark():
 
 def test_the_epsilons_are_those_of_the_card():
     card = Path(__file__).parents[1] / "model_cards" / "audit-simdial" / "metrics.json"
-    rows = [row for row in json.loads(card.read_text())["rows"] if "records=canary_records" in row["setting"]]
-    kd, population, mollify = (
+    every = json.loads(card.read_text())["rows"]
+    rows = [row for row in every if "records=canary_records" in row["setting"]]
+    kd, population, mollify, surrogate = (
         max(row["value"] for row in rows if row["model"] == model and row["metric"] == "epsilon_lower")
-        for model in ("kd", "population", "mollify")
+        for model in ("kd", "population", "mollify", "surrogate")
     )
-    assert len({row["setting"] for row in rows}) == 8
+    assert len({row["setting"] for row in rows}) == 10
+    assert mollify == surrogate
     words = (
-        f"an epsilon of {kd:.1f} against plain distillation, {population:.1f} against `population` and {mollify:.1f}"
+        f"an epsilon of {kd:.1f} against plain distillation, {population:.1f} against `population` and {mollify:.1f} "
+        "against `mollify` and `surrogate`"
     )
-    assert words in " ".join(README.split())
-    methods = (Path(__file__).parents[1] / "docs" / "methods.md").read_text()
-    assert f"proves an epsilon of {population:.1f}" in " ".join(methods.split())
+    text = " ".join(README.split())
+    assert words in text
+    auc = {(row["model"], row["setting"]): f"{row['value']:.2f}" for row in every if row["metric"] == "auc"}
+    told = [auc[model, "records=dialogues attack=lira"] for model in ("kd", "population", "mollify", "surrogate")]
+    assert (
+        "AUC of {} against plain distillation, {} against `population`, {} against `mollify` and {} against "
+        "`surrogate`".format(*told)
+    ) in text
+    docs = Path(__file__).parents[1] / "docs"
+    assert f"proves an epsilon of {population:.1f}" in " ".join((docs / "methods.md").read_text().split())
+    # Five digits, and half of 500 canaries in the average.
+    apart = (5 * 9 / 250) ** 0.5
+    derived = f"{apart:.2f} for five digits and 250 canaries, an AUC of {NormalDist().cdf(apart / 2**0.5):.2f}"
+    said = " ".join((docs / "audits.md").read_text().split())
+    assert derived in said
+    loss = auc["population", "records=canary_secrets attack=loss"]
+    assert f"The loss of the audited `population` tells {loss}" in said
 
 
 def test_the_copied_secrets_are_those_of_the_card():

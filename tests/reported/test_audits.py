@@ -374,7 +374,7 @@ def test_run_cards_do_not_take_no_power_for_protection():
     blind = findings(AuditTable(rows("teacher", 0.5) + rows("swing", 0.5)))
     assert "no power here: no attack catches the teacher either" in blind[1]
     seeing = findings(AuditTable(rows("teacher", 1e-6) + rows("swing", 0.03)))
-    assert "loss get through" in seeing[0]
+    assert "found by loss" in seeing[0]
     assert "no attack is above chance" in seeing[1]
 
 

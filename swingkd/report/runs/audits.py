@@ -23,6 +23,7 @@ _WHY = {
     "teacher": "it was trained on the records, without protection.",
     "kd": "plain distillation teaches what the teacher remembers, and its hard labels are the records.",
     "drop": "tokens that are not flagged are learnt as they are.",
+    "surrogate": "the text between made-up values is learnt from the private teacher.",
     "swing": "a softened target still ranks the teacher's tokens, and tokens that are not flagged are learnt as they "
     "are.",
     "mollify": "tokens that are not flagged are learnt from the private teacher.",
@@ -101,7 +102,7 @@ def findings(table: AuditTable) -> list[str]:
         for kind in table.kinds:
             through, name = _through(table, model, kind), _KINDS.get(kind, kind)
             if through:
-                lines.append(f"`{model}`, {name}: {', '.join(through)} get through; {_WHY.get(model, 'unexplained.')}")
+                lines.append(f"`{model}`, {name}: found by {', '.join(through)}; {_WHY.get(model, 'unexplained.')}")
             elif model != "teacher" and "teacher" in table.models and not _through(table, "teacher", kind):
                 lines.append(f"`{model}`, {name}: no power here: no attack catches the teacher either.")
             else:

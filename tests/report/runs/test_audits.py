@@ -56,8 +56,8 @@ def test_a_card_says_which_attack_gets_through(report, tmp_path):
         metrics.add(membership_rows(model, "records=canary_secrets", membership, by_coin=True))
         metrics.add(extraction_rows(model, "text=dialogues", report.extraction))
     card = write_card(metrics.path, tmp_path / "card").read_text()
-    assert "`kd`, canaries, their secrets: loss" in card
-    assert "get through; plain distillation teaches" in card
+    assert "`kd`, canaries, their secrets: found by loss" in card
+    assert "; plain distillation teaches" in card
     loss = membership["loss"].tpr_at_1_fpr
     assert f"{loss.value:.3f} [{loss.low:.3f}, {loss.high:.3f}]" in card
     assert "not one record" in card  # the unit of the epsilon
@@ -72,6 +72,6 @@ def test_findings_follow_the_numbers():
         return [Row(model, where, "tpr_at_1_fpr", 0.02, low, 0.03), Row(model, where, "epsilon_lower", epsilon)]
 
     said = findings(AuditTable(rows("kd", 0.02, 0.0) + rows("drop", 0.0, 0.7) + rows("mollify", 0.0, 0.4)))
-    assert "loss get through" in said[0]
-    assert "loss get through" in said[1]
+    assert "found by loss" in said[0]
+    assert "found by loss" in said[1]
     assert "no attack is above chance" in said[2]
