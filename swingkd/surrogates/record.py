@@ -10,7 +10,7 @@ from random import Random
 from swingkd.surrogates.dates import YEARS, draw_move, is_date, moved
 from swingkd.surrogates.kinds import kind_of
 from swingkd.surrogates.names import DRAWS, WORD, People, Pools, untaken
-from swingkd.surrogates.shapes import PUBLIC_HOSTS, by_shape, host, network_address, number
+from swingkd.surrogates.shapes import PUBLIC_HOSTS, by_shape, host, made_words, network_address, number
 from swingkd.surrogates.template import letters
 
 _WORD_OR_NUMBER = re.compile(r"[^\W_]+")
@@ -125,8 +125,7 @@ class Record:
         if kind == "machine":
             return network_address(value, rng, self._sites)
         if kind == "phone":
-            abroad = _ABROAD.match(value)
-            start = abroad.end() if abroad else 0
+            start = _country(value)
             return value[:start] + by_shape(value[start:], rng)
         return number(value, label, rng)
 
@@ -140,8 +139,9 @@ class Record:
         else:
             scheme = colon = ""
         # The names of the record's people; anything else by its shape.
-        made = WORD.sub(lambda word: self.people.known(word[0]) or by_shape(word[0], self.rng), name)
-        made = re.sub(r"\d+", lambda digits: by_shape(digits[0], self.rng), made)
+        # The digits first: those of made-up words are made up.
+        made = re.sub(r"\d+", lambda digits: by_shape(digits[0], self.rng), name)
+        made = WORD.sub(lambda word: self.people.known(word[0]) or made_words(word[0], self.rng), made)
         made = made.lower() if name.islower() else made
         if site.lower() not in PUBLIC_HOSTS:
             site = host(site, self.rng, self._sites)
@@ -184,14 +184,23 @@ class Record:
             return None
         source = [c for c in made if c.isalnum()]
         # The country's number, or the 0 in its place, is part of how it is written.
-        abroad = _ABROAD.match(value) if kind == "phone" else None
-        places = [i for i in range(abroad.end() if abroad else 0, len(value)) if value[i].isalnum()]
+        begin = _country(value) if kind == "phone" else 0
+        places = [i for i in range(begin, len(value)) if value[i].isalnum()]
         out = list(value)
         for i, c in zip(reversed(places), reversed(source), strict=False):
             out[i] = c.upper() if value[i].isupper() else c.lower() if value[i].islower() else c
         for i in places[: max(len(places) - len(source), 0)]:
             out[i] = by_shape(value[i], self.rng)
         return "".join(out)
+
+
+def _country(value: str) -> int:
+    """Return where a telephone number begins behind its country's number, or behind the 0 in the place of that.
+
+    Digits in one piece may be any number: a 0 before them says as much as every other digit.
+    """
+    abroad = None if value.isdigit() else _ABROAD.match(value)
+    return abroad.end() if abroad else 0
 
 
 def _cased(made: str, value: str) -> str:

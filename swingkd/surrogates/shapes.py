@@ -1,4 +1,9 @@
-"""Made-up values that look like the real ones: each character by its kind, and checksums that are right."""
+"""Made-up values that look like the real ones: each character by its kind, and checksums that are right.
+
+What is kept of a value is told by its copies together: which of its letters are vowels tells a word among thousands,
+and whether it begins with 0 tells a number in ten.  So a letter becomes any letter, a number begins with anything but
+0, and what reads as a word of a host or of a mailbox has any length.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +35,11 @@ from swingkd.tagging.rules_contacts import is_public_ending
 _NATIONAL = (cpf, ric, idnr, cpr, dni, nie, hetu, nir, nhs, aadhaar, pan, codicefiscale, bsn, pesel, personnummer, ssn)
 # Fewer letters and digits hold no checksum.
 _CHECKED, _MOST_DRAWS = 9, 3000
-_VOWELS, _CONSONANTS, _HEX = "aeiou", "bcdfghjklmnpqrstvwxyz", "0123456789abcdef"
+_SHORTEST_CARD = 14
+_LETTERS, _HEX = "abcdefghijklmnopqrstuvwxyz", "0123456789abcdef"
+_VOWELS, _CONSONANTS = "aeiou", "bcdfghjklmnpqrstvwxyz"
+_MADE_WORD = range(4, 10)
+_WORD = re.compile(r"[^\W\d_]+")
 _HEX_RUN = re.compile(r"(?=[0-9a-f]*\d)(?=\d*[a-f])[0-9a-f]{8,}|(?=[0-9A-F]*\d)(?=\d*[A-F])[0-9A-F]{8,}")
 _NUMBER = re.compile(r"\d+")
 _SCHEMES = (
@@ -56,9 +65,8 @@ def by_shape(value: str, rng: Random) -> str:
     for run in _HEX_RUN.finditer(value):
         kinds[run.start() : run.end()] = [_HEX.upper() if run[0].isupper() else _HEX] * len(run[0])
     for run in _NUMBER.finditer(value):
-        # A number that does not begin with 0 is as long as it looks.
-        if unicodedata.digit(value[run.start()]):
-            kinds[run.start()] = kinds[run.start()].removeprefix(_alphabet(value[run.start()])[:1])
+        # A number is as long as it looks.
+        kinds[run.start()] = kinds[run.start()].removeprefix(_alphabet(value[run.start()])[:1])
     # Quicker than `rng.choice`, and as even: the lists are much shorter than 2 ** 53.
     draw = rng.random
     return "".join([kind[int(draw() * len(kind))] if kind else c for c, kind in zip(value, kinds, strict=True)])
@@ -72,15 +80,35 @@ def _alphabet(character: str) -> str:
         return "".join(chr(zero + i) for i in range(10))
     if not character.isalpha() and not unicodedata.category(character).startswith("M"):
         return ""
-    lower = character.lower()
-    for letters in (_VOWELS, _CONSONANTS):
-        if lower in letters:
-            return letters if character == lower else letters.upper()
+    if character.isascii():
+        return _LETTERS if character.islower() else _LETTERS.upper()
     # The letters around it in Unicode, of the same case: its alphabet, or part of a large one.
     start, kind = ord(character) & ~0x7F, unicodedata.category(character)
     script = unicodedata.name(character, "").split(" ")[0]
     near = [chr(c) for c in range(start, start + 0x80)]
     return "".join(c for c in near if unicodedata.category(c) == kind and unicodedata.name(c, "").startswith(script))
+
+
+def made_words(value: str, rng: Random) -> str:
+    """Return text whose words are others, of any length, and whose digits are others.
+
+    Args:
+        value: such as a mailbox, or the part of a host; its words and numbers stay in their order.
+        rng: where the draws come from.
+    """
+
+    made, place = [], 0
+    for run in _WORD.finditer(value):
+        made += [by_shape(value[place : run.start()], rng), _made_word(run[0], rng)]
+        place = run.end()
+    return "".join(made) + by_shape(value[place:], rng)
+
+
+def _made_word(word: str, rng: Random) -> str:
+    if not word.isascii():
+        return by_shape(word, rng)
+    made = "".join(rng.choice((_CONSONANTS, _VOWELS)[i % 2]) for i in range(rng.choice(_MADE_WORD)))
+    return made.upper() if word.isupper() and len(word) > 1 else made.title() if word.istitle() else made
 
 
 def number(value: str, label: str, rng: Random) -> str:
@@ -95,8 +123,9 @@ def number(value: str, label: str, rng: Random) -> str:
     if not checks:
         return by_shape(value, rng)
     compact = [i for i, c in enumerate(value) if c.isalnum()]
-    # The issuer of a card and the country of an account are part of the format.
-    kept = compact[:2] if checks[0] in (_luhn, iban.is_valid) else []
+    # The issuer of a card and the country of an account are part of the format; what is right by chance has neither.
+    card = checks[0] is _luhn and len(compact) >= _SHORTEST_CARD
+    kept = compact[:2] if card or checks[0] is iban.is_valid else []
     for _ in range(_MOST_DRAWS):
         drawn = list(by_shape(value, rng))
         for i in kept:
@@ -123,14 +152,14 @@ def _checks(value: str, label: str) -> list[Callable[[str], bool]]:
         return [ssn.is_valid]
     if valid(iban.is_valid, value):
         return [iban.is_valid]
-    if 14 <= digits <= 19 and valid(_luhn, value):
+    if _SHORTEST_CARD <= digits <= 19 and valid(_luhn, value):
         return [_luhn]
     national = [check.is_valid for check in _NATIONAL if valid(check.is_valid, value)]
     return national[:2] or ([_luhn] if valid(_luhn, value) else [])
 
 
 def host(value: str, rng: Random, known: dict[str, str]) -> str:
-    """Return a web address or a host of the same shape; what everybody shares stays: the scheme and the last part.
+    """Return a web address or a host of other words; what everybody shares stays: the scheme and the last part.
 
     Args:
         value: with or without a scheme and a path.
@@ -144,7 +173,7 @@ def host(value: str, rng: Random, known: dict[str, str]) -> str:
     if name.lower() not in PUBLIC_HOSTS:
         front, dot, last = name.rpartition(".")
         shared = bool(dot) and is_public_ending(last)
-        name = _of_host(front, rng, known) + dot + last if shared else by_shape(name, rng)
+        name = _of_host(front, rng, known) + dot + last if shared else made_words(name, rng)
     scheme, at, _ = start.rpartition("@")
     start = by_shape(scheme, rng) + at + start[len(scheme) + len(at) :] if at and "://" not in scheme else start
     if at and "://" in scheme:
@@ -159,7 +188,7 @@ def _of_host(front: str, rng: Random, known: dict[str, str]) -> str:
     parts = []
     for part in front.split("."):
         if part.lower() not in known:
-            known[part.lower()] = by_shape(part, rng).lower()
+            known[part.lower()] = made_words(part, rng).lower()
         made = known[part.lower()]
         parts.append(made.upper() if part.isupper() else made)
     return ".".join(parts)

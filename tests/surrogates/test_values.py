@@ -29,19 +29,18 @@ def test_a_shape_is_kept_character_by_character(value, seed):
         assert one.isdecimal() == other.isdecimal()
         assert one == other or one.isdecimal() or one.isalpha() or unicodedata.category(one).startswith("M")
     for run in re.finditer(r"\d+", value):
-        zero = unicodedata.digit(value[run.start()]) == 0
-        assert zero or unicodedata.digit(made[run.start()]) != 0
+        assert unicodedata.digit(made[run.start()]) != 0
 
 
 def test_every_digit_and_letter_is_drawn_as_often():
     rng = Random(0)
-    made = "".join(by_shape("x7", rng) for _ in range(21_000))
-    counts = [made.count(c) for c in "bcdfghjklmnpqrstvwxyz"]
+    made = "".join(by_shape("x7", rng) for _ in range(26_000))
+    counts = [made.count(c) for c in "abcdefghijklmnopqrstuvwxyz"]
     assert min(counts) > 850
     assert max(counts) < 1150
     counts = [made.count(c) for c in "123456789"]
-    assert min(counts) > 2100
-    assert max(counts) < 2570
+    assert min(counts) > 2650
+    assert max(counts) < 3130
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -76,11 +75,11 @@ def test_addresses_of_machines(value):
 def test_an_address_on_the_web_keeps_what_everybody_shares():
     rng = Random(3)
     made = host("https://www.smith-clinic.org/user/ann?id=12", rng, {})
-    assert re.fullmatch(r"https://www\.[a-z]{5}-[a-z]{6}\.org/[a-z]{4}/[a-z]{3}\?[a-z]{2}=\d\d", made)
+    assert re.fullmatch(r"https://www\.[a-z]{4,9}-[a-z]{4,9}\.org/[a-z]{4}/[a-z]{3}\?[a-z]{2}=\d\d", made)
     assert "smith" not in made
     assert host("gmail.com", rng, {}) == "gmail.com"
     made = host("https://ann:secret@x.org/", rng, {})
-    assert re.fullmatch(r"https://[a-z]{3}:[a-z]{6}@[a-z]\.org/", made)
+    assert re.fullmatch(r"https://[a-z]{3}:[a-z]{6}@[a-z]{4,9}\.org/", made)
     assert "secret" not in made
 
 
@@ -144,6 +143,30 @@ def test_what_a_date_becomes_says_nothing_of_it(first, second, form, row):
     # But for a date that becomes itself by chance, which is no surrogate.
     if all(made(day) != f"born {day.strftime(form)}" for day in (first, second)):
         assert bare(made(first)) == bare(made(second))
+
+
+HOSTS = st.from_regex(r"[a-z]{3,9}-[a-z]{3,9}", fullmatch=True)
+
+
+@given(
+    st.one_of(
+        st.tuples(st.sampled_from(["ID_NUMBER", "PHONE_NUMBER"]), *[st.from_regex(r"[0-9]{8}", fullmatch=True)] * 2),
+        st.tuples(st.just("PHONE_NUMBER"), *[st.from_regex(r"[0-9]{10}", fullmatch=True)] * 2),
+        st.tuples(st.just("DOMAIN_NAME"), *[HOSTS.map("https://{}.com/61".format)] * 2),
+        st.tuples(st.just("EMAIL_ADDRESS"), *[HOSTS.map("{}@gmail.com".format)] * 2),
+    ),
+    st.integers(0, 100),
+)
+def test_many_surrogates_together_say_no_more_than_one(values, row):
+    """Nothing of the value has a say in what is drawn: another one has the same surrogates."""
+    label, *both = values
+
+    def made(value):
+        return Surrogates(seed=7).replace(value, [{"start": 0, "end": len(value), "label": label}], row).text
+
+    first, second = map(made, both)
+    if first not in both and second not in both:
+        assert first == second
 
 
 def test_a_mean_over_copies_tells_nothing():
