@@ -62,11 +62,11 @@ def by_shape(value: str, rng: Random) -> str:
         rng: where the draws come from.
     """
     kinds = [_alphabet(c) for c in value]
-    for run in _HEX_RUN.finditer(value):
-        kinds[run.start() : run.end()] = [_HEX.upper() if run[0].isupper() else _HEX] * len(run[0])
     for run in _NUMBER.finditer(value):
         # A number is as long as it looks.
         kinds[run.start()] = kinds[run.start()].removeprefix(_alphabet(value[run.start()])[:1])
+    for run in _HEX_RUN.finditer(value):
+        kinds[run.start() : run.end()] = [_HEX.upper() if run[0].isupper() else _HEX] * len(run[0])
     # Quicker than `rng.choice`, and as even: the lists are much shorter than 2 ** 53.
     draw = rng.random
     return "".join([kind[int(draw() * len(kind))] if kind else c for c, kind in zip(value, kinds, strict=True)])
