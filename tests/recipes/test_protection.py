@@ -39,7 +39,7 @@ def test_surrogates_and_teachers_out_of_fold_hide_what_plain_distillation_gives_
     assert max(numbers["kd", "exposure_excess"]) > 12
     (plain,) = numbers["kd", "perplexity"]
     for model in ("surrogate", "out_of_fold"):
-        # 20 canaries a level: a mean over them moves by about 0.4 bits from one draw to the next.  Without a tagger the
-        # student reads the real secret, and fits the rest of its sentence better: 1.3 bits where this was written.
+        # 20 canaries a level: a mean over them moves by about 0.4 bits from one draw to the next.  Without a tagger
+        # the student reads the real secret, and fits the rest of its sentence better: 1.3 bits when this was written.
         assert mean(numbers[model, "exposure_excess"]) < (1 if model == "surrogate" else 2)
         assert numbers[model, "perplexity"][0] < 1.05 * plain
