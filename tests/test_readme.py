@@ -320,6 +320,9 @@ def test_the_word_taggers_are_those_of_the_card():
     assert f"`population` {worth} and {found}" in text
 
 
+COUNTS = {7: "seven", 8: "eight"}
+
+
 def test_the_kinds_of_canaries_are_those_of_the_card():
     card = Path(__file__).parents[1] / "model_cards" / "audit-canaries" / "metrics.json"
     students = {student.name: student for student in CanaryCard(json.loads(card.read_text())).table}
@@ -332,12 +335,17 @@ def test_the_kinds_of_canaries_are_those_of_the_card():
     assert f"gave {best:.1f} to {worst:.1f} bits away behind four protections as they were" in text
     surrogate, kd = students["surrogate (now)"], students["kd (none)"]
     assert surrogate.seeds == kd.seeds == 3
-    most = max(leak.value for kind, leak in surrogate.leaks.items() if kind != "words")
-    assert f"gives more than {most:.1f} away on average" in text
-    assert f"at {100 * (surrogate.perplexity / kd.perplexity - 1):+.1f} % perplexity" in text
+    taggable = {kind: leak for kind, leak in surrogate.leaks.items() if kind != "words"}
+    others = {kind: leak for kind, leak in taggable.items() if leak.value > 0.3 or leak.high >= 1}
+    assert f"{COUNTS[len(taggable) - len(others)]} of the {COUNTS[len(taggable)]} kinds that a tagger finds" in text
+    assert "at most 0.3 bits over secrets that were never there, the whole interval of each below 1 bit" in text
+    for kind, leak in others.items():
+        assert f"`{kind}` is at {leak.value:.1f}, and its interval holds 0" in text
+        assert leak.low <= 0
+    assert f"(three seeds, {100 * (surrogate.perplexity / kd.perplexity - 1):+.1f} % perplexity)" in text
     apart = students["out_of_fold (none)"].leaks
     words = surrogate.leaks["words"].value, apart["words"].value
-    assert f"three words that no tagger finds are {words[0]:.1f} bits behind it, and {words[1]:.1f} where" in text
+    assert f"Three words that no tagger finds are {words[0]:.1f} bits behind it, and {words[1]:.1f} where" in text
     fuzzy = f"{apart['fuzzy'].value:.1f}"
     assert f"a tenth of their words fall into several folds: {fuzzy} there" in text
     assert f"was {fuzzy} bits over the controls" in (Path(__file__).parents[1] / "docs" / "out_of_fold.md").read_text()
