@@ -389,6 +389,7 @@ def test_a_budget_stops_a_run_before_it_is_overspent(make, tmp_path):
         make(target_epsilon=0.5, noise_multiplier=0.7)
 
 
+@pytest.mark.slow
 def test_killed_at_random_it_resumes_and_counts_each_step_once(tmp_path):
     script = ROOT / "tests" / "trainer" / "train_privately.py"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
