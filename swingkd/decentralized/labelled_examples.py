@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from swingkd.data.columns import IGNORE
 from swingkd.decentralized.message import fingerprint
-from swingkd.models.inputs import first_position, takes
+from swingkd.models.inputs import row_positions, takes
 from swingkd.models.logits import logits_of
 
 Inputs = torch.Tensor | dict[str, torch.Tensor]
@@ -170,10 +170,7 @@ def answers(
     width = int(asked.any(0).nonzero()[-1]) + 1
     inputs = _narrower(examples.shown(rows), width, asked.shape[1])
     if row_by_row and isinstance(inputs, dict) and "position_ids" not in inputs and takes(model, "position_ids"):
-        first = first_position(model)
-        inputs["position_ids"] = torch.arange(first, first + width, device=inputs["input_ids"].device).repeat(
-            len(rows), 1
-        )
+        inputs["position_ids"] = row_positions(model, inputs["input_ids"])
     logits = logits_of(model, inputs, dims=3)
     if logits.shape[2] < examples.classes:
         raise ValueError(f"{type(model).__name__} knows {logits.shape[2]} tokens, the texts {examples.classes}.")

@@ -58,6 +58,12 @@ def first_position(model: nn.Module) -> int:
     return 0 if padding is None else padding + 1
 
 
+def row_positions(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """Return where tokens [n, length] stand, [n, length]: what all rows share has no gradient of one row."""
+    first = first_position(model)
+    return torch.arange(first, first + ids.shape[1], device=ids.device).repeat(len(ids), 1)
+
+
 def _positions_padding(model: nn.Module) -> int | None:
     for name, module in model.named_modules():
         padding = getattr(module, "padding_idx", None) if name.endswith("position_embeddings") else None

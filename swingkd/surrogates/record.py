@@ -47,7 +47,6 @@ class Record:
         years: tuple[int, int] = YEARS,
     ):
         self.rng, self.locale, self.avoid, self.years = rng, locale, avoid, years
-        self.move = draw_move([], years, rng)
         self.people = People(locale, rng, self._taken, home)
         self._own: set[str] = set()
         self._made: dict[str, str] = {}
@@ -139,9 +138,8 @@ class Record:
         else:
             scheme = colon = ""
         # The names of the record's people; anything else by its shape.
-        # The digits first: those of made-up words are made up.
-        made = re.sub(r"\d+", lambda digits: by_shape(digits[0], self.rng), name)
-        made = WORD.sub(lambda word: self.people.known(word[0]) or made_words(word[0], self.rng), made)
+        made = WORD.sub(lambda word: self.people.known(word[0]) or made_words(word[0], self.rng), name)
+        made = re.sub(r"\d+", lambda digits: by_shape(digits[0], self.rng), made)
         made = made.lower() if name.islower() else made
         if site.lower() not in PUBLIC_HOSTS:
             site = host(site, self.rng, self._sites)

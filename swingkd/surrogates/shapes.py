@@ -64,7 +64,7 @@ def by_shape(value: str, rng: Random) -> str:
     kinds = [_alphabet(c) for c in value]
     for run in _NUMBER.finditer(value):
         # A number is as long as it looks.
-        kinds[run.start()] = kinds[run.start()].removeprefix(_alphabet(value[run.start()])[:1])
+        kinds[run.start()] = kinds[run.start()][1:]
     for run in _HEX_RUN.finditer(value):
         kinds[run.start() : run.end()] = [_HEX.upper() if run[0].isupper() else _HEX] * len(run[0])
     # Quicker than `rng.choice`, and as even: the lists are much shorter than 2 ** 53.
@@ -96,7 +96,6 @@ def made_words(value: str, rng: Random) -> str:
         value: such as a mailbox, or the part of a host; its words and numbers stay in their order.
         rng: where the draws come from.
     """
-
     made, place = [], 0
     for run in _WORD.finditer(value):
         made += [by_shape(value[place : run.start()], rng), _made_word(run[0], rng)]

@@ -23,7 +23,7 @@ from swingkd.data import PII_COLUMNS, column_names
 from swingkd.data.columns import FOLD
 from swingkd.data.teacher_columns import TEACHER_COLUMNS
 from swingkd.files import alone_in
-from swingkd.models.inputs import first_position, takes, vocabulary_size
+from swingkd.models.inputs import row_positions, takes, vocabulary_size
 from swingkd.models.whole import check_finite_weights
 from swingkd.report import forget_model_facts
 from swingkd.report.protected import Protected
@@ -272,9 +272,7 @@ class PrivateDistillationTrainer(SearchingTrainer):
         """Return each row's loss summed over its tokens, [rows]."""
         inputs = self._prepare_inputs(self.data_collator(rows))
         if "input_ids" in inputs and "position_ids" not in inputs and takes(self.model, "position_ids"):
-            rows_, length = inputs["input_ids"].shape
-            first = first_position(self.model)
-            inputs["row_positions"] = torch.arange(first, first + length, device=self.args.device).repeat(rows_, 1)
+            inputs["row_positions"] = row_positions(self.model, inputs["input_ids"])
         with self.compute_loss_context_manager():
             # Past the wrapper of data-parallel training: clipped gradients are summed over processes, not plain ones.
             _, _, per_token, tokens, _ = self._losses(self.model, inputs)
