@@ -39,6 +39,7 @@ from swingkd.vision.labelling import (
     NoisyDifferences,
     RandomizedTeacher,
     ShardLabels,
+    joined,
     uncovered,
 )
 from swingkd.vision.models import ImageGenerator
@@ -81,6 +82,11 @@ class DataFreeArguments(GeneratorArguments):
         check_not_negative(self, "crop")
         if self.gradient_epsilon is not None and self.rounds != 1:
             raise ValueError(f"gradient_epsilon needs images that stay the same: rounds=1, not {self.rounds}.")
+        if self.noise_learning_rate and self.images_per_round != self.generator_batch_size:
+            raise ValueError(
+                f"With noise_learning_rate a round's images learn as one batch: images_per_round="
+                f"{self.images_per_round} and generator_batch_size={self.generator_batch_size} have to be alike."
+            )
         if self.label_smoothing:
             raise ValueError("label_smoothing is of given labels, and a labeller answers here: leave it out.")
         if self.gradient_epsilon is not None and self.images_per_epoch is not None:
@@ -141,6 +147,7 @@ class DataFreeDistillation(GeneratorTraining):
         self.seen = critic is not None and not self.critic_entries
         self.images = torch.empty(0)
         self.answers: list[Answers] = []
+        self._alike: list[Answers] = []
         self._digests: list[str] = []
         if args.gradient_epsilon is not None:
             settings = DPSettings(
@@ -169,7 +176,8 @@ class DataFreeDistillation(GeneratorTraining):
                     "away. Begin with a student that saw nothing of the private data."
                 )
         with torch.no_grad():
-            images = self.generator(*self.noise(2 * self.accelerator.num_processes, torch.Generator().manual_seed(0)))
+            noise, labels = self.noise(2 * self.accelerator.num_processes, torch.Generator().manual_seed(0))
+            images = self.generator(noise, labels) if self.told else self.generator(noise)
         for model in (self.model, *teachers, *([self.critic] if self.critic is not None else [])):
             logits = self.check_sees(self.place(model), images)
             if logits.shape[1] != self.classes:
@@ -180,13 +188,18 @@ class DataFreeDistillation(GeneratorTraining):
     def units(self) -> list[Unit]:
         """Return all stages."""
         args = self.args
-        making = [Unit("generator", 0, self.train_generator)] * args.generator_epochs
-        again = self.critic is None or bool(args.loss.disagreement) or args.renew_generator
+        one = [Unit("generator", 0, self.train_generator)]
+        renewing = [Unit("new layer", 0, self.renew_generator)] if args.renew_generator else []
+        if args.noise_learning_rate:
+            # A round's noise learns where its images are made; before the first, the generator tries how.
+            before, again = (renewing + one) * args.generator_epochs + renewing, renewing
+        else:
+            before = one * args.generator_epochs
+            asked = self.critic is None or bool(args.loss.disagreement) or args.renew_generator
+            again = renewing + (before if asked else [])
         units = []
         for number in range(args.rounds):
-            if args.renew_generator and number:
-                units += [Unit(f"generator {number + 1}", 0, self.renew_generator)]
-            units += making if again or number == 0 else []
+            units += again if number else before
             units += [Unit(f"images {number + 1}", 0, partial(self._make, number))]
             images = min((number + 1) * args.images_per_round, args.images_per_epoch or math.inf)
             steps = math.ceil(images / args.batch_size) if self.plan is None else epoch_steps(self.plan.sampling_rate)
@@ -201,16 +214,14 @@ class DataFreeDistillation(GeneratorTraining):
                 self._path(number).unlink(missing_ok=True)
         super().forget()
 
-    @torch.no_grad()
     def _make(self, number: int, generator: torch.Generator) -> None:
         """Make and label the images of a round, once: what was labelled before a crash is not labelled again."""
         path = self._path(number)
+        # Where noise learns, the generator does: whether the images were labelled before a crash or not.
+        learnt = self.train_generator(generator) if self.args.noise_learning_rate else None
         if not path.exists():
-            # As in training: the batch norms of a generator work with the batch at hand.
-            self.maker.train()
-            sizes = torch.arange(self.args.images_per_round).split(self.args.generator_batch_size)
-            made = [self.together(self.maker(*self.noise(len(part), generator)).float(), len(part)) for part in sizes]
-            images = torch.cat(made).half().cpu().contiguous()
+            images = self._images(generator) if learnt is None else self.together(learnt, self.args.images_per_round)
+            images = images.half().cpu().contiguous()
             prior = self.prior(images, number)
             answers = self.labellers[number](self, images, prior)
             if self.accelerator.is_main_process:
@@ -221,6 +232,14 @@ class DataFreeDistillation(GeneratorTraining):
                 save_grid(images[:64], self.folder / f"round-{number + 1}.png")
             self.accelerator.wait_for_everyone()
         self._read(number)
+
+    @torch.no_grad()
+    def _images(self, generator: torch.Generator) -> torch.Tensor:
+        """Return a round's images of noise that learns nothing."""
+        # As in training: the batch norms of a generator work with the batch at hand.
+        self.maker.train()
+        sizes = [len(part) for part in torch.arange(self.args.images_per_round).split(self.args.generator_batch_size)]
+        return torch.cat([self.together(self.made(*self.noise(size, generator)).float(), size) for size in sizes])
 
     @cached_property
     def _made_by(self) -> str:
@@ -258,13 +277,14 @@ class DataFreeDistillation(GeneratorTraining):
 
     def _losses(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Return the losses of images by their numbers, each with the answers of its round."""
-        all_losses = logits.new_zeros(len(rows))
-        for number, answers in enumerate(self.answers):
-            own = (rows // self.args.images_per_round == number).nonzero()[:, 0]
+        all_losses, first = logits.new_zeros(len(rows)), 0
+        for answers in self._alike:
+            own = ((rows >= first) & (rows < first + len(answers.targets))).nonzero()[:, 0]
             if len(own):
-                places = rows[own] - number * self.args.images_per_round
-                losses = answers.losses(logits[own.to(logits.device)], places, correct=self.args.forward_correction)
-                all_losses = all_losses.index_add(0, own.to(all_losses.device), losses)
+                places, here = rows[own] - first, own.to(logits.device)
+                losses = answers.losses(logits[here], places, correct=self.args.forward_correction)
+                all_losses = all_losses.index_add(0, here, losses)
+            first += len(answers.targets)
         return all_losses
 
     # -- files and words -----------------------------------------------------------------------------------------
@@ -289,8 +309,14 @@ class DataFreeDistillation(GeneratorTraining):
             about = {name: float(value) for name, value in known.items()}
             answers = Answers(file.get_tensor("targets"), file.get_tensor("candidates"), **about)
         self._digests = [*self._digests[:number], digest_of(self._path(number))]
-        self.images = images if number == 0 else torch.cat([self.images, images])
+        if number == 0:
+            # For all rounds at once: a bank of thousands would be copied for each.
+            self._bank = images.new_empty(self.args.rounds * len(images), *images.shape[1:])
+        end = (number + 1) * len(images)
+        self._bank[end - len(images) : end] = images
+        self.images = self._bank[:end]
         self.answers = [*self.answers[:number], answers]
+        self._alike = joined(self.answers)
 
     def state(self) -> dict[str, Any]:
         """Return the digests of each round's images and answers, and how many private steps there were."""

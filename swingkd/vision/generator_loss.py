@@ -6,7 +6,7 @@ differential privacy, no guarantee of its data can hold for what is learnt from 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,9 @@ from swingkd.guards import check_numbers
 from swingkd.models.logits import logits_of
 from swingkd.vision.models import head_name, listening
 
+#: Mean and variance of each channel, [channels] each, of what goes into each batch norm of a model.
+Moments = Sequence[tuple[torch.Tensor, torch.Tensor]]
+
 
 @dataclass(frozen=True)
 class GeneratorLoss:
@@ -34,21 +37,26 @@ class GeneratorLoss:
         activation: weight of the negative mean size of the features: be like something.
         statistics: weight of the distance from what the batch norms saw in training (DeepInversion; Yin et al. 2020,
             arXiv 1912.08795); of no effect on models without batch norm.
+        statistics_momentum: share of the rounds before in what is compared: all rounds together are to look like
+            training data, a batch alone need not (our reading of Fang et al. 2022, arXiv 2112.06253).
         disagreement: weight of how far the student is from the critic, where both name one class: show what it has yet
             to learn (Fang et al. 2019, arXiv 1912.11006; the mask is that of Fang et al. 2021, arXiv 2105.08584).
 
     Raises:
-        ValueError: a weight is not finite.
+        ValueError: a weight is not finite, or the share is not from 0 to below 1.
     """
 
     one_hot: float = 1.0
     batch_entropy: float = 5.0
     activation: float = 0.1
     statistics: float = 0.0
+    statistics_momentum: float = 0.0
     disagreement: float = 0.0
 
     def __post_init__(self) -> None:
         check_numbers(self)
+        if not 0 <= self.statistics_momentum < 1:
+            raise ValueError(f"statistics_momentum={self.statistics_momentum} is a share: from 0 to below 1.")
 
     def __call__(
         self,
@@ -57,6 +65,7 @@ class GeneratorLoss:
         *,
         labels: torch.Tensor | None = None,
         student: nn.Module | None = None,
+        earlier: Moments = (),
     ) -> torch.Tensor:
         """Judge a batch of images by a classifier.
 
@@ -65,8 +74,9 @@ class GeneratorLoss:
             images: [n, channels, height, width].
             labels: [n] what each is to show; `None`: what the critic thinks likeliest.
             student: in evaluation mode, where disagreement counts.
+            earlier: what `moments` returned after the round before, if there was one.
         """
-        norms = {name: m for name, m in critic.named_modules() if isinstance(m, nn.BatchNorm2d)}
+        norms = batch_norms(critic)
         with ExitStack() as stack:
             features = stack.enter_context(listening(critic, [head_name(critic)], inputs=True))
             given = stack.enter_context(listening(critic, list(norms), inputs=True)) if self.statistics else {}
@@ -75,10 +85,41 @@ class GeneratorLoss:
         loss = self.one_hot * one_hot_loss(logits, labels) + self.batch_entropy * batch_entropy_loss(logits)
         loss = loss + self.activation * activation_loss(feature)
         if given:
-            loss = loss + self.statistics * statistics_loss(list(norms.values()), list(given.values()))
+            now = blended(moments_of(given.values()), earlier, self.statistics_momentum)
+            loss = loss + self.statistics * statistics_loss(list(norms.values()), now)
         if self.disagreement and student is not None:
             loss = loss + self.disagreement * disagreement_loss(logits_of(student, images), logits)
         return loss
+
+    @torch.no_grad()
+    def moments(self, critic: nn.Module, images: torch.Tensor, earlier: Moments = ()) -> Moments:
+        """Return what a critic's batch norms saw of all rounds, this one's images [n, ...] included."""
+        if not self.statistics_momentum:
+            return ()
+        with listening(critic, list(batch_norms(critic)), inputs=True) as given:
+            logits_of(critic, images)
+        return blended(moments_of(given.values()), earlier, self.statistics_momentum)
+
+
+def batch_norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
+    """Return a model's batch norms by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+
+
+def moments_of(given: Iterable[torch.Tensor]) -> Moments:
+    """Return mean and variance of each channel of [n, channels, height, width]."""
+    found = [torch.var_mean(images.float(), dim=(0, 2, 3), correction=0) for images in given]
+    return [(mean, variance) for variance, mean in found]
+
+
+def blended(now: Moments, earlier: Moments, momentum: float) -> Moments:
+    """Return the running mean of moments; at first there are none before."""
+    if not earlier:
+        return now
+    return [
+        (torch.lerp(mean, old_mean, momentum), torch.lerp(variance, old_variance, momentum))
+        for (mean, variance), (old_mean, old_variance) in zip(now, earlier, strict=True)
+    ]
 
 
 def one_hot_loss(logits: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
@@ -108,16 +149,10 @@ def activation_loss(features: torch.Tensor) -> torch.Tensor:
     return -features.float().abs().mean()
 
 
-def statistics_loss(norms: Sequence[nn.BatchNorm2d], given: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return the sum over batch norms of the distances of mean and variance from the stored ones.
-
-    Args:
-        norms: the layers.
-        given: what went into each, [n, channels, height, width].
-    """
-    total = torch.zeros((), device=given[0].device)
-    for norm, images in zip(norms, given, strict=True):
-        variance, mean = torch.var_mean(images.float(), dim=(0, 2, 3), correction=0)
+def statistics_loss(norms: Sequence[nn.BatchNorm2d], moments: Moments) -> torch.Tensor:
+    """Return the sum over batch norms of the distances of mean and variance from the stored ones."""
+    total = torch.zeros((), device=moments[0][0].device)
+    for norm, (mean, variance) in zip(norms, moments, strict=True):
         assert norm.running_mean is not None
         assert norm.running_var is not None
         total = total + (mean - norm.running_mean).norm() + (variance - norm.running_var).norm()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +14,7 @@ from swingkd.guards import check_not_negative, check_positive
 from swingkd.privacy import PrivacyLedger
 from swingkd.vision.arguments import ImageArguments
 from swingkd.vision.dp_training import DPStagedTraining
-from swingkd.vision.generator_loss import GeneratorLoss
+from swingkd.vision.generator_loss import GeneratorLoss, Moments
 from swingkd.vision.models import ImageGenerator
 
 
@@ -26,6 +29,9 @@ class GeneratorArguments(ImageArguments):
         renew_generator: begin its first layer anew in each round but the first, so that no two rounds are alike.
         generator_batch_size: images an update of the generator, in all processes together.
         generator_learning_rate: of Adam.
+        noise_learning_rate: of a round's noise, which then learns with the generator: one batch of it, and the round's
+            images are what becomes of it (Fang et al. 2021, arXiv 2105.08584, section 3; a generator alone comes to
+            ignore its noise). 0: each update draws its own.
         loss: what it is trained for.
 
     Raises:
@@ -37,13 +43,14 @@ class GeneratorArguments(ImageArguments):
     renew_generator: bool = False
     generator_batch_size: int = 256
     generator_learning_rate: float = 1e-3
+    noise_learning_rate: float = 0.0
     loss: GeneratorLoss = field(default_factory=GeneratorLoss)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "generator_updates", "generator_batch_size", "generator_learning_rate")
-        check_not_negative(self, "generator_epochs")
-        if self.renew_generator and not self.generator_epochs:
+        check_not_negative(self, "generator_epochs", "noise_learning_rate")
+        if self.renew_generator and not (self.generator_epochs or self.noise_learning_rate):
             raise ValueError("renew_generator is set, and generator_epochs=0 would leave the new layer untrained.")
 
 
@@ -79,6 +86,7 @@ class GeneratorTraining(DPStagedTraining):
         self.generator = self.place(generator)
         self.critic = self.place(critic).eval().requires_grad_(False) if critic is not None else None
         self.classes = classes
+        self.moments: Moments = ()
         kind, told = type(generator).__name__, getattr(generator, "classes", None)
         if not isinstance(getattr(generator, "latent", None), int):
             raise ValueError(f"{kind} does not say how long its noise is: give it an attribute latent.")
@@ -101,18 +109,44 @@ class GeneratorTraining(DPStagedTraining):
         super().release()
         self.unwrapped(self.maker)
 
-    def noise(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-        """Return this process's part of noise for so many images, and of labels if the generator is told of some.
+    def noise(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return this process's part of noise for so many images, and what they are to show.
 
-        As many of each class, in random order.
+        As many of each class, in random order; `None` where neither the generator nor the noise could learn it.
         """
         drawn = self.own(torch.randn(count, self.generator.latent, generator=generator))
         noise = drawn.to(next(self.generator.parameters()))
-        classes = getattr(self.generator, "classes", None)
-        if classes is None:
-            return (noise,)
-        labels = (torch.randperm(count, generator=generator) % classes).to(noise.device)
+        if not self.told and not self.args.noise_learning_rate:
+            return noise, None
+        labels = (torch.randperm(count, generator=generator) % self.classes).to(noise.device)
         return noise, self.own(labels)
+
+    @contextmanager
+    def learnt_noise(self, generator: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor | None] | None]:
+        """Let noise learn with the generator meanwhile; `None` where each update draws its own."""
+        if not self.args.noise_learning_rate:
+            yield None
+            return
+        noise, labels = self.noise(self.args.generator_batch_size, generator)
+        # Of the mean over all processes' images, not over this one's.
+        noise.requires_grad_().register_hook(lambda gradient: gradient / self.accelerator.num_processes)
+        optimizer = self.generator_optimizer
+        optimizer.add_param_group({"params": [noise], "lr": self.args.noise_learning_rate})
+        try:
+            yield noise, labels
+        finally:
+            # The next round has its own.
+            optimizer.param_groups.pop()
+            optimizer.state.pop(noise, None)
+
+    @property
+    def told(self) -> bool:
+        """Whether the generator is told which class to show."""
+        return getattr(self.generator, "classes", None) is not None
+
+    def made(self, noise: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        """Return this process's part of images."""
+        return self.maker(noise, labels) if self.told else self.maker(noise)
 
     def renew_generator(self, generator: torch.Generator) -> None:
         """Begin the generator's first layer anew, in all processes alike, and its optimizer."""
@@ -121,8 +155,25 @@ class GeneratorTraining(DPStagedTraining):
         renewed.renew()
         self.generator_optimizer.state.clear()
 
-    def train_generator(self, generator: torch.Generator) -> None:
-        """Train the generator for an epoch, by the critic or the student; neither learns anything."""
+    def state(self) -> dict[str, Any]:
+        """Return what the critic saw of the rounds before as well."""
+        return super().state() | {"moments": [[part.tolist() for part in layer] for layer in self.moments]}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what `state` returned."""
+        super().load_state(state)
+        device = self.accelerator.device
+        self.moments = [
+            (torch.tensor(mean, device=device), torch.tensor(variance, device=device))
+            for mean, variance in state["moments"]
+        ]
+
+    def train_generator(self, generator: torch.Generator) -> torch.Tensor:
+        """Train the generator for an epoch, by the critic or the student; neither learns anything.
+
+        Returns:
+            This process's part of the last update's images, as they were before it.
+        """
         critic = self.critic or self.model
         self.model.eval()
         self.maker.train()
@@ -133,16 +184,21 @@ class GeneratorTraining(DPStagedTraining):
         for parameter in trained:
             parameter.requires_grad_(False)
         try:
-            for _ in range(self.args.generator_updates):
-                noise, *labels = self.noise(self.args.generator_batch_size, generator)
-                images = self.maker(noise, *labels)
-                with self.accelerator.autocast():
-                    loss = self.args.loss(critic, images, labels=labels[0] if labels else None, student=self.model)
-                self.accelerator.backward(loss)
-                self.generator_optimizer.step()
-                self.generator_optimizer.zero_grad(set_to_none=True)
+            with self.learnt_noise(generator) as learnt:
+                for _ in range(self.args.generator_updates):
+                    noise, labels = learnt or self.noise(self.args.generator_batch_size, generator)
+                    images = self.made(noise, labels)
+                    with self.accelerator.autocast():
+                        loss = self.args.loss(critic, images, labels=labels, student=self.model, earlier=self.moments)
+                    self.accelerator.backward(loss)
+                    self.generator_optimizer.step()
+                    self.generator_optimizer.zero_grad(set_to_none=True)
             # A loss that was not finite once is never again.
             self.checked("the generator", loss, self.args.generator_updates)
+            moments = self.args.loss.moments(critic, images.detach(), self.moments)
+            whole = self.accelerator.reduce
+            self.moments = [(whole(mean, "mean"), whole(variance, "mean")) for mean, variance in moments]
+            return images.detach()
         finally:
             for parameter in trained:
                 parameter.requires_grad_(True)

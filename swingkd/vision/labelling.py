@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any, Protocol
 
 import torch
@@ -75,6 +76,19 @@ class Answers:
         else:
             log_probs = (logits / self.temperature).log_softmax(-1)
         return -(targets * log_probs).sum(-1) * self.temperature**2
+
+
+def joined(answers: Sequence[Answers]) -> list[Answers]:
+    """Return answers in their order, those of one epsilon and temperature that follow each other as one."""
+    runs = [list(run) for _, run in groupby(answers, key=lambda each: (each.epsilon, each.temperature))]
+    return [
+        replace(
+            run[0],
+            targets=torch.cat([each.targets for each in run]),
+            candidates=torch.cat([each.candidates for each in run]),
+        )
+        for run in runs
+    ]
 
 
 def answer_probabilities(logits: torch.Tensor, candidates: torch.Tensor, epsilon: float) -> torch.Tensor:

@@ -56,7 +56,7 @@ class Unit:
 
     stage: str
     steps: int
-    run: Callable[[torch.Generator], None]
+    run: Callable[[torch.Generator], object]
 
 
 @dataclass(frozen=True, eq=False)

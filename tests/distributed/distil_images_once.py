@@ -59,18 +59,19 @@ def make(kind, folder):
         args = ClassifierArguments(epochs=2, target_epsilon=50.0, **(common | {"batch_size": 61}))
         # Each process augments the images that it draws.
         return ClassifierTraining(network(0), replace(public, crop=0, flip=False), args=args)
-    if kind == "data_free":
+    if kind in ("data_free", "learnt_noise"):
         # The entropy of a batch is that of each process's part: no sum.
         loss = GeneratorLoss(batch_entropy=0.0)
+        learns = {"noise_learning_rate": 0.1, "images_per_round": 20, "generator_batch_size": 20}
         args = DataFreeArguments(
             rounds=2,
-            images_per_round=21,
             epochs_per_round=1,
             generator_epochs=1,
             generator_updates=2,
             loss=loss,
             crop=1,
             flip=True,
+            **(learns if kind == "learnt_noise" else {"images_per_round": 21}),
             **common,
         )
         torch.manual_seed(7)

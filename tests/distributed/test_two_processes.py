@@ -118,7 +118,7 @@ def test_two_private_processes_equal_one(tmp_path, kind):
         "dp",
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("published", "gradient", "data_free", "shards", "zeroth")
+            for name in ("published", "gradient", "data_free", "learnt_noise", "shards", "zeroth")
         ),
     ],
 )

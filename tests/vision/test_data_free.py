@@ -372,8 +372,115 @@ def test_a_student_that_has_a_say_has_it_in_every_round(tmp_path):
     )
     assert [unit.stage for unit in run.units()] == [
         "generator", "images 1", "student 1", "student 1",
-        "generator 2", "generator", "images 2", "student 2", "student 2",
+        "new layer", "generator", "images 2", "student 2", "student 2",
     ]  # fmt: skip
+
+
+def learning(folder, seed=0, maker=None, **fields) -> DataFreeDistillation:
+    """A run whose rounds' noise learns."""
+    defaults = {
+        "loss": GeneratorLoss(disagreement=0.5, statistics=1.0, statistics_momentum=0.9),
+        "images_per_round": 18,
+        "generator_batch_size": 18,
+        "generator_epochs": 1,
+        "renew_generator": True,
+        "noise_learning_rate": 0.05,
+    }
+    teacher = small(1)
+    labeller = ExactTeacher(teacher, "", soft=True, temperature=4.0)
+    return make(
+        folder,
+        labeller,
+        critic=teacher,
+        student=small(seed),
+        maker=maker or generator(5 + seed),
+        **(defaults | fields),
+    )
+
+
+def test_noise_learns_where_a_rounds_images_are_made(tmp_path):
+    run = learning(tmp_path)
+    assert [unit.stage for unit in run.units()] == [
+        "new layer", "generator",
+        "new layer", "images 1", "student 1", "student 1",
+        "new layer", "images 2", "student 2", "student 2",
+    ]  # fmt: skip
+    given = []
+    run.generator.register_forward_pre_hook(lambda module, noise: given.append(noise[0].detach().clone()))
+    run.train()
+    # In each of three rounds three updates of one batch of noise, which moves; the next round has another.
+    assert len(given) == 9
+    steps = [(a - b).abs().mean().item() for a, b in zip(given[1:], given[:-1], strict=True)]
+    assert max(steps[i] for i in (0, 1, 3, 4, 6, 7)) < 0.1 < 0.5 < min(steps[2], steps[5])
+    assert min(steps) > 0
+    # It is no part of what is kept.
+    assert len(run.generator_optimizer.param_groups) == 1
+    assert len(run.generator_optimizer.state) == len(list(run.generator.parameters()))
+
+
+def test_a_rounds_images_are_those_that_the_critic_was_shown_last(tmp_path, monkeypatch):
+    run, shown = learning(tmp_path, rounds=1), []
+    real = GeneratorLoss.__call__
+
+    def judged(self, critic, images, **others):
+        shown.append((images.detach(), others["labels"]))
+        return real(self, critic, images, **others)
+
+    monkeypatch.setattr(GeneratorLoss, "__call__", judged)
+    run.train()
+    assert torch.equal(run.images, shown[-1][0].half())
+    for _, labels in shown:
+        assert labels.bincount(minlength=3).tolist() == [6, 6, 6]
+
+
+@pytest.mark.parametrize("make_generator", [generator, told])
+def test_learnt_noise_is_of_the_class_that_it_is_to_show(make_generator, tmp_path):
+    """A generator that is told nothing of classes cannot know them; its noise can."""
+    loss = GeneratorLoss(one_hot=1.0, batch_entropy=0.0, activation=0.0)
+    fields = {"generator_updates": 60, "images_per_round": 30, "generator_batch_size": 30, "rounds": 1}
+    run = learning(
+        tmp_path, maker=make_generator(), loss=loss, noise_learning_rate=0.1, generator_learning_rate=1e-2, **fields
+    )
+    labels = []
+    real = run.noise
+    run.noise = lambda *given: labels.append(real(*given)) or labels[-1]
+    run.train()
+    assert (run.answers[0].targets.argmax(1) == labels[-1][1]).float().mean() > 0.8
+
+
+def test_a_rounds_images_and_its_updates_are_one_batch(tmp_path):
+    with pytest.raises(ValueError, match=r"images_per_round=40 and generator_batch_size=18 have to be alike"):
+        learning(tmp_path, images_per_round=40)
+
+
+@pytest.mark.parametrize("units", [2, 4, 5, 8])
+def test_a_killed_run_whose_noise_learns_goes_on_to_the_same_weights(units, tmp_path):
+    whole = learning(tmp_path / "whole", checkpoint_every=1)
+    whole.train()
+    assert whole.moments
+    crash_after(learning(tmp_path / "broken", checkpoint_every=1), units)
+    again = learning(tmp_path / "broken", seed=3, checkpoint_every=1)
+    again.train(resume_from_checkpoint=True)
+    torch.testing.assert_close(flat(again.model), flat(whole.model), rtol=0, atol=0)
+    torch.testing.assert_close(again.moments, whole.moments, rtol=0, atol=0)
+    assert torch.equal(again.images, whole.images)
+
+
+def test_labels_of_a_crash_are_kept_and_the_generator_learns_all_the_same(tmp_path):
+    whole = learning(tmp_path / "whole", checkpoint_every=1)
+    whole.train()
+    broken = learning(tmp_path / "broken", checkpoint_every=1)
+
+    def read(number):
+        raise CrashError
+
+    broken._read = read
+    with pytest.raises(CrashError):
+        broken.train()
+    again = learning(tmp_path / "broken", seed=3, checkpoint_every=1)
+    again.train(resume_from_checkpoint=True)
+    torch.testing.assert_close(flat(again.generator), flat(whole.generator), rtol=0, atol=0)
+    torch.testing.assert_close(flat(again.model), flat(whole.model), rtol=0, atol=0)
 
 
 def test_each_class_is_asked_for_as_often(tmp_path):

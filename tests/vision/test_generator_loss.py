@@ -14,7 +14,9 @@ from swingkd.vision import GeneratorLoss
 from swingkd.vision.generator_loss import (
     activation_loss,
     batch_entropy_loss,
+    batch_norms,
     disagreement_loss,
+    moments_of,
     one_hot_loss,
     save_grid,
     statistics_loss,
@@ -52,7 +54,31 @@ def test_statistics_are_compared_with_the_stored_ones():
     mean = rows.mean(1) - torch.tensor([1.0, -1.0])
     variance = ((rows - rows.mean(1, keepdim=True)) ** 2).mean(1) - torch.tensor([2.0, 0.5])
     expected = (mean**2).sum().sqrt() + (variance**2).sum().sqrt()
-    assert statistics_loss([norm], [images]).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert statistics_loss([norm], moments_of([images])).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_all_rounds_together_are_compared_with_what_the_batch_norms_saw():
+    """Against plain sums: each round counts for a tenth of what is there, the first one whole."""
+    critic = small().eval()
+    loss = GeneratorLoss(one_hot=0.0, batch_entropy=0.0, activation=0.0, statistics=2.0, statistics_momentum=0.9)
+    name, first = next(iter(batch_norms(critic).items()))
+    assert name == "stem.1"
+    rounds = [torch.randn(6, 3, 8, 8) for _ in range(3)]
+    seen = [critic.stem[0](images).double().transpose(0, 1).flatten(1) for images in rounds]
+    mean, variance = seen[0].mean(1), seen[0].var(1, correction=0)
+    moments = loss.moments(critic, rounds[0])
+    for images, rows in zip(rounds[1:], seen[1:], strict=True):
+        mean, variance = 0.9 * mean + 0.1 * rows.mean(1), 0.9 * variance + 0.1 * rows.var(1, correction=0)
+        judged = loss(critic, images, earlier=moments)
+        moments = loss.moments(critic, images, moments)
+        torch.testing.assert_close(judged, 2 * statistics_loss(list(batch_norms(critic).values()), moments))
+    torch.testing.assert_close(moments[0][0], mean.float())
+    torch.testing.assert_close(moments[0][1], variance.float())
+    assert first.num_batches_tracked == 0
+    assert GeneratorLoss(statistics=2.0).moments(critic, rounds[0]) == ()
+    for share in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=f"statistics_momentum={share} is a share"):
+            GeneratorLoss(statistics_momentum=share)
 
 
 def test_the_weighted_sum_judges_a_critic_and_leaves_nothing_behind():
@@ -71,7 +97,7 @@ def test_the_weighted_sum_judges_a_critic_and_leaves_nothing_behind():
     for handle in handles:
         handle.remove()
     expected = 2 * one_hot_loss(heard["z"]) + 3 * batch_entropy_loss(heard["z"]) + 0.5 * activation_loss(heard["f"])
-    torch.testing.assert_close(loss, expected + 0.25 * statistics_loss(norms, given))
+    torch.testing.assert_close(loss, expected + 0.25 * statistics_loss(norms, moments_of(given)))
     loss.backward()
     assert images.grad.abs().sum() > 0
     assert not any(module._forward_hooks for module in critic.modules())

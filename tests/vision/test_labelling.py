@@ -24,7 +24,7 @@ from swingkd.privacy import (
 from swingkd.vision import ExactTeacher, NoisyDifferences, RandomizedTeacher, ShardLabels
 from swingkd.vision.arguments import ImageArguments
 from swingkd.vision.base import Classifier
-from swingkd.vision.labelling import Answers, answer_probabilities, composed_epsilon, one_hot
+from swingkd.vision.labelling import Answers, answer_probabilities, composed_epsilon, joined, one_hot
 from tests.harness import small
 
 
@@ -208,3 +208,21 @@ def test_soft_labels_at_a_temperature(run, temperature):
 def test_a_temperature_of_nothing_is_refused(soft, temperature):
     with pytest.raises(ValueError, match="temperature"):
         ExactTeacher(small(), "", soft=soft, temperature=temperature)
+
+
+def test_answers_of_one_kind_are_asked_at_once():
+    """Joined or one by one: the same losses, in the same order."""
+    rng = torch.Generator().manual_seed(0)
+    parts = []
+    for epsilon, temperature in ((math.inf, 4.0), (math.inf, 4.0), (2.0, 1.0), (2.0, 1.0), (math.inf, 4.0)):
+        targets = torch.eye(3)[torch.randint(3, (4,), generator=rng)]
+        parts.append(Answers(targets, torch.ones(4, 3, dtype=torch.bool), epsilon, temperature))
+    logits, rows = torch.randn(4, 3, generator=rng), torch.arange(4)
+    together = joined(parts)
+    assert [len(each.targets) for each in together] == [8, 8, 4]
+    one_by_one = [each.losses(logits, rows, correct=True) for each in parts]
+    at_once = [
+        each.losses(logits.repeat(2, 1)[: len(each.targets)], torch.arange(len(each.targets)), correct=True)
+        for each in together
+    ]
+    torch.testing.assert_close(torch.cat(at_once), torch.cat(one_by_one))
