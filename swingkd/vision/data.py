@@ -28,7 +28,10 @@ import torch.nn.functional as F
 from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from swingkd.vision.decoding import MODES, Look
-from swingkd.vision.reading import check_columns, of_batches, of_dataset, stored
+from swingkd.vision.reading import check_columns, kept, of_batches, of_dataset, stored
+
+# Images that are copied at a time.
+_PIECE = 1024
 
 
 def said(function: Any) -> str:
@@ -236,6 +239,21 @@ class Images:
         pixels, labels = stored(pairs, keep, count)
         return cls(pixels, labels, count or int(labels.max()) + 1, names=names, **others)
 
+    @classmethod
+    def none(cls, processor: Any, classes: int | Sequence[str]) -> Images:
+        """Return no image of the kind that a processor of Hugging Face makes.
+
+        Raises:
+            ValueError: it does not say of which size.
+        """
+        channels = len(processor.image_mean)
+        look, known = looks(None, channels, None, processor)
+        assert look.size is not None
+        pixels, labels = torch.zeros(0, channels, *look.size, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64)
+        if isinstance(classes, int):
+            return cls(pixels, labels, classes, **known)
+        return cls(pixels, labels, len(classes), names=tuple(classes), **known)
+
     @property
     def counts(self) -> list[int]:
         """How many images each class has."""
@@ -269,12 +287,23 @@ class Images:
             digest.update(tensor.detach().cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
-    def select(self, indices: torch.Tensor) -> Images:
-        """Return some of the images."""
-        return replace(self, pixels=self.pixels[indices], labels=self.labels[indices])
+    def select(self, indices: torch.Tensor, *, keep: str | PathLike | None = None) -> Images:
+        """Return some of the images: a copy of them in memory, or in a file to `keep`, which is mapped."""
+        labels = self.labels[indices]
+        if keep is None or not len(indices):
+            return replace(self, pixels=self.pixels[indices], labels=labels)
+        pixels = kept((self.pixels[part] for part in indices.split(_PIECE)), keep)
+        return replace(self, pixels=pixels, labels=labels)
 
-    def split(self, share: float, seed: int) -> tuple[Images, Images]:
+    def split(
+        self, share: float, seed: int, *, keep: tuple[str | PathLike, str | PathLike] | None = None
+    ) -> tuple[Images, Images]:
         """Deal the images out at random: a share of them, and the rest.
+
+        Args:
+            share: of the images in the first part.
+            seed: of the draw.
+            keep: files that the two are written to and mapped from, where they are too many for the memory.
 
         Raises:
             ValueError: one of the two would be empty.
@@ -283,7 +312,11 @@ class Images:
         if not 0 < count < len(self):
             raise ValueError(f"share={share} of {len(self)} images leaves one part empty: choose one between 0 and 1.")
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        return self.select(order[:count].sort().values), self.select(order[count:].sort().values)
+        first, second = keep or (None, None)
+        return (
+            self.select(order[:count].sort().values, keep=first),
+            self.select(order[count:].sort().values, keep=second),
+        )
 
     def inputs(
         self, indices: torch.Tensor, generator: torch.Generator | None = None, part: torch.Tensor | None = None

@@ -19,6 +19,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from transformers import PreTrainedModel
 
 from swingkd.files import PRIVATE, digest_of, private_folder, written_whole
 from swingkd.guards import check_not_negative, check_positive
@@ -27,7 +28,7 @@ from swingkd.models.same import shared_weights
 from swingkd.privacy import SYNTHETIC_LABELS, TEACHER_DATA, DPSettings, LedgerEntry, PrivacyLedger, module_digest
 from swingkd.privacy.plan import epoch_steps
 from swingkd.vision.base import check_trainable
-from swingkd.vision.data import augment, shuffled_batches
+from swingkd.vision.data import Images, augment, shuffled_batches
 from swingkd.vision.generator_loss import save_grid
 from swingkd.vision.generator_training import GeneratorArguments, GeneratorTraining
 from swingkd.vision.guidance import check_kept
@@ -119,6 +120,8 @@ class DataFreeDistillation(GeneratorTraining):
         classes: how many.
         args: the settings.
         origin: what is known of the weights that the student begins with, where they were trained before.
+        processor: the teacher's image processor of Hugging Face: the generator learns to make images as that shows
+            them. A student of Hugging Face's is saved with it, and with the teacher's names of the classes.
 
     Raises:
         ValueError: a setting is out of range, there are not as many labellers as rounds, or the models do not fit.
@@ -137,8 +140,10 @@ class DataFreeDistillation(GeneratorTraining):
         critic_ledger: PrivacyLedger | None = None,
         classes: int = 10,
         origin: PrivacyLedger | None = None,
+        processor: Any = None,
     ):
         super().__init__(student, generator, critic, args=args, origin=origin, classes=classes)
+        self.processor = processor
         self.labellers = list(labeller) if isinstance(labeller, Sequence) else [labeller] * args.rounds
         if len(self.labellers) != args.rounds:
             raise ValueError(f"{len(self.labellers)} labellers for {args.rounds} rounds: give one, or one a round.")
@@ -182,6 +187,24 @@ class DataFreeDistillation(GeneratorTraining):
             logits = self.check_sees(self.place(model), images)
             if logits.shape[1] != self.classes:
                 raise ValueError(f"{type(model).__name__} has {logits.shape[1]} classes; classes={self.classes}.")
+
+        self._check_processor(images)
+
+    def _check_processor(self, images: torch.Tensor) -> None:
+        """Refuse a processor of other images than the generator's."""
+        shown = self.shown
+        if shown is not None and shown.pixels.shape[1:] != images.shape[1:]:
+            made, known = (tuple(each.shape[1:]) for each in (images, shown.pixels))
+            raise ValueError(f"The generator makes images of {made}, the processor of {known}: make them alike.")
+
+    @property
+    def shown(self) -> Images | None:
+        """No image, and how the teacher was shown others, where a processor says."""
+        if self.processor is None:
+            return None
+        teachers = [each.model for each in self.labellers if isinstance(each, _OF_ONE_TEACHER)]
+        known = [model.config.id2label for model in teachers if isinstance(model, PreTrainedModel)]
+        return Images.none(self.processor, list(known[0].values()) if known else self.classes)
 
     # -- stages --------------------------------------------------------------------------------------------------
 

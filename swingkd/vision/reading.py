@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
 from typing import IO, Any
 
@@ -38,7 +38,26 @@ def stored(
         return torch.frombuffer(sink.getbuffer(), dtype=torch.uint8).view(shape), labels
     with written_whole(keep, owner_only=True) as part, open(part, "wb") as file:
         shape, labels = _written(pairs, file, classes)
-    return torch.from_file(str(keep), size=int(np.prod(shape)), dtype=torch.uint8).view(shape), labels
+    return _mapped(keep, shape), labels
+
+
+def kept(pieces: Iterable[torch.Tensor], path: str | PathLike) -> torch.Tensor:
+    """Return images [n, channels, height, width], mapped from a file for its owner only that they are written to.
+
+    Args:
+        pieces: bytes of one shape, some at a time; there is at least one.
+        path: of the file.
+    """
+    count, shape = 0, tuple[int, ...]()
+    with written_whole(path, owner_only=True) as part, open(part, "wb") as file:
+        for piece in pieces:
+            file.write(piece.contiguous().numpy().data)
+            count, shape = count + len(piece), tuple(piece.shape[1:])
+    return _mapped(path, (count, *shape))
+
+
+def _mapped(path: str | PathLike, shape: Sequence[int]) -> torch.Tensor:
+    return torch.from_file(str(path), size=int(np.prod(shape)), dtype=torch.uint8).view(*shape)
 
 
 def _written(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor, pipeline
 
 from swingkd.privacy import SYNTHETIC_LABELS, TEACHER_DATA, LedgerEntry, PrivacyLedger, ShardAnswers, best_candidates
 from swingkd.vision import (
@@ -26,7 +28,9 @@ def generator(seed=5) -> ImageGenerator:
     return ImageGenerator(8, channels=3, width=4, latent=6)
 
 
-def make(folder, labeller, critic=None, student=None, ledger=None, maker=None, **fields) -> DataFreeDistillation:
+def make(
+    folder, labeller, critic=None, student=None, ledger=None, maker=None, processor=None, **fields
+) -> DataFreeDistillation:
     defaults = {
         "rounds": 2,
         "images_per_round": 40,
@@ -44,8 +48,9 @@ def make(folder, labeller, critic=None, student=None, ledger=None, maker=None, *
     }
     args = DataFreeArguments(output_dir=str(folder), **(defaults | fields))
     return DataFreeDistillation(
-        student or small(), maker or generator(), labeller, critic=critic, critic_ledger=ledger, classes=3, args=args
-    )
+        student or small(), maker or generator(), labeller, critic=critic, critic_ledger=ledger, classes=3, args=args,
+        processor=processor,
+    )  # fmt: skip
 
 
 def test_the_stages_come_in_order(tmp_path):
@@ -595,3 +600,37 @@ def test_a_generator_of_ones_own(tmp_path):
         make(tmp_path, ExactTeacher(teacher, ""), critic=teacher, maker=OwnGenerator(), renew_generator=True)
     with pytest.raises(ValueError, match="Linear does not say how long its noise is"):
         make(tmp_path, ExactTeacher(teacher, ""), critic=teacher, maker=torch.nn.Linear(4, 3))
+
+
+# -- a student of Hugging Face's ----------------------------------------------------------------------------------
+
+
+def vit(seed: int, names: tuple[str, ...] | None = None) -> ViTForImageClassification:
+    known = {"num_labels": 3} if names is None else {"id2label": dict(enumerate(names))}
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=8, patch_size=4,
+        **known,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    return ViTForImageClassification(config)
+
+
+def test_a_student_that_saw_no_image_answers_in_a_pipeline_all_the_same(tmp_path):
+    """As its teacher does: the same picture is shown alike, the same classes have the same names."""
+    teacher = vit(1, ("cat", "dog", "owl")).eval()
+    processor = ViTImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.2, 0.3, 0.4], image_std=[0.5] * 3)
+    run = make(tmp_path, ExactTeacher(teacher, ""), critic=teacher, student=vit(2), processor=processor, rounds=1)
+    run.train()
+    run.save_model(tmp_path / "model")
+    answer = pipeline("image-classification", model=str(tmp_path / "model"))
+    picture = Image.fromarray(torch.randint(256, (8, 8, 3), dtype=torch.uint8).numpy())
+    shown = processor(picture, return_tensors="pt")["pixel_values"]
+    expected = run.model(shown).logits.softmax(-1)[0]
+    found = {each["label"]: each["score"] for each in answer(picture)}
+    assert found == pytest.approx(dict(zip(("cat", "dog", "owl"), expected.tolist(), strict=True)), abs=1e-5)
+
+
+def test_a_processor_of_other_images_is_refused(tmp_path):
+    processor = ViTImageProcessor(size={"height": 16, "width": 16})
+    with pytest.raises(ValueError, match=r"makes images of \(3, 8, 8\), the processor of \(3, 16, 16\)"):
+        make(tmp_path, ExactTeacher(small(1), ""), critic=small(1), processor=processor)

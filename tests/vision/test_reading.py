@@ -97,6 +97,21 @@ def test_a_file_of_bytes_is_trained_on_as_memory_is(tmp_path):
     assert digest == mapped
 
 
+def test_parts_of_a_mapped_file_are_mapped_where_they_are_kept(tmp_path, monkeypatch):
+    """Written piece by piece, into the file that they come from even."""
+    monkeypatch.setattr("swingkd.vision.data._PIECE", 2)
+    whole = Images.from_dataset(dataset(), keep=tmp_path / "images.bytes", flip=True)
+    paths = (tmp_path / "first.bytes", tmp_path / "images.bytes")
+    in_memory, in_files = whole.split(0.7, seed=3), whole.split(0.7, seed=3, keep=paths)
+    for part, same, path in zip(in_memory, in_files, paths, strict=True):
+        assert same.digest == part.digest
+        assert same.flip
+        assert path.stat().st_size == part.pixels.numel()
+        assert path.stat().st_mode & 0o077 == 0
+    check(whole)
+    assert len(whole.select(torch.arange(0), keep=tmp_path / "none.bytes")) == 0
+
+
 def test_classes_may_be_more_than_a_part_of_the_data_shows():
     part = dataset().select([0, 1, 2])
     assert Images.from_dataset(part).classes == 2
