@@ -5,19 +5,16 @@ The trainer holds hooks only; the formulas are in `swingkd.losses` and `swingkd.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig
-from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from swingkd.data import PII_COLUMNS, column_names
 from swingkd.data.columns import FOLD
@@ -25,7 +22,6 @@ from swingkd.data.teacher_columns import TEACHER_COLUMNS
 from swingkd.files import alone_in
 from swingkd.models.inputs import row_positions, takes, vocabulary_size
 from swingkd.models.whole import check_finite_weights
-from swingkd.report import forget_model_facts
 from swingkd.report.protected import Protected
 from swingkd.surrogates import Surrogates
 from swingkd.tagging import Tagger
@@ -34,7 +30,7 @@ from swingkd.tasks.language import MaskingCollator, NewMasks
 from swingkd.trainer.check_arguments import check_arguments, check_own_metrics
 from swingkd.trainer.check_data import check_fresh_masks
 from swingkd.trainer.check_packing import check_packing
-from swingkd.trainer.checkpoints import begin_checkpoint, last_complete_checkpoint, load_renamed
+from swingkd.trainer.checkpoints import last_complete_checkpoint
 from swingkd.trainer.collators import chosen_collator
 from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.evaluation import preprocessing
@@ -44,20 +40,13 @@ from swingkd.trainer.objective import Objective, StepLosses, frozen_model, reada
 from swingkd.trainer.out_of_fold import OutOfFoldTeacher
 from swingkd.trainer.protected import SayWhatIsProtected, what_is_protected
 from swingkd.trainer.protections import build_protection
-from swingkd.trainer.resuming import (
-    check_same_run,
-    rows_fingerprint,
-    run_settings,
-    save_run_settings,
-    weights_fingerprint,
-)
-from swingkd.trainer.searching import SearchingTrainer, made_by
+from swingkd.trainer.resuming import check_same_run, rows_fingerprint, run_settings, weights_fingerprint
+from swingkd.trainer.saving import SavingTrainer
+from swingkd.trainer.searching import made_by
 from swingkd.trainer.setup import GivenData, GivenModels, Setup, parts_of
 
-_HINT_FILE = "hint_projection.safetensors"
 
-
-class PrivateDistillationTrainer(SearchingTrainer):
+class PrivateDistillationTrainer(SavingTrainer):
     """Distil a teacher into a student while its targets are protected where they are private.
 
     For causal, masked and sequence-to-sequence language models, and for classifiers of texts, words and images: what
@@ -338,79 +327,6 @@ class PrivateDistillationTrainer(SearchingTrainer):
         # token, and reading them as lists takes longer than the step.
         dataset = super()._remove_unused_columns(dataset, description)
         return dataset.with_format("numpy") if "teacher_row" in dataset.column_names else dataset
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Save the student and its ledger; the hint projection, which is no part of it, goes into checkpoints only."""
-        # Around `self.model.save_pretrained(...)`, which would write the hint projection.  The ledger goes before the
-        # weights: what was released is never counted too late.
-        folder = output_dir or self.args.output_dir
-        checkpoint = os.path.basename(folder).startswith(PREFIX_CHECKPOINT_DIR) and self.args.should_save
-        self.ledger.save(folder)
-        check_finite_weights("student", self.model)
-        forget_model_facts(folder)
-        hint, token = self.model._modules.pop("hint_projection", None), self.args.hub_token
-        try:
-            if state_dict is not None:
-                state_dict = {k: v for k, v in state_dict.items() if "hint_projection." not in k}
-            # training_args.bin holds the settings as they are.
-            self.args.hub_token = None
-            super()._save(output_dir, state_dict)
-        finally:
-            self.args.hub_token = token
-            if hint is not None:
-                self.model.add_module("hint_projection", hint)
-        if checkpoint and hint is not None:
-            weights = {k: v.detach().cpu().contiguous() for k, v in hint.state_dict().items()}
-            save_file(weights, os.path.join(folder, _HINT_FILE))
-        self.ledger.seal(folder)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        # Around `rotate_checkpoints(`: older checkpoints go once the new one is sealed, or a crash between the two
-        # would leave none to go on from.
-        keep, self.args.save_total_limit = self.args.save_total_limit, None
-        runs = self._get_output_dir(trial=trial)
-        folder = os.path.join(runs, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-        if self.args.should_save:
-            begin_checkpoint(folder)
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = keep
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            save_run_settings(folder, run_settings(self.args, self._identity))
-            rotate_checkpoints(
-                output_dir=runs,
-                save_total_limit=keep,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        # Around `model.load_state_dict(state_dict, False)`: no hint projection is in the weights, and some names on
-        # disk are not the model's own.
-        with self._without_hint(resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            load_renamed(model or self.model, resume_from_checkpoint)
-
-    def _load_best_model(self) -> None:
-        # Around `model.load_state_dict(state_dict, False)`, for the same two reasons.
-        best = str(self.state.best_model_checkpoint)
-        with self._without_hint(best):
-            super()._load_best_model()
-            load_renamed(self.model, best)
-
-    @contextmanager
-    def _without_hint(self, checkpoint: str) -> Iterator[None]:
-        """Load a model's weights without its hint projection, and then that from a file of its own."""
-        hint = self.model._modules.pop("hint_projection", None)
-        try:
-            yield
-        finally:
-            if hint is not None:
-                self.model.add_module("hint_projection", hint)
-        if hint is not None:
-            hint.load_state_dict(load_file(os.path.join(checkpoint, _HINT_FILE)))
 
 
 def _reads_trained_head(model: Any) -> bool:

@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, LlamaConfig
 
 from swingkd import PrivateDistillationTrainer, RuleTagger, cache_teacher
 from swingkd.targets import Drop, NoisedTarget
-from swingkd.trainer import dp_trainer, evaluation, publishing, searching, setup
+from swingkd.trainer import dp_trainer, evaluation, publishing, saving, searching, setup
 from swingkd.trainer.protections import PROTECTIONS
 from tests.harness import tiny_model
 
@@ -190,6 +190,7 @@ def test_upstream_still_has_the_lines_that_our_hooks_name():
         publishing.PublishingTrainer,
         evaluation.EvaluatingTrainer,
         searching.SearchingTrainer,
+        saving.SavingTrainer,
         PrivateDistillationTrainer,
     )
     hooks = [
