@@ -447,6 +447,23 @@ def test_the_cost_of_selection_is_that_of_the_benchmark():
     assert f"at once would take {pairs['megabytes']:,.0f} MB" in text
 
 
+def test_what_out_of_fold_teachers_hide_of_images_is_that_of_the_benchmark():
+    root = Path(__file__).parents[1]
+    found = json.loads((root / "tests" / "benchmarks" / "selena_images.json").read_text())
+    text = " ".join((root / "docs" / "out_of_fold.md").read_text().split())
+
+    def mean(student, metric):
+        values = [row[metric] for row in found["rows"] if row["student"] == student]
+        assert len(values) == len(found["seeds"]) == 3
+        return 100 * sum(values) / 3
+
+    assert f"k={found['k']}, held_out={found['held_out']}" in text
+    attacked, plain = (mean(student, "balanced_accuracy") for student in ("out of fold", "plain"))
+    assert f"right about {attacked:.0f} % of the images, and about {plain:.0f} % where" in text
+    before, after = (mean(student, "accuracy") for student in ("plain", "out of fold"))
+    assert f"from {before:.1f} to {after:.1f} %" in text
+
+
 def test_make_targets_and_paths_exist():
     root = Path(__file__).parents[1]
     makefile = (root / "Makefile").read_text()
