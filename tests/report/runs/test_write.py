@@ -22,6 +22,7 @@ KINDS = {
     "data-free-mnist": "images",
     "dp-simdial": "language",
     "pii-tagger": "taggers",
+    "pii-tagger-minilm": "taggers",
     "sd-dist-har": "federation",
     "sd-dist-parkinsons": "federation",
     "sd-dist-text": "federation",
