@@ -44,13 +44,14 @@ def test_two_processes_equal_one(tmp_path, protection, single, several):
     assert_same(one, two, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize(
     ("protection", "secrets"),
     [
         ("surrogate", ["surrogate_key", "value_table.safetensors"]),
-        pytest.param("noise", ["noise_key"], marks=pytest.mark.slow),
-        pytest.param("population", ["population.safetensors"], marks=pytest.mark.slow),
+        ("noise", ["noise_key"]),
+        ("population", ["population.safetensors"]),
     ],
 )
 def test_processes_with_disks_of_their_own_share_one_draw(tmp_path, protection, secrets):
@@ -63,6 +64,7 @@ def test_processes_with_disks_of_their_own_share_one_draw(tmp_path, protection, 
         assert (other / "_private" / name).stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_ask_teachers_out_of_fold_as_one_does(tmp_path):
     one = launch(tmp_path / "one", accelerate("cpu"), "train_once.py", "4", "noise", "folds")
@@ -70,6 +72,7 @@ def test_two_processes_ask_teachers_out_of_fold_as_one_does(tmp_path):
     assert_same(one, two, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_train_the_same_teachers_out_of_fold(tmp_path):
     launch(tmp_path / "run", accelerate("ddp"), "crossfit_once.py", "4")
@@ -86,8 +89,9 @@ def test_two_processes_read_a_stream_as_one_does(tmp_path):
     assert_same(one, two, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize("task", [pytest.param("text-classification", marks=pytest.mark.slow), "token-classification"])
+@pytest.mark.parametrize("task", ["text-classification", "token-classification"])
 def test_two_processes_train_a_classifier_as_one_does(tmp_path, task):
     """Examples and words are counted over processes; predictions are gathered before they are judged."""
     one = launch(tmp_path / "one", accelerate("cpu"), "train_task_once.py", "4", task)
@@ -95,6 +99,7 @@ def test_two_processes_train_a_classifier_as_one_does(tmp_path, task):
     assert_same(one, two, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_a_loop_of_ones_own_learns_as_much_in_two_processes(tmp_path):
     one = launch(tmp_path / "one", accelerate("cpu"), "plug_in_once.py", "4")
@@ -111,17 +116,9 @@ def test_two_private_processes_equal_one(tmp_path, kind):
     assert_same(one, two, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "dp",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("published", "gradient", "data_free", "learnt_noise", "shards", "zeroth")
-        ),
-    ],
-)
+@pytest.mark.parametrize("kind", ["dp", "published", "gradient", "data_free", "learnt_noise", "shards", "zeroth"])
 def test_two_processes_distil_images_as_one_does(tmp_path, kind):
     """Batches are split, sums are added up, noise is drawn once, an image is asked about once."""
     one = launch(tmp_path / "one", accelerate("cpu"), "distil_images_once.py", kind)

@@ -41,6 +41,7 @@ def test_every_configuration_asks_for_shadows_that_can_be_dealt(path):
     assert len(halves) == config["shadows"]
 
 
+@pytest.mark.slow
 def test_every_attack_on_every_model_and_no_secret_in_the_open(tiny):
     main = script(RECIPE.name)["main"]
     out = main(tiny)

@@ -55,7 +55,8 @@ def tiny(tmp_path, monkeypatch):
 OF_EVERY_SORT = ("surrogate_out_of_fold", "sampled", "dp", "scrub")
 
 
-@pytest.mark.parametrize("only", [OF_EVERY_SORT, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("only", [OF_EVERY_SORT, None])
 def test_the_rows_of_the_recipe_run(tiny, only):
     main = script("smollm2_clinical")["main"]
     tiny["rows"] = [row for row in tiny["rows"] if only is None or row["model"] in only]

@@ -81,6 +81,7 @@ def test_private_students_beside_plain_ones(tiny):
     assert again == rows
 
 
+@pytest.mark.slow
 def test_a_private_teacher_and_what_it_wrote(tiny):
     config = tiny("dp_teacher") | {"samples": 20}
     rows, out = run("dp_teacher", config)
@@ -92,6 +93,7 @@ def test_a_private_teacher_and_what_it_wrote(tiny):
     assert "`kd (written)`: transfer set: not covered; teacher's training data: epsilon" in card
 
 
+@pytest.mark.slow
 def test_users_count_as_one(tiny, tmp_path):
     rows = [{"who": f"u{i % 30}", "line": f"hello {i}, my pin is {1000 + i}, bye"} for i in range(90)]
     Dataset.from_list(rows).to_json(str(tmp_path / "rows.jsonl"))

@@ -70,7 +70,7 @@ def tiny(name: str, folder: Path) -> dict:
 @pytest.mark.parametrize(
     ("recipe", "name"),
     [
-        ("sd_dist_har", "sd_dist_har/config.yaml"),
+        pytest.param("sd_dist_har", "sd_dist_har/config.yaml", marks=pytest.mark.slow),
         pytest.param("sd_dist_har", "sd_dist_har/parkinsons.yaml", marks=pytest.mark.slow),
         ("sd_dist_text", "sd_dist_text/config.yaml"),
         ("sd_dist_lm", "sd_dist_lm/config.yaml"),

@@ -75,6 +75,7 @@ def selection(images, tmp_path):
     return config
 
 
+@pytest.mark.slow
 def test_sample_selection(selection):
     rows, out = run("cifar10_sample_selection", selection)
     models = {row["model"] for row in rows}

@@ -104,6 +104,7 @@ def test_quickstart_tells_its_story(tmp_path):
     assert excess["surrogate", "50"] <= 0.2 * excess["kd", "50"]
 
 
+@pytest.mark.slow
 def test_canaries_of_every_kind(tiny):
     config = yaml.safe_load((RECIPES / "audit_canaries" / "config.yaml").read_text())
     config |= {key: value for key, value in tiny.items() if key not in ("run", "canaries", "rows", "kind")}

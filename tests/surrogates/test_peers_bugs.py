@@ -84,6 +84,7 @@ def test_a_day_that_does_not_exist_becomes_none_that_nobody_would_write(date):
         assert all(int(part) <= 31 for part in re.findall(r"\d+", made) if len(part) == 2)
 
 
+@pytest.mark.slow
 def test_names_are_drawn_from_the_same_lists_in_every_process():
     # A set's order is another one in each process, and so were a locale's cities.
     program = POOLS.format(LOCALES)
