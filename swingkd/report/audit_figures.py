@@ -6,17 +6,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from rich import box
 from rich.table import Table
 
 from swingkd.audit import AuditReport, ExtractionReport, Interval, MembershipReport
 from swingkd.audit.membership import roc_curve
-from swingkd.report.plots import COLOURS, save_figure
+from swingkd.report.plots import COLOURS, blank_figure, save_figure
 from swingkd.report.verdict import says_something, spoken
 
 _NO_POWER = "no power here"
@@ -24,7 +20,7 @@ _NO_POWER = "no power here"
 
 def roc_figure(report: MembershipReport, title: str, path: Path) -> Path:
     """Draw the attacks' ROC curves on log axes, where the few false alarms that matter can be seen; save as PNG."""
-    figure, axis = plt.subplots(figsize=(5.6, 5.0), layout="constrained")
+    figure, axis = blank_figure((5.6, 5.0))
     lowest = 0.5 / max(report.results[0].nonmembers, report.results[0].members)
     axis.plot([lowest, 1], [lowest, 1], color="0.6", linestyle=":", label="chance")
     for i, result in enumerate(report.results):
@@ -50,7 +46,6 @@ def roc_figure(report: MembershipReport, title: str, path: Path) -> Path:
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8, loc="lower right", frameon=False)
     save_figure(figure, path)
-    plt.close(figure)
     return path
 
 

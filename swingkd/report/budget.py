@@ -95,11 +95,10 @@ def budget_figure(content: dict[str, Any], path: Path) -> Path:
         path: where it goes.
     """
     # Here: whoever asks for a line waits for no figures.
-    import matplotlib.pyplot as plt
 
-    from swingkd.report.plots import COLOURS, save_figure
+    from swingkd.report.plots import COLOURS, blank_figure, save_figure
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure, (left, right) = blank_figure((10, 4), 1, 2)
     rows = content["by_noise"]
     left.plot([r["noise_multiplier"] for r in rows], [r["epsilon"] for r in rows], "o-", color=COLOURS[0])
     plan = content["plan"]
@@ -131,5 +130,4 @@ def budget_figure(content: dict[str, Any], path: Path) -> Path:
     figure.suptitle(f"{content['units']:,} {plan['unit']}s: what privacy costs")
     path.parent.mkdir(parents=True, exist_ok=True)
     save_figure(figure, path)
-    plt.close(figure)
     return path

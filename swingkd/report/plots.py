@@ -10,10 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
@@ -33,6 +29,20 @@ MARKERS = "osD^vPX*"
 #: Inches of a figure on a narrow screen, a panel, and a line of a legend.
 _NARROW, _PANEL, _LINE = 3.7, 2.9, 0.19
 _stacked: ContextVar[bool] = ContextVar("stacked", default=False)
+
+
+def blank_figure(size: tuple[float, float], rows: int = 1, columns: int = 1, **how: Any) -> tuple[Figure, Any]:
+    """Return a figure of so many inches and its axes.
+
+    Not pyplot's, which would choose for the whole process where figures are shown: in a notebook ours would switch
+    its own off.
+
+    Args:
+        size: width and height.
+        rows, columns, **how: as in `Figure.subplots`.
+    """
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, **how)
 
 
 @contextmanager
@@ -111,7 +121,7 @@ def exposure_figure(metrics: dict[str, Any], path: Path) -> Path:
     levels = sorted({level for s in summaries for level in s.exposure if level})
     proved = [s for s in summaries if s.proved]
     panels = len(levels) + bool(proved)
-    figure, axes = plt.subplots(1, panels, figsize=(1.5 + 4.2 * panels, 4.6), squeeze=False, layout="constrained")
+    figure, axes = blank_figure((1.5 + 4.2 * panels, 4.6), 1, panels, squeeze=False)
     controls = [s.exposure[0] for s in summaries if 0 in s.exposure]
     style = {id(s): (COLOURS[i % 8], MARKERS[(i + i // 8) % 8]) for i, s in enumerate(summaries)}
     for axis, level in zip(axes[0], levels, strict=False):
@@ -139,7 +149,6 @@ def exposure_figure(metrics: dict[str, Any], path: Path) -> Path:
     figure.suptitle(title + (f"\nnot shown, perplexity too high: {far}" if far else ""))
     path.parent.mkdir(parents=True, exist_ok=True)
     save_figure(figure, path)
-    plt.close(figure)
     return path
 
 
@@ -150,7 +159,7 @@ def repetition_figure(series: dict[str, dict[int, Interval]], path: Path) -> Pat
         series: by model, by number of copies (0: controls).
         path: of the figure; its ending names the format.
     """
-    figure, axis = plt.subplots(figsize=(6.8, 4.2), layout="constrained")
+    figure, axis = blank_figure((6.8, 4.2))
     levels = sorted({level for exposure in series.values() for level in exposure})
     for i, (name, exposure) in enumerate(series.items()):
         own = sorted(exposure)
@@ -178,7 +187,6 @@ def repetition_figure(series: dict[str, dict[int, Interval]], path: Path) -> Pat
     axis.grid(alpha=0.25)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     save_figure(figure, path)
-    plt.close(figure)
     return path
 
 
@@ -200,7 +208,7 @@ def epsilon_figure(curves: dict[str, list[tuple[int, float]]], path: Path) -> Pa
         curves: from `epsilon_curves`.
         path: of the figure.
     """
-    figure, axis = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    figure, axis = blank_figure((6.4, 3.8))
     for i, (name, pairs) in enumerate(curves.items()):
         axis.plot(*zip(*pairs, strict=True), color=COLOURS[i % 8], marker=MARKERS[i % 8], markersize=4, label=name)
     axis.set(xlabel="steps", ylabel="epsilon")
@@ -209,7 +217,6 @@ def epsilon_figure(curves: dict[str, list[tuple[int, float]]], path: Path) -> Pa
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8, frameon=False)
     save_figure(figure, path)
-    plt.close(figure)
     return path
 
 

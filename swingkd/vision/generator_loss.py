@@ -11,11 +11,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
+from matplotlib.image import imsave
 from torch import nn
 from torch.nn import functional as F
 
@@ -168,5 +165,5 @@ def save_grid(images: torch.Tensor, path: str | Path, columns: int = 8) -> Path:
     rows = [torch.cat(list(row), 2) for row in framed.split(columns)]
     grid = torch.cat(rows, 1).permute(1, 2, 0).expand(-1, -1, 3).repeat_interleave(2, 0).repeat_interleave(2, 1)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    plt.imsave(path, grid.numpy())
+    imsave(path, grid.numpy())
     return Path(path)

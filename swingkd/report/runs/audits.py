@@ -6,10 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
-
 from swingkd.report.page import Figure
-from swingkd.report.plots import COLOURS, MARKERS, save_figure
+from swingkd.report.plots import COLOURS, MARKERS, blank_figure, save_figure
 from swingkd.report.row import Row, rows_of, words_of
 from swingkd.report.runs.base import RunCard
 
@@ -130,13 +128,12 @@ def _through(table: AuditTable, model: str, kind: str) -> list[str]:
 
 def _figure(table: AuditTable, run: str, path: Path) -> None:
     """Draw the AUC of every attack on every model, one panel a kind of record; 0.5 is chance."""
-    figure, axes = plt.subplots(
+    figure, axes = blank_figure(
+        (1.6 + 3.6 * len(table.kinds), 1.2 + 0.62 * len(table.attacks)),
         1,
         len(table.kinds),
-        figsize=(1.6 + 3.6 * len(table.kinds), 1.2 + 0.62 * len(table.attacks)),
         sharey=True,
         squeeze=False,
-        layout="constrained",
     )
     for axis, kind in zip(axes[0], table.kinds, strict=True):
         axis.axvline(0.5, color="0.6", linestyle=":")
@@ -165,4 +162,3 @@ def _figure(table: AuditTable, run: str, path: Path) -> None:
     figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
     figure.suptitle(f"{run}: who was in the training data?")
     save_figure(figure, path)
-    plt.close(figure)

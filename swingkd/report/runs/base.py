@@ -8,10 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 from swingkd.report.metrics import Kind
 from swingkd.report.page import Figure, Page, ShownToken, svg_of
 

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 from swingkd.report.page import Figure
-from swingkd.report.plots import save_figure
+from swingkd.report.plots import blank_figure, save_figure
 from swingkd.report.row import Row, rows_of
 from swingkd.report.runs.base import RunCard
 
@@ -85,7 +84,7 @@ class CanaryCard(RunCard):
     def draw(self, path: Path) -> None:
         values = np.array([[s.leaks[kind].value for kind in self.kinds] for s in self.table])
         size = (2.6 + 0.85 * len(self.kinds), 1.4 + 0.36 * len(self.table))
-        figure, axis = plt.subplots(figsize=size, layout="constrained")
+        figure, axis = blank_figure(size)
         axis.imshow(values, cmap="OrRd", vmin=0, vmax=7, aspect="auto")
         for (i, k), value in np.ndenumerate(values):
             leak = self.table[i].leaks[self.kinds[k]]
@@ -98,7 +97,6 @@ class CanaryCard(RunCard):
         axis.xaxis.tick_top()
         axis.set_title("bits over the controls; bold: the whole interval is above 0", fontsize=9, pad=22)
         save_figure(figure, path)
-        plt.close(figure)
 
     def findings(self) -> Sequence[str]:
         """Say which kinds each student gives away, and which show nothing because the teacher does not know them."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from swingkd.report.page import Figure
-from swingkd.report.plots import COLOURS, save_figure
+from swingkd.report.plots import COLOURS, blank_figure, save_figure
 from swingkd.report.row import rows_of
 from swingkd.report.runs.base import RunCard
 from swingkd.report.table import RunTable, percent, spread, words
@@ -160,7 +159,7 @@ def _figure(table: RunTable, run: str, path: Path) -> None:
     """Draw what each client gains over learning alone: a mark a client, its mean over seeds."""
     students = [s for s in table.students("main") if table.clients(s)]
     shown = [s for s in students if s[0] not in ("local", "majority_class")]
-    figure, axis = plt.subplots(figsize=(7.5, 1.2 + 0.42 * max(len(shown), 1)), layout="constrained")
+    figure, axis = blank_figure((7.5, 1.2 + 0.42 * max(len(shown), 1)))
     for place, student in enumerate(shown):
         points = [100 * gain for gain in gains(table, student)]
         spots = place + 0.24 * (np.arange(len(points)) % 5 - 2) / 2
@@ -185,4 +184,3 @@ def _figure(table: RunTable, run: str, path: Path) -> None:
     axis.grid(axis="x", alpha=0.25)
     axis.set(title=run, xlabel=label)
     save_figure(figure, path)
-    plt.close(figure)

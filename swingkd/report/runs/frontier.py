@@ -7,11 +7,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
-
 from swingkd.privacy.accounting import said_epsilon
 from swingkd.report.page import Figure
-from swingkd.report.plots import COLOURS, MARKERS, save_figure
+from swingkd.report.plots import COLOURS, MARKERS, blank_figure, save_figure
 from swingkd.report.row import Row, rows_of
 from swingkd.report.runs.base import RunCard
 from swingkd.report.runs.canaries import ASKS, Leak, listed, over_seeds
@@ -87,7 +85,7 @@ class FrontierCard(RunCard):
         return Figure("Quality against every leak", headings=headings, rows=rows)
 
     def draw(self, path: Path) -> None:
-        figure, axes = plt.subplots(1, 3, figsize=(13, 4.4), layout="constrained")
+        figure, axes = blank_figure((13, 4.4), 1, 3)
         # What was cut and not trained since is no model to choose.
         for i, student in enumerate(s for s in self.table if s.name != _CUT):
             look = {"color": COLOURS[i % 8], "marker": MARKERS[(i + i // 8) % 8], "linestyle": "none"}
@@ -109,7 +107,6 @@ class FrontierCard(RunCard):
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
         figure.suptitle(f"{self.run}: down and to the left is better; the lines are chance", fontsize=10)
         save_figure(figure, path)
-        plt.close(figure)
 
     def findings(self) -> Sequence[str]:
         """Say of each student what is above chance, and which kinds of canary show nothing since nobody knows them."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
-
 from swingkd.privacy.accounting import said_epsilon
 from swingkd.report.page import Figure
-from swingkd.report.plots import COLOURS, MARKERS, save_figure
+from swingkd.report.plots import COLOURS, MARKERS, blank_figure, save_figure
 from swingkd.report.row import rows_of
 from swingkd.report.runs.base import RunCard
 from swingkd.report.table import RunTable, percent, spread, words
@@ -103,9 +101,8 @@ def _figure(table: RunTable, run: str, path: Path) -> None:
     settings = table.shares(main)
     # A model looks the same in every panel.
     looks = list(dict.fromkeys(model for model, _ in table.students(main)))
-    figure, axes = plt.subplots(
-        1, max(len(settings), 1), figsize=(1.5 + 4.2 * max(len(settings), 1), 4.2), squeeze=False, layout="constrained"
-    )
+    panels = max(len(settings), 1)
+    figure, axes = blank_figure((1.5 + 4.2 * panels, 4.2), 1, panels, squeeze=False)
     for axis, setting in zip(axes[0], settings, strict=False):
         models = [model for model, where in table.students(main) if where == setting]
         for place, model in enumerate(models):
@@ -125,4 +122,3 @@ def _figure(table: RunTable, run: str, path: Path) -> None:
         axis.grid(axis="x", alpha=0.25)
     figure.suptitle(run)
     save_figure(figure, path)
-    plt.close(figure)

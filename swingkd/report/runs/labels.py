@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 from swingkd.audit import Interval
 from swingkd.report.metrics import SCOPES
 from swingkd.report.page import Figure
-from swingkd.report.plots import COLOURS, MARKERS, save_figure
+from swingkd.report.plots import COLOURS, MARKERS, blank_figure, save_figure
 from swingkd.report.row import Row, rows_of
 from swingkd.report.runs.base import RunCard
 from swingkd.report.table import RunTable, difference, percent, spread, words
@@ -265,7 +264,7 @@ def _figure(table: LabelTable, run: str, path: Path) -> None:
     """Draw worth against the true positive rate at 1 % false alarms, one panel a kind of record."""
     kinds = table.kinds
     size = (1.8 + 4.4 * len(kinds), 4.4)
-    figure, axes = plt.subplots(1, len(kinds), figsize=size, squeeze=False, layout="constrained")
+    figure, axes = blank_figure(size, 1, len(kinds), squeeze=False)
     for axis, kind in zip(axes[0], kinds, strict=True):
         attack = table.strongest(kind)
         for i, model in enumerate(dict.fromkeys(model for model, _ in table.main)):
@@ -288,4 +287,3 @@ def _figure(table: LabelTable, run: str, path: Path) -> None:
     figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
     figure.suptitle(run)
     save_figure(figure, path)
-    plt.close(figure)

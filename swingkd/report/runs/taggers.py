@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
-
 from swingkd.report.page import Figure
-from swingkd.report.plots import COLOURS, MARKERS, save_figure
+from swingkd.report.plots import COLOURS, MARKERS, blank_figure, save_figure
 from swingkd.report.row import rows_of, words_of
 from swingkd.report.runs.base import RunCard
 from swingkd.report.table import RunTable
@@ -72,7 +70,7 @@ def _figure(table: RunTable, run: str, path: Path) -> None:
     pairs = table.students("taggers")
     sets, names = (list(dict.fromkeys(part)) for part in zip(*[(where, name) for name, where in pairs], strict=True))
     size = (1.8 + 3.6 * len(sets), 4.0)
-    figure, axes = plt.subplots(1, len(sets), figsize=size, squeeze=False, sharey=True, layout="constrained")
+    figure, axes = blank_figure(size, 1, len(sets), squeeze=False, sharey=True)
     for axis, where in zip(axes[0], sets, strict=True):
         for i, name in enumerate(names):
             recall, precision = (table.mean((name, where), metric) for metric in ("recall", "precision"))
@@ -93,4 +91,3 @@ def _figure(table: RunTable, run: str, path: Path) -> None:
     figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
     figure.suptitle(f"{run}: private characters found")
     save_figure(figure, path)
-    plt.close(figure)
