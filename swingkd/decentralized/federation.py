@@ -144,7 +144,8 @@ class Federation:
         like = settings.method in ("fedavg", "feddf")
         spec = settings.models[0 if like else place % len(settings.models)]
         args = ClientArguments(**{"seed": settings.seed, **settings.client})
-        if settings.method == "local_and_reference":
+        # A rule that blends the reference labels in would have nothing to blend in the first round.
+        if settings.method == "local_and_reference" or settings.settings.get("reference_weight"):
             args = replace(args, learn_reference_labels=True)
         args = replace(args, share_weights=args.share_weights or like)
         model = make_network(spec, own, settings.seed * 1_009 + (0 if like else place))

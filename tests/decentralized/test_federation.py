@@ -58,6 +58,11 @@ def test_methods_choose_their_server(tmp_path):
     assert feddf.distillation_steps > 0
     with_reference = Federation(FederationSettings.of({**config, "method": "local_and_reference"}))
     assert with_reference.client(with_reference.names[0]).args.learn_reference_labels
+    for weight, learns in ((0.0, False), (0.5, True)):
+        # In the first round nobody has said anything that the labels could be blended into.
+        blended = {**config, "method": "sd_dist", "settings": {"reference_weight": weight}}
+        federation = Federation(FederationSettings.of(blended))
+        assert federation.client(federation.names[0]).args.learn_reference_labels == learns
 
 
 def test_fewer_data_and_wrong_labels_are_the_same_for_all_methods(tmp_path):
