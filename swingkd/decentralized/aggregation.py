@@ -100,8 +100,8 @@ class SDDist:
         neighbours: how many of them teach each client; `None`: all candidates, whatever they say.
         temperature: of the messengers that are compared.
         reference_weight: of the reference labels in a target, in [0, 1]; everybody has them, and the paper uses them
-            to choose teachers alone (0). Ours. Clients with `learn_reference_labels` begin with the labels alone, in the
-            round before anybody has said anything.
+            to choose teachers alone (0). Ours. Clients with `learn_reference_labels` begin with the labels alone, before
+            anybody has said anything.
 
     Raises:
         ValueError: a number is out of range.
