@@ -100,7 +100,7 @@ class SDDist:
         neighbours: how many of them teach each client; `None`: all candidates, whatever they say.
         temperature: of the messengers that are compared.
         reference_weight: of the reference labels in a target, in [0, 1]; everybody has them, and the paper uses them
-            to choose teachers alone (0). Ours. Clients with `learn_reference_labels` begin with the labels alone, before
+            to choose teachers alone (0). Ours. Clients that `learn_reference_labels` begin with them alone, before
             anybody has said anything.
 
     Raises:
