@@ -56,6 +56,7 @@ def canaries_index(canary, canaries):
     return next(i for i in range(canaries.space) if canaries.filling(i) == canary.secret)
 
 
+@pytest.mark.slow
 def test_exact_ranks_equal_brute_force_with_merged_digits(merging):
     canaries = CanarySet.generate(
         "the pin of {name} is {secret}.", length=4, count=2, repetitions=(1,), controls=2, seed=5

@@ -246,6 +246,7 @@ def test_the_intervals_of_the_area_hold_the_truth_as_often_as_they_say(shift):
     assert np.mean(held) > 0.92
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(st.integers(5, 80), st.integers(5, 300), st.integers(0, 10**6))
 def test_p_values_are_uniform_or_larger_without_a_difference(m, n, seed):

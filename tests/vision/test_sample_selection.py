@@ -236,6 +236,7 @@ def test_an_image_on_both_sides_of_an_audit_is_refused(public, tmp_path):
         run(Labels(), tmp_path, public).audit(public, public)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_leaves_a_checkpoint_that_can_be_read(tmp_path):
     script = (
         "import os, sys\n"
