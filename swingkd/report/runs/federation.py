@@ -132,10 +132,27 @@ def findings(table: RunTable) -> list[str]:
             lines.append(f"{line}; {lost}{', by less than half a point' if held else ''}.")
         else:
             lines.append(f"{line}." if held else f"{line}; not shown {shown}.")
+    lines += blended(table)
     texts, compared = perplexities(table), ("sd_dist", "local", "local_and_reference", "fedmd")
     told = [f"`{model}` {texts[students[model]]}" for model in compared if texts.get(students.get(model, ("", "")))]
     if len(told) > 1 and "sd_dist" in students:
         lines.append(f"Perplexity: {', '.join(told)}.")
+    return lines
+
+
+def blended(table: RunTable) -> list[str]:
+    """Say what the others add to the reference labels, where both are in the targets, setting by setting."""
+    lines = []
+    for name in ("main", "scarce", "noisy"):
+        for setting in table.shares(name):
+            both, labels = ((model, setting) for model in ("sd_dist_labels", "local_and_reference"))
+            gap = table.difference(both, labels, "accuracy")
+            if gap is None:
+                continue
+            where = f" ({words(setting)})" if words(setting) else ""
+            sure = gap.low is not None and gap.low > 0
+            verdict = "" if sure else "; the labels alone are better" if (gap.high or 0) < 0 else "; not shown to add"
+            lines.append(f"`sd_dist_labels` minus `local_and_reference`{where}: {gap}{verdict}.")
     return lines
 
 

@@ -60,6 +60,25 @@ def test_every_comparison_is_said_with_its_interval_and_how_it_ended(rows):
     assert said[2].endswith("seeds; learning the labels of the reference examples alone is better.")
 
 
+def test_what_others_add_to_the_reference_labels_is_said_in_each_setting(rows):
+    labels = [r for r in rows if r.model == "local_and_reference"]
+    added = {"main": (0.01, 0.012, 0.014), "scarce": (-0.02, 0.03, -0.01)}
+    rows += [
+        replace(r, model="sd_dist_labels", value=r.value + added[r.words["table"]][int(r.words["seed"])])
+        for r in labels
+        if r.metric == "accuracy"
+    ]
+    told = [line for line in findings(RunTable(rows)) if "sd_dist_labels" in line]
+    assert told[0].startswith(
+        "`sd_dist_labels` minus `local_and_reference`: +1.20 points [+0.70, +1.70] over 3 seeds."
+    )
+    assert told[1].startswith("`sd_dist_labels` minus `local_and_reference` (data 0.1): +0.00 points [")
+    assert told[1].endswith("; not shown to add.")
+    worse = [replace(r, value=r.value - 0.2) if r.model == "sd_dist_labels" else r for r in rows]
+    told = [line for line in findings(RunTable(worse)) if "sd_dist_labels" in line]
+    assert all(line.endswith("; the labels alone are better.") for line in told)
+
+
 def test_what_is_not_known_is_not_said(rows):
     unsure = [r for r in rows if r.words["seed"] == "0"]
     said = findings(RunTable(unsure))
