@@ -96,7 +96,7 @@ def budget_figure(content: dict[str, Any], path: Path) -> Path:
     """
     # Here: whoever asks for a line waits for no figures.
 
-    from swingkd.report.plots import COLOURS, blank_figure, save_figure
+    from swingkd.report.plots import COLOURS, blank_figure, look, save_figure
 
     figure, (left, right) = blank_figure((10, 4), 1, 2)
     rows = content["by_noise"]
@@ -112,8 +112,8 @@ def budget_figure(content: dict[str, Any], path: Path) -> Path:
         right.plot(
             [r["batch"] for r in some],
             [r["noise_per_unit"] for r in some],
-            "os^"[i % 3] + "-",
-            color=COLOURS[i],
+            linestyle="-",
+            **look(i),
             label=f"{epochs:g} epochs",
         )
     right.set_xscale("log")

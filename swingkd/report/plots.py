@@ -26,6 +26,12 @@ _FARTHEST = 20
 MARKERS = "osD^vPX*"
 
 
+def look(number: int) -> dict[str, Any]:
+    """Return colour and marker of the n-th of several things that are drawn; no two of the first 64 are alike."""
+    row, column = divmod(number, len(COLOURS))
+    return {"color": COLOURS[column], "marker": MARKERS[(column + row) % len(MARKERS)]}
+
+
 #: Inches of a figure on a narrow screen, a panel, and a line of a legend.
 _NARROW, _PANEL, _LINE = 3.7, 2.9, 0.19
 _stacked: ContextVar[bool] = ContextVar("stacked", default=False)
@@ -123,13 +129,13 @@ def exposure_figure(metrics: dict[str, Any], path: Path) -> Path:
     panels = len(levels) + bool(proved)
     figure, axes = blank_figure((1.5 + 4.2 * panels, 4.6), 1, panels, squeeze=False)
     controls = [s.exposure[0] for s in summaries if 0 in s.exposure]
-    style = {id(s): (COLOURS[i % 8], MARKERS[(i + i // 8) % 8]) for i, s in enumerate(summaries)}
+    style = {id(s): look(i) for i, s in enumerate(summaries)}
     for axis, level in zip(axes[0], levels, strict=False):
         if controls:
             low, high = min(c.low for c in controls), max(c.high for c in controls)
             axis.axhspan(low, high, color="0.5", alpha=0.2, linewidth=0, zorder=0, label="controls (chance)")
         for summary in (s for s in summaries if level in s.exposure):
-            _point(axis, summary, summary.exposure[level], *style[id(summary)])
+            _point(axis, summary, summary.exposure[level], style[id(summary)])
         axis.set_title(f"secrets repeated {level} times")
         axis.sharey(axes[0][0])
     if proved:
@@ -174,8 +180,7 @@ def repetition_figure(series: dict[str, dict[int, Interval]], path: Path) -> Pat
             places,
             values,
             yerr=error,
-            color=COLOURS[i % 8],
-            marker=MARKERS[(i + i // 8) % 8],
+            **look(i),
             markersize=5,
             linewidth=1.2,
             capsize=2,
@@ -210,7 +215,7 @@ def epsilon_figure(curves: dict[str, list[tuple[int, float]]], path: Path) -> Pa
     """
     figure, axis = blank_figure((6.4, 3.8))
     for i, (name, pairs) in enumerate(curves.items()):
-        axis.plot(*zip(*pairs, strict=True), color=COLOURS[i % 8], marker=MARKERS[i % 8], markersize=4, label=name)
+        axis.plot(*zip(*pairs, strict=True), markersize=4, label=name, **look(i))
     axis.set(xlabel="steps", ylabel="epsilon")
     axis.set_ylim(bottom=0)
     axis.set_xlim(left=0)
@@ -220,28 +225,27 @@ def epsilon_figure(curves: dict[str, list[tuple[int, float]]], path: Path) -> Pa
     return path
 
 
-def _proved_panel(axis: Axes, summaries: list[Summary], style: dict[int, tuple[str, str]]) -> None:
+def _proved_panel(axis: Axes, summaries: list[Summary], style: dict[int, dict[str, Any]]) -> None:
     """Draw the largest epsilon that an attack proved, and, as a bar above it, the one that was promised."""
     for summary in summaries:
-        colour, marker = style[id(summary)]
+        own = style[id(summary)]
         at = summary.perplexity["perplexity"]
-        axis.plot(at, max(proof.epsilon for proof in summary.proved.values()), marker, color=colour, markersize=6)
+        axis.plot(at, max(proof.epsilon for proof in summary.proved.values()), markersize=6, **own)
         total = summary.total
         if total is not None:
-            axis.plot(at, total, "_", color=colour, markersize=18, markeredgewidth=2)
+            axis.plot(at, total, "_", color=own["color"], markersize=18, markeredgewidth=2)
     axis.set_title("one unit: proved (bar: promised)")
     axis.set_ylabel("epsilon (lower is better)")
     axis.set_ylim(bottom=-0.2)
 
 
-def _point(axis: Axes, summary: Summary, exposure: Interval, colour: str, marker: str) -> None:
+def _point(axis: Axes, summary: Summary, exposure: Interval, style: dict[str, Any]) -> None:
     error = [[exposure.value - exposure.low], [exposure.high - exposure.value]]
     axis.errorbar(
         summary.perplexity["perplexity"],
         exposure.value,
         yerr=error,
-        color=colour,
-        marker=marker,
+        **style,
         markersize=6,
         linestyle="none",
         capsize=2,

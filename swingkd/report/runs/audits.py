@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from swingkd.report.page import Figure
-from swingkd.report.plots import COLOURS, MARKERS, blank_figure, save_figure
+from swingkd.report.plots import blank_figure, look, save_figure
 from swingkd.report.row import Row, rows_of, words_of
 from swingkd.report.runs.base import RunCard
 
@@ -143,16 +143,9 @@ def _figure(table: AuditTable, run: str, path: Path) -> None:
                 if area is None:
                     continue
                 height = a + (m - (len(table.models) - 1) / 2) * 0.12
-                colour, marker = COLOURS[m % len(COLOURS)], MARKERS[m % len(MARKERS)]
-                axis.plot([area.low, area.high], [height, height], color=colour, linewidth=1.6)
+                axis.plot([area.low, area.high], [height, height], color=look(m)["color"], linewidth=1.6)
                 axis.plot(
-                    area.value,
-                    height,
-                    marker=marker,
-                    color=colour,
-                    markersize=4.5,
-                    linestyle="none",
-                    label=model if a == 0 else None,
+                    area.value, height, **look(m), markersize=4.5, linestyle="none", label=model if a == 0 else None
                 )
         axis.set(title=_KINDS.get(kind, kind), xlabel="AUC (0.5: chance)", xlim=(0.41, 1.01))
         axis.set_yticks(range(len(table.attacks)), table.attacks)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from swingkd.privacy.accounting import said_epsilon
 from swingkd.report.page import Figure
-from swingkd.report.plots import COLOURS, MARKERS, blank_figure, save_figure
+from swingkd.report.plots import blank_figure, look, save_figure
 from swingkd.report.row import Row, rows_of
 from swingkd.report.runs.base import RunCard
 from swingkd.report.runs.canaries import ASKS, Leak, listed, over_seeds
@@ -88,13 +88,13 @@ class FrontierCard(RunCard):
         figure, axes = blank_figure((13, 4.4), 1, 3)
         # What was cut and not trained since is no model to choose.
         for i, student in enumerate(s for s in self.table if s.name != _CUT):
-            look = {"color": COLOURS[i % 8], "marker": MARKERS[(i + i // 8) % 8], "linestyle": "none"}
+            style = {"linestyle": "none", **look(i)}
             x = student.quality["perplexity"]
             for axis, words in ((axes[0], False), (axes[1], True)):
                 bits = [leak.value for (kind, _), leak in student.leaks.items() if (kind == _UNTAGGABLE) == words]
-                axis.plot([x] * bool(bits), [max(bits)] if bits else [], label=student.name, **look)
+                axis.plot([x] * bool(bits), [max(bits)] if bits else [], label=student.name, **style)
             if _DRAWN in student.caught:
-                axes[2].plot(x, 100 * student.caught[_DRAWN].value, **look)
+                axes[2].plot(x, 100 * student.caught[_DRAWN].value, **style)
         over = "bits over the controls, {} that give most"
         axes[0].set(title="Values that a tagger finds", ylabel=over.format("kind and copies"))
         axes[1].set(title="Words that no tagger finds", ylabel=over.format("copies"))

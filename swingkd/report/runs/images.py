@@ -7,7 +7,7 @@ from typing import Any
 
 from swingkd.privacy.accounting import said_epsilon
 from swingkd.report.page import Figure
-from swingkd.report.plots import COLOURS, MARKERS, blank_figure, save_figure
+from swingkd.report.plots import blank_figure, look, save_figure
 from swingkd.report.row import rows_of
 from swingkd.report.runs.base import RunCard
 from swingkd.report.table import RunTable, percent, spread, words
@@ -100,21 +100,14 @@ def _figure(table: RunTable, run: str, path: Path) -> None:
     main = "data_free" if table.students("data_free") else "headline"
     settings = table.shares(main)
     # A model looks the same in every panel.
-    looks = list(dict.fromkeys(model for model, _ in table.students(main)))
+    known = list(dict.fromkeys(model for model, _ in table.students(main)))
     panels = max(len(settings), 1)
     figure, axes = blank_figure((1.5 + 4.2 * panels, 4.2), 1, panels, squeeze=False)
     for axis, setting in zip(axes[0], settings, strict=False):
         models = [model for model, where in table.students(main) if where == setting]
         for place, model in enumerate(models):
             values = [100 * value for value in table.values((model, setting), "accuracy").values()]
-            look = looks.index(model)
-            axis.plot(
-                values,
-                [place] * len(values),
-                marker=MARKERS[look % len(MARKERS)],
-                linestyle="none",
-                color=COLOURS[look % len(COLOURS)],
-            )
+            axis.plot(values, [place] * len(values), linestyle="none", **look(known.index(model)))
         axis.set_yticks(range(len(models)), models)
         axis.invert_yaxis()
         axis.margins(y=0.15)

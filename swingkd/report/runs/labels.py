@@ -11,7 +11,7 @@ import numpy as np
 from swingkd.audit import Interval
 from swingkd.report.metrics import SCOPES
 from swingkd.report.page import Figure
-from swingkd.report.plots import COLOURS, MARKERS, blank_figure, save_figure
+from swingkd.report.plots import blank_figure, look, save_figure
 from swingkd.report.row import Row, rows_of
 from swingkd.report.runs.base import RunCard
 from swingkd.report.table import RunTable, difference, percent, spread, words
@@ -274,7 +274,7 @@ def _figure(table: LabelTable, run: str, path: Path) -> None:
             # Several settings of one model are a curve, with the value at each point.
             what, _, _ = words(students[-1][1]).partition(" ")
             label = f"{model}, by {what}" if what else model
-            axis.plot(rates, scores, marker=MARKERS[(i + i // 8) % 8], color=COLOURS[i % 8], linewidth=1, label=label)
+            axis.plot(rates, scores, linewidth=1, label=label, **look(i))
             for student, rate, score in zip(students, rates, scores, strict=True):
                 _, _, value = words(student[1]).partition(" ")
                 axis.annotate(value, (rate, score), xytext=(5, 4), textcoords="offset points", fontsize=7)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from swingkd.report.page import Figure
-from swingkd.report.plots import COLOURS, MARKERS, blank_figure, save_figure
+from swingkd.report.plots import blank_figure, look, save_figure
 from swingkd.report.row import rows_of, words_of
 from swingkd.report.runs.base import RunCard
 from swingkd.report.table import RunTable
@@ -75,15 +75,7 @@ def _figure(table: RunTable, run: str, path: Path) -> None:
         for i, name in enumerate(names):
             recall, precision = (table.mean((name, where), metric) for metric in ("recall", "precision"))
             if recall is not None and precision is not None:
-                axis.plot(
-                    100 * precision,
-                    100 * recall,
-                    marker=MARKERS[i % 8],
-                    color=COLOURS[i % 8],
-                    linestyle="none",
-                    label=name,
-                    clip_on=False,
-                )
+                axis.plot(100 * precision, 100 * recall, **look(i), linestyle="none", label=name, clip_on=False)
         axis.set(title=_data(where), xlabel="precision, %", xlim=(0, 100), ylim=(0, 100))
         axis.grid(alpha=0.25)
     axes[0][0].set_ylabel("recall, %")
