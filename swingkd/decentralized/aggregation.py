@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 
@@ -100,8 +100,9 @@ class SDDist:
         neighbours: how many of them teach each client; `None`: all candidates, whatever they say.
         temperature: of the messengers that are compared.
         reference_weight: of the reference labels in a target, in [0, 1]; everybody has them, and the paper uses them
-            to choose teachers alone (0). Ours. Clients that `learn_reference_labels` begin with them alone, before
-            anybody has said anything.
+            to choose teachers alone (0). `"adaptive"`: of each example's label what the others leave of it, one minus
+            how likely they find it. Ours. Clients that `learn_reference_labels` begin with them alone, before anybody
+            has said anything.
 
     Raises:
         ValueError: a number is out of range.
@@ -110,11 +111,15 @@ class SDDist:
     quality_share: float = 0.7
     neighbours: int | None = 5
     temperature: float = 1.0
-    reference_weight: float = 0.0
+    reference_weight: float | Literal["adaptive"] = 0.0
 
     def __post_init__(self) -> None:
         check_numbers(self)
-        check_share(self, "reference_weight")
+        if isinstance(self.reference_weight, str):
+            if self.reference_weight != "adaptive":
+                raise ValueError(f"reference_weight={self.reference_weight!r}: a number is needed, or 'adaptive'.")
+        else:
+            check_share(self, "reference_weight")
         if not 0 < self.quality_share <= 1:
             raise ValueError(f"quality_share={self.quality_share} must lie in (0, 1].")
         if self.neighbours is not None and self.neighbours < 1:
@@ -137,8 +142,10 @@ class SDDist:
             numbers = numbers if len(numbers) else without(teaching, client)
             mean = known[numbers if len(numbers) else client[None]].float().mean(0)
             if self.reference_weight:
-                mean *= 1 - self.reference_weight
-                mean[torch.arange(len(labels)), labels] += self.reference_weight
+                rows = torch.arange(len(labels))
+                weight = 1 - mean[rows, labels] if isinstance(self.reference_weight, str) else self.reference_weight
+                mean *= 1 - torch.as_tensor(weight).view(-1, 1)
+                mean[rows, labels] += weight
             yield mean
 
 

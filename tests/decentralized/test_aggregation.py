@@ -95,6 +95,17 @@ def test_reference_labels_are_blended_in():
             for c in range(4):
                 by_hand = 0.7 * float(one[row, c]) + 0.3 * (c == label)
                 assert float(other[row, c]) == pytest.approx(by_hand, abs=1e-6)
+    # What the others leave of a label: where they are sure of it, nothing is added.
+    for one, other in zip(
+        plain, SDDist(reference_weight="adaptive").targets(known, labels, everyone, everyone, 0), strict=True
+    ):
+        for row, label in enumerate(labels.tolist()):
+            said = float(one[row, label])
+            for c in range(4):
+                by_hand = said * float(one[row, c]) + (1 - said) * (c == label)
+                assert float(other[row, c]) == pytest.approx(by_hand, abs=1e-6)
+    with pytest.raises(ValueError, match="reference_weight='adapted': a number is needed, or 'adaptive'"):
+        SDDist(reference_weight="adapted")
     # All of it: what the control learns.
     for target in SDDist(reference_weight=1.0).targets(known, labels, everyone, everyone, 0):
         assert torch.equal(target, torch.eye(4)[labels])
