@@ -436,6 +436,8 @@ def test_the_federations_are_those_of_the_cards():
     assert f"SD-Dist gets {at(characters, 'sd_dist')} %, FedMD {at(characters, 'fedmd')} %," in text
     assert f"alone {at(characters, 'local')} %, and FedAvg, for which the weights" in text
     assert f"weights leave their owners, {at(characters, 'fedavg')} %" in text
+    both = at(characters, "sd_dist_labels"), at(har, "sd_dist_labels")
+    assert f"SD-Dist gets {both[0]} % there and {both[1]} % on the activities" in text
     leak = "table=leak copies=1"
     plain, private = ("sd_dist", leak), ("sd_dist", f"{leak} target_epsilon=8")
     auc = [har.attacks(student, "auc")["loss"] for student in (plain, private)]
