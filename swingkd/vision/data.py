@@ -246,7 +246,8 @@ class Images:
         Raises:
             ValueError: it does not say of which size.
         """
-        channels = len(processor.image_mean)
+        # One that does not normalise may name no means: of colours then, as all pipelines are.
+        channels = len(getattr(processor, "image_mean", None) or "rgb")
         look, known = looks(None, channels, None, processor)
         assert look.size is not None
         pixels, labels = torch.zeros(0, channels, *look.size, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64)

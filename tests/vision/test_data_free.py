@@ -634,3 +634,10 @@ def test_a_processor_of_other_images_is_refused(tmp_path):
     processor = ViTImageProcessor(size={"height": 16, "width": 16})
     with pytest.raises(ValueError, match=r"makes images of \(3, 8, 8\), the processor of \(3, 16, 16\)"):
         make(tmp_path, ExactTeacher(small(1), ""), critic=small(1), processor=processor)
+
+
+def test_a_processor_that_does_not_normalise_names_no_means(tmp_path):
+    processor = ViTImageProcessor(size={"height": 8, "width": 8}, do_normalize=False)
+    processor.image_mean = None
+    shown = make(tmp_path, ExactTeacher(small(1), ""), critic=small(1), processor=processor).shown
+    assert (shown.pixels.shape[1:], shown.mean, shown.std) == ((3, 8, 8), (0.0,), (1.0,))
