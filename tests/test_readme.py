@@ -437,7 +437,13 @@ def test_the_federations_are_those_of_the_cards():
     assert f"alone {at(characters, 'local')} %, and FedAvg, for which the weights" in text
     assert f"weights leave their owners, {at(characters, 'fedavg')} %" in text
     both = at(characters, "sd_dist_labels"), at(har, "sd_dist_labels")
-    assert f"SD-Dist gets {both[0]} % there and {both[1]} % on the activities" in text
+    shown, not_shown = (
+        table.difference(("sd_dist_labels", "table=main"), ("local_and_reference", "table=main"), "accuracy")
+        for table in (characters, har)
+    )
+    assert f"SD-Dist gets {both[0]} % there, {100 * shown.mean:.1f} points more than the labels alone," in text
+    assert f"and {both[1]} % on the activities, where no gain over the labels is shown" in text
+    assert shown.low > 0 > not_shown.low
     leak = "table=leak copies=1"
     plain, private = ("sd_dist", leak), ("sd_dist", f"{leak} target_epsilon=8")
     auc = [har.attacks(student, "auc")["loss"] for student in (plain, private)]

@@ -5,6 +5,7 @@ A run restarts row by row: what stands in the file is skipped.  Several processe
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from dataclasses import asdict
@@ -19,7 +20,7 @@ from typing_extensions import TypedDict
 
 from swingkd.audit import ExposureReport, ExtractionReport, MembershipReport
 from swingkd.audit.lower_bound import Method
-from swingkd.files import Line, read_as, write_json
+from swingkd.files import Line, read_as, written_whole
 from swingkd.privacy import SYNTHETIC_LABELS, TEACHER_DATA, TRANSFER_SET, PrivacyLedger
 from swingkd.report.row import Row, rows_of
 
@@ -109,7 +110,19 @@ class MetricsFile:
             content = self.read()
             content["rows"] += [row.to_dict() for row in rows]
             content["config"] = self._config or content["config"]
-            write_json(self.path, content)
+            with written_whole(self.path) as part:
+                part.write_text(_text_of(content), encoding="utf-8")
+
+
+def _text_of(content: dict[str, Any]) -> str:
+    """Return the JSON of a run, a line for each row: thousands stay small, and versions are compared by rows."""
+    rest = json.dumps({**{key: value for key, value in content.items() if key != "rows"}, "rows": []}, indent=1)
+    head, opening, tail = rest.rpartition("[]")
+    rows = [
+        json.dumps({name: value for name, value in row.items() if value is not None}, separators=(",", ":"))
+        for row in content["rows"]
+    ]
+    return (f"{head}[\n  " + ",\n  ".join(rows) + f"\n ]{tail}" if rows else head + opening + tail) + "\n"
 
 
 def exposure_rows(model: str, setting: str, report: ExposureReport) -> list[Row]:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given
@@ -54,3 +55,20 @@ def test_names_have_no_blanks(name):
 def test_an_interval_that_was_not_measured_is_not_made_up():
     with pytest.raises(ValueError, match=r"auc of kd \(seed=0\) has no interval"):
         _ = Row("kd", "seed=0", "auc", 0.5).interval
+
+
+def test_a_file_of_many_rows_has_a_line_for_each_and_holds_what_was_added(tmp_path):
+    """Thousands of rows have to fit a card's folder, and two versions are compared row by row."""
+    rows = [Row("kd", f"seed={seed}", "accuracy", seed / 3, low=0.0, n=5) for seed in range(3)]
+    config = {"rows": [], "about": "[]"}
+    metrics = MetricsFile(tmp_path / "metrics.json", "a", config)
+    metrics.add([])
+    assert metrics.read()["rows"] == []
+    # A file of an older version names what a row does not have.
+    old = metrics.read() | {"rows": [asdict(rows[0])]}
+    metrics.path.write_text(json.dumps(old), encoding="utf-8")
+    metrics.add(rows[1:])
+    assert metrics.rows == rows
+    assert MetricsFile(tmp_path / "metrics.json").read()["config"] == config
+    lines = (tmp_path / "metrics.json").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line.rstrip(",")) for line in lines if '"kd"' in line] == [row.to_dict() for row in rows]
