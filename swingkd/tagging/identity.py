@@ -13,7 +13,7 @@ import sysconfig
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from importlib.util import resolve_name
 from itertools import islice
 from pathlib import Path
@@ -136,26 +136,29 @@ def _sources(name: str, seen: set[str]) -> Iterator[str]:
     yield str(path)
     if path.suffix != ".py":
         return
-    try:
-        source = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):
-        return  # Half edited: its bytes are hashed all the same.
-    for other in _imported(source, sys.modules[name].__package__ or ""):
+    for other in _imported(path.read_bytes(), sys.modules[name].__package__ or ""):
         # Of this package, these two alone: which of its other parts were loaded by now is chance.
         if not other.startswith("swingkd.") or other.startswith(_OURS):
             yield from _sources(other, seen)
 
 
-def _imported(source: ast.AST, package: str) -> Iterator[str]:
-    """Yield the names of all modules that a source imports; some of what it takes from a package are modules too."""
-    for node in ast.walk(source):
+# A trainer asks several times, of dozens of files: reading them is quick, parsing them is not.
+@lru_cache(maxsize=1024)
+def _imported(source: bytes, package: str) -> tuple[str, ...]:
+    """Return the names of all modules that a source imports; some of what it takes from a package are modules too."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return ()  # Half edited: its bytes are hashed all the same.
+    names: list[str] = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             start = "." * node.level + (node.module or "")
             start = resolve_name(start, package) if node.level and package else start
-            yield start
-            yield from (f"{start}.{alias.name}" for alias in node.names)
+            names += [start, *(f"{start}.{alias.name}" for alias in node.names)]
+    return tuple(dict.fromkeys(names))
 
 
 def _is_users(name: str | None) -> bool:
@@ -164,5 +167,9 @@ def _is_users(name: str | None) -> bool:
     file = getattr(sys.modules.get(name or ""), "__file__", None) if name != "__main__" else None
     if file is None or not Path(file).is_file():
         return False
-    ours = str(name).partition(".")[0] == "swingkd"
-    return ours or not str(Path(file).resolve()).startswith(_INSTALLED)
+    return str(name).partition(".")[0] == "swingkd" or not _installed(file)
+
+
+@lru_cache(maxsize=None)
+def _installed(file: str) -> bool:
+    return str(Path(file).resolve()).startswith(_INSTALLED)
