@@ -13,7 +13,7 @@ import sysconfig
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from importlib.util import resolve_name
 from itertools import islice
 from pathlib import Path
@@ -170,6 +170,6 @@ def _is_users(name: str | None) -> bool:
     return str(name).partition(".")[0] == "swingkd" or not _installed(file)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _installed(file: str) -> bool:
     return str(Path(file).resolve()).startswith(_INSTALLED)
