@@ -83,7 +83,8 @@ class GeneratorLoss:
         loss = loss + self.activation * activation_loss(feature)
         if given:
             now = blended(moments_of(given.values()), earlier, self.statistics_momentum)
-            loss = loss + self.statistics * statistics_loss(list(norms.values()), now)
+            # Those that ran, as they ran: in a model they may stand in another order.
+            loss = loss + self.statistics * statistics_loss([norms[name] for name in given], now)
         if self.disagreement and student is not None:
             loss = loss + self.disagreement * disagreement_loss(logits_of(student, images), logits)
         return loss
@@ -99,8 +100,9 @@ class GeneratorLoss:
 
 
 def batch_norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
-    """Return a model's batch norms by name."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    """Return a model's batch norms that remember what they saw, by name."""
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    return {name: norm for name, norm in norms.items() if norm.running_mean is not None}
 
 
 def moments_of(given: Iterable[torch.Tensor]) -> Moments:

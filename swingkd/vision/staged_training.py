@@ -293,17 +293,17 @@ class StagedTraining(Classifier):
         return loss
 
     def forget(self) -> None:
-        """Remove the checkpoint of another run from the folder."""
+        """Remove this run's checkpoint of an earlier start from the folder, and nothing else that lies there."""
         if self.accelerator.is_main_process:
-            for path in Path(self.args.output_dir).glob("checkpoint*"):
-                shutil.rmtree(path)
+            for path in self._folders():
+                if path.is_dir():
+                    shutil.rmtree(path)
         self.accelerator.wait_for_everyone()
 
     def _checkpoint(self) -> None:
         # The last one that was fine stays.
         check_finite_weights("model", self.model)
-        folder = Path(self.args.output_dir)
-        part = folder / "checkpoint.part"
+        whole, old, part = self._folders()
         if self.accelerator.is_main_process:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
@@ -315,18 +315,20 @@ class StagedTraining(Classifier):
             write_json(part / _STATE, content)
             self.ledger.save(part)
             seal(part)
-            old = folder / "checkpoint.old"
-            if (folder / "checkpoint").exists():
+            if whole.exists():
                 # A crash may have left it.
                 shutil.rmtree(old, ignore_errors=True)
-                (folder / "checkpoint").rename(old)
-            part.rename(folder / "checkpoint")
+                whole.rename(old)
+            part.rename(whole)
             shutil.rmtree(old, ignore_errors=True)
         self.accelerator.wait_for_everyone()
 
+    def _folders(self) -> list[Path]:
+        """Return where the checkpoint is, where the one before waits until it is there, and where it is written."""
+        return [Path(self.args.output_dir) / name for name in ("checkpoint", "checkpoint.old", "checkpoint.part")]
+
     def _resume(self) -> None:
-        folders = [Path(self.args.output_dir) / name for name in ("checkpoint", "checkpoint.old")]
-        folder = next((folder for folder in folders if (folder / _STATE).exists()), None)
+        folder = next((folder for folder in self._folders()[:2] if (folder / _STATE).exists()), None)
         if folder is None:
             return
         check_seal(folder)

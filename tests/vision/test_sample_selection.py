@@ -197,6 +197,17 @@ def test_a_crash_between_two_renames_does_no_harm(public, tmp_path):
     assert not (tmp_path / "checkpoint.old").exists()
 
 
+def test_a_run_that_starts_anew_removes_its_own_checkpoint_and_nothing_else(public, tmp_path):
+    """In a folder of the Trainer's lies checkpoint-500, in one of timm's checkpoint.pth.tar."""
+    run(Labels(), tmp_path, public, checkpoint_every=1).train()
+    (tmp_path / "checkpoint-500").mkdir()
+    (tmp_path / "checkpoint.pth.tar").write_text("weights")
+    (tmp_path / "checkpoint" / "of the first").write_text("")
+    run(Labels(), tmp_path, public, checkpoint_every=1).train()
+    assert (tmp_path / "checkpoint-500").exists() and (tmp_path / "checkpoint.pth.tar").exists()
+    assert not (tmp_path / "checkpoint" / "of the first").exists()
+
+
 def test_what_a_student_learnt_before_in_this_process_is_not_forgotten(public, tmp_path):
     first = run(Teacher(small(1), "private"), tmp_path / "first", public)
     first.train()
