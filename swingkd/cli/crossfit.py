@@ -32,7 +32,9 @@ def crossfit(
     output_dir: Annotated[Path | None, typer.Option(help="Where the teachers go.  \\[out/teachers]")] = None,
     text_column: TextColumnOption = None,
     split: SplitOption = "train",
-    k: Annotated[int, typer.Option("--k", help="How many folds; each has a teacher that never saw it.")] = 2,
+    k: Annotated[
+        int | None, typer.Option("--k", help="How many folds; each has a teacher that never saw it.  \\[2]")
+    ] = None,
     held_out: Annotated[int, typer.Option(help="How many folds each teacher does without.")] = 1,
     group_by: Annotated[
         str | None, typer.Option(help="A column that names a person: all rows of one are in one fold.")
@@ -88,7 +90,14 @@ def crossfit(
         say(f"There is nothing in {output_dir} to go on with: beginning anew.", err=True)
     rows = load_rows(data, split)
     known = begun and (output_dir / FOLDS_FILE).exists()
-    folds = None if known else Folds.of(rows, k, group_by=group_by, near_duplicates=near_duplicates)
+    if known:
+        # Which rows are where was drawn when it began.
+        folds, told = None, Folds.load(output_dir / FOLDS_FILE).group_by
+        if group_by is not None and group_by != told:
+            raise ValueError(f"{output_dir} was begun with --group-by {told}. Use the same, or another --output-dir.")
+    else:
+        columns = [text_column] if text_column else None
+        folds = Folds.of(rows, k or 2, group_by=group_by, columns=columns, near_duplicates=near_duplicates)
     stop = StopOnInterrupt()
     try:
         with stop:
@@ -97,6 +106,7 @@ def crossfit(
                 args,
                 rows,
                 folds=folds,
+                k=k,
                 held_out=held_out,
                 peft_config=LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear") if rank else None,
                 tagger=make_tagger(tagger) if surrogates else None,

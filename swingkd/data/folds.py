@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import xxhash
-from datasets import Dataset, Image, Value
+from datasets import Dataset, Value
 from datasketch import MinHash, MinHashLSH
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -32,6 +32,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from swingkd.data.columns import FOLD, UNSEEN
+from swingkd.data.row_contents import CHATS, contents_of, holds_text, keys_of, people_of, plain, read_columns
 from swingkd.files import read_as, written_whole
 
 # Words of a shingle, and how many hashes stand for the set of a text's shingles.
@@ -51,6 +52,7 @@ class Folds:
         columns: what of a row is hashed.
         unit: "record", or the column that names people, where the fold of each was drawn for itself (`Folds.apart`);
             `None`: one row may move others.
+        group_by: the column that names people, where rows of one are in one fold.
     """
 
     of_row: np.ndarray
@@ -58,6 +60,7 @@ class Folds:
     keys: np.ndarray
     columns: tuple[str, ...]
     unit: str | None = None
+    group_by: str | None = None
 
     @classmethod
     def of(
@@ -66,6 +69,7 @@ class Folds:
         k: int = 2,
         *,
         group_by: str | None = None,
+        columns: Sequence[str] | None = None,
         near_duplicates: bool = True,
         similarity: float = 0.8,
         seed: int | None = None,
@@ -75,7 +79,11 @@ class Folds:
         Args:
             dataset: map-style rows, as they will be trained on.
             k: folds.
-            group_by: a column that names a person; all rows of one go into one fold.
+            group_by: a column that names a person; all rows of one go into one fold, and a row that names nobody
+                stands for itself.
+            columns: what is learnt from a row, so that an id beside it does not make two rows of one; default: what
+                a trainer reads by itself ("messages"; "prompt" and "completion"; "text"; "image"), else all that is
+                text.
             near_duplicates: keep rows together whose texts are nearly the same, not only those that are equal but for
                 case and blanks.
             similarity: from which share of common shingles (five words in a row) on two texts are nearly the same.
@@ -88,22 +96,31 @@ class Folds:
         _check_k(k)
         if not 0 < similarity <= 1:
             raise ValueError(f"similarity={similarity} must lie in (0, 1].")
-        columns = _read(dataset, group_by)
-        texts = list(_contents(dataset, columns))
-        if near_duplicates and not (columns and _holds_text(dataset.features[columns[0]])):
+        _check_rows(dataset)
+        columns = read_columns(dataset, group_by, columns)
+        texts = list(contents_of(dataset, columns))
+        if near_duplicates and not any(holds_text(dataset.features[name]) for name in columns):
             raise ValueError(
                 "The rows have no text to find near-duplicates by. Pass near_duplicates=False, and group_by where a "
                 "column says whose rows they are."
             )
         edges = list(_equal(texts))
         if group_by is not None:
-            edges += _equal(map(repr, dataset.with_format(None)[group_by]))
+            edges += _equal(people_of(dataset, group_by))
         if near_duplicates:
             edges += _alike(texts, similarity)
-        return cls(_dealt(_components(edges, len(texts)), k, seed), k, _keys(texts), columns)
+        return cls(_dealt(_components(edges, len(texts)), k, seed), k, keys_of(texts), columns, group_by=group_by)
 
     @classmethod
-    def apart(cls, dataset: Dataset, k: int = 2, *, group_by: str | None = None, seed: int | None = None) -> Folds:
+    def apart(
+        cls,
+        dataset: Dataset,
+        k: int = 2,
+        *,
+        group_by: str | None = None,
+        columns: Sequence[str] | None = None,
+        seed: int | None = None,
+    ) -> Folds:
         """Draw the fold of each row, or person, for itself: no other row moves it.
 
         For teachers with differential privacy.  A guarantee of each teacher is one of all together only where one
@@ -112,22 +129,26 @@ class Folds:
         Args:
             dataset: map-style rows, as they will be trained on.
             k: folds, of about one size.
-            group_by: a column that names a person; default: each text is drawn for itself, so equal ones share a fold.
+            group_by: a column that names a person; default, and where it names nobody: each text is drawn for itself,
+                so equal ones share a fold.
+            columns: as in `Folds.of`.
             seed: for a division that others can repeat; default: the system's randomness.
 
         Raises:
             ValueError: the rows are a stream, or a fold got none.
         """
         _check_k(k)
-        columns = _read(dataset, group_by)
-        texts = list(_contents(dataset, columns))
-        units = texts if group_by is None else map(repr, dataset.with_format(None)[group_by])
+        _check_rows(dataset)
+        columns = read_columns(dataset, group_by, columns)
+        texts = list(contents_of(dataset, columns))
+        people = [""] * len(texts) if group_by is None else people_of(dataset, group_by)
+        units = (person or text for person, text in zip(people, texts, strict=True))
         key = secrets.token_bytes(16) if seed is None else seed.to_bytes(16, "little")
         drawn = (hashlib.blake2b(unit.encode("utf-8", "surrogatepass"), key=key, digest_size=8) for unit in units)
         of_row = np.array([int.from_bytes(one.digest(), "little") % k for one in drawn], np.int64)
         if len(np.unique(of_row)) < k:
             raise ValueError(f"{len(of_row)} rows left one of {k} folds empty. Take fewer folds.")
-        return cls(of_row, k, _keys(texts), columns, group_by or "record")
+        return cls(of_row, k, keys_of(texts), columns, group_by or "record", group_by)
 
     def add_to(self, dataset: Dataset) -> Dataset:
         """Return the rows with a column `teacher_fold`.
@@ -148,7 +169,7 @@ class Folds:
         if missing:  # text of another kind, which says itself what it is like
             place, known = np.zeros(len(dataset), np.int64), np.zeros(len(dataset), bool)
         else:
-            place, known = self._places(_keys(_contents(dataset, self.columns)))
+            place, known = self._places(keys_of(contents_of(dataset, self.columns)))
         folds = self.of_row[place]
         if FOLD in dataset.column_names:
             told = np.array(dataset.with_format(None)[FOLD], np.int64)
@@ -174,8 +195,16 @@ class Folds:
 
         Args:
             texts: whole rows, as they are read: of prompts and completions both, one behind the other.
+
+        Raises:
+            ValueError: the rows were chats, of which each tokenizer's template makes another text.
         """
-        place, known = self._places(_keys(map(_plain, texts)))
+        if self.columns in CHATS:
+            raise ValueError(
+                f"The folds were dealt by the column {self.columns[0]!r}, and which text a chat becomes depends on "
+                "the tokenizer's template. Render the chats into a column 'text' before they are dealt."
+            )
+        place, known = self._places(keys_of(map(plain, texts)))
         return np.where(known, self.of_row[place], UNSEEN)
 
     def _places(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -202,7 +231,8 @@ class Folds:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write it as safetensors, for the owner alone: whoever has it can tell whether a text was trained on."""
-        known = {"k": str(self.k), "columns": json.dumps(self.columns), "unit": json.dumps(self.unit)}
+        own = {"columns": self.columns, "unit": self.unit, "group_by": self.group_by}
+        known = {"k": str(self.k)} | {name: json.dumps(value) for name, value in own.items()}
         with written_whole(path, owner_only=True) as file:
             save_file({"of_row": self.of_row.astype(np.int64), "keys": self.keys}, file, known)
 
@@ -218,24 +248,18 @@ class Folds:
                 known, arrays = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             of_row, keys, k = arrays["of_row"], arrays["keys"], int(known["k"])
             columns = read_as(tuple[str, ...], known["columns"], str(path))
-            unit = read_as(str | None, known.get("unit", "null"), str(path))  # type: ignore[arg-type]
+            unit, group_by = (
+                read_as(str | None, known.get(name, "null"), str(path))  # type: ignore[arg-type]
+                for name in ("unit", "group_by")
+            )
         except (SafetensorError, KeyError, ValueError) as error:
             raise ValueError(f"{path} does not say which rows are in which fold. Deal them again.") from error
         check_folds(of_row, k)
-        return cls(of_row, k, keys, columns, unit)
+        return cls(of_row, k, keys, columns, unit, group_by)
 
     def __repr__(self) -> str:
         sizes = np.bincount(self.of_row, minlength=self.k).tolist()
         return f"Folds(k={self.k}, rows={sizes})"
-
-
-def _read(dataset: Dataset, group_by: str | None) -> tuple[str, ...]:
-    """Return what of rows is looked at: what is text in them, or all where nothing is."""
-    _check_rows(dataset)
-    if group_by is not None and group_by not in dataset.column_names:
-        raise ValueError(f"group_by={group_by!r} is no column of the rows ({', '.join(dataset.column_names)}).")
-    own = [name for name in dataset.column_names if name not in (group_by, FOLD)]
-    return tuple(name for name in own if _holds_text(dataset.features[name])) or tuple(own)
 
 
 def _check_rows(dataset: Any) -> None:
@@ -265,53 +289,6 @@ def check_folds(of_row: np.ndarray, k: int) -> None:
     if wrong.any():
         row = int(wrong.argmax())
         raise ValueError(f"Row {row} is said to be in fold {of_row[row]}, and there are folds 0 to {k - 1}.")
-
-
-def _holds_text(feature: Any) -> bool:
-    if isinstance(feature, dict):
-        return any(map(_holds_text, feature.values()))
-    if isinstance(feature, Value):
-        return feature.dtype in ("string", "large_string")
-    inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
-    return inner is not None and _holds_text(inner)
-
-
-def _contents(dataset: Dataset, columns: tuple[str, ...]) -> Iterator[str]:
-    """Yield what stands in each row: all its text, without case and in single blanks; where there is none, all of it.
-
-    Args:
-        dataset: the rows.
-        columns: what of them is looked at.
-    """
-    rows = dataset.with_format(None).select_columns(list(columns))
-    text = [name for name in columns if _holds_text(rows.features[name])]
-    for name, feature in rows.features.items():
-        if isinstance(feature, Image):
-            rows = rows.cast_column(name, Image(decode=False))
-    for row in rows:
-        yield _plain(" ".join(_strings(row))) if text else repr(row)
-
-
-def _plain(text: str) -> str:
-    """Return a text without case and in single blanks."""
-    return " ".join(text.casefold().split())
-
-
-def _keys(contents: Iterable[str]) -> np.ndarray:
-    # Without blanks: where parts of a row are joined, there may be one or none.
-    contents = (text.replace(" ", "") for text in contents)
-    return np.array([xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")) for text in contents], np.uint64)
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from _strings(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _strings(part)
 
 
 def _equal(values: Iterable[str]) -> Iterator[tuple[int, int]]:

@@ -14,6 +14,7 @@ from typing import Any
 from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
+from peft.utils import AuxiliaryTrainingWrapper
 from transformers import PreTrainedModel
 
 from swingkd.data.folds import Folds
@@ -32,12 +33,16 @@ from swingkd.trainer.out_of_fold import (
     NAME,
     About,
     OutOfFoldTeacher,
+    check_adapters,
     check_held_out,
     is_out_of_fold,
 )
 from swingkd.trainer.resuming import run_settings
 
 log = logging.getLogger(__name__)
+
+# What an adapter is known by; PEFT fills in the rest when it finds its modules.
+_SHAPE = ("r", "lora_alpha", "use_rslora")
 
 
 def train_out_of_fold(
@@ -47,7 +52,7 @@ def train_out_of_fold(
     processing_class: Any = None,
     *,
     folds: Folds | None = None,
-    k: int = 2,
+    k: int | None = None,
     held_out: int = 1,
     peft_config: PeftConfig | None = None,
     tagger: Tagger | None = None,
@@ -64,8 +69,8 @@ def train_out_of_fold(
         args: how one is trained; it learns the text alone (`alpha=0`), without a teacher.
         dataset: the private rows, map-style.
         processing_class: tokenizer or image processor; default: the base's.
-        folds: which row is in which fold; default: `Folds.of(dataset, k)`.
-        k: how many folds.
+        folds: which row is in which fold; default: `Folds.of(dataset, k)`, of what is learnt from a row.
+        k: how many folds; default: 2, or as many as the folder holds teachers of.
         held_out: how many of them each teacher does without; a row has as many teachers.
         peft_config: LoRA adapters on one base, which is in memory once; default: whole models.
         tagger, surrogates: as for the trainer: the teachers then learn made-up values too.
@@ -74,10 +79,13 @@ def train_out_of_fold(
 
     Raises:
         KeyboardInterrupt: it did.
-        ValueError: the folder holds teachers of other rows, folds or settings.
+        ValueError: the folder holds teachers of other rows, folds or settings; or the adapters are of a kind that
+            cannot answer each row of a batch with one of its own.
     """
     if not isinstance(args, PrivateDistillationConfig):
         args = PrivateDistillationConfig.of(args)
+    if peft_config is not None:
+        check_adapters([peft_config])
     out = Path(args.output_dir)
     task = task_of(model, args.task)
     if processing_class is None and train is None:
@@ -86,7 +94,7 @@ def train_out_of_fold(
     # One process of a launch stands for all: it deals the rows, the others read how.
     with alone_in(out) if main else nullcontext():
         with args.main_process_first(desc="dealing rows into folds"):
-            folds = _folds(out, dataset, folds if main else None, k)
+            folds = _folds(out, dataset, folds if main else None, k, _columns(args, dataset))
             check_held_out(folds.k, held_out)
             about = About(
                 folds.k,
@@ -95,7 +103,7 @@ def train_out_of_fold(
                 task.name,
                 name_of(model) or None,
                 folds.digest(),
-                _told(args),
+                _told(args, peft_config, tagger, surrogates),
             )
             _begin(out, about, folds)
         fitting = _Fitting(args, task, processing_class, peft_config, tagger, surrogates, train, stop)
@@ -166,7 +174,7 @@ class _Fitting:
             raise KeyboardInterrupt
         trainer.save_model(str(folder))
         self.finish(folder, training, lambda: None)
-        return trainer.model.unload() if isinstance(trainer.model, PeftModel) else base
+        return _unloaded(trainer.model) if isinstance(trainer.model, PeftModel) else base
 
     def finish(self, folder: Path, training: Path, save: Callable[[], object]) -> None:
         """Seal a teacher that is written, and remove what its training left: it knows what the teacher knows."""
@@ -178,11 +186,35 @@ class _Fitting:
         PartialState().wait_for_everyone()
 
 
-def _folds(out: Path, dataset: Dataset, given: Folds | None, k: int) -> Folds:
+def _unloaded(model: PeftModel) -> PreTrainedModel:
+    """Return the base as it was before the adapter; PEFT would leave the head in it that this adapter has trained.
+
+    It knows the rows that the next teacher must not see.
+    """
+    parts = model.get_base_model().named_modules()
+    originals = {name: part.original_module for name, part in parts if isinstance(part, AuxiliaryTrainingWrapper)}
+    base = model.unload()
+    for name, original in originals.items():
+        base.set_submodule(name, original)
+    return base
+
+
+def _columns(args: PrivateDistillationConfig, dataset: Dataset) -> list[str] | None:
+    """Return the text columns that the settings name, where the rows have them."""
+    field = args.dataset_text_field
+    names = [field] if isinstance(field, str) else list(field)
+    return names if names != ["text"] and set(names) <= set(dataset.column_names) else None
+
+
+def _folds(out: Path, dataset: Dataset, given: Folds | None, k: int | None, columns: list[str] | None) -> Folds:
     """Return the folds: those that are there already, of a run that goes on."""
+    if given is not None and k is not None and k != given.k:
+        raise ValueError(f"k={k}, and the folds are {given.k}. Leave k out where folds are given.")
     if not (out / FOLDS_FILE).exists():
-        return given if given is not None else Folds.of(dataset, k)
+        return given if given is not None else Folds.of(dataset, k or 2, columns=columns)
     known = Folds.load(out / FOLDS_FILE)
+    if k is not None and k != known.k:
+        raise ValueError(f"{out} was begun with {known.k} folds, not {k}. Leave k out, or choose another folder.")
     if given is not None and given.digest() != known.digest():
         raise ValueError(f"{out} holds teachers of other folds. Leave folds out to go on, or choose another folder.")
     known.add_to(dataset)
@@ -201,9 +233,9 @@ def _begin(out: Path, about: About, folds: Folds) -> None:
         ValueError: names what differs.
     """
     if is_out_of_fold(str(out)):
-        known = asdict(About.read(out))
-        now = asdict(about)
-        differ = [name for name in now if known[name] != now[name]]
+        known, now = asdict(About.read(out)), asdict(about)
+        known, now = known | known.pop("settings"), now | now.pop("settings")
+        differ = [name for name in now if known.get(name) != now[name]]
         if differ:
             raise ValueError(
                 f"{out} was begun with another {', '.join(differ)}. Use the same to go on, or choose another folder."
@@ -213,5 +245,11 @@ def _begin(out: Path, about: About, folds: Folds) -> None:
     write_json(out / ABOUT_FILE, asdict(about))
 
 
-def _told(args: PrivateDistillationConfig) -> dict[str, Any]:
-    return {name: value for name, value in run_settings(args, {}).items() if name != "output_dir"}
+def _told(
+    args: PrivateDistillationConfig, adapter: PeftConfig | None, tagger: Tagger | None, surrogates: Surrogates | None
+) -> dict[str, Any]:
+    """Return what all teachers must be trained with: one that reads real values, others made-up ones, would tell."""
+    own = {"tagger": type(tagger).__name__ if tagger is not None else None, "surrogates": surrogates is not None}
+    shape = {name: getattr(adapter, name, None) for name in _SHAPE} if adapter is not None else None
+    kept = {name: value for name, value in run_settings(args, {}).items() if name != "output_dir"}
+    return kept | own | {"adapter": shape}

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
@@ -123,6 +123,11 @@ class OutOfFoldTeacher(nn.Module):
             check_seal(path)
         task = task_of(about.base or "", about.task)
         folds = Folds.load(folder / FOLDS_FILE)
+        if folds.digest() != about.folds:
+            raise ValueError(
+                f"{folder / FOLDS_FILE} is of another division than the teachers were trained on: a row would be "
+                "answered by one that saw it. Put the file back that was there, or train the teachers again."
+            )
         if about.adapted:
             models = _adapted(_base(task, folder, about, base), folders)
         else:
@@ -292,11 +297,30 @@ def _check_adapters(model: PeftModel, k: int) -> None:
             f"The model has the adapters {', '.join(model.peft_config)}, and {missing[0]} is missing: the rows of "
             "that fold would have no teacher. Train it (train_out_of_fold goes on where it stopped)."
         )
-    kinds = {config.peft_type for config in model.peft_config.values()}
-    if kinds - {"LORA"}:
+    check_adapters(model.peft_config.values())
+
+
+def check_adapters(configs: Iterable[PeftConfig]) -> None:
+    """Refuse adapters of which each row of a batch cannot have one of its own.
+
+    Args:
+        configs: of the adapters.
+
+    Raises:
+        ValueError: says which are needed.
+    """
+    for config in configs:
+        if config.peft_type != "LORA":
+            wrong = f"are {config.peft_type.value}"
+        elif getattr(config, "use_dora", False):
+            wrong = "use DoRA"
+        elif getattr(config, "bias", "none") != "none":
+            wrong = f"train biases of the base, which they share (bias={config.bias!r})"  # type: ignore[attr-defined]
+        else:
+            continue
         raise ValueError(
-            f"The adapters are {', '.join(sorted(kinds))}, and only LoRA answers each row of a batch with an adapter "
-            "of its own. Train LoRA adapters, or whole models."
+            f"The adapters {wrong}, and only plain LoRA answers each row of a batch with an adapter of its own. Train "
+            'LoraConfig(use_dora=False, bias="none"), or whole models.'
         )
 
 

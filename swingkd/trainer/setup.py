@@ -170,11 +170,13 @@ def check_fit(
     """Check that the models fit each other and their tokenizers; return the settings with the length of a row."""
     check_task(models.task, models.by_role, args)
     check_public(models.public, models.teacher)
+    # No answer of out-of-fold teachers needs a protection: that is not to say that nothing is private.
+    private = args.protection != "none" or isinstance(models.teacher, OutOfFoldTeacher)
     if isinstance(models.teacher, OutOfFoldTeacher):
         check_out_of_fold(models.teacher, args)
     for role, model in models.every[1:]:
         check_apart(models.student, model, role)
-        if role == "teacher" and args.protection != "none" and not args.start_from_teacher:
+        if role == "teacher" and private and not args.start_from_teacher:
             check_start(models.student, model)
     if models.task.name == "image-classification":
         for role, model in models.every:

@@ -191,3 +191,52 @@ def test_streams_and_other_files_are_refused(tmp_path):
     (tmp_path / "folds.safetensors").write_bytes(b"no folds")
     with pytest.raises(ValueError, match="Deal them again"):
         Folds.load(tmp_path / "folds.safetensors")
+
+
+@pytest.mark.parametrize("near", [True, False])
+@pytest.mark.parametrize(
+    "columns",
+    [{"text": None}, {"prompt": None, "completion": "yes"}, {"messages": None}, {"note": None}],
+    ids=lambda columns: next(iter(columns)),
+)
+def test_an_id_beside_a_text_does_not_make_two_rows_of_one(columns, near):
+    """Copies of a short secret, each with a date of its own: a teacher would have seen the other one."""
+    own = [f"my pin is {number // 2}" for number in range(40)]
+    rows = {name: own if value is None else [value] * 40 for name, value in columns.items()}
+    if "messages" in rows:
+        rows["messages"] = [[{"role": "user", "content": text}] for text in own]
+    data = Dataset.from_dict({"id": [f"a{number}" for number in range(40)]} | rows)
+    named = ["note"] if "note" in rows else None
+    folds = Folds.of(data, 2, columns=named, near_duplicates=near, seed=1)
+    assert all(len(of) == 1 for of in folds_by(own, folds).values())
+    assert "id" not in folds.columns
+    # Whoever asks about the text alone is told its fold.
+    if "messages" not in rows:
+        whole = [text + rows["completion"][0] if "completion" in rows else text for text in own]
+        assert folds.of_texts(whole).tolist() == folds.of_row.tolist()
+    else:
+        with pytest.raises(ValueError, match="template"):
+            folds.of_texts(own)
+
+
+def test_equal_pictures_in_files_of_other_names_are_in_one_fold(tmp_path):
+    names = []
+    for number in range(20):
+        names.append(str(tmp_path / f"{number}.png"))
+        shown = np.random.default_rng(number // 2).integers(0, 255, (4, 4), np.uint8)
+        Image.fromarray(shown).save(names[-1])
+    rows = Dataset.from_dict({"image": names, "file": names}).cast_column("image", datasets.Image())
+    folds = Folds.of(rows, 2, near_duplicates=False)
+    assert all(len(of) == 1 for of in folds_by([i // 2 for i in range(20)], folds).values())
+
+
+@pytest.mark.parametrize("nobody", [None, "", float("nan")])
+@pytest.mark.parametrize("deal", [Folds.of, Folds.apart])
+def test_rows_that_name_nobody_are_not_one_person(nobody, deal, tmp_path):
+    known = list(map(float, range(10))) if nobody != nobody else [f"p{i}" for i in range(10)]
+    people = known + [nobody] * 90
+    rows = Dataset.from_dict({"text": [text_of(i) for i in range(100)], "patient": people})
+    folds = deal(rows, 2, group_by="patient", seed=1)
+    assert 20 < folds.of_row[10:].sum() < 70
+    folds.save(tmp_path / "folds.safetensors")
+    assert Folds.load(tmp_path / "folds.safetensors").group_by == "patient"

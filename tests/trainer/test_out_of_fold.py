@@ -8,13 +8,15 @@ import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 
 from swingkd import Folds, OutOfFoldTeacher, PrivateDistillationTrainer, RuleTagger, cache_teacher, train_out_of_fold
 from swingkd.data.columns import FOLD, UNSEEN
 from swingkd.privacy.ledger_entry import compose
+from swingkd.surrogates import Surrogates
 from swingkd.trainer import crossfit
-from tests.harness import TEXTS, tiny_model
+from swingkd.trainer.out_of_fold import FOLDS_FILE
+from tests.harness import TEXTS, assert_same, tiny_model
 from tests.tasks.setups import make_setup
 
 K = 3
@@ -46,7 +48,7 @@ def fitted(tokenizer, config, rows, tmp_path):
     """A function that trains tiny teachers out of fold."""
 
     def fit(base=None, data=rows, folder="teachers", **options):
-        names = ("folds", "k", "held_out", "peft_config", "tagger", "train")
+        names = ("folds", "k", "held_out", "peft_config", "tagger", "surrogates", "train")
         given = {name: options.pop(name) for name in names if name in options}
         args = config(
             output_dir=str(tmp_path / folder),
@@ -190,8 +192,18 @@ def test_a_run_that_was_stopped_goes_on_teacher_by_teacher(fitted, rows, monkeyp
     assert fitted_once == ["fold-0", "fold-1", "fold-1", "fold-2"]
     with pytest.raises(ValueError, match="another held_out"):
         fitted(k=3, held_out=2)
-    with pytest.raises(ValueError, match="another settings"):
+    with pytest.raises(ValueError, match="another learning_rate"):
         fitted(k=3, learning_rate=3e-3)
+    # A teacher that reads real values where the others read made-up ones.
+    with pytest.raises(ValueError, match="another surrogates"):
+        fitted(k=3, surrogates=Surrogates())
+    with pytest.raises(ValueError, match="another tagger"):
+        fitted(k=3, tagger=RuleTagger())
+    with pytest.raises(ValueError, match="another adapted, adapter"):
+        fitted(k=3, peft_config=LORA)
+    with pytest.raises(ValueError, match="begun with 3 folds, not 2"):
+        fitted(k=2)
+    assert fitted().k == 3
     with pytest.raises(ValueError, match="of other folds"):
         fitted(folds=Folds.of(rows, 3, seed=11))
     with pytest.raises(ValueError, match="24 rows, and these are 20"):
@@ -313,17 +325,64 @@ def test_what_would_undo_it_is_refused(adapted, whole, student, tokenizer, confi
         trainer.compute_loss(trainer.model, batch)
 
 
-def test_a_student_that_begins_as_one_of_the_teachers_is_refused(whole, tokenizer, config, rows):
+@pytest.mark.parametrize("protection", ["none", "population"])
+def test_a_student_that_begins_as_one_of_the_teachers_is_refused(protection, whole, tokenizer, config, rows):
     folds = Folds.of(rows, K, near_duplicates=False, seed=2)
     with pytest.raises(ValueError, match="begins with layers of the teacher"):
         PrivateDistillationTrainer(
             copy.deepcopy(whole[2]),
-            config(alpha=1.0, protection="population"),
+            config(alpha=1.0, protection=protection),
             teacher_model=OutOfFoldTeacher(whole, folds),
             train_dataset=rows,
             processing_class=tokenizer,
-            tagger=RuleTagger(),
+            tagger=RuleTagger() if protection != "none" else None,
         )
+
+
+def test_every_teacher_begins_with_the_same_weights(tokenizer, config, tmp_path, monkeypatch):
+    """PEFT leaves the head in the base that an adapter trained: the next teacher would begin with what its own
+    held-out rows have taught."""
+    begun = []
+
+    class Spy(PrivateDistillationTrainer):
+        def train(self, *args, **kwargs):
+            weights = self.model.state_dict()
+            # Adapters are drawn anew; all else is the base's.
+            begun.append({name: value.clone() for name, value in weights.items() if "lora_A" not in name})
+            return super().train(*args, **kwargs)
+
+    monkeypatch.setattr("swingkd.trainer.crossfit.PrivateDistillationTrainer", Spy)
+    setup = make_setup("text-classification", tokenizer)
+    adapter = LoraConfig(r=2, target_modules=["query", "value"], task_type="SEQ_CLS", modules_to_save=["pooler"])
+    args = config(output_dir=str(tmp_path / "teachers"), max_steps=3, task="text-classification", learning_rate=0.1)
+    teacher = train_out_of_fold(setup.teacher, args, setup.data, setup.processing_class, peft_config=adapter, k=3)
+    assert len(begun) == 3
+    for other in begun[1:]:
+        assert_same(begun[0], other)
+    heads = [value for name, value in teacher.state_dict().items() if "classifier.modules_to_save" in name]
+    assert len(heads) == 6
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_rows_of_another_division_are_refused(fitted, rows, tmp_path):
+    fitted()
+    Folds.of(rows, K, seed=5).save(tmp_path / "teachers" / FOLDS_FILE)
+    with pytest.raises(ValueError, match="answered by one that saw it"):
+        OutOfFoldTeacher.load(tmp_path / "teachers")
+
+
+@pytest.mark.parametrize(
+    ("adapter", "says"),
+    [
+        (LoraConfig(target_modules=["q_proj"], bias="all"), "biases of the base"),
+        (LoraConfig(target_modules=["q_proj"], use_dora=True), "DoRA"),
+        (IA3Config(target_modules=["q_proj"], feedforward_modules=[]), "IA3"),
+    ],
+)
+def test_adapters_that_a_batch_cannot_mix_are_refused_before_any_is_trained(adapter, says, fitted, tmp_path):
+    with pytest.raises(ValueError, match=says):
+        fitted(peft_config=adapter)
+    assert not (tmp_path / "teachers").exists()
 
 
 def test_an_adapter_as_a_pickle_is_not_read(fitted, tokenizer, tmp_path):

@@ -8,8 +8,8 @@ import matplotlib.image
 import pytest
 import torch
 from torch import nn
-from transformers import ResNetConfig, ResNetForImageClassification
 from torch.nn import functional as F
+from transformers import ResNetConfig, ResNetForImageClassification
 
 from swingkd.vision import GeneratorLoss
 from swingkd.vision.generator_loss import (
@@ -106,7 +106,7 @@ def test_the_weighted_sum_judges_a_critic_and_leaves_nothing_behind():
 
 @pytest.mark.parametrize("kind", ["basic", "bottleneck"])
 def test_a_batch_norm_is_compared_with_what_went_into_it(kind):
-    """A shortcut stands before the layers that run before it; a norm of training alone (an auxiliary head) is silent."""
+    """A shortcut stands before the layers that run before it; a norm of training alone is silent."""
     settings = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type=kind, num_labels=4)
     critic = ResNetForImageClassification(settings).eval()
     critic.auxiliary = nn.BatchNorm2d(3)
@@ -122,7 +122,8 @@ def test_a_batch_norm_is_compared_with_what_went_into_it(kind):
     for handle in handles:
         handle.remove()
     by_name = batch_norms(critic)
-    assert set(by_name) - set(given) == {"auxiliary"} and list(by_name)[:-1] != list(given)
+    assert set(by_name) - set(given) == {"auxiliary"}
+    assert list(by_name)[:-1] != list(given)
     expected = sum(statistics_loss([by_name[name]], moments_of([seen])) for name, seen in given.items())
     alone = GeneratorLoss(one_hot=0.0, batch_entropy=0.0, activation=0.0, statistics=1.0)
     torch.testing.assert_close(alone(critic, images), expected)

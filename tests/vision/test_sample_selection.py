@@ -204,7 +204,8 @@ def test_a_run_that_starts_anew_removes_its_own_checkpoint_and_nothing_else(publ
     (tmp_path / "checkpoint.pth.tar").write_text("weights")
     (tmp_path / "checkpoint" / "of the first").write_text("")
     run(Labels(), tmp_path, public, checkpoint_every=1).train()
-    assert (tmp_path / "checkpoint-500").exists() and (tmp_path / "checkpoint.pth.tar").exists()
+    assert (tmp_path / "checkpoint-500").exists()
+    assert (tmp_path / "checkpoint.pth.tar").exists()
     assert not (tmp_path / "checkpoint" / "of the first").exists()
 
 
