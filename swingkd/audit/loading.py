@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from swingkd.models.architectures import architecture
-from swingkd.models.loading import load_pretrained, load_processor
+from swingkd.models.loading import load_pretrained, load_processor, placed
 
 _KINDS = (
     ("ForCausalLM", AutoModelForCausalLM, AutoTokenizer),
@@ -40,9 +40,7 @@ def load_model(name: str) -> tuple[PreTrainedModel, Any]:
     base, kind, _ = architecture(name)
     for ending, model_class, processing_class in _KINDS:
         if kind.endswith(ending):
-            model = load_pretrained(model_class, name, dtype=torch.float32)
-            if torch.cuda.is_available():
-                model.to("cuda")
+            model = placed(load_pretrained(model_class, name, dtype=torch.float32))
             try:
                 return model.eval(), load_processor(processing_class, name)
             except (OSError, ValueError):

@@ -147,7 +147,7 @@ def sample(
     from transformers import AutoModelForCausalLM
 
     from swingkd.files import written_whole
-    from swingkd.models.loading import load_pretrained, load_tokenizer
+    from swingkd.models.loading import load_pretrained, load_tokenizer, placed
     from swingkd.trainer.out_of_fold import OutOfFoldTeacher, is_out_of_fold
     from swingkd.trainer.sampled import sample_transfer
 
@@ -156,7 +156,7 @@ def sample(
     several = is_out_of_fold(teacher)
     known = text_named(load_rows(private, split), text_column or "text", private)["text"][:] if private else None
     rows, report = sample_transfer(
-        OutOfFoldTeacher.load(teacher) if several else load_pretrained(AutoModelForCausalLM, teacher),
+        placed(OutOfFoldTeacher.load(teacher) if several else load_pretrained(AutoModelForCausalLM, teacher)),
         load_tokenizer(teacher),
         count,
         known,

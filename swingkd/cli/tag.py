@@ -110,12 +110,12 @@ def tag(
 
 def _list_memorised(folder: str, texts: list[str], finder: BaseTagger, threshold: float) -> None:
     """Print the spans that teachers know better where they were trained on them, by what they look like."""
-    from swingkd.models.loading import load_tokenizer
+    from swingkd.models.loading import load_tokenizer, placed
     from swingkd.tagging import MemorisationTagger, is_private
     from swingkd.trainer.out_of_fold import OutOfFoldTeacher
     from swingkd.trainer.protected import shape
 
-    teacher = OutOfFoldTeacher.load(folder)
+    teacher = placed(OutOfFoldTeacher.load(folder))
     known = int((teacher.folds.of_texts(texts) >= 0).sum())  # type: ignore[union-attr]  # loaded with its folds
     if not known:
         raise ValueError(f"None of these texts is among those that {folder} was trained on. Name the same rows.")

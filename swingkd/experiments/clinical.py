@@ -19,6 +19,7 @@ from swingkd.experiments.identities import with_identities
 from swingkd.experiments.language import LanguageExperiment
 from swingkd.experiments.models import make_tokenizer
 from swingkd.experiments.private_language import PrivateLanguage
+from swingkd.models.loading import placed
 from swingkd.report import Row, exposure_rows, ledger_rows, membership_rows
 
 # How a record goes on behind the dialogue; the task is to say which section the note belongs to.
@@ -114,7 +115,7 @@ def _records(split: str, tokenizer: Any, data: dict[str, Any]) -> Dataset:
 
 def _sampled(language: PrivateLanguage, spec: dict[str, Any]) -> Dataset:
     """Let the teachers out of fold write the transfer text."""
-    private, teacher = language.text("A"), language.out_of_fold(spec["folds"])
+    private, teacher = language.text("A"), placed(language.out_of_fold(spec["folds"]))
     own = [prompt + completion for prompt, completion in zip(private["prompt"], private["completion"], strict=True)]
     text, report = sample_transfer(
         teacher,

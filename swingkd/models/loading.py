@@ -7,13 +7,16 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub.errors import HFValidationError
+from torch import nn
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from swingkd.models.whole import check_finite_weights, check_loaded
+
+Placed = TypeVar("Placed", bound=nn.Module)
 
 _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 
@@ -37,6 +40,13 @@ def load_pretrained(
     if isinstance(model, str):
         model = _loaded(auto_model, model, new_head, options)
     check_finite_weights(role, model)
+    return model
+
+
+def placed(model: Placed) -> Placed:
+    """Return a model on the GPU, where there is one; what is spread over devices stays where it is."""
+    if torch.cuda.is_available() and getattr(model, "hf_device_map", None) is None:
+        model.to("cuda")
     return model
 
 

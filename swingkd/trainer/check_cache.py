@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from numpy.lib.stride_tricks import sliding_window_view
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from swingkd.data.columns import row_lengths
 from swingkd.data.prepare import column_names
 from swingkd.data.teacher_columns import CacheInfo, model_fingerprint, tokenizer_fingerprint
 from swingkd.models.inputs import vocabulary_size
 from swingkd.tasks import Task
 from swingkd.trainer.config import SOFTENING, PrivateDistillationConfig
 from swingkd.trainer.out_of_fold import check_alpha
+
+# From so many tokens on a text is told from others wherever it stands.
+_SHORTEST = 6
 
 
 def check_cached_teacher(
@@ -103,14 +109,38 @@ def check_same_cache(info: CacheInfo | None, trained: CacheInfo | None) -> None:
 
 
 def shares_text(rows: Dataset, private: Dataset, length: int = 13) -> np.ndarray:
-    """Return which rows share a run of `length` tokens, or a whole shorter row, with private ones; bool [rows]."""
+    """Return which rows share a run of `length` tokens with private ones; bool [rows].
 
-    def runs(ids: list[int]) -> np.ndarray:
-        part = np.asarray(ids, np.int64)
-        windows = sliding_window_view(part, min(length, len(part))) if len(part) else np.zeros((0, 1), np.int64)
-        # A polynomial hash modulo 2^64, over all windows at once.
-        powers = np.array([pow(6364136223846793005, i, 2**64) for i in range(windows.shape[1])], np.uint64)
-        return ((windows + 1).astype(np.uint64) * powers).sum(1)
+    A text that is shorter is looked for whole: a private one in the rows, and a row in the private ones.  Of very few
+    tokens ("Thank you.") it says nothing, and counts only where it is all of a row.
+    """
+    sizes, known_sizes = row_lengths(rows), row_lengths(private)
+    shared = np.zeros(len(rows), bool)
 
-    known = np.unique(np.concatenate([runs(ids) for ids in private["input_ids"]] or [np.zeros(0, np.uint64)]))
-    return np.array([bool(np.isin(runs(ids), known).any()) for ids in rows["input_ids"]], bool)
+    def meet(places: np.ndarray, known: np.ndarray, run: int, first: int = 0, known_first: int = 0) -> None:
+        # Most often nothing is of such a length, and nothing need be read.
+        if len(places) and len(known):
+            hashes = np.unique(np.concatenate(list(_runs(private.select(known), run, known_first))))
+            found = (bool(np.isin(of, hashes).any()) for of in _runs(rows.select(places), run, first))
+            shared[places] |= np.fromiter(found, bool, len(places))
+
+    for size in np.union1d(sizes, known_sizes):
+        if not 0 < size < length:
+            continue
+        whole, known_whole = np.flatnonzero(sizes == size), np.flatnonzero(known_sizes == size)
+        meet(whole, known_whole, size)
+        # Within a longer text its first token is another one, with a blank before it.
+        if size > _SHORTEST:
+            meet(np.flatnonzero(sizes >= size), known_whole, size - 1, known_first=1)
+            meet(whole, np.flatnonzero(known_sizes >= size), size - 1, first=1)
+    meet(np.flatnonzero(sizes >= length), np.flatnonzero(known_sizes >= length), length)
+    return shared
+
+
+def _runs(rows: Dataset, length: int, first: int) -> Iterator[np.ndarray]:
+    """Yield a hash of each run of so many tokens in each row, from its token `first` on."""
+    # A polynomial hash modulo 2^64, over all windows at once.
+    powers = np.array([pow(6364136223846793005, i, 2**64) for i in range(length)], np.uint64)
+    for ids in rows["input_ids"]:
+        windows = sliding_window_view(np.asarray(ids[first:], np.int64), length)
+        yield ((windows + 1).astype(np.uint64) * powers).sum(1)

@@ -7,6 +7,7 @@ with differential privacy, or a public base, the text costs nothing more.
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,8 +24,8 @@ from swingkd.tagging import MemorisationTagger
 from swingkd.trainer.check_cache import shares_text
 from swingkd.trainer.out_of_fold import NAME, OutOfFoldTeacher
 
-# So often are texts drawn in the place of those that were left out.
-_ROUNDS = 4
+# So often are texts drawn in the place of those that were left out, and so many for each that is missing at most.
+_ROUNDS, _MOST = 6, 10
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def sample_transfer(
     drawing = _Drawing(teacher, tokenizer, private, least_tokens, run, bound)
     rng = np.random.default_rng(secrets.randbits(128) if seed is None else seed)
     for _ in range(_ROUNDS):
-        missing = count - drawing.kept
+        missing = drawing.missing(count)
         if missing < 1:
             break
         for number, writer in enumerate(drawing.writers):
@@ -154,6 +155,11 @@ class _Drawing:
     @property
     def kept(self) -> int:
         return len(self.rows)
+
+    def missing(self, count: int) -> int:
+        """Return how many to draw so that about as many as are missing stay, by what stayed before."""
+        missing, drawn = count - self.kept, self.counts["drawn"]
+        return math.ceil(missing * min(drawn / max(self.kept, 1), _MOST)) if drawn else missing
 
     @property
     def writers(self) -> list[int]:

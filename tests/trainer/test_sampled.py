@@ -1,9 +1,13 @@
 """Text that the teachers write themselves: nobody's record, and answered by the one that did not write it."""
 
+import hashlib
 import json
 
 import pytest
-from datasets import Dataset
+import torch
+from datasets import Dataset, Features, List, Value
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peft import LoraConfig
 from typer.testing import CliRunner
 
@@ -17,7 +21,9 @@ from swingkd import (
 )
 from swingkd.cli import app
 from swingkd.data.columns import FOLD
+from swingkd.models.loading import placed
 from swingkd.trainer import sampled
+from swingkd.trainer.check_cache import shares_text
 from tests.harness import NAMES, tiny_model
 
 LINES = [
@@ -127,3 +133,76 @@ def test_bad_input_is_refused(fields, says, tokenizer):
 def test_three_teachers_share_what_they_saw(tokenizer):
     with pytest.raises(ValueError, match="Train two"):
         sample_transfer(OutOfFoldTeacher([tiny_model(len(tokenizer), seed=i) for i in range(3)]), tokenizer, 2)
+
+
+def kept_of(rate):
+    """Return a detector that lets so large a share of the texts pass."""
+
+    def left_out(self, name, texts, wrong):
+        passed = [text for text in texts if name != "memorised" or hash_of(text) % 1000 < 1000 * rate]
+        self.counts[name] += len(texts) - len(passed)
+        return passed
+
+    return left_out
+
+
+def hash_of(text):
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
+
+
+@pytest.mark.parametrize("rate", [0.8, 0.3])
+def test_as_many_texts_are_drawn_as_are_to_stay(rate, tokenizer, monkeypatch):
+    """Of a fifth that is left out, something is missing after any number of rounds that draw what is missing."""
+    teacher = OutOfFoldTeacher([tiny_model(len(tokenizer), seed=i) for i in range(2)])
+    monkeypatch.setattr(sampled._Drawing, "_left_out", kept_of(rate))
+    drawn, report = sample_transfer(
+        teacher, tokenizer, 400, max_new_tokens=10, least_tokens=1, temperature=2.0, seed=1, progress=False
+    )
+    assert len(drawn) == 400
+    assert report.drawn < 1.5 * 400 / rate
+    monkeypatch.setattr(sampled._Drawing, "_left_out", kept_of(0.0))
+    with pytest.raises(ValueError, match="Only 0 of 20 texts were left"):
+        sample_transfer(teacher, tokenizer, 20, max_new_tokens=10, least_tokens=1, seed=1, progress=False)
+
+
+def naive_sharing(row, known, length=13, shortest=6):
+    """By plain lists: a run of so many tokens; or all of a shorter one, but for its first token, inside the other."""
+
+    def inside(part, whole):
+        return any(whole[i : i + len(part)] == part for i in range(len(whole) - len(part) + 1))
+
+    if row == known and row:
+        return True
+    for short, other in ((row, known), (known, row)):
+        if shortest < len(short) < length and len(other) >= len(short) and inside(short[1:], other):
+            return True
+    return any(inside(row[i : i + length], known) for i in range(len(row) - length + 1))
+
+
+@given(st.data())
+@settings(max_examples=80, deadline=None)
+def test_copies_are_found_whole_or_in_part(data):
+    tokens = st.lists(st.integers(0, 1), max_size=18)
+    rows, known = data.draw(st.lists(tokens, min_size=1, max_size=4)), data.draw(st.lists(tokens, max_size=3))
+    kind = Features({"input_ids": List(Value("int64"))})
+    found = shares_text(*(Dataset.from_dict({"input_ids": of}, features=kind) for of in (rows, known)))
+    assert found.tolist() == [any(naive_sharing(row, one) for one in known) for row in rows]
+
+
+def test_a_short_record_inside_a_longer_text_is_a_copy(tokenizer):
+    private, sampled_text = "My pin is 4711, thanks a lot.", "Hello. My pin is 4711, thanks a lot. Bye now, see you."
+    drawing = sampled._Drawing(tiny_model(len(tokenizer)), tokenizer, [private, "Thank you."], 1, 13, 5.0)
+    drawing.add([sampled_text, "Thank you. And how are you all today, my dear old friends?"], 0)
+    assert drawing.counts["copies"] == 1
+    assert drawing.rows["text"][:] == ["Thank you. And how are you all today, my dear old friends?"]
+
+
+def test_the_command_samples_on_the_gpu(tokenizer, monkeypatch):
+    moved = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: moved.append((self, device)))
+    model = tiny_model(len(tokenizer))
+    assert placed(model) is model
+    model.hf_device_map = {"": 0}
+    placed(model)
+    assert moved == [(model, "cuda")]
