@@ -148,6 +148,7 @@ def sample(
 
     from swingkd.files import written_whole
     from swingkd.models.loading import load_pretrained, load_tokenizer, placed
+    from swingkd.privacy import PrivacyLedger
     from swingkd.trainer.out_of_fold import OutOfFoldTeacher, is_out_of_fold
     from swingkd.trainer.sampled import sample_transfer
 
@@ -170,5 +171,10 @@ def sample(
     with written_whole(output, owner_only=True) as part:
         rows.to_json(part)
     say(str(report))
+    promised = None if several else PrivacyLedger.of_weights(teacher)
+    if promised is not None and promised.as_teacher():
+        say(f"What the teacher's training promises holds for this text too: {promised}")
+    elif private is None:
+        say("Nothing was compared with private records: unless the teacher is public, name them with --private.")
     say(f"Written: {output}. Next, with a student that begins with public weights for STUDENT:")
     show_command("distill", "--teacher", teacher, "--student", "STUDENT", "--data", output)

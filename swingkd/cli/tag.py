@@ -27,7 +27,7 @@ from swingkd.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from swingkd.tagging import CharTags
+    from swingkd.tagging import CharTags, MemorisationTagger
     from swingkd.tagging.base import BaseTagger
 
 _AT_ONCE = 64
@@ -50,6 +50,10 @@ def tag(
         str | None,
         typer.Option(help="List what these teachers (a folder of swingkd crossfit) know by heart and nothing found."),
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="With --memorised and one model in the place of teachers: the public base to compare with."),
+    ] = None,
 ) -> None:
     """Show what is taken for private: by the rules, and by --tagger where it is given, at every mention in its text.
 
@@ -58,6 +62,8 @@ def tag(
     Example: swingkd tag notes.jsonl --surrogates --html notes.html
 
     Example: swingkd tag notes.jsonl --memorised out/teachers
+
+    Example: swingkd tag notes.jsonl --memorised ./model --base ./base
     """
     from swingkd.surrogates import Surrogates
     from swingkd.tagging import ConsistentTagger, private_spans
@@ -72,9 +78,11 @@ def tag(
         raise ValueError("--json tells of the text as it is; swingkd surrogates writes the new text. Choose one.")
     if memorised is not None and (as_json or html is not None or surrogates):
         raise ValueError("--memorised lists what is known by heart, and nothing else. Leave the other options out.")
+    if base is not None and memorised is None:
+        raise ValueError("--base is what a model is compared with: name the model, --memorised.")
     finder, console = ConsistentTagger(make_tagger(tagger), threshold=threshold), plain_console()
     if memorised is not None:
-        _list_memorised(memorised, texts, finder, threshold)
+        _list_memorised(memorised, base, texts, finder, threshold)
         return
     made_up = Surrogates()
     if html is not None:
@@ -108,30 +116,53 @@ def tag(
             console.print(shown, soft_wrap=True)
 
 
-def _list_memorised(folder: str, texts: list[str], finder: BaseTagger, threshold: float) -> None:
-    """Print the spans that teachers know better where they were trained on them, by what they look like."""
-    from swingkd.models.loading import load_tokenizer, placed
-    from swingkd.tagging import MemorisationTagger, is_private
-    from swingkd.trainer.out_of_fold import OutOfFoldTeacher
+def _list_memorised(name: str, base: str | None, texts: list[str], finder: BaseTagger, threshold: float) -> None:
+    """Print the spans that a model knows better than one that was not trained on them, by what they look like."""
+    from swingkd.tagging import is_private
     from swingkd.trainer.protected import shape
 
-    teacher = placed(OutOfFoldTeacher.load(folder))
-    known = int((teacher.folds.of_texts(texts) >= 0).sum())  # type: ignore[union-attr]  # loaded with its folds
-    if not known:
-        raise ValueError(f"None of these texts is among those that {folder} was trained on. Name the same rows.")
+    detector, known = _detector(name, base, texts)
     flagged = [is_private(tags.likelihood, threshold) for _, tags in _tagged(texts, finder)]
-    detector = MemorisationTagger.of_folds(teacher, load_tokenizer(folder))
     found = detector.remembered(texts, flagged)
     shapes: dict[str, list] = {}
     for one in found:
         shapes.setdefault(shape(texts[one.text][one.start : one.end]), []).append(one)
-    say(f"{known} of {len(texts)} texts were trained on. Known by heart, and found by no tagger (masked):")
+    say(f"{known} Known by heart, and found by no tagger (masked):")
     for masked, group in shapes.items():
         rows = sorted({one.text for one in group})
         shown = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
         say(f"  {group[0].nats:6.1f} nats  {masked or '•':<24}  in text {shown}")
     if not found:
         say("  nothing")
+
+
+def _detector(name: str, base: str | None, texts: list[str]) -> tuple[MemorisationTagger, str]:
+    """Return what finds what a model knows by heart, and how many texts it was trained on, in words."""
+    from transformers import AutoModelForCausalLM
+
+    from swingkd.models.loading import load_pretrained, load_tokenizer, placed
+    from swingkd.tagging import MemorisationTagger
+    from swingkd.trainer.out_of_fold import OutOfFoldTeacher, is_out_of_fold
+
+    tokenizer = load_tokenizer(name)
+    if is_out_of_fold(name):
+        if base is not None:
+            raise ValueError(f"{name} holds teachers that are compared with each other. Leave --base out.")
+        teacher = placed(OutOfFoldTeacher.load(name))
+        known = int((teacher.folds.of_texts(texts) >= 0).sum())  # type: ignore[union-attr]  # loaded with its folds
+        if not known:
+            raise ValueError(f"None of these texts is among those that {name} was trained on. Name the same rows.")
+        return MemorisationTagger.of_folds(teacher, tokenizer), f"{known} of {len(texts)} texts were trained on."
+    if base is None:
+        raise ValueError(
+            f"{name} is one model. Name what to compare it with, --base PUBLIC; or train teachers out of fold, which "
+            "tell more (swingkd crossfit)."
+        )
+    inside, outside = (placed(load_pretrained(AutoModelForCausalLM, one)) for one in (name, base))
+    if load_tokenizer(base).get_vocab() != tokenizer.get_vocab():
+        raise ValueError(f"{base} has another tokenizer than {name}, so what they say of a token does not compare.")
+    what = f"{len(texts)} texts. The base knows less of the whole domain, so that common words may be listed as well."
+    return MemorisationTagger(inside, outside, tokenizer), what
 
 
 def _texts(source: str, column: str | None) -> list[str]:

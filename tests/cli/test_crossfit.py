@@ -74,6 +74,10 @@ def test_ctrl_c_ends_a_step_and_the_command_goes_on(words, project, monkeypatch)
     assert ended == [1, 2, 1, 2]
     code, output = run(*words, "--rank", 0, "--resume")
     assert (code, "another adapted" in output) == (2, True), output
+    code, output = run(*words, "--rank", 2, "--resume", "--group-by", "patient")
+    assert (code, "was begun with --group-by None" in output) == (2, True), output
+    code, output = run(*words, "--rank", 2, "--resume", "--k", 3)
+    assert (code, "begun with 2 folds, not 3" in output) == (2, True), output
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,18 @@
 """GGUF files load by name, and become models that can be trained and saved."""
 
 import json
+import shutil
 
 import gguf
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
+from typer.testing import CliRunner
 
 from swingkd import PrivateDistillationConfig, PrivateDistillationTrainer, RuleTagger, student_from
 from swingkd.audit.loading import load_model
+from swingkd.cli import app
 from swingkd.models import loading
 from swingkd.models.architectures import architecture
 from swingkd.models.loading import load_pretrained, load_tokenizer
@@ -117,3 +120,15 @@ def test_a_tokenizer_from_a_file_is_saved_and_loaded_again(path, tmp_path):
     again = load_tokenizer(str(tmp_path))
     assert [again(text)["input_ids"] for text in TEXTS[:5]] == [read(text)["input_ids"] for text in TEXTS[:5]]
     assert again.all_special_ids == read.all_special_ids
+
+
+def test_the_command_line_reads_it_by_name(path, tmp_path):
+    """As teacher and as student; what is written is a folder like any other."""
+    (tmp_path / "notes.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    other = shutil.copy(path, tmp_path / "student.gguf")
+    words = ["distill", "--teacher", path, "--student", str(other), "--data", str(tmp_path / "notes.jsonl")]
+    settings = ["max_steps=1", "max_length=32", "use_cpu=true", "report_to=[]", "start_from_teacher=true"]
+    words += [word for setting in settings for word in ("--set", setting)]
+    result = CliRunner().invoke(app, [*words, "--plain", "--output-dir", str(tmp_path / "student")])
+    assert result.exit_code == 0, result.output
+    assert isinstance(AutoModelForCausalLM.from_pretrained(tmp_path / "student"), LlamaForCausalLM)

@@ -1,5 +1,6 @@
 """What was learnt by heart is found without a rule: by those that saw it, against those that did not."""
 
+import copy
 import json
 
 import numpy as np
@@ -132,3 +133,37 @@ def test_the_command_lists_them_masked(trained, tmp_path):
     result = CliRunner().invoke(app, ["tag", "-", "--memorised", str(folder)], input="somebody else's text\n")
     assert result.exit_code == 2
     assert "Name the same rows" in result.output
+
+
+def test_the_command_compares_one_model_with_its_base(trained, tokenizer, tmp_path):
+    """Without folds the pair is weaker, and the command says so."""
+    _, rows, folder = trained
+    (tmp_path / "notes.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in rows["text"]))
+    model, base = folder / "fold-0", folder.parent / "base"
+    for place in (model, base):
+        tokenizer.save_pretrained(place)
+
+    def run(*words):
+        result = CliRunner().invoke(app, ["tag", str(tmp_path / "notes.jsonl"), *map(str, words)])
+        return result.exit_code, " ".join(result.output.split())
+
+    code, output = run("--memorised", model, "--base", base)
+    assert code == 0, output
+    assert "common words may be listed as well" in output
+    assert " nats x" in output
+    assert not any(word in output for word in WORDS.split())
+    for words, says in (
+        (("--memorised", model), "--base PUBLIC"),
+        (("--base", base), "name the model, --memorised"),
+        (("--memorised", folder, "--base", base), "Leave --base out"),
+    ):
+        code, output = run(*words)
+        assert (code, says in output) == (2, True), output
+    other = tmp_path / "other"
+    base_model = tiny_model(len(tokenizer) + 1)
+    base_model.save_pretrained(other)
+    more = copy.deepcopy(tokenizer)
+    more.add_tokens(["<one more>"])
+    more.save_pretrained(other)
+    code, output = run("--memorised", model, "--base", other)
+    assert (code, "another tokenizer" in output) == (2, True), output

@@ -22,6 +22,7 @@ from swingkd import (
 from swingkd.cli import app
 from swingkd.data.columns import FOLD
 from swingkd.models.loading import placed
+from swingkd.privacy import NO_TEACHER, TEACHER_DATA, LedgerEntry, PrivacyLedger
 from swingkd.trainer import sampled
 from swingkd.trainer.check_cache import shares_text
 from tests.harness import NAMES, tiny_model
@@ -116,6 +117,22 @@ def test_the_command(folder, rows, tmp_path, monkeypatch):
     assert (tmp_path / "sampled.jsonl").stat().st_mode & 0o077 == 0
     result = CliRunner().invoke(app, [*words, "--output", "sampled.txt"])
     assert (result.exit_code, "must end in .jsonl" in result.output) == (2, True)
+
+
+def test_the_command_says_what_holds_for_the_text(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_model(len(tokenizer), seed=1).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    words = ["sample", "--teacher", "model", "--count", "3", "--max-new-tokens", "12", "--output", "sampled.jsonl"]
+    result = CliRunner().invoke(app, words)
+    assert "unless the teacher is public, name them with --private" in " ".join(result.output.split())
+    entry = LedgerEntry("randomized response", pure_epsilon=2.0, releases=1)
+    PrivacyLedger([entry], unknown={TEACHER_DATA: NO_TEACHER}).seal(tmp_path / "model")
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    output = " ".join(result.output.split())
+    assert "promises holds for this text too" in output
+    assert "epsilon 2" in output
 
 
 @pytest.mark.parametrize(
