@@ -1,6 +1,6 @@
-"""Six clients with models of three kinds on handwritten digits: put your own models and examples in their place.
+"""Clients with models of three kinds on handwritten digits: put your own models and examples in their place.
 
-flwr run . --stream --federation-config "num-supernodes=6"
+flwr run . --stream
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from swingkd.decentralized import Client, ClientArguments, LabelledExamples, Mes
 from swingkd.decentralized.flower import Rounds, client_app, node_name, server_app
 from swingkd.vision import SlimResNet
 
-CLIENTS, REFERENCE, CLASSES = 6, 300, 10
+REFERENCE, CLASSES = 300, 10
 
 
 def examples() -> tuple[LabelledExamples, LabelledExamples]:
@@ -54,10 +54,12 @@ def model_of(number: int) -> nn.Module:
 
 
 def make_client(context: Context) -> Client:
-    """Build this node's client."""
-    number = int(context.node_config["partition-id"])
+    """Build this node's client: of so many, each has a part of the examples that nobody else has."""
+    number, clients = (int(context.node_config[name]) for name in ("partition-id", "num-partitions"))
+    if not 0 <= number < clients:
+        raise ValueError(f"partition-id={number}: of {clients} clients the last is {clients - 1}.")
     reference, others = examples()
-    own = others.select(torch.arange(number, len(others), CLIENTS))
+    own = others.select(torch.arange(number, len(others), clients))
     cut = len(own) * 3 // 4
     args = ClientArguments(rounds=int(context.run_config["rounds"]), steps_per_round=40, learning_rate=2e-3)
     train, test = own.select(torch.arange(cut)), own.select(torch.arange(cut, len(own)))

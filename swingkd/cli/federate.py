@@ -28,6 +28,10 @@ def federate(
     ] = None,
     min_nodes: Annotated[int | None, typer.Option(help="With --engine flower: nodes that a round waits for.")] = None,
     round_timeout: Annotated[float, typer.Option(help="With --engine flower: seconds a round may take.")] = 600.0,
+    client_cpus: Annotated[int, typer.Option(min=1, help="With --engine flower: processors of each client.")] = 1,
+    client_gpus: Annotated[
+        float, typer.Option(min=0, help="With --engine flower: GPUs of each client; with 0.5, two share one.")
+    ] = 0.0,
 ) -> None:
     """Let clients with different models learn from each other; run again, it goes on where it stopped.
 
@@ -41,7 +45,8 @@ def federate(
     missing = [name for name in ("people", "models") if name not in fields]
     if missing:
         raise ValueError(f"{config} says nothing of {' and '.join(missing)}. Begin with a recipe's: sd_dist_har.")
-    others = {"superlink": superlink, "least": min_nodes, "patience": round_timeout} if engine == "flower" else {}
+    others = {"superlink": superlink, "least": min_nodes, "patience": round_timeout}
+    others = others | {"cpus": client_cpus, "gpus": client_gpus} if engine == "flower" else {}
     result = run(fields, output_dir, engine, **others)  # type: ignore[arg-type]
     metrics = MetricsFile(output_dir / "metrics.json", "federation", fields, kind="federation")
     where = f"table=main seed={fields.get('seed', 0)}"

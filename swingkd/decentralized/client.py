@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
@@ -169,6 +170,7 @@ class Client:
         if wants == "weights":
             tensors = {name: tensor.clone() for name, tensor in named_weights(self.model).items()}
             words["frozen"] = self._frozen
+        tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
         return Message(tensors, words | {"seconds": time.process_time() - began})
 
     def learn(self, number: int, target: torch.Tensor | None = None) -> None:
@@ -180,7 +182,7 @@ class Client:
 
         Raises:
             ValueError: the target does not fit, there is no noise planned for another round, or what was learnt is no
-                number.
+                number: then everything is as it was before.
         """
         if target is not None and target.shape != (len(self.reference.flat_labels), self.reference.classes):
             raise ValueError(f"{self.name}: a target of shape {tuple(target.shape)} is not about these references.")
@@ -189,13 +191,22 @@ class Client:
         if target is None and self.args.learn_reference_labels:
             target = F.one_hot(self.reference.flat_labels, self.reference.classes).float()
         generator = torch.Generator().manual_seed(self._seed(number))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed(number))
-            if self.plan is None:
-                self._learn(generator, target)
-            else:
-                self._learn_privately(generator, target)
-        check_finite_weights(f"model of {self.name}", self.model)
+        before = copy.deepcopy((named_weights(self.model), self._optimizer.state_dict()))
+        spent = self.private_steps
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self._seed(number))
+                if self.plan is None:
+                    self._learn(generator, target)
+                else:
+                    self._learn_privately(generator, target)
+            check_finite_weights(f"model of {self.name}", self.model)
+        except Exception:
+            # Nothing of it has left this client.
+            load_weights(self.model, before[0])
+            self._optimizer.load_state_dict(before[1])
+            self.private_steps = spent
+            raise
 
     def _seed(self, number: int) -> int:
         """Return a seed that no other client or round has."""

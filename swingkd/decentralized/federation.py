@@ -22,7 +22,7 @@ from swingkd.decentralized.partition import ALPHABET, Partition, PartitionSettin
 from swingkd.decentralized.server import MessengerServer, Server, WeightServer
 from swingkd.files import write_json
 from swingkd.guards import check_not_negative, check_numbers, check_share
-from swingkd.models.loading import check_options
+from swingkd.models.loading import check_options, placed
 
 NETWORKS: dict[str, type[nn.Module]] = {
     kind.__name__: kind for kind in (SignalCNN, SignalTransformer, MLP, CharacterMLP, CharacterLSTM)
@@ -148,7 +148,7 @@ class Federation:
         if settings.method == "local_and_reference" or settings.settings.get("reference_weight"):
             args = replace(args, learn_reference_labels=True)
         args = replace(args, share_weights=args.share_weights or like)
-        model = make_network(spec, own, settings.seed * 1_009 + (0 if like else place))
+        model = placed(make_network(spec, own, settings.seed * 1_009 + (0 if like else place)))
         return Client(name, model, own, self.partition.reference, args, test=self.partition.test[name])
 
     def server(self) -> Server:

@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from filelock import FileLock
 from flwr.app import ArrayRecord, ConfigRecord, Context, MessageType, RecordDict
 from flwr.app import Message as FlowerMessage
 from flwr.clientapp import ClientApp
-from flwr.clientapp.mod import LocalDpMod, adaptiveclipping_mod, fixedclipping_mod
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid, ServerApp
+from torch import nn
 
 from swingkd.decentralized.client import Client
 from swingkd.decentralized.distillation import client_folder
@@ -35,6 +37,13 @@ log = logging.getLogger(__name__)
 
 # Seconds in which a new node must say who it is, where enough others are there.
 _INTRODUCTION = 60.0
+# Mods that change the update of a model; in a messenger there is none.
+_DP_MODS = ("LocalDpMod", "fixedclipping_mod", "adaptiveclipping_mod")
+_SECURE_MODS = ("secagg_mod", "secaggplus_mod")
+# So often is a node asked who it is before others wait for it no more.
+_ASKED = 3
+# Whose a model is, as long as it lives in this process.
+_OWNERS: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 # Where a client keeps what it knows, unless its node or the run says it.
 _FOLDER = "out/federation"
 
@@ -92,6 +101,12 @@ def client_app(
             raise ValueError(
                 f"The client of this node is called {client.name!r}, and the node says that it is {name!r}."
             )
+        owner = _OWNERS.setdefault(client.model, name)
+        if owner != name:
+            raise ValueError(
+                f"make_client gave {name!r} the model of {owner!r}, with all that it has learnt. Build a new one in "
+                "make_client, for each client."
+            )
         folder = client_folder(Path(str(_setting(context, "output-dir", _FOLDER))).expanduser(), name)
         folder.mkdir(parents=True, exist_ok=True)
         # A request that was given up may still be at work: the next one goes on from what it leaves.
@@ -138,13 +153,20 @@ def _setting(context: Context, name: str, default: Any) -> Any:
 
 
 def _check_mods(mods: Sequence[Any]) -> None:
-    """Refuse mods that clip or noise the update of a model: there is none in a messenger."""
+    """Refuse mods that clip, noise or mask the update of a model: there is none in a messenger."""
     for mod in mods:
-        if isinstance(mod, LocalDpMod) or mod in (fixedclipping_mod, adaptiveclipping_mod):
-            name = getattr(mod, "__name__", type(mod).__name__)
+        # By their names: Flower has each in two modules, as other objects.
+        name = getattr(mod, "__name__", type(mod).__name__)
+        if name in _DP_MODS:
             raise ValueError(
                 f"{name} clips or noises updates of weights, and a messenger is none: what it would promise does not "
                 "hold here. Train clients by DP-SGD: ClientArguments(target_epsilon=...)."
+            )
+        if name in _SECURE_MODS:
+            raise ValueError(
+                f"{name} hides each client's update in the sum of all, and SD-Dist needs each messenger for itself: "
+                "who resembles whom decides who teaches whom. Leave it out; what a messenger gives away is bounded by "
+                "ClientArguments(target_epsilon=...)."
             )
 
 
@@ -182,9 +204,9 @@ def serve(grid: Grid, plan: Rounds) -> None:
     history = History(plan.output_dir)
     history.load(server)
     history.begin(server)
-    run, nodes = history.run, dict[str, int]()
+    run, nodes, asked = history.run, dict[str, int](), Counter[int]()
     while (number := len(history.rounds)) < plan.rounds:
-        nodes = available_nodes(grid, nodes, least, patience)
+        nodes = available_nodes(grid, nodes, least, patience, asked)
         happened = Round(number, sorted(nodes))
         requests = dict(server.requests(number, happened.present))
         sent = {name: (nodes[name], message.with_words(run=run)) for name, message in requests.items()}
@@ -203,25 +225,38 @@ def serve(grid: Grid, plan: Rounds) -> None:
     last = Message(server.last().tensors, {"run": run, "round": plan.rounds, "wants": "accuracy"})
     answered: dict[str, Message] = {}
     while not answered:
-        nodes = available_nodes(grid, nodes, least, patience)
+        nodes = available_nodes(grid, nodes, least, patience, asked)
         answered = exchange(grid, {name: (node, last) for name, node in nodes.items()}, patience)
     FederationResult.of(answered, history.rounds).save(plan.output_dir / "result.json")
 
 
-def available_nodes(grid: Grid, known: dict[str, int], least: int, patience: float) -> dict[str, int]:
+def available_nodes(
+    grid: Grid, known: dict[str, int], least: int, patience: float, asked: Counter[int] | None = None
+) -> dict[str, int]:
     """Return the nodes that are there, by their clients' names; wait until they are enough.
 
     Node numbers are random, and a client that comes back has another one: each new node is asked who it is, and is
     believed.  Flower's node authentication says who may join.
+
+    Args:
+        grid: reaches the nodes.
+        known: of the round before.
+        least: how many are needed.
+        patience: seconds to wait for answers, where they are too few.
+        asked: how often each was asked in vain; it is added to.  Where enough are there, nobody waits for a node that
+            never says who it is.
     """
+    asked = Counter() if asked is None else asked
     while True:
         there = set(grid.get_node_ids())
         nodes = {name: node for name, node in known.items() if node in there}
-        new = there - set(nodes.values())
+        enough = len(nodes) >= least
+        new = {node for node in there - set(nodes.values()) if not enough or asked[node] < _ASKED}
         queries = [FlowerMessage(record_of(Message()), node, MessageType.QUERY) for node in sorted(new)]
         # Where a machine starts several nodes at once, each takes its time: nothing is lost by waiting for them.
-        wait = _INTRODUCTION if len(nodes) >= least else max(patience, _INTRODUCTION)
-        for node, message in _answers(grid, queries, wait):
+        wait = _INTRODUCTION if enough else max(patience, _INTRODUCTION)
+        asked.update(new)
+        for node, message in _answers(grid, queries, wait, needed=False):
             name = message.words.get("name")
             if not isinstance(name, str) or name in nodes:
                 log.warning("A node is left out: it says that it is %.40r, who is there already or nobody.", name)
@@ -247,11 +282,19 @@ def exchange(grid: Grid, requests: dict[str, tuple[int, Message]], patience: flo
     return {names[node]: message for node, message in _answers(grid, messages, patience) if node in names}
 
 
-def _answers(grid: Grid, messages: list[FlowerMessage], patience: float) -> Iterator[tuple[int, Message]]:
+def _answers(
+    grid: Grid, messages: list[FlowerMessage], patience: float, needed: bool = True
+) -> Iterator[tuple[int, Message]]:
     """Yield node and message of each answer.
 
+    Args:
+        grid: reaches the nodes.
+        messages: what they are asked.
+        patience: seconds.
+        needed: nothing goes on without an answer.
+
     Raises:
-        RuntimeError: each of them failed: asked again, they would again.
+        RuntimeError: each of them failed, and an answer is needed: asked again, they would again.
     """
     failed = []
     for reply in grid.send_and_receive(messages, timeout=patience) if messages else []:
@@ -263,5 +306,5 @@ def _answers(grid: Grid, messages: list[FlowerMessage], patience: float) -> Iter
             log.warning("A client could not answer: %s", error)
             if reply.has_error() and reply.error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION:
                 failed.append(str(error))
-    if messages and len(failed) == len(messages):
+    if needed and messages and len(failed) == len(messages):
         raise RuntimeError(f"Every client failed. The first says: {failed[0]}")

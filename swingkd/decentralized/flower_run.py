@@ -68,7 +68,14 @@ def write_app(folder: Path, config: Path, output_dir: Path, least: int, patience
 
 
 def run_on_flower(
-    config: Path, output_dir: Path, *, superlink: str | None = None, least: int | None = None, patience: float = 600.0
+    config: Path,
+    output_dir: Path,
+    *,
+    superlink: str | None = None,
+    least: int | None = None,
+    patience: float = 600.0,
+    cpus: int = 1,
+    gpus: float = 0.0,
 ) -> FederationResult:
     """Run a federation on Flower, or what is left of it.
 
@@ -79,6 +86,7 @@ def run_on_flower(
             SuperLink of its own that ends with it.
         least: nodes that a round waits for; default: all clients in simulation, else two.
         patience: seconds that a round waits for answers.
+        cpus, gpus: of each client in simulation; with half a GPU two learn at once on one.
 
     Raises:
         ImportError: Flower is not installed.
@@ -99,7 +107,7 @@ def run_on_flower(
         _submit(app, superlink, environment, [])
     else:
         with _simulation(output_dir / "flower", environment) as link:
-            options = f"num-supernodes={clients} client-resources-num-cpus=1"
+            options = f"num-supernodes={clients} client-resources-num-cpus={cpus} client-resources-num-gpus={gpus}"
             _submit(app, link, environment, ["--federation-config", options])
     return FederationResult.load(output_dir / "result.json")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,11 +41,29 @@ class LabelledExamples:
     likelihood: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
+        # Lists and arrays as well.
+        object.__setattr__(self, "labels", _tensor("labels", self.labels))
+        if isinstance(self.inputs, dict):
+            object.__setattr__(self, "inputs", {name: _tensor(name, one) for name, one in self.inputs.items()})
+        else:
+            object.__setattr__(self, "inputs", _tensor("inputs", self.inputs))
         if not len(self.labels):
             raise ValueError("There are no examples.")
+        if self.labels.ndim not in (1, 2) or self.labels.is_floating_point():
+            raise ValueError(
+                f"Labels are of shape {tuple(self.labels.shape)} and {self.labels.dtype}: whole numbers are needed, "
+                "one an example, or of a text one a token."
+            )
+        object.__setattr__(self, "labels", self.labels.long())
         for name, tensor in self._tensors().items():
             if len(tensor) != len(self.labels):
                 raise ValueError(f"{name} has {len(tensor)} rows, the labels {len(self.labels)}.")
+            wrong = (~tensor.isfinite()).flatten(1).any(1) if tensor.ndim > 1 else ~tensor.isfinite()
+            if bool(wrong.any()):
+                raise ValueError(
+                    f"{name} holds numbers that are missing or infinite in {int(wrong.sum())} of {len(wrong)} "
+                    f"examples (the first: {int(wrong.nonzero()[0])}). Fill them in, or leave these examples out."
+                )
         if self.are_texts:
             if bool((self.labels[:, 0] != IGNORE).any()):
                 raise ValueError(f"The first token of a text follows from nothing: its label must be {IGNORE}.")
@@ -148,6 +167,16 @@ class LabelledExamples:
         return cls(inputs, torch.cat([part.labels for part in parts]), first.classes, likelihood)
 
 
+def _tensor(name: str, values: Any) -> torch.Tensor:
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{name} is {type(values).__name__}, of which no tensor can be made ({error}). Give numbers; encode names "
+            "of classes as 0, 1, ..."
+        ) from error
+
+
 def answers(
     model: nn.Module, examples: LabelledExamples, rows: torch.Tensor, *, row_by_row: bool = False
 ) -> torch.Tensor:
@@ -163,19 +192,26 @@ def answers(
     Raises:
         ValueError: what it returns are no such logits.
     """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     if not examples.are_texts:
-        return logits_of(model, examples.shown(rows))
+        return logits_of(model, _on(device, examples.shown(rows)))
     asked = examples.asked[rows]
     # Without what pads all of these: a longer text elsewhere costs nothing here.
     width = int(asked.any(0).nonzero()[-1]) + 1
-    inputs = _narrower(examples.shown(rows), width, asked.shape[1])
+    inputs = _on(device, _narrower(examples.shown(rows), width, asked.shape[1]))
     if row_by_row and isinstance(inputs, dict) and "position_ids" not in inputs and takes(model, "position_ids"):
         inputs["position_ids"] = row_positions(model, inputs["input_ids"])
     logits = logits_of(model, inputs, dims=3)
     if logits.shape[2] < examples.classes:
         raise ValueError(f"{type(model).__name__} knows {logits.shape[2]} tokens, the texts {examples.classes}.")
     # A token is predicted where the one before it stands; heads may be padded beyond the vocabulary.
-    return logits[:, :-1, : examples.classes][asked[:, 1:width]]
+    return logits[:, :-1, : examples.classes][asked[:, 1:width].to(logits.device)]
+
+
+def _on(device: torch.device, inputs: Inputs) -> Inputs:
+    if isinstance(inputs, torch.Tensor):
+        return inputs.to(device)
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
 def _narrower(inputs: Inputs, width: int, whole: int) -> Inputs:

@@ -111,22 +111,31 @@ def packed(probabilities: torch.Tensor, count: int | None) -> dict[str, torch.Te
     }
 
 
-def unpacked(tensors: dict[str, torch.Tensor], classes: int) -> torch.Tensor:
-    """Return the soft labels [R, C] that a message holds.
+def unpacked(tensors: dict[str, torch.Tensor], shape: tuple[int, int]) -> torch.Tensor:
+    """Return the soft labels [R, C] that a message holds; nothing larger than these is made of what it says.
+
+    Args:
+        tensors: of the message.
+        shape: R, C.
 
     Raises:
         RefusedError: it holds none, or parts that do not fit.
     """
+    labels, classes = shape
     if "messenger" in tensors:
         return tensors["messenger"]
     kept, places, rest = (tensors.get(f"messenger.{part}") for part in ("kept", "places", "rest"))
     if kept is None or places is None or rest is None:
         raise RefusedError("it brings no messenger")
-    if kept.ndim != 2 or kept.shape != places.shape or rest.shape != kept.shape[:1] or kept.dtype != rest.dtype:
+    fits = kept.ndim == 2 and len(kept) == labels and kept.shape[1] < classes
+    if not fits or kept.shape != places.shape or rest.shape != kept.shape[:1] or kept.dtype != rest.dtype:
         raise RefusedError(
-            f"its messenger is of parts {tuple(kept.shape)}, {tuple(places.shape)}, {tuple(rest.shape)}"
+            f"its messenger is of parts {tuple(kept.shape)}, {tuple(places.shape)}, {tuple(rest.shape)}, and there "
+            f"are {labels} labels of {classes} classes"
         )
-    if places.is_floating_point() or bool(((places < 0) | (places >= classes)).any()):
+    if places.dtype != torch.int32:
+        raise RefusedError(f"its messenger names classes by {places.dtype}: int32 is needed")
+    if bool(((places < 0) | (places >= classes)).any()):
         raise RefusedError(f"its messenger speaks of classes beyond the {classes} that there are")
     return rest[:, None].repeat(1, classes).scatter(1, places.long(), kept)
 

@@ -166,6 +166,13 @@ def _people(settings: PartitionSettings) -> tuple[Dataset, Dataset, set[str], se
         rows = rows.select(np.flatnonzero(np.asarray(rows[column]) >= least))
     if settings.missing == "drop":
         rows = without_missing(rows, settings)
+    for column in filter(None, (settings.client, settings.text)):
+        gone = np.flatnonzero([not _is_whole(value) for value in rows[column]])
+        if len(gone):
+            raise ValueError(
+                f"Column {column!r} holds nothing in {len(gone)} rows (the first: {gone[0]}). Leave them out: "
+                "missing: drop."
+            )
     names, counts = np.unique(np.asarray(rows[settings.client]).astype(str), return_counts=True)
     order = names[np.argsort(-counts, kind="stable")][: settings.most_clients]
     drawn = np.random.default_rng(settings.reference_seed)
@@ -212,12 +219,16 @@ def _split(rows: Dataset, read: Reader, settings: PartitionSettings) -> tuple[La
 
 def without_missing(rows: Dataset, settings: PartitionSettings) -> Dataset:
     """Leave out rows in which an input or a label is missing; say how many those are."""
-    columns = [*settings.inputs, *filter(None, (settings.text, settings.label))]
+    columns = [settings.client, *settings.inputs, *filter(None, (settings.text, settings.label))]
     kept = np.ones(len(rows), bool)
     for column in columns:
         kept &= np.array([_is_whole(value) for value in rows[column]])
     if not kept.all():
-        log.warning("%d of %d rows are left out: an input or a label is missing there.", (~kept).sum(), len(rows))
+        log.warning(
+            "%d of %d rows are left out: an input, a label or whose they are is missing there.",
+            (~kept).sum(),
+            len(rows),
+        )
     return rows.select(np.flatnonzero(kept))
 
 
@@ -279,7 +290,13 @@ class Numbers:
         return np.stack(columns, 1)
 
     def _labels(self, rows: Dataset) -> np.ndarray:
-        values = np.asarray(rows[self.settings.label])
+        column = rows[self.settings.label][:]
+        if any(isinstance(value, list) for value in column):
+            raise ValueError(
+                f"Column {self.settings.label!r} holds lists: one class a row is needed. Take one of them before, or "
+                "name another column."
+            )
+        values = np.asarray(column)
         if self._names:
             unknown = sorted({str(value) for value in values} - set(self._names))
             if unknown:

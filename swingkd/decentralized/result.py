@@ -58,7 +58,7 @@ class FederationResult:
                 # A client of an earlier version does not say it.
                 loss = answer.number("loss") if "loss" in answer.words else None
                 ledger = PrivacyLedger.from_dict(json.loads(answer.text("ledger")))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+            except Exception as error:  # another machine wrote it: anything may be wrong with it
                 log.warning("The last answer of %s is refused: %s.", name, error)
                 continue
             result.accuracies[name], result.ledgers[name] = accuracy, ledger

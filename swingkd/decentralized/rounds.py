@@ -50,6 +50,9 @@ class Round:
         except RefusedError as error:
             self.refused[client] = str(error)
             log.warning("Round %d: the answer of %s is refused: %s.", self.number, client, error)
+        except Exception as error:  # another machine wrote it: anything may be wrong with it
+            self.refused[client] = f"it cannot be read ({type(error).__name__})"
+            log.warning("Round %d: the answer of %s cannot be read.", self.number, client, exc_info=True)
 
 
 class _Content(TypedDict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -19,6 +20,8 @@ from swingkd.decentralized.labelled_examples import LabelledExamples, answers, b
 from swingkd.decentralized.message import Message, RefusedError, Word, frozen_digest, load_weights, named_weights
 from swingkd.decentralized.messengers import Messenger, MessengerRepository, unpacked
 from swingkd.files import read_as, written_whole
+
+log = logging.getLogger(__name__)
 
 
 class Server(Protocol):
@@ -113,7 +116,7 @@ class MessengerServer:
         """
         if self.rule is None:
             return
-        said = unpacked(answer.tensors, self.reference.classes)
+        said = unpacked(answer.tensors, self.repository.shape)
         if not said.is_floating_point():
             raise RefusedError(f"its messenger holds {said.dtype}: probabilities are floats")
         messenger = Messenger(said, answer.text("reference"), number)
@@ -216,9 +219,10 @@ class WeightServer:
         self._answers[client] = (min(examples, self._claims.setdefault(client, examples)), weights)
 
     def close(self, number: int) -> None:
-        """Average what came, and distil."""
+        """Average what came, and distil; what would not be finite is not taken."""
         if not self._answers:
             return
+        before = self.last().tensors
         # In the order of names: sums of floats depend on it.
         parts = [weights for _, (_, weights) in sorted(self._answers.items())]
         counts = [examples if self.average == "examples" else 1 for _, (examples, _) in sorted(self._answers.items())]
@@ -228,15 +232,27 @@ class WeightServer:
             each = torch.stack([weights[name].double() for weights in parts])
             mixed = each.quantile(0.5, 0) if self.average == "median" else torch.tensordot(shares, each, 1)
             mean[name] = mixed.to(own.dtype) if own.is_floating_point() else mixed.round().to(own.dtype)
-        if self.distillation_steps:
-            logits = []
-            for weights in parts:
-                load_weights(self.model, weights)
-                logits.append(logits_on(self.model, self.reference))
+        if all(bool(t.isfinite().all()) for t in mean.values()):
+            targets = self._together(parts) if self.distillation_steps else None
             load_weights(self.model, mean)
-            self._distil(torch.stack(logits).mean(0).softmax(-1), number)
-        else:
-            load_weights(self.model, mean)
+            if targets is not None:
+                self._distil(targets, number)
+        if not all(bool(t.isfinite().all()) for t in self.last().tensors.values()):
+            log.warning("Round %d: what would follow is not finite, so the average stays as it was.", number)
+            load_weights(self.model, before)
+
+    def _together(self, parts: list[dict[str, torch.Tensor]]) -> torch.Tensor | None:
+        """Return what clients' models say together of the reference examples, [R, C]; `None`: none says a number."""
+        logits = []
+        for weights in parts:
+            load_weights(self.model, weights)
+            said = logits_on(self.model, self.reference).float()
+            # Weights may be finite and what they say not.
+            logits += [said] if bool(said.isfinite().all()) else []
+        if not logits:
+            return None
+        each = torch.stack(logits)
+        return (each.quantile(0.5, 0) if self.average == "median" else each.mean(0)).softmax(-1)
 
     def _distil(self, targets: torch.Tensor, number: int) -> None:
         optimizer = torch.optim.Adam(self.model.parameters(), lr=self.learning_rate)

@@ -580,7 +580,7 @@ def test_clients_of_ones_own_meet_through_the_factories(tmp_path, monkeypatch):
         monkeypatch.setattr(TaskIdentity, name, 1)
     app = runpy.run_path(str(Path(__file__).parents[2] / "recipes" / "flower_app" / "digits_app.py"))
     run = {"rounds": 2, "min-nodes": 6, "output-dir": str(tmp_path / "out")}
-    nodes = Nodes(run, {n: {"partition-id": n} for n in range(6)}, app["client"])
+    nodes = Nodes(run, {n: {"partition-id": n, "num-partitions": 6} for n in range(6)}, app["client"])
     app["server"](nodes, Context(1, 0, {}, RecordDict(), run))
     found = FederationResult.load(tmp_path / "out" / "result.json")
     assert set(found.accuracies) == {f"client-{n}" for n in range(6)}

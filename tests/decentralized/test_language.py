@@ -281,17 +281,17 @@ def test_the_likeliest_alone_travel():
     said = likeliest(probabilities, 5).half()
     parts = packed(said, 5)
     assert sum(t.numel() * t.element_size() for t in parts.values()) == 6 * (5 * (2 + 4) + 2)
-    assert torch.equal(unpacked(parts, 40), said)
-    assert torch.equal(unpacked(packed(said, None), 40), said)
+    assert torch.equal(unpacked(parts, (6, 40)), said)
+    assert torch.equal(unpacked(packed(said, None), (6, 40)), said)
     for changed, words in (
         ({"messenger.rest": torch.zeros(5)}, "of parts"),
-        ({"messenger.places": torch.full((6, 5), 40)}, "beyond the 40"),
-        ({"messenger.places": torch.zeros(6, 5)}, "beyond the 40"),
+        ({"messenger.places": torch.full((6, 5), 40, dtype=torch.int32)}, "beyond the 40"),
+        ({"messenger.places": torch.zeros(6, 5)}, "int32 is needed"),
     ):
         with pytest.raises(RefusedError, match=words):
-            unpacked(parts | changed, 40)
+            unpacked(parts | changed, (6, 40))
     with pytest.raises(RefusedError, match="brings no messenger"):
-        unpacked({"messenger.kept": parts["messenger.kept"]}, 40)
+        unpacked({"messenger.kept": parts["messenger.kept"]}, (6, 40))
 
 
 def test_frozen_weights_must_be_the_same_and_stay_so(tokenizer, tmp_path):

@@ -190,3 +190,25 @@ def test_a_share_is_kept_and_labels_are_changed_by_seed(tmp_path):
     assert 0.45 < changed < 0.55
     assert torch.equal(wrong.inputs, many.inputs)
     assert int(wrong.labels.max()) <= 2
+
+
+def test_rows_of_nobody_without_text_or_with_several_labels_are_refused_with_counts(tmp_path):
+    rows = Dataset.from_parquet(table(tmp_path)["data"]["data_files"])
+    nobody = rows.map(lambda row: {"who": None if row["score"] == 5 else row["who"]})
+    nobody.to_parquet(tmp_path / "nobody.parquet")
+    with pytest.raises(ValueError, match=r"'who' holds nothing in 6 rows \(the first: 5\)"):
+        load_partition(settings_of(tmp_path / "nobody.parquet"))
+    people = load_partition(settings_of(tmp_path / "nobody.parquet", missing="drop"))
+    assert "None" not in people.train
+    assert {len(own) + len(people.test[name]) for name, own in people.train.items()} == {19}
+    silent = rows.map(lambda row: {"text": None if row["score"] == 5 else row["text"]})
+    silent.to_parquet(tmp_path / "silent.parquet")
+    spoken = {"inputs": (), "text": "text", "label": None}
+    for missing in ("refuse", "fill"):
+        with pytest.raises(ValueError, match="'text' holds nothing in 6 rows"):
+            load_partition(settings_of(tmp_path / "silent.parquet", missing=missing, **spoken))
+    assert len(load_partition(settings_of(tmp_path / "silent.parquet", missing="drop", **spoken)).train) == 4
+    several = rows.remove_columns("label").add_column("label", [[0, 1]] * len(rows))
+    several.to_parquet(tmp_path / "several.parquet")
+    with pytest.raises(ValueError, match="'label' holds lists: one class a row"):
+        load_partition(settings_of(tmp_path / "several.parquet"))
