@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,8 @@ class ImageArguments:
         seed: of the order of batches, the augmentation and the selection; never of a guarantee's noise.
         batch_size: images a step, in all processes together.
         eval_batch_size: images a forward pass, where nothing is learnt.
-        optimizer: one of `torch.optim`, by its name: "AdamW", "SGD".
+        optimizer: one of `torch.optim`, by its name ("AdamW", "SGD"); or any class of optimizers, or a function that
+            makes one of parameters and `lr` (of timm's or bitsandbytes', say).
         learning_rate, weight_decay: of it.
         optimizer_args: what else it takes, such as {"momentum": 0.9, "nesterov": True}.
         lr_scheduler: over the whole run: "constant", "linear", "cosine", or another of `transformers.get_scheduler`.
@@ -47,7 +48,7 @@ class ImageArguments:
     seed: int = 0
     batch_size: int = 128
     eval_batch_size: int = 512
-    optimizer: str = "AdamW"
+    optimizer: str | Callable[..., torch.optim.Optimizer] = "AdamW"
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     optimizer_args: dict[str, Any] = field(default_factory=dict)
@@ -97,16 +98,28 @@ class ImageArguments:
         Raises:
             ValueError: there is no such optimizer, or it does not take its settings.
         """
-        kind = getattr(torch.optim, self.optimizer, None)
-        if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)) or kind is torch.optim.Optimizer:
-            raise ValueError(f"optimizer={self.optimizer!r} is none of torch.optim: 'AdamW' and 'SGD' are two.")
+        given = self.optimizer
+        kind: Any = getattr(torch.optim, given, None) if isinstance(given, str) else given
+        named = not isinstance(given, str) or (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer))
+        if not named or not callable(kind) or kind is torch.optim.Optimizer:
+            raise ValueError(
+                f"optimizer={given!r} is none of torch.optim: 'AdamW' and 'SGD' are two. Others are passed as classes."
+            )
         # Some know no decay: that there is none need not be said.
         knows_decay = "weight_decay" in inspect.signature(kind).parameters
         decay: dict[str, Any] = {"weight_decay": self.weight_decay} if knows_decay or self.weight_decay else {}
         try:
-            return kind(parameters, lr=self.learning_rate, **decay, **self.optimizer_args)  # type: ignore[call-arg]
+            made = kind(parameters, lr=self.learning_rate, **decay, **self.optimizer_args)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{self.optimizer} does not take these settings: {error}") from error
+            raise ValueError(f"{self.optimizer_name} does not take these settings: {error}") from error
+        if not isinstance(made, torch.optim.Optimizer):
+            raise ValueError(f"optimizer={given!r} made no optimizer of torch, but {type(made).__name__}.")
+        return made
+
+    @property
+    def optimizer_name(self) -> str:
+        """What the optimizer is called: a checkpoint is gone on from with the same one."""
+        return self.optimizer if isinstance(self.optimizer, str) else getattr(self.optimizer, "__qualname__", "own")
 
 
 def _check_trackers(log_with: Any) -> None:

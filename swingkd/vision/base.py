@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -110,8 +110,9 @@ class Classifier:
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with to be gone on from."""
         free = ("output_dir", "progress", "checkpoint_every", "eval_batch_size", "log_with")
-        # Trackers are no settings, and cannot be copied.
-        given = {name: value for name, value in asdict(replace(self.args, log_with=None)).items() if name not in free}
+        own = {one.name: getattr(self.args, one.name) for one in fields(self.args) if one.name not in free}
+        given = {name: asdict(value) if is_dataclass(value) else value for name, value in own.items()}  # type: ignore[arg-type]
+        given |= {"optimizer": self.args.optimizer_name}
         return given | {"origin": PrivacyLedger(self._earlier[0], unknown=self._earlier[1]).lines()}
 
     @property

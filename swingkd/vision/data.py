@@ -217,12 +217,16 @@ class Images:
             batches: pairs (or dicts) of images and class numbers, one by one or in batches; the images are Pillow's,
                 bytes [channels, height, width], or shares from 0 to 1 of that shape.
             classes, size, channels, scale, processor, keep, **others: as for `from_dataset`; size and channels of
-                Pillow's images.
+                Pillow's images.  Classes by default: those that the data set names itself (`classes`), if it does.
 
         Raises:
             ValueError: names the first image or label that is none.
         """
         look, known = looks(size, channels, scale, processor)
+        if classes is None:
+            # As the data sets of torchvision call them; a loader has one of these.
+            named = getattr(getattr(batches, "dataset", batches), "classes", None)
+            classes = named if isinstance(named, list | tuple) and all(isinstance(n, str) for n in named) else None
         return cls._of(of_batches(batches, look), look, classes, keep, {**known, **others})
 
     @classmethod

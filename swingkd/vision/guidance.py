@@ -139,8 +139,9 @@ class Teacher:
         """All of them; it is asked about those that it was not asked about before."""
         if self._table is not None:
             new = chosen[self._table[chosen, 0].isnan()]
-            if len(new):
-                self._table[new] = run.logits(self.model, self._images.select(new)).float()
+            # Images may lie in a file, and be more than fit into memory.
+            for part in new.split(_AT_A_TIME):
+                self._table[part] = run.logits(self.model, self._images.select(part)).float()
         return chosen
 
     def targets(self, run: StagedTraining, batch: Batch) -> torch.Tensor:

@@ -117,6 +117,8 @@ def of_batches(batches: Iterable[Any], look: Look) -> Iterator[tuple[np.ndarray,
     number = 0
     for item in batches:
         images, labels = _pair(item, number)
+        if images is None:
+            raise ValueError(f"Image {number} is missing. Leave it out of the data set.")
         if is_picture(images):
             images, labels = [images], [labels]
         elif isinstance(images, torch.Tensor | np.ndarray) and images.ndim != 4:

@@ -165,3 +165,19 @@ def test_a_stream_without_a_column_or_a_label_is_refused():
         Images.from_dataset(dataset().to_iterable_dataset(), image_column="picture")
     with pytest.raises(ValueError, match="Image 3 has no label"):
         Images.from_dataset(dataset([0, 1, 1, None, 2, 2, 1]).to_iterable_dataset())
+
+
+def test_a_data_set_names_its_classes_itself():
+    """Those of torchvision do; a saved student then answers with names."""
+    pictures = Pictures()
+    pictures.classes = [f"kind {number}" for number in range(max(LABELS) + 1)]
+    assert Images.from_batches(pictures).names == tuple(pictures.classes)
+    assert Images.from_batches(DataLoader(pictures, batch_size=None)).names == tuple(pictures.classes)
+    assert Images.from_batches(pictures, classes=9).names is None
+    pictures.classes = len(pictures.classes)
+    assert Images.from_batches(pictures).names is None
+
+
+def test_an_image_that_is_missing_is_named_whatever_brings_it():
+    with pytest.raises(ValueError, match="Image 2 is missing"):
+        Images.from_batches([(PIXELS[0], 0), (PIXELS[1], 1), (None, 3)])

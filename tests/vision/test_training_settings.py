@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from dataclasses import replace
@@ -214,6 +215,39 @@ def test_transforms_and_mixes_are_tried_before_anything_is_trained(public, tmp_p
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+class Halving(torch.optim.SGD):
+    """An optimizer of one's own."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.data.mul_(0.5)
+
+
+def test_an_optimizer_may_be_a_class_or_a_function(public, tmp_path):
+    start = small()
+    expected = {name: value / 2 ** (2 * 3) for name, value in start.named_parameters()}
+    own = make(tmp_path, public, copy.deepcopy(start), epochs=2, batch_size=32, optimizer=Halving, checkpoint_every=1)
+    own.train()
+    for name, value in own.model.named_parameters():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-9)
+    # Gone on from with the same alone.
+    again = make(
+        tmp_path, public, copy.deepcopy(start), epochs=2, batch_size=32, optimizer=Halving, checkpoint_every=1
+    )
+    again.train(resume_from_checkpoint=True)
+    assert torch.equal(flat(again.model), flat(own.model))
+    with pytest.raises(ValueError, match="was written with optimizer='Halving', now it is 'SGD'"):
+        make(tmp_path, public, epochs=2, optimizer="SGD", checkpoint_every=1).train(resume_from_checkpoint=True)
+    drawn = lambda parameters, lr: torch.optim.Adam(parameters, lr=2 * lr)  # noqa: E731
+    trained = make(tmp_path / "function", public, epochs=1, optimizer=drawn, learning_rate=0.01)
+    trained.train()
+    with pytest.raises(ValueError, match="made no optimizer of torch, but int"):
+        make(tmp_path, public, optimizer=lambda parameters, lr: 3)
+    with pytest.raises(ValueError, match="Halving does not take these settings"):
+        make(tmp_path, public, optimizer=Halving, optimizer_args={"beta": 1})
+
+
 def test_optimizers_without_weight_decay_are_optimizers(public, tmp_path):
     make(tmp_path, public, epochs=1, optimizer="Rprop").train()
 
@@ -403,3 +437,34 @@ def test_images_that_a_model_cannot_see_are_refused(public, tmp_path):
     grey = replace(public, pixels=public.pixels[:, :1], mean=(0.5,), std=(0.5,))
     with pytest.raises(ValueError, match=r"SlimResNet cannot see images of 1 channels and 8x8 pixels"):
         make(tmp_path, grey)
+
+
+class Diverging(nn.Module):
+    """From its third call on it says what is no number."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.inner, self.value, self.calls = small(), value, 0
+
+    def forward(self, images):
+        self.calls += self.training
+        return self.inner(images) * (self.value if self.calls > 2 else 1.0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("stage", ["labels", "selection"])
+def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_checkpoint(stage, value, public, tmp_path):
+    if stage == "labels":
+        run = make(tmp_path, public, Diverging(value), epochs=3, batch_size=32, checkpoint_every=1)
+    else:
+        args = SampleSelectionArguments(
+            output_dir=str(tmp_path),
+            shares=[1.0],
+            batch_size=32,
+            self_learning_epochs=0,
+            distillation_batch_size=32,
+            progress=False,
+        )
+        run = DynamicSampleSelection(Diverging(value), Teacher(small(), "nothing"), public, args=args)
+    with pytest.raises(ValueError, match=r"lower the learning rate|no finite"):
+        run.train()
