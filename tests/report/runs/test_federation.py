@@ -54,6 +54,8 @@ def test_every_comparison_is_said_with_its_interval_and_how_it_ended(rows):
         "`sd_dist` minus `fedmd`",
         "`sd_dist` minus `local`",
         "`sd_dist` minus `local_and_reference`",
+        # Where nothing is blended in, SD-Dist as it is, in the other settings too.
+        "`sd_dist` minus `local_and_reference` (data 0.1)",
     ]
     assert said[0].endswith("+1.00 points [+1.00, +1.00] over 3 seeds.")
     assert said[1].endswith("+8.00 points [+8.00, +8.00] over 3 seeds.")
