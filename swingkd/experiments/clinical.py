@@ -54,6 +54,10 @@ def clinical_experiment(config: dict[str, Any]) -> LanguageExperiment:
     evaluation = {name: language.tokenise(split, tagger) for name, split in read.items()}
     asked = test.select(range(min(len(test), config["task"]["texts"])))
     sections = sorted(set(records["section"]))
+    if not grid.metrics.has("records", "split=test"):
+        # A model that knows nothing says the most frequent one.
+        share = max(map(asked["section"][:].count, sections)) / len(asked)
+        grid.add([Row("records", "split=test", "section_majority", share, n=len(asked))])
     looks = max(len(plan.get("seeds", [0])) for plan in config["rows"])
 
     @cache

@@ -63,7 +63,7 @@ def test_the_rows_of_the_recipe_run(tiny, only):
     out = main(tiny)
     rows = json.loads((out / "metrics.json").read_text())["rows"]
     students = [row["model"] for row in tiny["rows"]]
-    assert {row["model"] for row in rows} == {"base", "base_layers", "teacher", *students}
+    assert {row["model"] for row in rows} == {"records", "base", "base_layers", "teacher", *students}
     metrics = {row["metric"] for row in rows if row["model"] == "surrogate_out_of_fold"}
     assert {"perplexity", "perplexity_flagged", "section_accuracy", "exposure_excess", "tpr_at_1_fpr"} <= metrics
     assert "epsilon_lower" in metrics

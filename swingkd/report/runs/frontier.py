@@ -23,6 +23,8 @@ _QUALITIES = ("perplexity", "perplexity_flagged", "perplexity_unflagged", "secti
 _DRAWN = "ez"
 # The student before its training, and the canaries that are words.
 _CUT, _UNTAGGABLE = "base_layers", "words"
+# The student of which most is asked.
+_PROTECTED = "surrogate_out_of_fold"
 
 
 class Student(NamedTuple):
@@ -64,7 +66,10 @@ class FrontierCard(RunCard):
         groups: dict[tuple[str, str], list[Row]] = {}
         for row in rows_of(self.content):
             groups.setdefault((row.model, row.bare(_UNNAMED)), []).append(row)
-        return [_student(*key, rows) for key, rows in groups.items()]
+        # Some rows are of the data.
+        return [
+            _student(*key, rows) for key, rows in groups.items() if any(row.metric == "perplexity" for row in rows)
+        ]
 
     @property
     def kinds(self) -> list[str]:
@@ -141,9 +146,51 @@ class FrontierCard(RunCard):
             "asks": ASKS,
             "about": self.content["config"].get("about", ""),
             "change": change,
+            "majority": next((r.value for r in rows_of(self.content) if r.metric == "section_majority"), None),
+            "goals": goals(self.table),
             "share": _share,
             "promised": [student for student in self.table if student.promised],
         }
+
+
+class Goal(NamedTuple):
+    """What this run is to show: in words, and how it ended."""
+
+    goal: str
+    measured: str
+    reached: str
+
+
+def goals(students: Sequence[Student]) -> list[Goal]:
+    """Say what was asked of the student that has both protections, and what came of it, reached or not."""
+    by_name = {student.name: student for student in students}
+    own, kd, public = (by_name.get(name) for name in (_PROTECTED, "kd", "public"))
+    if own is None or kd is None:
+        return [Goal(f"`{_PROTECTED}` against `kd`", "not measured", "")]
+    change = own.quality["perplexity"] / kd.quality["perplexity"] - 1
+    worst = own.worst
+    found = [Goal(f"perplexity of `{_PROTECTED}` within 3 % of `kd`", f"{100 * change:+.1f} %", _word(change <= 0.03))]
+    if worst is not None:
+        most = f"{worst.bits} bits at most"
+        found.append(Goal("every kind of canary within half a bit of its controls", most, _word(worst.value <= 0.5)))
+    if _DRAWN in own.caught and _DRAWN in kd.caught:
+        caught, before = own.caught[_DRAWN].value, kd.caught[_DRAWN].value
+        found.append(
+            Goal(
+                f"`{_DRAWN}` finds at most 2 % of ordinary records, where it finds 10 % behind `kd`",
+                f"{100 * caught:.1f} %, behind `kd` {100 * before:.1f} %",
+                _word(caught <= 0.02 and before >= 0.1),
+            )
+        )
+    if public is not None:
+        needed = 1 - own.quality["perplexity"] / public.quality["perplexity"]
+        goal = "the teacher is needed: perplexity at least 10 % below that of the public base distilled alone"
+        found.append(Goal(goal, f"{100 * needed:.1f} % below", _word(needed >= 0.1)))
+    return found
+
+
+def _word(reached: bool) -> str:
+    return "yes" if reached else "no"
 
 
 def _student(model: str, label: str, rows: list[Row]) -> Student:
