@@ -159,6 +159,11 @@ def test_teachers_out_of_fold_answer_there(away, tokenizer, config, adapters):
         **THERE,
     )  # fmt: skip
     assert on(trainer) == {away}
+    # They write there too, and are asked what they know by heart.
+    teacher.to(away)
+    assert all(np.isfinite(nats).all() for nats in MemorisationTagger.of_folds(teacher, tokenizer).nats(TEXTS[:4]))
+    drawn, _ = sample_transfer(teacher, tokenizer, 4, max_new_tokens=8, least_tokens=1, seed=0, progress=False)
+    assert set(drawn["teacher_fold"]) == {0, 1}
 
 
 @pytest.mark.parametrize("peft_config", [None, LoraConfig(r=2, target_modules=["q_proj"])])

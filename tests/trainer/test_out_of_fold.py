@@ -142,6 +142,26 @@ def test_no_row_is_answered_by_a_teacher_that_saw_it(
     assert seen == set(known)
 
 
+def test_nor_after_it_was_stopped_and_went_on(adapted, student, tokenizer, config, rows, monkeypatch):
+    """The teachers are loaded anew, the rows are dealt anew, and the order goes on within an epoch."""
+    folds = Folds.of(rows, K, near_duplicates=False, seed=2)
+    begins = [tuple(tokenizer(text)["input_ids"][:3]) for text in rows["text"]]
+    known = dict(zip(begins, folds.of_row.tolist(), strict=True))
+
+    def make(steps):
+        fields = {"max_length": 128, "max_steps": steps, "save_strategy": "steps", "save_steps": 4}
+        return trainer_of(OutOfFoldTeacher(adapted, folds), student, tokenizer, config, rows.shuffle(seed=5), **fields)
+
+    make(4).train()
+    asked = spied(None, monkeypatch)
+    resumed = make(6)
+    resumed.args.ignore_data_skip = False
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 6
+    assert len(asked) == 2 * 4
+    assert all(known[tuple(ids[:3])] == number for number, ids in asked)
+
+
 @pytest.mark.parametrize("peft_config", [None, LoraConfig(r=2, target_modules=["q_proj", "v_proj"])])
 def test_teachers_are_trained_without_their_fold_and_loaded_again(
     fitted, rows, peft_config, tmp_path, tokenizer, monkeypatch
