@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from swingkd.vision.decoding import MODES, Look
-from swingkd.vision.reading import check_columns, kept, of_batches, of_dataset, stored
+from swingkd.vision.reading import check_columns, kept, names_of, of_batches, of_dataset, stored
 
 # Images that are copied at a time.
 _PIECE = 1024
@@ -224,9 +224,7 @@ class Images:
         """
         look, known = looks(size, channels, scale, processor)
         if classes is None:
-            # As the data sets of torchvision call them; a loader has one of these.
-            named = getattr(getattr(batches, "dataset", batches), "classes", None)
-            classes = named if isinstance(named, list | tuple) and all(isinstance(n, str) for n in named) else None
+            classes = names_of(getattr(batches, "dataset", batches))
         return cls._of(of_batches(batches, look), look, classes, keep, {**known, **others})
 
     @classmethod

@@ -130,6 +130,20 @@ def of_batches(batches: Iterable[Any], look: Look) -> Iterator[tuple[np.ndarray,
             number += 1
 
 
+def names_of(dataset: Any) -> list[str] | None:
+    """Return the class names that a data set gives itself, as those of torchvision do; `None` without any.
+
+    Which number a name has, says `class_to_idx`: some number their folders otherwise than in the order of the names.
+    """
+    names, numbers = getattr(dataset, "classes", None), getattr(dataset, "class_to_idx", None)
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return None
+    if not isinstance(numbers, dict):
+        return list(names)
+    by_number = {number: name for name, number in numbers.items() if name in names}
+    return [by_number[i] for i in range(len(names))] if by_number.keys() == set(range(len(names))) else None
+
+
 def _pair(item: Any, number: int) -> tuple[Any, Any]:
     if isinstance(item, dict):
         names = [next((name for name in known if name in item), None) for known in (_IMAGE, _LABEL)]

@@ -174,6 +174,13 @@ def test_a_data_set_names_its_classes_itself():
     assert Images.from_batches(pictures).names == tuple(pictures.classes)
     assert Images.from_batches(DataLoader(pictures, batch_size=None)).names == tuple(pictures.classes)
     assert Images.from_batches(pictures, classes=9).names is None
+    # Folders "1", "10", "2" that are numbered by what they are called (ImageNetV2).
+    backwards = {name: len(pictures.classes) - 1 - number for number, name in enumerate(pictures.classes)}
+    pictures.class_to_idx = backwards
+    assert Images.from_batches(pictures).names == tuple(reversed(pictures.classes))
+    pictures.class_to_idx = dict.fromkeys(pictures.classes, 3)
+    assert Images.from_batches(pictures).names is None
+    del pictures.class_to_idx
     pictures.classes = len(pictures.classes)
     assert Images.from_batches(pictures).names is None
 
