@@ -40,6 +40,14 @@ _INTRODUCTION = 60.0
 # Mods that change the update of a model; in a messenger there is none.
 _DP_MODS = ("LocalDpMod", "fixedclipping_mod", "adaptiveclipping_mod")
 _SECURE_MODS = ("secagg_mod", "secaggplus_mod")
+# What a node says that would say it again; one that is gone, or whose answer is, may come back.
+_BROKEN = (
+    ErrorCode.UNKNOWN,
+    ErrorCode.LOAD_CLIENT_APP_EXCEPTION,
+    ErrorCode.CLIENT_APP_RAISED_EXCEPTION,
+    ErrorCode.MOD_FAILED_PRECONDITION,
+    ErrorCode.INVALID_FAB,
+)
 # So often is a node asked who it is before others wait for it no more.
 _ASKED = 3
 # Whose a model is, as long as it lives in this process.
@@ -245,8 +253,11 @@ def available_nodes(
         patience: seconds to wait for answers, where they are too few.
         asked: how often each was asked in vain; it is added to.  Where enough are there, nobody waits for a node that
             never says who it is.
+
+    Raises:
+        RuntimeError: nobody is there but nodes that fail whenever they are asked.
     """
-    asked = Counter() if asked is None else asked
+    asked, broken = Counter() if asked is None else asked, 0
     while True:
         there = set(grid.get_node_ids())
         nodes = {name: node for name, node in known.items() if node in there}
@@ -256,7 +267,8 @@ def available_nodes(
         # Where a machine starts several nodes at once, each takes its time: nothing is lost by waiting for them.
         wait = _INTRODUCTION if enough else max(patience, _INTRODUCTION)
         asked.update(new)
-        for node, message in _answers(grid, queries, wait, needed=False):
+        failed: list[str] = []
+        for node, message in _answers(grid, queries, wait, failed):
             name = message.words.get("name")
             if not isinstance(name, str) or name in nodes:
                 log.warning("A node is left out: it says that it is %.40r, who is there already or nobody.", name)
@@ -264,6 +276,9 @@ def available_nodes(
                 nodes[name] = node
         if len(nodes) >= least:
             return nodes
+        broken = broken + 1 if queries and not nodes and len(failed) == len(queries) else 0
+        if broken == _ASKED:
+            raise RuntimeError(f"Every node fails before it says who it is. The first says: {failed[0]}")
         log.info("%d nodes are there; %d are waited for.", len(nodes), least)
         known = nodes
         time.sleep(1)
@@ -276,27 +291,23 @@ def exchange(grid: Grid, requests: dict[str, tuple[int, Message]], patience: flo
         grid: reaches the nodes.
         requests: node and message of each client.
         patience: seconds.
+
+    Raises:
+        RuntimeError: each of them failed: asked again, they would again.
     """
     names = {node: name for name, (node, _) in requests.items()}
     messages = [FlowerMessage(record_of(message), node, MessageType.TRAIN) for node, message in requests.values()]
-    return {names[node]: message for node, message in _answers(grid, messages, patience) if node in names}
+    failed: list[str] = []
+    answers = {names[node]: message for node, message in _answers(grid, messages, patience, failed) if node in names}
+    if messages and len(failed) == len(messages):
+        raise RuntimeError(f"Every client failed. The first says: {failed[0]}")
+    return answers
 
 
 def _answers(
-    grid: Grid, messages: list[FlowerMessage], patience: float, needed: bool = True
+    grid: Grid, messages: list[FlowerMessage], patience: float, failed: list[str]
 ) -> Iterator[tuple[int, Message]]:
-    """Yield node and message of each answer.
-
-    Args:
-        grid: reaches the nodes.
-        messages: what they are asked.
-        patience: seconds.
-        needed: nothing goes on without an answer.
-
-    Raises:
-        RuntimeError: each of them failed, and an answer is needed: asked again, they would again.
-    """
-    failed = []
+    """Yield node and message of each answer; what those say that failed goes into a list."""
     for reply in grid.send_and_receive(messages, timeout=patience) if messages else []:
         try:
             if not reply.has_content():
@@ -304,7 +315,5 @@ def _answers(
             yield reply.metadata.src_node_id, message_of(reply.content)
         except RefusedError as error:
             log.warning("A client could not answer: %s", error)
-            if reply.has_error() and reply.error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION:
+            if reply.has_error() and reply.error.code in _BROKEN:
                 failed.append(str(error))
-    if needed and messages and len(failed) == len(messages):
-        raise RuntimeError(f"Every client failed. The first says: {failed[0]}")

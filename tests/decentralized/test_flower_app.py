@@ -519,16 +519,16 @@ def own_key(folder: Path, number: int) -> tuple[Path, Path]:
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_a_network_survives_hostile_nodes(tmp_path):
-    """TLS and keys of nodes: six that are registered, of which one sends broken arrays and one lies, and one that is
-    not; two are killed and come back, the server is stopped and goes on."""
+    """TLS and keys of nodes: six that are registered, of which one raises, one sends broken arrays and one lies, and
+    one that is not; two are killed and come back, the server is stopped and goes on."""
     app = Path(shutil.copytree(Path(__file__).parents[2] / "recipes" / "flower_app", tmp_path / "app"))
     shutil.copy(Path(__file__).parent / "hostile" / "app.py", app)
     project, out = (app / "pyproject.toml").read_text(), tmp_path / "out"
     project = project.replace("digits_app:", "app:").replace("~/digits-federation", str(out))
-    project = project.replace("rounds = 5", "rounds = 4").replace("min-nodes = 6", "min-nodes = 4")
+    project = project.replace("rounds = 5", "rounds = 4").replace("min-nodes = 2", "min-nodes = 5")
     (app / "pyproject.toml").write_text(project)
     network = Network(tmp_path / "net", "--enable-supernode-auth")
-    kinds = {4: 'hostile="malformed"', 5: 'hostile="lying"'}
+    kinds = {3: 'hostile="raises"', 4: 'hostile="malformed"', 5: 'hostile="lying"'}
     try:
         keys = {number: own_key(network.folder, number) for number in range(7)}
         for number in range(6):
@@ -552,17 +552,16 @@ def test_a_network_survives_hostile_nodes(tmp_path):
     found = rounds(out)
     assert [r["number"] for r in found] == list(range(4))
     assert found[: len(before)] == before
-    honest = {f"client-{number}" for number in range(4)}
+    honest, others = ({f"client-{number}" for number in numbers} for numbers in (range(3), range(3, 6)))
     for happened in found:
         assert "client-6" not in happened["present"]
         assert honest & set(happened["refused"]) <= {"client-0", "client-1"}
-        for name in {"client-4", "client-5"} & set(happened["present"]):
-            assert name in happened["refused"]
-    assert any({"client-4", "client-5"} <= set(happened["refused"]) for happened in found)
+        assert others & set(happened["present"]) <= set(happened["refused"])
+    assert any(others <= set(happened["refused"]) for happened in found)
     assert set(MessengerRepository.load(out / "server-4.safetensors").rounds()) <= honest
     accuracies = FederationResult.load(out / "result.json").accuracies
     assert set(accuracies) <= honest
-    assert {"client-2", "client-3"} <= set(accuracies)
+    assert "client-2" in accuracies
     assert min(accuracies.values()) > 0.3
 
 
@@ -592,16 +591,54 @@ def test_clients_of_ones_own_meet_through_the_factories(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_the_template_runs_as_it_is(tmp_path, monkeypatch):
-    """`flwr run` from the template's folder, in a simulation of six nodes."""
-    from swingkd.decentralized.flower_run import _simulation, _submit
-
+@pytest.mark.skipif(shutil.which("flwr", path=str(Path(sys.executable).parent)) is None, reason="needs flwr")
+def test_the_template_runs_as_it_is(tmp_path):
+    """`flwr run .`, with nothing else said, from a folder that holds the template alone, as a Flower user would."""
     app = shutil.copytree(Path(__file__).parents[2] / "recipes" / "flower_app", tmp_path / "app")
-    environment = {**os.environ, **QUIET, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HOME": str(tmp_path), "FLWR_HOME": str(tmp_path / "flwr")}
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
-    (tmp_path / "flower").mkdir()
-    options = ["--federation-config", "num-supernodes=6 client-resources-num-cpus=1"]
-    options += ["--run-config", f'rounds=2 output-dir="{tmp_path / "out"}"']
-    with _simulation(tmp_path / "flower", environment) as link:
-        _submit(app, link, environment, options)
-    assert len(FederationResult.load(tmp_path / "out" / "result.json").accuracies) == 6
+    try:
+        command = ["flwr", "run", ".", "--stream"]
+        done = subprocess.run(
+            command, cwd=app, env=environment, capture_output=True, text=True, timeout=900, check=False
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        found = FederationResult.load(tmp_path / "digits-federation" / "result.json")
+        assert set(found.accuracies) == {"client-0", "client-1"}
+        assert min(found.accuracies.values()) > 0.5
+    finally:
+        # The SuperLink that Flower starts by itself stays.
+        for process in started_in(tmp_path / "flwr"):
+            process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_nothing_of_a_killed_federation_stays(tmp_path):
+    """`kill -9` of the command: its SuperLink, its nodes and Ray end with it."""
+    (tmp_path / "config.yaml").write_text(json.dumps(config_of(tmp_path)))
+    command = ["-c", "from swingkd.cli import app; app()", "federate", "--engine", "flower"]
+    command += ["--config", tmp_path / "config.yaml"]
+    run = subprocess.Popen(
+        [sys.executable, *map(str, command), "--output-dir", str(tmp_path / "out")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    home = tmp_path / "out" / "flower"
+    wait(lambda: len(started_in(home)) > 3 or run.poll() is not None, 300)
+    assert run.poll() is None
+    run.kill()
+    run.wait()
+    wait(lambda: not started_in(home), 120)
+
+
+def started_in(home: Path) -> list:
+    """Return the processes that live under one of Flower's homes."""
+    psutil = pytest.importorskip("psutil")
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("FLWR_HOME") == str(home.absolute()) and process.status() != "zombie":
+                found.append(process)
+        except psutil.Error:
+            continue  # it may end while it is looked at
+    return found

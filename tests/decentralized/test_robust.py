@@ -174,6 +174,14 @@ def test_a_node_that_never_says_who_it_is_ends_and_delays_nothing(kind, flower):
     assert asked.count(7) == 3
 
 
+def test_where_nobody_but_broken_nodes_is_there_the_run_ends_and_says_why(flower):
+    """A simulation that has too few processors for one client failed for ever, in a log that nobody reads."""
+    grid, asked = nodes_of({}, failing=[3, 4])
+    with pytest.raises(RuntimeError, match="The first says: no client in its configuration"):
+        flower.available_nodes(grid, {}, 2, 60.0, Counter())
+    assert Counter(asked) == {3: 3, 4: 3}
+
+
 def test_a_model_that_another_client_has_trained_is_refused(flower, reference, tmp_path):
     """A model at the top of a module is one for all clients of a worker."""
     from flwr.app import Context, RecordDict
