@@ -109,12 +109,7 @@ def client_app(
             raise ValueError(
                 f"The client of this node is called {client.name!r}, and the node says that it is {name!r}."
             )
-        owner = _OWNERS.setdefault(client.model, name)
-        if owner != name:
-            raise ValueError(
-                f"make_client gave {name!r} the model of {owner!r}, with all that it has learnt. Build a new one in "
-                "make_client, for each client."
-            )
+        _check_own(client)
         folder = client_folder(Path(str(_setting(context, "output-dir", _FOLDER))).expanduser(), name)
         folder.mkdir(parents=True, exist_ok=True)
         # A request that was given up may still be at work: the next one goes on from what it leaves.
@@ -125,6 +120,22 @@ def client_app(
         return FlowerMessage(record_of(message), reply_to=request)
 
     return app
+
+
+def _check_own(client: Client) -> None:
+    """Refuse a model that another client has trained in this process: one at the top of a module, say.
+
+    A function of its own, since Flower's simulation pickles what the app's functions read.
+
+    Raises:
+        ValueError: says whose it is.
+    """
+    owner = _OWNERS.setdefault(client.model, client.name)
+    if owner != client.name:
+        raise ValueError(
+            f"make_client gave {client.name!r} the model of {owner!r}, with all that it has learnt. Build a new one "
+            "in make_client, for each client."
+        )
 
 
 def server_app(make_rounds: Callable[[Context], Rounds]) -> ServerApp:

@@ -211,6 +211,14 @@ def test_a_model_that_another_client_has_trained_is_refused(flower, reference, t
     assert ask(own, 3).has_content()
 
 
+def test_an_app_can_be_sent_to_other_processes(flower):
+    """Flower's simulation does so with Ray's pickle, and all that the app's functions read."""
+    from ray import cloudpickle
+
+    app = flower.client_app(lambda context: None)
+    assert cloudpickle.loads(cloudpickle.dumps(app))
+
+
 @pytest.mark.parametrize(
     ("module", "name"),
     [
