@@ -69,8 +69,9 @@ def crossfit(
     from peft import LoraConfig
 
     from swingkd.data.folds import Folds
+    from swingkd.tasks import task_of
     from swingkd.trainer.config import PrivateDistillationConfig
-    from swingkd.trainer.crossfit import train_out_of_fold
+    from swingkd.trainer.crossfit import learnt_columns, train_out_of_fold
     from swingkd.trainer.interruption import StopOnInterrupt
     from swingkd.trainer.out_of_fold import FOLDS_FILE, is_out_of_fold
 
@@ -94,9 +95,12 @@ def crossfit(
         # Which rows are where was drawn when it began.
         folds, told = None, Folds.load(output_dir / FOLDS_FILE).group_by
         if group_by is not None and group_by != told:
-            raise ValueError(f"{output_dir} was begun with --group-by {told}. Use the same, or another --output-dir.")
+            raise ValueError(
+                f"{output_dir} was begun with --group-by {told}. Leave it out to go on, or "
+                "choose another --output-dir."
+            )
     else:
-        columns = [text_column] if text_column else None
+        columns = learnt_columns(args, task_of(base, args.task), rows)
         folds = Folds.of(rows, k or 2, group_by=group_by, columns=columns, near_duplicates=near_duplicates)
     stop = StopOnInterrupt()
     try:
@@ -172,8 +176,13 @@ def sample(
         rows.to_json(part)
     say(str(report))
     promised = None if several else PrivacyLedger.of_weights(teacher)
-    if promised is not None and promised.as_teacher():
+    if promised is not None and promised.as_teacher() and private is None:
         say(f"What the teacher's training promises holds for this text too: {promised}")
+    elif promised is not None and promised.as_teacher():
+        say(
+            "What was left out depends on the private records themselves, which no promise of the teacher's covers. "
+            "Without --private its promise holds for the text too."
+        )
     elif private is None:
         say("Nothing was compared with private records: unless the teacher is public, name them with --private.")
     say(f"Written: {output}. Next, with a student that begins with public weights for STUDENT:")

@@ -14,12 +14,14 @@ from swingkd.data.columns import FOLD
 
 # What trainers read of a row by themselves: the first of these that is there whole.
 CHATS = (("messages",), ("conversations",))
+#: What a language model learns before it learns a text.
+BEFORE_TEXT = (*CHATS, ("prompt", "completion"))
 _READ = (
-    *CHATS,
-    ("prompt", "completion"),
+    *BEFORE_TEXT,
     ("text",),
     ("sentence1", "sentence2"),
     ("tokens",),
+    ("input_ids",),
     ("image",),
     ("pixel_values",),
 )
@@ -34,6 +36,8 @@ def read_columns(dataset: Dataset, group_by: str | None, columns: Sequence[str] 
                 raise ValueError(f"{setting}={name!r} is no column of the rows ({', '.join(dataset.column_names)}).")
     own = [name for name in dataset.column_names if name not in (group_by, FOLD)]
     learnt = tuple(columns or next((names for names in _READ if set(names) <= set(own)), ()))
+    # Whatever it is called, a name beside it says nothing of an image.
+    learnt = learnt or tuple(name for name in own if isinstance(dataset.features[name], Image))
     return learnt or tuple(name for name in own if holds_text(dataset.features[name])) or tuple(own)
 
 
@@ -69,9 +73,10 @@ def contents_of(dataset: Dataset, columns: tuple[str, ...]) -> Iterator[str]:
 
 
 def _value(value: Any) -> Any:
-    """Return what stands in a column; of an image file its bytes alone, wherever it lies."""
+    """Return what stands in a column; of an image file a digest of its bytes alone, wherever it lies."""
     if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
-        return value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
+        content = value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
+        return xxhash.xxh3_128_hexdigest(content)
     return value
 
 

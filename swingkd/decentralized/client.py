@@ -282,7 +282,7 @@ class Client:
             swing = TemperatureSettings(base=1.0, maximum=self.args.max_temperature)
             likelihood = decided(self.reference.likelihood[self.reference.asked])
             logits = logits / swing.for_tokens(likelihood).teacher[:, None].to(logits)
-        return likeliest(logits.softmax(-1), self.args.top_k).half()
+        return likeliest(logits.softmax(-1), self.args.top_k).half().cpu()
 
     def accuracy(self, examples: LabelledExamples) -> float:
         """Return the share of labels (of texts, tokens) that it finds likeliest."""

@@ -175,13 +175,14 @@ def _check_mods(mods: Sequence[Any]) -> None:
     """Refuse mods that clip, noise or mask the update of a model: there is none in a messenger."""
     for mod in mods:
         # By their names: Flower has each in two modules, as other objects.
+        names = {getattr(mod, "__name__", ""), *(kind.__name__ for kind in type(mod).__mro__)}
         name = getattr(mod, "__name__", type(mod).__name__)
-        if name in _DP_MODS:
+        if names & set(_DP_MODS):
             raise ValueError(
                 f"{name} clips or noises updates of weights, and a messenger is none: what it would promise does not "
                 "hold here. Train clients by DP-SGD: ClientArguments(target_epsilon=...)."
             )
-        if name in _SECURE_MODS:
+        if names & set(_SECURE_MODS):
             raise ValueError(
                 f"{name} hides each client's update in the sum of all, and SD-Dist needs each messenger for itself: "
                 "who resembles whom decides who teaches whom. Leave it out; what a messenger gives away is bounded by "
@@ -281,6 +282,8 @@ def available_nodes(
         failed: list[str] = []
         for node, message in _answers(grid, queries, wait, failed):
             name = message.words.get("name")
+            # It said who it is: when it comes back, it is asked again.
+            asked[node] = 0
             if not isinstance(name, str) or name in nodes:
                 log.warning("A node is left out: it says that it is %.40r, who is there already or nobody.", name)
             else:

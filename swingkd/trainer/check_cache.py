@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow.compute as pc
-from datasets import Dataset, IterableDataset
+import xxhash
+from datasets import Dataset, Features, IterableDataset, List, Value
 from numpy.lib.stride_tricks import sliding_window_view
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -18,8 +20,8 @@ from swingkd.tasks import Task
 from swingkd.trainer.config import SOFTENING, PrivateDistillationConfig
 from swingkd.trainer.out_of_fold import check_alpha
 
-# From so many tokens on a text is told from others wherever it stands.
-_SHORTEST = 6
+# From so many words on a text is told from others wherever it stands.
+_WORD, _FEWEST = re.compile(r"\w+"), 4
 
 
 def check_cached_teacher(
@@ -108,39 +110,60 @@ def check_same_cache(info: CacheInfo | None, trained: CacheInfo | None) -> None:
     )
 
 
-def shares_text(rows: Dataset, private: Dataset, length: int = 13) -> np.ndarray:
-    """Return which rows share a run of `length` tokens with private ones; bool [rows].
+def shares_words(texts: Sequence[str], private: Sequence[str], length: int = 13) -> np.ndarray:
+    """Return which texts hold a private one, or are part of one, shorter than so many words; bool [texts].
 
-    A text that is shorter is looked for whole: a private one in the rows, and a row in the private ones.  Of very few
-    tokens ("Thank you.") it says nothing, and counts only where it is all of a row.
+    By words: a text's first and last tokens are others where it stands within a longer one.  Of very few words ("Thank
+    you.") it says nothing, and counts only where they are all of a text.
+    """
+
+    def words(some: Sequence[str]) -> Dataset:
+        known = [
+            [
+                xxhash.xxh3_64_intdigest(word.encode("utf-8", "surrogatepass")) >> 1
+                for word in _WORD.findall(text.casefold())
+            ]
+            for text in some
+        ]
+        return Dataset.from_dict({"input_ids": known}, features=Features({"input_ids": List(Value("int64"))}))
+
+    return shares_text(words(texts), words(private), length, _FEWEST)
+
+
+def shares_text(rows: Dataset, private: Dataset, length: int = 13, shortest: int | None = None) -> np.ndarray:
+    """Return which rows share a run of `length` tokens, or a whole shorter row, with private ones; bool [rows].
+
+    Args:
+        rows, private: with a column `input_ids`.
+        length: of a run.
+        shortest: from so many tokens on, a shorter row is looked for within longer ones too; default: it is not.
     """
     sizes, known_sizes = row_lengths(rows), row_lengths(private)
     shared = np.zeros(len(rows), bool)
 
-    def meet(places: np.ndarray, known: np.ndarray, run: int, first: int = 0, known_first: int = 0) -> None:
+    def meet(places: np.ndarray, known: np.ndarray, run: int) -> None:
         # Most often nothing is of such a length, and nothing need be read.
         if len(places) and len(known):
-            hashes = np.unique(np.concatenate(list(_runs(private.select(known), run, known_first))))
-            found = (bool(np.isin(of, hashes).any()) for of in _runs(rows.select(places), run, first))
+            hashes = np.unique(np.concatenate(list(_runs(private.select(known), run))))
+            found = (bool(np.isin(of, hashes).any()) for of in _runs(rows.select(places), run))
             shared[places] |= np.fromiter(found, bool, len(places))
 
     for size in np.union1d(sizes, known_sizes):
         if not 0 < size < length:
             continue
         whole, known_whole = np.flatnonzero(sizes == size), np.flatnonzero(known_sizes == size)
-        meet(whole, known_whole, size)
-        # Within a longer text its first token is another one, with a blank before it.
-        if size > _SHORTEST:
-            meet(np.flatnonzero(sizes >= size), known_whole, size - 1, known_first=1)
-            meet(whole, np.flatnonzero(known_sizes >= size), size - 1, first=1)
+        inside = shortest is not None and size >= shortest
+        meet(np.flatnonzero(sizes >= size) if inside else whole, known_whole, size)
+        if inside:
+            meet(whole, np.flatnonzero(known_sizes >= size), size)
     meet(np.flatnonzero(sizes >= length), np.flatnonzero(known_sizes >= length), length)
     return shared
 
 
-def _runs(rows: Dataset, length: int, first: int) -> Iterator[np.ndarray]:
-    """Yield a hash of each run of so many tokens in each row, from its token `first` on."""
+def _runs(rows: Dataset, length: int) -> Iterator[np.ndarray]:
+    """Yield a hash of each run of so many tokens in each row."""
     # A polynomial hash modulo 2^64, over all windows at once.
     powers = np.array([pow(6364136223846793005, i, 2**64) for i in range(length)], np.uint64)
     for ids in rows["input_ids"]:
-        windows = sliding_window_view(np.asarray(ids[first:], np.int64), length)
+        windows = sliding_window_view(np.asarray(ids, np.int64), length)
         yield ((windows + 1).astype(np.uint64) * powers).sum(1)

@@ -18,6 +18,7 @@ from peft.utils import AuxiliaryTrainingWrapper
 from transformers import PreTrainedModel
 
 from swingkd.data.folds import Folds
+from swingkd.data.row_contents import BEFORE_TEXT
 from swingkd.files import SEAL_FILE, alone_in, seal, write_json
 from swingkd.models.loading import load_pretrained, load_processor, name_of
 from swingkd.surrogates import Surrogates
@@ -94,7 +95,7 @@ def train_out_of_fold(
     # One process of a launch stands for all: it deals the rows, the others read how.
     with alone_in(out) if main else nullcontext():
         with args.main_process_first(desc="dealing rows into folds"):
-            folds = _folds(out, dataset, folds if main else None, k, _columns(args, dataset))
+            folds = _folds(out, dataset, folds if main else None, k, learnt_columns(args, task, dataset))
             check_held_out(folds.k, held_out)
             about = About(
                 folds.k,
@@ -105,7 +106,7 @@ def train_out_of_fold(
                 folds.digest(),
                 _told(args, peft_config, tagger, surrogates),
             )
-            _begin(out, about, folds)
+            _begin(out, about, folds, peft_config is not None and not task.predicts_tokens)
         fitting = _Fitting(args, task, processing_class, peft_config, tagger, surrogates, train, stop)
         base = model
         for number in range(folds.k):
@@ -199,11 +200,18 @@ def _unloaded(model: PeftModel) -> PreTrainedModel:
     return base
 
 
-def _columns(args: PrivateDistillationConfig, dataset: Dataset) -> list[str] | None:
-    """Return the text columns that the settings name, where the rows have them."""
-    field = args.dataset_text_field
+def learnt_columns(args: PrivateDistillationConfig, task: Task, dataset: Dataset) -> list[str] | None:
+    """Return the text columns that the settings name, where a trainer reads them; `None`: it reads others by itself.
+
+    Args:
+        args: of the training.
+        task: what is trained.
+        dataset: its rows.
+    """
+    field, known = args.dataset_text_field, set(dataset.column_names)
     names = [field] if isinstance(field, str) else list(field)
-    return names if names != ["text"] and set(names) <= set(dataset.column_names) else None
+    chosen_before = task.predicts_tokens and any(set(columns) <= known for columns in BEFORE_TEXT)
+    return names if names != ["text"] and set(names) <= known and not chosen_before else None
 
 
 def _folds(out: Path, dataset: Dataset, given: Folds | None, k: int | None, columns: list[str] | None) -> Folds:
@@ -226,16 +234,22 @@ def _folds(out: Path, dataset: Dataset, given: Folds | None, k: int | None, colu
     return known
 
 
-def _begin(out: Path, about: About, folds: Folds) -> None:
+def _begin(out: Path, about: About, folds: Folds, own_heads: bool) -> None:
     """Write down what is trained, or look whether it is the same.
 
     Raises:
-        ValueError: names what differs.
+        ValueError: names what differs; or an earlier version began it, whose classifiers' heads saw held-out rows.
     """
     if is_out_of_fold(str(out)):
         known, now = asdict(About.read(out)), asdict(about)
         known, now = known | known.pop("settings"), now | now.pop("settings")
-        differ = [name for name in now if known.get(name) != now[name]]
+        # What an earlier version did not write down is not compared.
+        differ = [name for name in now if name in known and known[name] != now[name]]
+        if own_heads and "adapter" not in known:
+            raise ValueError(
+                f"{out} was begun by an earlier version, in which each teacher's head began as the one before had "
+                "trained it, on rows that it must not know. Choose another folder, and train them anew."
+            )
         if differ:
             raise ValueError(
                 f"{out} was begun with another {', '.join(differ)}. Use the same to go on, or choose another folder."

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from swingkd.audit.generation import sample_texts
 from swingkd.data.columns import FOLD
 from swingkd.tagging import MemorisationTagger
-from swingkd.trainer.check_cache import shares_text
+from swingkd.trainer.check_cache import shares_text, shares_words
 from swingkd.trainer.out_of_fold import NAME, OutOfFoldTeacher
 
 # So often are texts drawn in the place of those that were left out, and so many for each that is missing at most.
@@ -148,6 +148,7 @@ class _Drawing:
             )
         self.teacher, self.tokenizer, self.least, self.run, self.bound = teacher, tokenizer, least, run, bound
         self.private = self._tokens(private) if private is not None and len(private) else None
+        self.words = list(private or ())
         self.rows = Dataset.from_dict({"text": []})
         self.counts = dict.fromkeys(("drawn", "short", "repeated", "copies", "memorised"), 0)
         self._seen: set[str] = set()
@@ -191,7 +192,8 @@ class _Drawing:
         self._seen.update(new)
         texts = list(new)
         if texts and self.private is not None:
-            texts = self._left_out("copies", texts, shares_text(self._tokens(texts), self.private, self.run))
+            copies = shares_text(self._tokens(texts), self.private, self.run) | shares_words(texts, self.words)
+            texts = self._left_out("copies", texts, copies)
         columns: dict[str, Any] = {}
         if isinstance(self.teacher, OutOfFoldTeacher):
             # What one teacher was trained on is the fold that the other one never saw.

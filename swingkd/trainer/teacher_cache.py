@@ -35,7 +35,7 @@ from swingkd.models.teacher_server import TeacherServer
 from swingkd.models.whole import check_finite_weights
 from swingkd.tagging import Tagger
 from swingkd.tasks import TASKS, Reading, Task
-from swingkd.trainer.check_cache import shares_text
+from swingkd.trainer.check_cache import shares_text, shares_words
 from swingkd.trainer.check_columns import check_columns
 from swingkd.trainer.check_data import check_rows, check_something_private
 from swingkd.trainer.check_models import check_public, check_tokenizer, longest_row
@@ -141,7 +141,8 @@ def cache_teacher(
     if compared:
         whole = replace(args.data_settings, packing=None, max_length=2**31)
         unrated = replace(reading, tagger=None, settings=whole)
-        _check_public_text(rows, task.prepare(private_dataset, unrated, description="private"))
+        private = task.prepare(private_dataset, unrated, description="private")
+        _check_public_text(rows, private, processing_class)
     writer = _Writer(teacher_model, public_model, args, rows, processing_class, top_k, exact, protect or replaced)
     # Whoever gets protected targets needs to know where they are, not what was found there.
     surplus = [name for name in PII_COLUMNS[1:] if protect and name in rows.column_names]
@@ -316,9 +317,10 @@ def _check_protects(args: PrivateDistillationConfig, public: PreTrainedModel | N
         raise ValueError(f"protect=True with {name}={value} leaves the teacher's own targets at private tokens.")
 
 
-def _check_public_text(rows: Dataset, private: Dataset) -> None:
+def _check_public_text(rows: Dataset, private: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse to write targets to be handed out for text that the teacher was trained on; both tokenised."""
-    shared = shares_text(rows, private)
+    texts, known = (tokenizer.batch_decode(some["input_ids"][:], skip_special_tokens=True) for some in (rows, private))
+    shared = shares_text(rows, private) | shares_words(texts, known)
     if shared.any():
         first = ", ".join(map(str, np.flatnonzero(shared)[:5]))
         raise ValueError(

@@ -138,6 +138,8 @@ def names_of(dataset: Any) -> list[str] | None:
     names, numbers = getattr(dataset, "classes", None), getattr(dataset, "class_to_idx", None)
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         return None
+    if getattr(dataset, "target_transform", None) is not None:
+        return None  # its labels are others
     if not isinstance(numbers, dict):
         return list(names)
     by_number = {number: name for name, number in numbers.items() if name in names}

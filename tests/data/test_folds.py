@@ -219,13 +219,14 @@ def test_an_id_beside_a_text_does_not_make_two_rows_of_one(columns, near):
             folds.of_texts(own)
 
 
-def test_equal_pictures_in_files_of_other_names_are_in_one_fold(tmp_path):
+@pytest.mark.parametrize("column", ["image", "scan"])
+def test_equal_pictures_in_files_of_other_names_are_in_one_fold(column, tmp_path):
     names = []
     for number in range(20):
         names.append(str(tmp_path / f"{number}.png"))
         shown = np.random.default_rng(number // 2).integers(0, 255, (4, 4), np.uint8)
         Image.fromarray(shown).save(names[-1])
-    rows = Dataset.from_dict({"image": names, "file": names}).cast_column("image", datasets.Image())
+    rows = Dataset.from_dict({column: names, "file": names}).cast_column(column, datasets.Image())
     folds = Folds.of(rows, 2, near_duplicates=False)
     assert all(len(of) == 1 for of in folds_by([i // 2 for i in range(20)], folds).values())
 
@@ -240,3 +241,9 @@ def test_rows_that_name_nobody_are_not_one_person(nobody, deal, tmp_path):
     assert 20 < folds.of_row[10:].sum() < 70
     folds.save(tmp_path / "folds.safetensors")
     assert Folds.load(tmp_path / "folds.safetensors").group_by == "patient"
+
+
+def test_rows_of_tokens_are_told_by_their_tokens():
+    rows = Dataset.from_dict({"id": [f"a{i}" for i in range(20)], "input_ids": [[i // 2, 5] for i in range(20)]})
+    folds = Folds.of(rows, 2, near_duplicates=False)
+    assert all(len(of) == 1 for of in folds_by([i // 2 for i in range(20)], folds).values())

@@ -174,6 +174,17 @@ def test_a_node_that_never_says_who_it_is_ends_and_delays_nothing(kind, flower):
     assert asked.count(7) == 3
 
 
+def test_a_node_that_comes_back_is_asked_again_however_often(flower):
+    """With Flower's node authentication it keeps its number."""
+    grid, asked = nodes_of({1: "a", 2: "b", 3: "c"})
+    known, tried = {}, Counter()
+    for number in range(12):
+        grid.get_node_ids = lambda number=number: [1, 2, 3] if number % 2 else [1, 2]
+        known = flower.available_nodes(grid, known, 2, 60.0, tried)
+        assert len(known) == (3 if number % 2 else 2)
+    assert asked.count(3) == 6
+
+
 def test_where_nobody_but_broken_nodes_is_there_the_run_ends_and_says_why(flower):
     """A simulation that has too few processors for one client failed for ever, in a log that nobody reads."""
     grid, asked = nodes_of({}, failing=[3, 4])
@@ -231,7 +242,8 @@ def test_an_app_can_be_sent_to_other_processes(flower):
 )
 def test_mods_that_change_weights_are_refused_wherever_they_come_from(module, name, flower):
     found = getattr(pytest.importorskip(module), name)
-    mod = found(1.0, 1.0, 1.0, 1e-5) if name == "LocalDpMod" else found
+    # One that is built on it promises the same.
+    mod = type("Mine", (found,), {})(1.0, 1.0, 1.0, 1e-5) if name == "LocalDpMod" else found
     with pytest.raises(ValueError, match="target_epsilon"):
         flower.client_app(lambda context: None, mods=[mod])
 

@@ -1,6 +1,7 @@
 """No row is answered by a teacher that saw it, whatever shuffles, packs, caches or stops on the way."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -10,12 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 
-from swingkd import Folds, OutOfFoldTeacher, PrivateDistillationTrainer, RuleTagger, cache_teacher, train_out_of_fold
+from swingkd import (
+    Folds,
+    OutOfFoldTeacher,
+    PrivateDistillationConfig,
+    PrivateDistillationTrainer,
+    RuleTagger,
+    cache_teacher,
+    train_out_of_fold,
+)
 from swingkd.data.columns import FOLD, UNSEEN
 from swingkd.privacy.ledger_entry import compose
 from swingkd.surrogates import Surrogates
+from swingkd.tasks import task_of
 from swingkd.trainer import crossfit
-from swingkd.trainer.out_of_fold import FOLDS_FILE
+from swingkd.trainer.crossfit import learnt_columns
+from swingkd.trainer.out_of_fold import ABOUT_FILE, FOLDS_FILE
 from tests.harness import TEXTS, assert_same, tiny_model
 from tests.tasks.setups import make_setup
 
@@ -382,6 +393,39 @@ def test_every_teacher_begins_with_the_same_weights(tokenizer, config, tmp_path,
     heads = [value for name, value in teacher.state_dict().items() if "classifier.modules_to_save" in name]
     assert len(heads) == 6
     assert not torch.equal(heads[0], heads[2])
+
+
+def test_rows_are_dealt_by_what_is_learnt_from_them(tokenizer):
+    """A chat is read before a text, whatever its column is called; a classifier reads the column that is named."""
+    args = PrivateDistillationConfig("out", dataset_text_field="note", report_to=[])
+    language, classifier = task_of("", "text-generation"), task_of("", "text-classification")
+    rows = {"note": ["a"], "id": ["1"]}
+    chats = {**rows, "messages": [[{"role": "user", "content": "a"}]]}
+    assert learnt_columns(args, language, Dataset.from_dict(rows)) == ["note"]
+    assert learnt_columns(args, language, Dataset.from_dict(chats)) is None
+    assert learnt_columns(args, classifier, Dataset.from_dict(chats)) == ["note"]
+    assert learnt_columns(args, language, Dataset.from_dict({"text": ["a"]})) is None
+
+
+def test_teachers_of_an_earlier_version_are_gone_on_with_where_that_is_safe(fitted, tokenizer, config, tmp_path):
+    def older(folder):
+        path = tmp_path / folder / ABOUT_FILE
+        about = json.loads(path.read_text())
+        about["settings"] = {
+            k: v for k, v in about["settings"].items() if k not in ("adapter", "tagger", "surrogates")
+        }
+        path.write_text(json.dumps(about))
+
+    fitted(peft_config=LORA)
+    older("teachers")
+    assert fitted(peft_config=LORA).k == 2
+    setup = make_setup("text-classification", tokenizer)
+    adapter = LoraConfig(r=2, target_modules=["query"], task_type="SEQ_CLS")
+    args = config(output_dir=str(tmp_path / "heads"), max_steps=1, task="text-classification")
+    train_out_of_fold(setup.teacher, args, setup.data, setup.processing_class, peft_config=adapter)
+    older("heads")
+    with pytest.raises(ValueError, match="begun by an earlier version"):
+        train_out_of_fold(setup.teacher, args, setup.data, setup.processing_class, peft_config=adapter)
 
 
 def test_rows_of_another_division_are_refused(fitted, rows, tmp_path):

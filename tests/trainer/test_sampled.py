@@ -133,6 +133,13 @@ def test_the_command_says_what_holds_for_the_text(tokenizer, tmp_path, monkeypat
     output = " ".join(result.output.split())
     assert "promises holds for this text too" in output
     assert "epsilon 2" in output
+    # What is compared with private records depends on them.
+    (tmp_path / "notes.jsonl").write_text(json.dumps({"text": "my pin is 1"}) + "\n")
+    result = CliRunner().invoke(app, [*words, "--private", "notes.jsonl"])
+    output = " ".join(result.output.split())
+    assert result.exit_code == 0, output
+    assert "no promise of the teacher's covers" in output
+    assert "epsilon" not in output
 
 
 @pytest.mark.parametrize(
@@ -182,8 +189,8 @@ def test_as_many_texts_are_drawn_as_are_to_stay(rate, tokenizer, monkeypatch):
         sample_transfer(teacher, tokenizer, 20, max_new_tokens=10, least_tokens=1, seed=1, progress=False)
 
 
-def naive_sharing(row, known, length=13, shortest=6):
-    """By plain lists: a run of so many tokens; or all of a shorter one, but for its first token, inside the other."""
+def naive_sharing(row, known, shortest, length=13):
+    """By plain lists: a run of so many tokens; or all of a shorter one inside the other."""
 
     def inside(part, whole):
         return any(whole[i : i + len(part)] == part for i in range(len(whole) - len(part) + 1))
@@ -191,7 +198,7 @@ def naive_sharing(row, known, length=13, shortest=6):
     if row == known and row:
         return True
     for short, other in ((row, known), (known, row)):
-        if shortest < len(short) < length and len(other) >= len(short) and inside(short[1:], other):
+        if shortest <= len(short) < length and inside(short, other):
             return True
     return any(inside(row[i : i + length], known) for i in range(len(row) - length + 1))
 
@@ -202,8 +209,10 @@ def test_copies_are_found_whole_or_in_part(data):
     tokens = st.lists(st.integers(0, 1), max_size=18)
     rows, known = data.draw(st.lists(tokens, min_size=1, max_size=4)), data.draw(st.lists(tokens, max_size=3))
     kind = Features({"input_ids": List(Value("int64"))})
-    found = shares_text(*(Dataset.from_dict({"input_ids": of}, features=kind) for of in (rows, known)))
-    assert found.tolist() == [any(naive_sharing(row, one) for one in known) for row in rows]
+    data_sets = [Dataset.from_dict({"input_ids": of}, features=kind) for of in (rows, known)]
+    for shortest in (None, 4):
+        expected = [any(naive_sharing(row, one, shortest or 13) for one in known) for row in rows]
+        assert shares_text(*data_sets, shortest=shortest).tolist() == expected
 
 
 def test_a_short_record_inside_a_longer_text_is_a_copy(tokenizer):

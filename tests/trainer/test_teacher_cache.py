@@ -294,6 +294,12 @@ def test_private_text_is_refused(cache, texts, tokenizer):
     )
     with pytest.raises(ValueError, match="60 of 60 rows"):
         cache(pairs, **known)
+    # Shorter than a run, within a longer text, where its first and last tokens are others.
+    secret = "my pin is 4711, ann"
+    assert len(tokenizer(secret)["input_ids"]) < 13
+    around = Dataset.from_dict({"text": [f"well, hello. {secret.capitalize()}. thank you.", PUBLIC[0]]})
+    with pytest.raises(ValueError, match="1 of 2 rows"):
+        cache(around, **known | {"private_dataset": Dataset.from_dict({"text": [secret]})})
 
 
 @pytest.mark.parametrize(

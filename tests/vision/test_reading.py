@@ -181,6 +181,9 @@ def test_a_data_set_names_its_classes_itself():
     pictures.class_to_idx = dict.fromkeys(pictures.classes, 3)
     assert Images.from_batches(pictures).names is None
     del pictures.class_to_idx
+    pictures.target_transform = lambda label: label
+    assert Images.from_batches(pictures).names is None
+    del pictures.target_transform
     pictures.classes = len(pictures.classes)
     assert Images.from_batches(pictures).names is None
 
