@@ -448,6 +448,24 @@ def test_the_federations_are_those_of_the_cards():
     noisy = har.difference(("sd_dist_labels", wrong), ("local_and_reference", wrong), "accuracy")
     assert f"wrong labels ({100 * noisy.mean:.1f} points)" in text
     assert min(shown.low, noisy.low) > 0 > not_shown.low
+    speakers = federation("sd-dist-lm")
+
+    def perplexity(model):
+        return f"{speakers.mean((model, 'table=main'), 'perplexity'):.1f}"
+
+    assert (
+        f"perplexity of {perplexity('sd_dist')}, FedMD {perplexity('fedmd')} and learning alone {perplexity('local')};"
+        in text
+    )
+    assert (
+        f"blended in {perplexity('sd_dist_labels')}, where these alone give {perplexity('local_and_reference')}."
+        in text
+    )
+    assert f"weights leave their owners, reaches {perplexity('fedavg')}." in text
+    known, replaced = (
+        speakers.attacks(("sd_dist", f"table=leak copies=4{also}"), "auc")["loss"] for also in ("", " surrogates=True")
+    )
+    assert f"found with an AUC of {known:.2f}, and of {replaced:.2f} where each client's values" in text
     leak = "table=leak copies=1"
     plain, private = ("sd_dist", leak), ("sd_dist", f"{leak} target_epsilon=8")
     auc = [har.attacks(student, "auc")["loss"] for student in (plain, private)]

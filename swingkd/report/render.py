@@ -47,21 +47,32 @@ def _code(line: str) -> Markup:
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(line))))
 
 
+def _words(plan: dict[str, Any]) -> dict[str, str]:
+    """Return the words that tell a configured row from others."""
+    words = words_of(plan.get("setting", "")) | {key: str(value) for key, value in plan.get("words", {}).items()}
+    return words | {key: str(plan[key]) for key in ("transfer", "table") if key in plan}
+
+
 def not_run(content: dict[str, Any]) -> list[str]:
     """Name the configured rows of which a run has nothing, each seed that is missing.
 
     Args:
         content: of its metrics.json.
     """
-    measured = rows_of(content)
+    measured, plans = rows_of(content), content["config"].get("rows", [])
+    named = [_words(plan) for plan in plans]
     missing: dict[str, list[int]] = {}
-    for plan in content["config"].get("rows", []):
-        words = words_of(plan.get("setting", "")) | {key: str(value) for key, value in plan.get("words", {}).items()}
-        words |= {key: str(plan[key]) for key in ("transfer", "table") if key in plan}
+    for plan, words in zip(plans, named, strict=True):
+        # What says all this and more is another plan's.
+        further = [
+            more.items() - words.items()
+            for other, more in zip(plans, named, strict=True)
+            if other["model"] == plan["model"] and words.items() < more.items()
+        ]
         own = [row.words for row in measured if row.model == plan["model"]]
         # Not every kind of run says the text or the table of a row.
         known = {k: v for k, v in words.items() if k not in ("transfer", "table") or any(k in row for row in own)}
-        own = [row for row in own if known.items() <= row.items()]
+        own = [row for row in own if known.items() <= row.items() and not any(more <= row.items() for more in further)]
         for seed in plan.get("seeds", content["config"].get("seeds", [0])):
             if not any(row.get("seed", str(seed)) == str(seed) for row in own):
                 told = [value if key in ("transfer", "table") else f"{key}={value}" for key, value in words.items()]

@@ -40,3 +40,14 @@ def test_seeds_of_the_whole_run_and_words():
     measured = [{"model": "local", "setting": "table=scarce data=0.2 seed=0", "metric": "accuracy", "value": 1.0}]
     content = {"config": {"rows": rows, "seeds": [0, 1]}, "rows": measured}
     assert not_run(content) == ["`local (data=0.2, scarce)` seed 1", "`local (main)` seed 0, 1"]
+
+
+def test_what_another_row_measured_is_not_taken_for_a_rows_own():
+    """Two rows of one model, of which one says more: with and without made-up values."""
+    rows = [
+        {"model": "sd_dist", "table": "leak", "words": {"copies": 4}, "seeds": [0, 1]},
+        {"model": "sd_dist", "table": "leak", "words": {"copies": 4, "surrogates": True}, "seeds": [0, 1]},
+    ]
+    settings = ["copies=4 seed=0", "copies=4 surrogates=True seed=0", "copies=4 surrogates=True seed=1"]
+    measured = [{"model": "sd_dist", "setting": f"table=leak {s}", "metric": "auc", "value": 1.0} for s in settings]
+    assert not_run({"config": {"rows": rows}, "rows": measured}) == ["`sd_dist (copies=4, leak)` seed 1"]

@@ -133,7 +133,7 @@ def findings(table: RunTable) -> list[str]:
         else:
             lines.append(f"{line}." if held else f"{line}; not shown {shown}.")
     lines += blended(table)
-    texts, compared = perplexities(table), ("sd_dist", "local", "local_and_reference", "fedmd")
+    texts, compared = perplexities(table), ("sd_dist", "sd_dist_labels", "local", "local_and_reference", "fedmd")
     told = [f"`{model}` {texts[students[model]]}" for model in compared if texts.get(students.get(model, ("", "")))]
     if len(told) > 1 and "sd_dist" in students:
         lines.append(f"Perplexity: {', '.join(told)}.")

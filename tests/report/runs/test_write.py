@@ -24,6 +24,7 @@ KINDS = {
     "pii-tagger": "taggers",
     "pii-tagger-minilm": "taggers",
     "sd-dist-har": "federation",
+    "sd-dist-lm": "federation",
     "sd-dist-parkinsons": "federation",
     "sd-dist-text": "federation",
     "smollm2-clinical": "frontier",
