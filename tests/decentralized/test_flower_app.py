@@ -525,7 +525,7 @@ def test_a_network_survives_hostile_nodes(tmp_path):
     shutil.copy(Path(__file__).parent / "hostile" / "app.py", app)
     project, out = (app / "pyproject.toml").read_text(), tmp_path / "out"
     project = project.replace("digits_app:", "app:").replace("~/digits-federation", str(out))
-    project = project.replace("rounds = 5", "rounds = 4").replace("min-nodes = 2", "min-nodes = 5")
+    project = project.replace("rounds = 5", "rounds = 4").replace("min-nodes = 2", "min-nodes = 4")
     (app / "pyproject.toml").write_text(project)
     network = Network(tmp_path / "net", "--enable-supernode-auth")
     kinds = {3: 'hostile="raises"', 4: 'hostile="malformed"', 5: 'hostile="lying"'}
