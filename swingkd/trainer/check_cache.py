@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow.compute as pc
@@ -20,8 +20,11 @@ from swingkd.tasks import Task
 from swingkd.trainer.config import SOFTENING, PrivateDistillationConfig
 from swingkd.trainer.out_of_fold import check_alpha
 
-# From so many words on a text is told from others wherever it stands.
-_WORD, _FEWEST = re.compile(r"\w+"), 4
+_WORD = re.compile(r"\w+")
+#: From so many words on a text is told from others wherever it stands; "Thank you." says nothing.
+FEWEST_WORDS = 4
+#: The type of rows of tokens or words, where some are empty.
+ID_ROWS = Features({"input_ids": List(Value("int64"))})
 
 
 def check_cached_teacher(
@@ -110,33 +113,23 @@ def check_same_cache(info: CacheInfo | None, trained: CacheInfo | None) -> None:
     )
 
 
-def shares_words(texts: Sequence[str], private: Sequence[str], length: int = 13) -> np.ndarray:
-    """Return which texts hold a private one, or are part of one, shorter than so many words; bool [texts].
+def word_ids(text: str) -> list[int]:
+    """Return a number for each word of a text, whatever case it has and whatever stands around it.
 
-    By words: a text's first and last tokens are others where it stands within a longer one.  Of very few words ("Thank
-    you.") it says nothing, and counts only where they are all of a text.
+    A text's first and last tokens are others where it stands within a longer one; its words are not.
     """
-
-    def words(some: Sequence[str]) -> Dataset:
-        known = [
-            [
-                xxhash.xxh3_64_intdigest(word.encode("utf-8", "surrogatepass")) >> 1
-                for word in _WORD.findall(text.casefold())
-            ]
-            for text in some
-        ]
-        return Dataset.from_dict({"input_ids": known}, features=Features({"input_ids": List(Value("int64"))}))
-
-    return shares_text(words(texts), words(private), length, _FEWEST)
+    return [
+        xxhash.xxh3_64_intdigest(word.encode("utf-8", "surrogatepass")) >> 1 for word in _WORD.findall(text.casefold())
+    ]
 
 
 def shares_text(rows: Dataset, private: Dataset, length: int = 13, shortest: int | None = None) -> np.ndarray:
     """Return which rows share a run of `length` tokens, or a whole shorter row, with private ones; bool [rows].
 
     Args:
-        rows, private: with a column `input_ids`.
+        rows, private: with a column `input_ids`, of tokens or of words.
         length: of a run.
-        shortest: from so many tokens on, a shorter row is looked for within longer ones too; default: it is not.
+        shortest: from so many on, a shorter row is looked for within longer ones too; default: it is not.
     """
     sizes, known_sizes = row_lengths(rows), row_lengths(private)
     shared = np.zeros(len(rows), bool)

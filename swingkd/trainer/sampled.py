@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from swingkd.audit.generation import sample_texts
 from swingkd.data.columns import FOLD
 from swingkd.tagging import MemorisationTagger
-from swingkd.trainer.check_cache import shares_text, shares_words
+from swingkd.trainer.check_cache import FEWEST_WORDS, ID_ROWS, shares_text, word_ids
 from swingkd.trainer.out_of_fold import NAME, OutOfFoldTeacher
 
 # So often are texts drawn in the place of those that were left out, and so many for each that is missing at most.
@@ -148,7 +148,7 @@ class _Drawing:
             )
         self.teacher, self.tokenizer, self.least, self.run, self.bound = teacher, tokenizer, least, run, bound
         self.private = self._tokens(private) if private is not None and len(private) else None
-        self.words = list(private or ())
+        self.private_words = self._words(private or ())
         self.rows = Dataset.from_dict({"text": []})
         self.counts = dict.fromkeys(("drawn", "short", "repeated", "copies", "memorised"), 0)
         self._seen: set[str] = set()
@@ -178,6 +178,9 @@ class _Drawing:
     def _tokens(self, texts: Sequence[str]) -> Dataset:
         return Dataset.from_dict({"input_ids": self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]})
 
+    def _words(self, texts: Sequence[str]) -> Dataset:
+        return Dataset.from_dict({"input_ids": [word_ids(text) for text in texts]}, features=ID_ROWS)
+
     def _left_out(self, name: str, texts: list[str], wrong: np.ndarray) -> list[str]:
         self.counts[name] += int(wrong.sum())
         return [text for text, out in zip(texts, wrong, strict=True) if not out]
@@ -192,7 +195,8 @@ class _Drawing:
         self._seen.update(new)
         texts = list(new)
         if texts and self.private is not None:
-            copies = shares_text(self._tokens(texts), self.private, self.run) | shares_words(texts, self.words)
+            copies = shares_text(self._tokens(texts), self.private, self.run)
+            copies |= shares_text(self._words(texts), self.private_words, shortest=FEWEST_WORDS)
             texts = self._left_out("copies", texts, copies)
         columns: dict[str, Any] = {}
         if isinstance(self.teacher, OutOfFoldTeacher):

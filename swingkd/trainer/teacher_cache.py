@@ -35,7 +35,7 @@ from swingkd.models.teacher_server import TeacherServer
 from swingkd.models.whole import check_finite_weights
 from swingkd.tagging import Tagger
 from swingkd.tasks import TASKS, Reading, Task
-from swingkd.trainer.check_cache import shares_text, shares_words
+from swingkd.trainer.check_cache import FEWEST_WORDS, ID_ROWS, shares_text, word_ids
 from swingkd.trainer.check_columns import check_columns
 from swingkd.trainer.check_data import check_rows, check_something_private
 from swingkd.trainer.check_models import check_public, check_tokenizer, longest_row
@@ -319,8 +319,20 @@ def _check_protects(args: PrivateDistillationConfig, public: PreTrainedModel | N
 
 def _check_public_text(rows: Dataset, private: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse to write targets to be handed out for text that the teacher was trained on; both tokenised."""
-    texts, known = (tokenizer.batch_decode(some["input_ids"][:], skip_special_tokens=True) for some in (rows, private))
-    shared = shares_text(rows, private) | shares_words(texts, known)
+
+    def words(some: Dataset) -> Dataset:
+        # Part by part: a transfer set may be larger than memory.
+        return some.select_columns(["input_ids"]).map(
+            lambda part: {
+                "input_ids": [
+                    word_ids(text) for text in tokenizer.batch_decode(part["input_ids"], skip_special_tokens=True)
+                ]
+            },
+            batched=True,
+            features=ID_ROWS,
+        )
+
+    shared = shares_text(rows, private) | shares_text(words(rows), words(private), shortest=FEWEST_WORDS)
     if shared.any():
         first = ", ".join(map(str, np.flatnonzero(shared)[:5]))
         raise ValueError(
