@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -279,8 +279,8 @@ def available_nodes(
         # Where a machine starts several nodes at once, each takes its time: nothing is lost by waiting for them.
         wait = _INTRODUCTION if enough else max(patience, _INTRODUCTION)
         asked.update(new)
-        failed: list[str] = []
-        for node, message in _answers(grid, queries, wait, failed):
+        answers, failed = _answers(grid, queries, wait)
+        for node, message in answers:
             name = message.words.get("name")
             # It said who it is: when it comes back, it is asked again.
             asked[node] = 0
@@ -311,23 +311,24 @@ def exchange(grid: Grid, requests: dict[str, tuple[int, Message]], patience: flo
     """
     names = {node: name for name, (node, _) in requests.items()}
     messages = [FlowerMessage(record_of(message), node, MessageType.TRAIN) for node, message in requests.values()]
-    failed: list[str] = []
-    answers = {names[node]: message for node, message in _answers(grid, messages, patience, failed) if node in names}
+    answers, failed = _answers(grid, messages, patience)
     if messages and len(failed) == len(messages):
         raise RuntimeError(f"Every client failed. The first says: {failed[0]}")
-    return answers
+    return {names[node]: message for node, message in answers if node in names}
 
 
 def _answers(
-    grid: Grid, messages: list[FlowerMessage], patience: float, failed: list[str]
-) -> Iterator[tuple[int, Message]]:
-    """Yield node and message of each answer; what those say that failed goes into a list."""
+    grid: Grid, messages: list[FlowerMessage], patience: float
+) -> tuple[list[tuple[int, Message]], list[str]]:
+    """Return node and message of each answer, and what those say that failed."""
+    answers, failed = [], []
     for reply in grid.send_and_receive(messages, timeout=patience) if messages else []:
         try:
             if not reply.has_content():
                 raise RefusedError(reply.error.reason)
-            yield reply.metadata.src_node_id, message_of(reply.content)
+            answers.append((reply.metadata.src_node_id, message_of(reply.content)))
         except RefusedError as error:
             log.warning("A client could not answer: %s", error)
             if reply.has_error() and reply.error.code in _BROKEN:
                 failed.append(str(error))
+    return answers, failed
