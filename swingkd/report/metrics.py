@@ -30,6 +30,13 @@ _MEASURED = ("split", "repetitions", "canaries", "records", "attack", "scope", "
 Kind: TypeAlias = Literal["language", "labels", "images", "federation", "taggers", "audit", "canaries", "frontier"]
 
 
+class Elsewhere(TypedDict):
+    """Models that were measured on another machine, or with other versions, than the first ones of a run."""
+
+    models: list[str]
+    environment: dict[str, Any]
+
+
 class _Content(TypedDict):
     """What stands in metrics.json."""
 
@@ -37,6 +44,7 @@ class _Content(TypedDict):
     kind: NotRequired[Kind]
     config: dict[str, Any]
     environment: dict[str, Any]
+    elsewhere: NotRequired[list[Elsewhere]]
     rows: list[dict[str, Any]]
 
 
@@ -108,6 +116,8 @@ class MetricsFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.path.with_suffix(".lock")):
             content = self.read()
+            if (here := environment()) != content["environment"]:
+                content["elsewhere"] = _elsewhere(content.get("elsewhere", []), here, rows)
             content["rows"] += [row.to_dict() for row in rows]
             content["config"] = self._config or content["config"]
             with written_whole(self.path) as part:
@@ -116,7 +126,7 @@ class MetricsFile:
 
 def _text_of(content: dict[str, Any]) -> str:
     """Return the JSON of a run, a line for each row: thousands stay small, and versions are compared by rows."""
-    rest = json.dumps({**{key: value for key, value in content.items() if key != "rows"}, "rows": []}, indent=1)
+    rest = json.dumps({key: value for key, value in content.items() if key != "rows"} | {"rows": []}, indent=1)
     head, opening, tail = rest.rpartition("[]")
     rows = [
         json.dumps({name: value for name, value in row.items() if value is not None}, separators=(",", ":"))
@@ -214,6 +224,14 @@ def _plan(plan: dict[str, Any]) -> tuple[str, ...]:
     """What names a planned row: its model, what it is trained on, its setting and seeds."""
     names = ("model", "transfer", "world", "table", "setting", "words", "seeds")
     return tuple(str(plan[name]) for name in names if name in plan)
+
+
+def _elsewhere(known: list[Elsewhere], here: dict[str, Any], rows: list[Row]) -> list[Elsewhere]:
+    """Return what was measured elsewhere, and these rows' models with it."""
+    before = [name for entry in known if entry["environment"] == here for name in entry["models"]]
+    models = sorted({*before, *(f"{row.model} {row.bare(_MEASURED)}".strip() for row in rows)})
+    others = [entry for entry in known if entry["environment"] != here]
+    return [*others, {"models": models, "environment": here}]
 
 
 def _of_model(row: Row) -> set[str]:

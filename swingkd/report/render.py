@@ -102,6 +102,7 @@ def render_card(
     if Path(metrics).resolve() != (folder / "metrics.json").resolve():
         shutil.copy(metrics, folder / "metrics.json")
     path = folder / "README.md"
-    shown = {"run": content["run"], "environment": content["environment"], "not_run": not_run(content)}
+    shown = {name: content.get(name, []) for name in ("run", "environment", "elsewhere")}
+    shown["not_run"] = not_run(content)
     write_text(path, fill(template, **shown, config=json.dumps(content["config"], indent=1), **context))
     return path

@@ -9,6 +9,7 @@ import pytest
 
 from swingkd.report import MetricsFile, Row, write_card
 from swingkd.report.metrics import Kind
+from swingkd.report.render import fill
 from swingkd.report.runs.base import as_planned
 from swingkd.report.runs.write import RUNS, kind_of
 from tests.report.runs.test_images import example_rows
@@ -51,6 +52,30 @@ def test_committed_cards_come_out_again_byte_for_byte(name, tmp_path):
     assert (tmp_path / "metrics.json").read_bytes() == (folder / "metrics.json").read_bytes()
     assert (tmp_path / "report.html").exists()
     assert (tmp_path / RUNS[KINDS[name]].picture).exists()
+
+
+def test_a_card_says_which_models_were_measured_elsewhere(tmp_path, monkeypatch):
+    def measured(model: str, setting: str = "") -> None:
+        metrics = MetricsFile(tmp_path / "metrics.json", "a-run", {}, kind="images")
+        metrics.add([Row(model, f"{setting} split=test".strip(), "accuracy", 0.5)])
+
+    measured("first")
+    first = MetricsFile(tmp_path / "metrics.json").read()["environment"]
+    other = first | {"torch": "9.9", "accelerator": "a card"}
+    monkeypatch.setattr("swingkd.report.metrics.environment", lambda: other)
+    measured("second", "table=headline")
+    measured("third")
+    measured("second", "table=headline")
+    monkeypatch.undo()
+    measured("fourth")
+    content = MetricsFile(tmp_path / "metrics.json").read()
+    assert list(content) == ["run", "kind", "config", "environment", "elsewhere", "rows"]
+    assert content["environment"] == first
+    assert content["elsewhere"] == [{"models": ["second table=headline", "third"], "environment": other}]
+    text = fill("how_it_was_run.md", **content, not_run=[])
+    assert "Measured later, elsewhere: `second table=headline`, `third`, with python" in text
+    assert "torch 9.9" in text
+    assert "accelerator a card.\n" in text
 
 
 @pytest.mark.parametrize("kind", [None, "images"])
