@@ -43,9 +43,11 @@ from .tagging import (
 )
 from .trainer import (
     OutOfFoldTeacher,
+    PrivacyArguments,
     PrivateDistillationConfig,
     PrivateDistillationTrainer,
     cache_teacher,
+    private,
     sample_transfer,
     train_out_of_fold,
 )
@@ -69,6 +71,7 @@ __all__ = [
     "MemorisationTagger",
     "OutOfFoldTeacher",
     "PresidioTagger",
+    "PrivacyArguments",
     "PrivacyAuditCallback",
     "PrivacyLedger",
     "PrivacyPlan",
@@ -89,6 +92,7 @@ __all__ = [
     "epsilon_lower_bound",
     "measure_exposure",
     "prepare_rows",
+    "private",
     "sample_transfer",
     "shadow_models",
     "student_from",

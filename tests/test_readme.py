@@ -40,11 +40,12 @@ def test_python_blocks(tmp_path, monkeypatch, tokenizer):
     points = {"x": [i % 3 + i / 500 for i in range(180)], "y": [i / 180 for i in range(180)]}
     Dataset.from_dict(person | points).to_parquet("people.parquet")
     namespace: dict = {}
-    assert len(blocks("python")) == 7
+    assert len(blocks("python")) == 8
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), namespace)
     assert (tmp_path / "out" / "student" / "model.safetensors").exists()
     assert namespace["trainer"].ledger.epsilon() <= 8
+    assert 7 < namespace["tuned"].ledger.epsilon() <= 8
     assert namespace["selection"].ledger.epsilon("teacher's training data") <= 8
     assert (tmp_path / "out" / "images" / "model" / "privacy_ledger.json").exists()
     assert len(namespace["result"].accuracies) == 4

@@ -27,6 +27,7 @@ from .plan import PrivacyPlan
 from .randomness import secret_generator
 from .sampling import PoissonBatches
 from .settings import DPSettings
+from .unit_by_unit import UnitByUnit
 from .weights import has_weights, module_digest
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "PrivacyLedger",
     "PrivacyPlan",
     "ShardAnswers",
+    "UnitByUnit",
     "best_candidates",
     "check_modules",
     "content_keys",

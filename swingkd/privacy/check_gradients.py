@@ -76,15 +76,14 @@ def check_gradient(
         )
 
 
-def check_modules(model: nn.Module, *, ghost: bool = False) -> None:
-    """Refuse modules that DP-SGD cannot train.
+def check_weights(model: nn.Module) -> None:
+    """Refuse models that DP-SGD cannot train, however their gradients are made.
 
     Args:
         model: with its trainable parameters marked.
-        ghost: for ghost clipping.
 
     Raises:
-        ValueError: what is in the way, and what to do instead.
+        ValueError: nothing is trained, weights are in half precision, or a layer remembers what it sees.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
@@ -94,14 +93,6 @@ def check_modules(model: nn.Module, *, ghost: bool = False) -> None:
         raise ValueError(
             f"Trainable weights are {', '.join(half)}; noise and clipped gradients need float32. Load the model with "
             "dtype=torch.float32; bf16=True still multiplies in half precision."
-        )
-    batch_norm = [
-        name for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
-    ]
-    if batch_norm:
-        raise ValueError(
-            f"{batch_norm[0]} is a batch norm: it mixes the rows of a batch, so no row has a gradient of its own. Use "
-            "group norm (opacus.validators.ModuleValidator.fix replaces it)."
         )
     watching = [
         name
@@ -113,6 +104,27 @@ def check_modules(model: nn.Module, *, ghost: bool = False) -> None:
             f"{watching[0]} keeps running averages of what it sees, which no noise covers. Set "
             "track_running_stats=False, or use group norm."
         )
+
+
+def check_modules(model: nn.Module, *, ghost: bool = False) -> None:
+    """Refuse modules that have no gradients per row.
+
+    Args:
+        model: with its trainable parameters marked.
+        ghost: for ghost clipping.
+
+    Raises:
+        ValueError: what is in the way, and what to do instead.
+    """
+    batch_norm = [
+        name for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
+    if batch_norm:
+        raise ValueError(
+            f"{batch_norm[0]} is a batch norm: it mixes the rows of a batch, so no row has a gradient of its own. Use "
+            "group norm (opacus.validators.ModuleValidator.fix replaces it)."
+        )
+    check_weights(model)
     names: dict[int, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if ghost and parameter.requires_grad and id(parameter) in names:

@@ -66,8 +66,8 @@ class DPSGD:
     ):
         if isinstance(units, bool) or not units >= 1 or units % 1:
             raise ValueError(f"units={units!r} must be a whole number of at least 1.")
-        check_modules(model, ghost=ghost)
         self.model, self.plan, self.ghost = model, plan, ghost
+        self._check_model()
         self._named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         kinds = (DPOptimizerFastGradientClipping, DistributedDPOptimizerFastGradientClipping)
@@ -85,6 +85,9 @@ class DPSGD:
         #: How many parts there were.
         self._parts = 0
         self.attach()
+
+    def _check_model(self) -> None:
+        check_modules(self.model, ghost=self.ghost)
 
     def attach(self) -> None:
         """Let the model's backward passes make gradients per row.
@@ -150,7 +153,10 @@ class DPSGD:
         self._compare_rows(losses, found, looked_at)
         group = torch.unique(units, return_inverse=True)[1] if units is not None else None
         # Mixed precision: rounded gradients are clipped, and the clipped ones are never rounded again.
-        gradients = [_sum_by(own, group) if group is not None else own for own in map(_exact, found)]
+        self._clip([_sum_by(own, group) if group is not None else own for own in map(_exact, found)])
+
+    def _clip(self, gradients: list[torch.Tensor]) -> None:
+        """Clip units' gradients, [units, ...] of each parameter, and add them to the sum."""
         _silence_infinite(gradients)
         for parameter, own in zip(self._named.values(), gradients, strict=True):
             setattr(parameter, _ROWS, own)

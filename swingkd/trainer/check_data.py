@@ -151,8 +151,13 @@ def _all_sure(dataset: Dataset, threshold: float) -> bool:
     return all(pc.all(pc.greater_equal(part, sure)).as_py() for part in _values(dataset, "pii_likelihood"))
 
 
-def check_dp_rows(args: PrivateDistillationConfig, dataset: Dataset | IterableDataset | None) -> None:
-    """Refuse data that cannot be sampled by unit, before it is tokenised."""
+def check_dp_rows(unit: str, dataset: Dataset | IterableDataset | None) -> None:
+    """Refuse data that cannot be sampled by unit, before it is tokenised.
+
+    Args:
+        unit: "record", or the column that names users.
+        dataset: the rows.
+    """
     if dataset is None:
         return
     if not isinstance(dataset, Dataset):
@@ -160,18 +165,16 @@ def check_dp_rows(args: PrivateDistillationConfig, dataset: Dataset | IterableDa
             "A stream cannot be sampled with known probability, so no guarantee would hold. Make it a map-style data "
             "set: Dataset.from_generator(...)."
         )
-    check_unit(args, dataset)
+    check_unit(unit, dataset)
 
 
-def check_unit(args: PrivateDistillationConfig, dataset: Dataset) -> None:
+def check_unit(unit: str, dataset: Dataset) -> None:
     """Refuse a column of units that is missing, or holds lists."""
-    if args.privacy_unit != "record" and args.privacy_unit not in dataset.column_names:
+    if unit != "record" and unit not in dataset.column_names:
         raise ValueError(
-            f"privacy_unit={args.privacy_unit!r} is no column of the training set ("
+            f"privacy_unit={unit!r} is no column of the training set ("
             f"{', '.join(dataset.column_names)}). Name the column that says whose row it is, or 'record'."
         )
-    first = dataset.with_format(None)[:1][args.privacy_unit] if args.privacy_unit != "record" else []
+    first = dataset.with_format(None)[:1][unit] if unit != "record" else []
     if first and isinstance(first[0], (list, dict)):
-        raise ValueError(
-            f"privacy_unit={args.privacy_unit!r} holds lists; names or numbers of users are needed, one a row."
-        )
+        raise ValueError(f"privacy_unit={unit!r} holds lists; names or numbers of users are needed, one a row.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainingArguments
 
 from swingkd.guards import check_positive
 from swingkd.targets import ProtectionName
@@ -16,8 +18,73 @@ AVERAGING: tuple[ProtectionName, ...] = ("population",)
 CHECKPOINTING = ("gradient_checkpointing", "activation_checkpointing")
 
 
+def check_private_training(args: TrainingArguments) -> None:
+    """Refuse settings of any Trainer that DP-SGD cannot be combined with.
+
+    Args:
+        args: of a run with differential privacy.
+
+    Raises:
+        ValueError: a setting would break the guarantee, and what to do instead.
+    """
+    # The trainer's own clip would cut the noised gradient; each unit's is cut by clip_norm.
+    if args.max_grad_norm not in (0.0, 1.0):
+        raise ValueError(
+            f"max_grad_norm={args.max_grad_norm} would clip the noised gradient. "
+            "Leave it alone, and set clip_norm, which clips each unit's."
+        )
+    parallel = "shards or replicates the model in a way that gradients per row do not survive; use DDP"
+    wrong = {
+        "gradient_accumulation_steps": (
+            args.gradient_accumulation_steps != 1,
+            "per_device_train_batch_size is what a batch holds, and only its parts have to fit the memory",
+        ),
+        "fp16": (args.fp16, "its loss scaling rounds clipped gradients; use bf16"),
+        "train_sampling_strategy": (args.train_sampling_strategy != "random", "batches are Poisson samples"),
+        "auto_find_batch_size": (
+            args.auto_find_batch_size,
+            "steps that are tried again are steps that count; lower what goes through the model at once",
+        ),
+        "optim": (
+            any(word in str(args.optim).lower() for word in ("layerwise", "lomo")),
+            "it updates weights while gradients are made, before they are clipped and noised",
+        ),
+        "parallelism_config": (args.parallelism_config is not None, parallel),
+        "deepspeed": (bool(args.deepspeed), parallel),
+        "fsdp": (bool(args.fsdp), parallel),
+    }
+    refuse(args, wrong)
+
+
+def refuse(args: TrainingArguments, wrong: dict[str, tuple[bool, str]]) -> None:
+    """Refuse the first setting that is wrong.
+
+    Args:
+        args: the settings.
+        wrong: for each name, whether its value is wrong, and why.
+
+    Raises:
+        ValueError: names the value, and says why.
+    """
+    for name, (refused, why) in wrong.items():
+        if refused:
+            raise ValueError(f"{name}={getattr(args, name)!r} and differential privacy do not go together: {why}.")
+
+
+def settle_private_training(args: Any) -> None:
+    """Set what DP-SGD needs of the Trainer's own settings, in a copy that is ours.
+
+    Args:
+        args: the copy.
+    """
+    args.max_grad_norm = 0.0
+    # A resumed run draws new batches; how many tokens a batch held depends on who was in it.
+    args.ignore_data_skip = True
+    args.include_num_input_tokens_seen = "no"
+
+
 def check_private_settings(args: PrivateDistillationConfig) -> None:
-    """Refuse settings that DP-SGD cannot be combined with.
+    """Refuse settings that DP-SGD cannot be combined with where gradients are made row by row in hooks.
 
     Args:
         args: with `target_epsilon` or `noise_multiplier`.
@@ -25,15 +92,9 @@ def check_private_settings(args: PrivateDistillationConfig) -> None:
     Raises:
         ValueError: a setting would break the guarantee, and what to do instead.
     """
-    check_positive(args, "target_epsilon", "target_delta", "noise_multiplier", "clip_norm", "micro_batch_size")
-    if args.target_delta is not None and args.target_delta >= 1:
-        raise ValueError(f"target_delta={args.target_delta} must be well below 1 / units.")
-    # The trainer's own clip would cut the noised gradient; each unit's is cut by clip_norm.
-    if args.max_grad_norm not in (0.0, 1.0):
-        raise ValueError(
-            f"max_grad_norm={args.max_grad_norm} would clip the noised gradient. "
-            "Leave it alone, and set clip_norm, which clips each unit's."
-        )
+    _ = args.privacy
+    check_positive(args, "micro_batch_size")
+    check_private_training(args)
     for name in CHECKPOINTING:
         options = (getattr(args, f"{name}_kwargs", None) or {}) if getattr(args, name, False) else {}
         if not options.get("use_reentrant", True):
@@ -41,16 +102,9 @@ def check_private_settings(args: PrivateDistillationConfig) -> None:
                 f"Gradients per row are lost under {name} with use_reentrant=False. Leave {name}_kwargs alone, or "
                 "set use_reentrant=True."
             )
-    parallel = "shards or replicates the model in a way that gradients per row do not survive; use DDP"
     wrong = {
-        "gradient_accumulation_steps": (
-            args.gradient_accumulation_steps != 1,
-            "per_device_train_batch_size is what a batch holds, micro_batch_size what fits the memory",
-        ),
-        "fp16": (args.fp16, "its loss scaling rounds clipped gradients; use bf16"),
         "torch_compile": (args.torch_compile, "compiled models do not call the hooks that gradients per row need"),
         "use_liger_kernel": (args.use_liger_kernel, "its kernels hide gradients per row"),
-        "train_sampling_strategy": (args.train_sampling_strategy != "random", "batches are Poisson samples"),
         "packing": (args.packing, "a packed block holds parts of several records, and none is a unit"),
         "protection": (
             args.protection in AVERAGING,
@@ -73,18 +127,5 @@ def check_private_settings(args: PrivateDistillationConfig) -> None:
             args.ghost_clipping and args.privacy_unit != "record",
             "ghost clipping knows the norm of each row, not of a user's rows together; turn ghost_clipping off",
         ),
-        "auto_find_batch_size": (
-            args.auto_find_batch_size,
-            "steps that are tried again are steps that count; set micro_batch_size to what fits",
-        ),
-        "optim": (
-            any(word in str(args.optim).lower() for word in ("layerwise", "lomo")),
-            "it updates weights while gradients are made, before they are clipped and noised",
-        ),
-        "parallelism_config": (args.parallelism_config is not None, parallel),
-        "deepspeed": (bool(args.deepspeed), parallel),
-        "fsdp": (bool(args.fsdp), parallel),
     }
-    for name, (refused, why) in wrong.items():
-        if refused:
-            raise ValueError(f"{name}={getattr(args, name)!r} and differential privacy do not go together: {why}.")
+    refuse(args, wrong)

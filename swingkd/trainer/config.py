@@ -13,8 +13,9 @@ from swingkd.data.packing import PackingStrategy
 from swingkd.guards import check_at_least_one, check_not_negative, check_numbers, check_positive, check_share
 from swingkd.models.loading import check_options
 from swingkd.targets import ProtectionName, TemperatureSettings
-from swingkd.trainer.check_private_settings import CHECKPOINTING, check_private_settings
+from swingkd.trainer.check_private_settings import CHECKPOINTING, check_private_settings, settle_private_training
 from swingkd.trainer.metrics import least_is_best
+from swingkd.trainer.privacy_arguments import PrivacyArguments
 
 #: Tokens of a row where nobody says otherwise and every model allows it.
 LONGEST = 1024
@@ -297,15 +298,19 @@ class PrivateDistillationConfig(TrainingArguments):
         """Whether the student is trained with DP-SGD."""
         return self.target_epsilon is not None or self.noise_multiplier is not None
 
+    @property
+    def privacy(self) -> PrivacyArguments | None:
+        """What the training promises; `None` without differential privacy."""
+        if not self.differentially_private:
+            return None
+        return PrivacyArguments(**{one.name: getattr(self, one.name) for one in fields(PrivacyArguments)})
+
     def _settle(self) -> None:
         """Set what DP-SGD needs of the Trainer's own settings."""
         self._direct()
         if not self.differentially_private:
             return
-        self.max_grad_norm = 0.0
-        # A resumed run draws new batches; how many tokens a batch held depends on who was in it.
-        self.ignore_data_skip = True
-        self.include_num_input_tokens_seen = "no"
+        settle_private_training(self)
         for name in CHECKPOINTING:
             if getattr(self, name, False):
                 setattr(self, f"{name}_kwargs", {**(getattr(self, f"{name}_kwargs") or {}), "use_reentrant": True})

@@ -6,7 +6,6 @@ The trainer holds hooks only; the formulas are in `swingkd.losses` and `swingkd.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -19,9 +18,7 @@ from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, Train
 from swingkd.data import PII_COLUMNS, column_names
 from swingkd.data.columns import FOLD
 from swingkd.data.teacher_columns import TEACHER_COLUMNS
-from swingkd.files import alone_in
 from swingkd.models.inputs import row_positions, takes, vocabulary_size
-from swingkd.models.whole import check_finite_weights
 from swingkd.report.protected import Protected
 from swingkd.surrogates import Surrogates
 from swingkd.tagging import Tagger
@@ -30,17 +27,18 @@ from swingkd.tasks.language import MaskingCollator, NewMasks
 from swingkd.trainer.check_arguments import check_arguments, check_own_metrics
 from swingkd.trainer.check_data import check_fresh_masks
 from swingkd.trainer.check_packing import check_packing
-from swingkd.trainer.checkpoints import last_complete_checkpoint
 from swingkd.trainer.collators import chosen_collator
 from swingkd.trainer.config import PrivateDistillationConfig
+from swingkd.trainer.dp_run import PrivateRun, TogetherRun
 from swingkd.trainer.evaluation import preprocessing
 from swingkd.trainer.lines import show_lines
 from swingkd.trainer.metrics import Metrics
 from swingkd.trainer.objective import Objective, StepLosses, frozen_model, readable_head
 from swingkd.trainer.out_of_fold import OutOfFoldTeacher
+from swingkd.trainer.privacy_arguments import PrivacyArguments
 from swingkd.trainer.protected import SayWhatIsProtected, what_is_protected
 from swingkd.trainer.protections import build_protection
-from swingkd.trainer.resuming import check_same_run, rows_fingerprint, run_settings, weights_fingerprint
+from swingkd.trainer.resuming import rows_fingerprint, weights_fingerprint
 from swingkd.trainer.saving import SavingTrainer
 from swingkd.trainer.searching import made_by
 from swingkd.trainer.setup import GivenData, GivenModels, Setup, parts_of
@@ -142,6 +140,7 @@ class PrivateDistillationTrainer(SavingTrainer):
         )
         # Not given to the Trainer, which would call it at once: its models are finished here.
         self.model_init = model_init
+        self.privacy = self.args.privacy
         self._protection = target_protection
         #: What is protected, by what, and how much of the training text.
         self.protected = self._what_is_protected(tagger)
@@ -181,6 +180,10 @@ class PrivateDistillationTrainer(SavingTrainer):
         self._read_student()
 
     def _read_student(self) -> None:
+        student: Any = self.model
+        if self.privacy and self.args.gradient_checkpointing and not _trained(student.get_input_embeddings()):
+            # Reentrant checkpointing needs an input with a gradient, which a frozen embedding has not.
+            student.enable_input_require_grads()
         self._set_up_dp()
         self.distillation = self._make_objective()
 
@@ -257,6 +260,10 @@ class PrivateDistillationTrainer(SavingTrainer):
 
     # --- differential privacy ------------------------------------------------------------------------------------
 
+    def _private_run(self, privacy: PrivacyArguments, dataset: Dataset) -> PrivateRun:
+        part, ghost = self.args.micro_batch_size, self.args.ghost_clipping
+        return TogetherRun(self.args, privacy, dataset, self._row_losses, part=part, ghost=ghost)
+
     def _row_losses(self, rows: list[dict[str, Any]]) -> torch.Tensor:
         """Return each row's loss summed over its tokens, [rows]."""
         inputs = self._prepare_inputs(self.data_collator(rows))
@@ -270,25 +277,10 @@ class PrivateDistillationTrainer(SavingTrainer):
 
     # --- hooks of the Trainer -------------------------------------------------------------------------------------
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
-        """Train as `Trainer.train` does; the protection is built first, or read back when resuming."""
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
-            if resume_from_checkpoint is None:
-                raise ValueError(
-                    f"There is no checkpoint in {self.args.output_dir} to go on from. Leave out "
-                    "resume_from_checkpoint to begin, or name the folder of the run."
-                )
-        if resume_from_checkpoint:
-            check_same_run(str(resume_from_checkpoint), run_settings(self.args, self._identity))
-            self.resumed = True
+    def _ready_to_train(self, resumed: bool) -> None:
+        # The protection is built first, or read back when resuming.
         if self._protection is None:
-            self._protection = self._build_protection(reuse=bool(resume_from_checkpoint))
-        # One process of a launch stands for all.
-        with alone_in(self.args.output_dir) if self.args.process_index == 0 else nullcontext():
-            result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-        check_finite_weights("student", self.model)
-        return result
+            self._protection = self._build_protection(reuse=resumed)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Run a step as `Trainer` does; a loss that is no number ends the training.
@@ -327,6 +319,10 @@ class PrivateDistillationTrainer(SavingTrainer):
         # token, and reading them as lists takes longer than the step.
         dataset = super()._remove_unused_columns(dataset, description)
         return dataset.with_format("numpy") if "teacher_row" in dataset.column_names else dataset
+
+
+def _trained(module: Any) -> bool:
+    return all(p.requires_grad for p in module.parameters())
 
 
 def _reads_trained_head(model: Any) -> bool:

@@ -14,9 +14,10 @@ import torch
 from datasets import Dataset
 from torch import nn
 from torch.utils.data import DataLoader
+from transformers import TrainingArguments
 
-from swingkd.privacy import DPSGD, DPSettings, LedgerEntry, PoissonBatches, PrivacyLedger, PrivacyPlan
-from swingkd.trainer.config import PrivateDistillationConfig
+from swingkd.privacy import DPSGD, DPSettings, LedgerEntry, PoissonBatches, PrivacyLedger, PrivacyPlan, UnitByUnit
+from swingkd.trainer.privacy_arguments import PrivacyArguments
 
 _MICRO_BATCH = 16
 # Rows that are tried, together and alone, before the first step.
@@ -28,26 +29,28 @@ class PrivateRun:
     """What differs in a training run under differential privacy.
 
     Args:
-        args: the settings; `differentially_private`.
+        args: the Trainer's settings.
+        privacy: what is promised.
         dataset: the prepared training set, one row a record.
+        losses: makes the losses of rows, [rows], each of its row alone.
 
     Raises:
         ValueError: the data cannot be sampled by unit, or the settings spend more than `target_epsilon`.
     """
 
-    def __init__(self, args: PrivateDistillationConfig, dataset: Dataset):
-        self.args, self.dataset = args, dataset
-        self.units = _units(dataset, args.privacy_unit)
+    def __init__(self, args: TrainingArguments, privacy: PrivacyArguments, dataset: Dataset, losses: RowLosses):
+        self.args, self.privacy, self.dataset, self.losses = args, privacy, dataset, losses
+        self.units = _units(dataset, privacy.privacy_unit)
         self.count = len(dataset) if self.units is None else len(np.unique(self.units))
         self.dp: DPSGD | None = None
         self.plan = self._make_plan()
-        self.entry = LedgerEntry.of_plan(self.plan, releases=1, caveat=_caveat(args))
+        self.entry = LedgerEntry.of_plan(self.plan, releases=1, caveat=_caveat(args, privacy))
 
     def _make_plan(self) -> PrivacyPlan:
-        args, drawn = self.args, self.args.per_device_train_batch_size * self.args.world_size
+        args, privacy, drawn = self.args, self.privacy, self.args.per_device_train_batch_size * self.args.world_size
         if drawn > self.count:
             raise ValueError(
-                f"A batch of {drawn} is drawn from {self.count} units ({self.args.privacy_unit}). Lower "
+                f"A batch of {drawn} is drawn from {self.count} units ({privacy.privacy_unit}). Lower "
                 "per_device_train_batch_size: far below their number, sampling makes the noise cheaper."
             )
         return DPSettings(
@@ -55,11 +58,11 @@ class PrivateRun:
             batch=drawn,
             epochs=None if args.max_steps > 0 else args.num_train_epochs,
             steps=args.max_steps if args.max_steps > 0 else None,
-            epsilon=args.target_epsilon,
-            noise_multiplier=args.noise_multiplier,
-            delta=args.target_delta,
-            clip_norm=args.clip_norm,
-            unit=args.privacy_unit,
+            epsilon=privacy.target_epsilon,
+            noise_multiplier=privacy.noise_multiplier,
+            delta=privacy.target_delta,
+            clip_norm=privacy.clip_norm,
+            unit=privacy.privacy_unit,
         ).plan()
 
     def loader(self, dataset: Dataset, **options: Any) -> DataLoader:
@@ -68,35 +71,42 @@ class PrivateRun:
             self.plan,
             self.units,
             rows=len(dataset),
-            most=self.args.records_per_user if self.units is not None else 1,
+            most=self.privacy.records_per_user if self.units is not None else 1,
             rank=self.args.process_index,
             processes=self.args.world_size,
         )
         # Not prepared by Accelerate, which would deal one process's sample out to all.
         return DataLoader(dataset, batch_sampler=batches, collate_fn=_rows, **options)
 
+    def _dp_sgd(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> DPSGD:
+        """Make what clips and noises."""
+        raise NotImplementedError
+
+    def _add(self, rows: list[dict[str, Any]]) -> float:
+        """Add the clipped gradients of a batch's units to the sum; return the sum of their losses."""
+        raise NotImplementedError
+
     def wrap(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """Let the optimizer see clipped and noised gradients only."""
         if self.dp is not None:
             self.dp.attach()
             return optimizer
-        self.dp = DPSGD(model, optimizer, self.plan, self.count, ghost=self.args.ghost_clipping)
+        self.dp = self._dp_sgd(model, optimizer)
         return self.dp.optimizer
 
-    def begin(self, ledger: PrivacyLedger, steps: int, losses: RowLosses) -> None:
-        """Check the budget and the gradients per row before the first step; count every step from now on.
+    def begin(self, ledger: PrivacyLedger, steps: int) -> None:
+        """Check the budget and the gradients before the first step; count every step from now on.
 
         Args:
             ledger: what was spent so far.
             steps: how many steps are to come.
-            losses: makes the losses of rows.
         """
         assert self.dp is not None
-        ledger.budget = self.args.target_epsilon
+        ledger.budget = self.privacy.target_epsilon
         ledger.afford(replace(self.entry, releases=steps))
         self.dp.model.train()
         rows = [self.dataset[i % len(self.dataset)] for i in range(_LOOKED_AT)]
-        self.dp.check(lambda at: losses([rows[i] for i in at.tolist()]), len(rows))
+        self.dp.check(lambda at: self.losses([rows[i] for i in at.tolist()]), len(rows))
         left = iter(range(steps))
 
         def count(_: Any) -> None:
@@ -112,43 +122,89 @@ class PrivateRun:
         if self.dp is not None:
             self.dp.detach()
 
-    def step(self, rows: list[dict[str, Any]], losses: RowLosses) -> float:
-        """Sum the clipped gradients of a batch, part by part; return its exact loss, which is not private.
+    def step(self, rows: list[dict[str, Any]]) -> float:
+        """Sum the clipped gradients of a batch; return its exact loss, which is not private, where it is asked for.
 
         Args:
             rows: of this process; there may be none.
-            losses: makes the losses of rows.
         """
         assert self.dp is not None
         self.dp.zero_grad()
+        total = self._add(rows)
+        self.dp.finish()
+        return total / max(len(rows), 1) if self.privacy.log_nonprivate else 0.0
+
+    def _of_units(self, rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+        """Deal a batch out to its units, whose rows follow each other."""
+        if self.units is None:
+            yield from ([row] for row in rows)
+        else:
+            yield from (list(own) for _, own in groupby(rows, key=lambda row: row[self.privacy.privacy_unit]))
+
+
+class TogetherRun(PrivateRun):
+    """Rows go through the model together; Opacus' hooks make their gradients.
+
+    Args:
+        args, privacy, dataset, losses: as of `PrivateRun`; each row's loss is summed over its tokens.
+        part: how many rows go through the model at once.
+        ghost: make no gradients per row, but two backward passes.
+    """
+
+    def __init__(
+        self,
+        args: TrainingArguments,
+        privacy: PrivacyArguments,
+        dataset: Dataset,
+        losses: RowLosses,
+        *,
+        part: int | None = None,
+        ghost: bool = False,
+    ):
+        super().__init__(args, privacy, dataset, losses)
+        self.part, self.ghost = part or _MICRO_BATCH, ghost
+
+    def _dp_sgd(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> DPSGD:
+        return DPSGD(model, optimizer, self.plan, self.count, ghost=self.ghost)
+
+    def _add(self, rows: list[dict[str, Any]]) -> float:
+        assert self.dp is not None
         total = 0.0
         for part, units in self._parts(rows):
-            row_losses = losses(part)
-            self.dp.accumulate(row_losses, units)
-            if self.args.log_nonprivate:
-                total += float(row_losses.detach().sum())
-        self.dp.finish()
-        return total / max(len(rows), 1)
+            losses = self.losses(part)
+            self.dp.accumulate(losses, units)
+            if self.privacy.log_nonprivate:
+                total += float(losses.detach().sum())
+        return total
 
     def _parts(self, rows: list[dict[str, Any]]) -> Iterator[tuple[list[dict[str, Any]], torch.Tensor | None]]:
         """Cut a batch into parts that fit the memory; a user's rows stay together."""
-        size = self.args.micro_batch_size or _MICRO_BATCH
         if self.units is None:
             # Rows of like length together: less padding.
             rows = sorted(rows, key=lambda row: len(row.get("input_ids", ())))
-            for start in range(0, len(rows), size):
-                yield rows[start : start + size], None
+            for start in range(0, len(rows), self.part):
+                yield rows[start : start + self.part], None
             return
         part: list[dict[str, Any]] = []
         units: list[int] = []
-        for number, (_, own) in enumerate(groupby(rows, key=lambda row: row[self.args.privacy_unit])):
-            of_unit = list(own)
-            if part and len(part) + len(of_unit) > size:
+        for number, own in enumerate(self._of_units(rows)):
+            if part and len(part) + len(own) > self.part:
                 yield part, torch.tensor(units, device=self.args.device)
                 part, units = [], []
-            part, units = part + of_unit, units + [number] * len(of_unit)
+            part, units = part + own, units + [number] * len(own)
         if part:
             yield part, torch.tensor(units, device=self.args.device)
+
+
+class AloneRun(PrivateRun):
+    """Each row goes through the model alone, so that its loss may be any Trainer's."""
+
+    def _dp_sgd(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> DPSGD:
+        return UnitByUnit(model, optimizer, self.plan, self.count)
+
+    def _add(self, rows: list[dict[str, Any]]) -> float:
+        assert isinstance(self.dp, UnitByUnit)
+        return sum(self.dp.accumulate_unit(self.losses([row])[0] for row in own) for own in self._of_units(rows))
 
 
 def _units(dataset: Dataset, unit: str) -> np.ndarray | None:
@@ -168,10 +224,10 @@ def _units(dataset: Dataset, unit: str) -> np.ndarray | None:
     return units.to_numpy()
 
 
-def _caveat(args: PrivateDistillationConfig) -> str:
+def _caveat(args: TrainingArguments, privacy: PrivacyArguments) -> str:
     """Return what must be known beside the epsilon of a run."""
     caveats = ["counted from the weights it began with"]
-    if args.log_nonprivate:
+    if privacy.log_nonprivate:
         caveats.append("the logged loss is not covered")
     if args.load_best_model_at_end:
         caveats.append("nor is the choice of a checkpoint, if it was evaluated on private data")

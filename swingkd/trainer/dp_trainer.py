@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import Trainer
 
 from swingkd.privacy import PrivacyLedger
 from swingkd.trainer.checkpoints import forget_unfinished, last_complete_checkpoint, later_checkpoints, steps_of
-from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.dp_run import PrivateRun
 from swingkd.trainer.ledgers import resumed_ledger
+from swingkd.trainer.privacy_arguments import PrivacyArguments
 
 # Exact statistics of the private batches, or of their size; no noise covers them.
 _NONPRIVATE_LOGS = ("loss", "grad_norm", "train_loss", "total_flos")
@@ -21,27 +21,25 @@ _NONPRIVATE_LOGS = ("loss", "grad_norm", "train_loss", "total_flos")
 class DPTrainer(Trainer):
     """A Trainer that trains by DP-SGD where its settings say so, and the ordinary way elsewhere."""
 
-    args: PrivateDistillationConfig
     #: What the model's training released, and what its teacher's did.
     ledger: PrivacyLedger
+    #: What the training promises; `None`: nothing.
+    privacy: PrivacyArguments | None = None
     private: PrivateRun | None = None
 
-    def _row_losses(self, rows: list[dict[str, Any]]) -> torch.Tensor:
-        """Return each row's loss summed over its tokens, [rows]."""
+    def _private_run(self, privacy: PrivacyArguments, dataset: Dataset) -> PrivateRun:
+        """Make what differs in a run under differential privacy."""
         raise NotImplementedError
 
     def _set_up_dp(self) -> None:
-        if not self.args.differentially_private:
+        if self.privacy is None:
             return
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError(
                 "Sharded models have no gradients per row: launch with recipes/accelerate_configs/ddp.yaml."
             )
-        if self.args.gradient_checkpointing and not self.model.get_input_embeddings().weight.requires_grad:
-            # Reentrant checkpointing needs an input with a gradient, which a frozen embedding has not.
-            self.model.enable_input_require_grads()
         if self.train_dataset is not None:
-            self.private = PrivateRun(self.args, self.train_dataset)
+            self.private = self._private_run(self.privacy, self.train_dataset)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """Train as `Trainer.train` does; afterwards the model is an ordinary one again.
@@ -49,7 +47,7 @@ class DPTrainer(Trainer):
         Raises:
             ValueError: there is nothing to sample from, or the steps after this checkpoint would be forgotten.
         """
-        if self.args.differentially_private and self.private is None:
+        if self.privacy is not None and self.private is None:
             raise ValueError(
                 "target_epsilon or noise_multiplier is set, but the trainer was made without a training set, from "
                 "which the batches are drawn. Pass train_dataset=... when you make it."
@@ -82,7 +80,7 @@ class DPTrainer(Trainer):
         if self.private is None:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
-        return torch.tensor(self.private.step(inputs["rows"], self._row_losses), device=self.args.device)
+        return torch.tensor(self.private.step(inputs["rows"]), device=self.args.device)
 
     def get_train_dataloader(self):
         """Return the training batches; under DP, Poisson samples of the units."""
@@ -105,7 +103,7 @@ class DPTrainer(Trainer):
         # After `self._load_optimizer_and_scheduler(...)`: the ledger and the steps to come are known, none was taken.
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         if self.private is not None:
-            self.private.begin(self.ledger, max_steps - self.state.global_step, self._row_losses)
+            self.private.begin(self.ledger, max_steps - self.state.global_step)
         return prepared
 
     def _load_optimizer_and_scheduler(self, checkpoint):
@@ -125,7 +123,7 @@ class DPTrainer(Trainer):
     def log(self, logs, start_time=None):
         """Log as `Trainer` does; under DP what is not private is left out, and epsilon is told."""
         if self.private is not None and logs.keys() & set(_NONPRIVATE_LOGS):
-            if self.args.log_nonprivate and "loss" in logs:
+            if self.private.privacy.log_nonprivate and "loss" in logs:
                 logs["nonprivate_loss"] = logs["loss"]
             for name in _NONPRIVATE_LOGS:
                 logs.pop(name, None)

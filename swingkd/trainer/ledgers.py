@@ -25,12 +25,7 @@ def first_ledger(
     args: PrivateDistillationConfig,
 ) -> PrivacyLedger:
     """Begin a ledger with what student and teacher bring along, as far as their names lead to ledgers."""
-    before = PrivacyLedger.load(student) if isinstance(student, str) else None
-    entries: list[LedgerEntry] = []
-    unknown: dict[str, str] = {}
-    if before is not None:
-        same = _whole(args.model_init_kwargs) and has_weights(str(student), before.weights)
-        entries, unknown = before.as_earlier(same)
+    entries, unknown = earlier(student, args.model_init_kwargs)
     known = None
     if isinstance(teacher, str) and _whole(args.teacher_model_init_kwargs):
         known = PrivacyLedger.of_weights(teacher)
@@ -44,6 +39,19 @@ def first_ledger(
     elif not covered:
         unknown[TEACHER_DATA] = _UNCOVERED_TEACHER
     return PrivacyLedger([*entries, *covered], unknown=unknown)
+
+
+def earlier(model: Any, options: Any) -> tuple[list[LedgerEntry], dict[str, str]]:
+    """Return what a model's weights have released before this training, and of which data nobody knows.
+
+    Args:
+        model: what is trained, or its name; of a model without a name nothing is known.
+        options: of `from_pretrained`.
+    """
+    before = PrivacyLedger.load(model) if isinstance(model, str) else None
+    if before is None:
+        return [], {}
+    return before.as_earlier(_whole(options) and has_weights(str(model), before.weights))
 
 
 def _whole(options: Any) -> bool:

@@ -177,7 +177,7 @@ def _value_table(
     assert reading.tagger is not None
     if not isinstance(dataset, Dataset):
         raise ValueError("value_epsilon counts the values of all rows first, and a stream is read once. Leave it out.")
-    check_unit(args, dataset)
+    check_unit(args.privacy_unit, dataset)
     unit = args.privacy_unit
     users = dataset.with_format(None)[unit][:] if unit != "record" else list(range(len(dataset)))
     total = len(set(users))

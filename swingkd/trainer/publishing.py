@@ -7,7 +7,6 @@ settings without seeds, card, page and figures.  Never `_private/`, canaries, no
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,44 +28,19 @@ from swingkd.report.protected import Protected
 from swingkd.report.published import SETTINGS_FILE, public_content, public_files
 from swingkd.tasks import Task
 from swingkd.trainer.config import PrivateDistillationConfig
-from swingkd.trainer.dp_trainer import DPTrainer
+from swingkd.trainer.public_settings import public_settings
+from swingkd.trainer.sealing import SealingTrainer
 from swingkd.trainer.setup import Setup
 
-# Of the Trainer's own settings, those that say how a model was trained; neither seeds nor paths nor names of machines.
-_TOLD = (
-    "learning_rate",
-    "num_train_epochs",
-    "max_steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "optim",
-    "weight_decay",
-    "adam_beta1",
-    "adam_beta2",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "max_grad_norm",
-    "bf16",
-    "fp16",
-)
-_NEVER_TOLD = ("model_init_kwargs", "teacher_model_init_kwargs")
 
-
-def public_settings(args: PrivateDistillationConfig) -> dict[str, Any]:
-    """Return how a model was trained: without seeds, paths and tokens."""
-    ours = [field.name for field in args.own_fields() if field.name not in _NEVER_TOLD]
-    # Enumerations as their values.
-    return {name: json.loads(json.dumps(getattr(args, name), default=str)) for name in (*_TOLD, *ours)}
-
-
-class PublishingTrainer(DPTrainer):
+class PublishingTrainer(SealingTrainer):
     """The hooks of the Hugging Face Trainer that write cards and talk to the Hub."""
 
+    args: PrivateDistillationConfig
+    role = "student"
     setup: Setup
     task: Task
     protected: Protected
-    #: Whether training went on from a checkpoint.
-    resumed: bool = False
 
     @property
     def cached(self) -> bool:

@@ -13,12 +13,12 @@ import xxhash
 from datasets import Dataset, IterableDataset
 from datasets.fingerprint import Hasher
 from torch import nn
+from transformers import TrainingArguments
 from typing_extensions import TypedDict
 
 from swingkd.data.teacher_columns import model_fingerprint
 from swingkd.files import check_seal, read_as, seal, write_json
-from swingkd.trainer.config import PrivateDistillationConfig
-from swingkd.trainer.publishing import public_settings
+from swingkd.trainer.public_settings import public_settings
 
 #: It stays on this machine: it knows the rows.
 RUN_FILE = "run_settings.json"
@@ -47,7 +47,7 @@ class _Content(TypedDict):
     settings: dict[str, Any]
 
 
-def run_settings(args: PrivateDistillationConfig, identity: dict[str, Any]) -> dict[str, Any]:
+def run_settings(args: TrainingArguments, identity: dict[str, Any]) -> dict[str, Any]:
     """Return what a run must keep when it goes on.
 
     Args:

@@ -120,7 +120,7 @@ def load_models(given: GivenModels, rows: Any, args: PrivateDistillationConfig) 
     check_half(args.bf16, args.device)
     check_publishing(args)
     if args.differentially_private:
-        check_dp_rows(args, rows)
+        check_dp_rows(args.privacy_unit, rows)
     first = teacher.one if isinstance(teacher, OutOfFoldTeacher) else teacher
     task = task_of(first if first is not None else student, args.task)
     check_teacher_processing(task, given.teacher_processing_class)

@@ -22,12 +22,12 @@ from rich.console import Console
 from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from swingkd.privacy import DPSGD, PrivacyPlan
+from swingkd.privacy import DPSGD, PrivacyPlan, UnitByUnit
 from swingkd.report.metrics import environment
 
 VOCABULARY, LENGTH, BATCH, MICRO, REPEATS = 8192, 128, 32, 8, 5
 PLAN = PrivacyPlan(0.01, 100, 1.0)
-WAYS = ("ordinary", "swingkd", "swingkd, ghost", "Opacus")
+WAYS = ("ordinary", "swingkd", "swingkd, ghost", "swingkd, row by row", "Opacus")
 
 
 def build(trained: str) -> LlamaForCausalLM:
@@ -78,6 +78,16 @@ def prepare(trained: str, way: str):
                 private.signal_skip_step(i < len(parts) - 1)
                 private.step()
                 private.zero_grad(set_to_none=True)
+
+    elif way == "swingkd, row by row":
+        alone = UnitByUnit(model, optimizer, PLAN, round(BATCH / PLAN.sampling_rate))
+
+        def step(batch):
+            alone.zero_grad()
+            for row in batch.split(1):
+                alone.accumulate_unit([losses(model, row)[0]])
+            alone.finish()
+            alone.optimizer.step()
 
     else:
         dp = DPSGD(model, optimizer, PLAN, round(BATCH / PLAN.sampling_rate), ghost=way.endswith("ghost"))

@@ -118,6 +118,16 @@ def test_two_private_processes_equal_one(tmp_path, kind):
 
 @pytest.mark.slow
 @pytest.mark.distributed
+def test_two_processes_train_somebody_elses_trainer_privately_as_one_does(tmp_path):
+    one = launch(tmp_path / "one", accelerate("cpu"), "train_any_privately_once.py", "30")
+    two = launch(tmp_path / "two", accelerate("ddp"), "train_any_privately_once.py", "15")
+    assert_same(one, two, rtol=1e-6, atol=1e-7)
+    # Where a few are drawn, each process has another number of pairs, and nobody waits for the other.
+    launch(tmp_path / "some", accelerate("ddp"), "train_any_privately_once.py", "2")
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize("kind", ["dp", "published", "gradient", "data_free", "learnt_noise", "shards", "zeroth"])
 def test_two_processes_distil_images_as_one_does(tmp_path, kind):
     """Batches are split, sums are added up, noise is drawn once, an image is asked about once."""

@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, LlamaConfig
 
 from swingkd import PrivateDistillationTrainer, RuleTagger, cache_teacher
 from swingkd.targets import Drop, NoisedTarget
-from swingkd.trainer import dp_trainer, evaluation, publishing, saving, searching, setup
+from swingkd.trainer import dp_trainer, evaluation, publishing, saving, sealing, searching, setup
 from swingkd.trainer.protections import PROTECTIONS
 from tests.harness import tiny_model
 
@@ -187,6 +187,7 @@ def test_upstream_still_has_the_lines_that_our_hooks_name():
     upstream = inspect.getsource(transformers.Trainer)
     classes = (
         dp_trainer.DPTrainer,
+        sealing.SealingTrainer,
         publishing.PublishingTrainer,
         evaluation.EvaluatingTrainer,
         searching.SearchingTrainer,
