@@ -115,7 +115,16 @@ def test_the_table_of_trls_arguments():
     ):
         assert name in theirs
         assert f"`{name}`" in PAGE
-    for name in ("temperature", "beta", "teacher_model_init_kwargs", "max_length", "packing", "completion_only_loss"):
+    for name in (
+        "temperature",
+        "beta",
+        "lmbda",
+        "max_new_tokens",
+        "teacher_model_init_kwargs",
+        "max_length",
+        "packing",
+        "completion_only_loss",
+    ):
         assert name in PrivateDistillationConfig.__dataclass_fields__
         assert name in theirs
     assert gkd.__dataclass_fields__["temperature"].default == 0.9

@@ -70,22 +70,8 @@ def sample_texts(
     read = tokenizer(written, add_special_tokens=False)["input_ids"] if written else []
     tokens = dict(zip(written, read, strict=True))
     ids = [start + (tokens[prompt] if isinstance(prompt, str) else prompt) for prompt in prompts]
-    # All of it said here: a model's own settings (beams, a repetition penalty) would sample something else.
-    settings = {
-        "do_sample": True,
-        # The Trainer leaves models that would read all of a text again for each token.
-        "use_cache": True,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": None,
-        "temperature": temperature,
-        "num_beams": 1,
-        "repetition_penalty": 1.0,
-        "no_repeat_ngram_size": 0,
-        "max_new_tokens": max_new_tokens,
-        "eos_token_id": None if several else sorted(ends),
-        "pad_token_id": sorted(ends)[0],
-    }
+    stop, pad = None if several else sorted(ends), sorted(ends)[0]
+    settings = plain_sampling(max_new_tokens, stop, pad, temperature=temperature, top_k=top_k, top_p=top_p)
     keeps = keeps_beginnings(model)
     # Prompts of one length stand together, and those that are the same; a long one keeps its end.
     order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), ids[i]))
@@ -111,6 +97,42 @@ def sample_texts(
                 samples[i] = "\n".join(text for text in texts if text or not several)
             bar.update(len(batch))
     return samples
+
+
+def plain_sampling(
+    max_new_tokens: int,
+    ends: list[int] | None,
+    pad: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> dict[str, Any]:
+    """Return the arguments of `generate` that sample from a model's own distribution and nothing else.
+
+    All of them: a model's own settings (beams, a repetition penalty) would sample something else.
+
+    Args:
+        max_new_tokens: longest continuation.
+        ends: tokens that end a text; `None`: nothing does.
+        pad: what stands behind the end.
+        temperature, top_k, top_p: as of `sample_texts`.
+    """
+    return {
+        "do_sample": True,
+        # The Trainer leaves models that would read all of a text again for each token.
+        "use_cache": True,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": None,
+        "temperature": temperature,
+        "num_beams": 1,
+        "repetition_penalty": 1.0,
+        "no_repeat_ngram_size": 0,
+        "max_new_tokens": max_new_tokens,
+        "eos_token_id": ends,
+        "pad_token_id": pad,
+    }
 
 
 def _read_once(

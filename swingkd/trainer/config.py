@@ -70,6 +70,13 @@ class PrivateDistillationConfig(TrainingArguments):
     alpha: float = _setting(0.5, "Weight of the soft loss in [0, 1]; the rest is hard labels.")
     beta: float = _setting(0.0, "Divergence: 0 forward KL, 1 reverse KL, between them generalised JSD.")
     temperature: float = _setting(2.0, "Temperature of ordinary tokens, both sides.")
+    lmbda: float = _setting(
+        0.0,
+        "Share of the batches in which the student goes on with the prompts itself, for the teacher to judge "
+        "(on-policy distillation).",
+    )
+    max_new_tokens: int = _setting(128, "How many tokens the student writes at most.")
+    sampling_temperature: float = _setting(1.0, "Temperature at which it writes.")
     hidden_weight: float = _setting(0.0, "Weight of hint matching on the last hidden states; 0 turns it off.")
     fused_loss: bool = _setting(
         True,
@@ -210,8 +217,10 @@ class PrivateDistillationConfig(TrainingArguments):
             return cls()
         if hasattr(args, "lmbda"):
             raise ValueError(
-                f"A {type(args).__name__} describes another loss, partly on text that the student writes. Make a "
-                "PrivateDistillationConfig: alpha=1 learns from the teacher alone, beta and temperature are its own."
+                f"A {type(args).__name__} describes another loss under the same names. Make a "
+                "PrivateDistillationConfig: alpha=1 learns from the teacher alone; lmbda, beta and max_new_tokens "
+                "mean the same there, temperature is the loss's, and sampling_temperature that of what the student "
+                "writes."
             )
         known = {field.name for field in fields(cls) if field.init}
         given = {field.name: field for field in fields(args) if field.init}
@@ -244,7 +253,7 @@ class PrivateDistillationConfig(TrainingArguments):
                     f"{ours.name}={getattr(self, ours.name)!r} is not known. Choose one of {', '.join(choices)}."
                 )
         self._check_numbers()
-        check_share(self, "alpha", "beta", "population_share")
+        check_share(self, "alpha", "beta", "lmbda", "population_share")
         if self.temperature <= 0:
             raise ValueError(
                 f"temperature={self.temperature} must be positive; 1 leaves the distributions as they are."
@@ -259,11 +268,13 @@ class PrivateDistillationConfig(TrainingArguments):
                 f"max_temperature={self.max_temperature} is below 1, which would sharpen private tokens. Use 1 to "
                 "leave them as they are, or more (the default is 16) to soften them."
             )
-        check_positive(self, "temperature_power", "mollify_order")
+        check_positive(self, "temperature_power", "mollify_order", "sampling_temperature")
         check_not_negative(
             self, "hidden_weight", "noise_scale", "noise_support", "noise_context", "mollify_bound", "tag_dilation"
         )
-        check_at_least_one(self, "max_length", "population_min_spans", "loss_memory", "records_per_user")
+        check_at_least_one(
+            self, "max_length", "max_new_tokens", "population_min_spans", "loss_memory", "records_per_user"
+        )
         for options in (self.model_init_kwargs, self.teacher_model_init_kwargs):
             check_options(options)  # type: ignore[arg-type]  # read by TrainingArguments
         if self.label_smoothing_factor:

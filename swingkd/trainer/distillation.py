@@ -5,8 +5,9 @@ The trainer holds hooks only; the formulas are in `swingkd.losses` and `swingkd.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from swingkd.trainer.evaluation import preprocessing
 from swingkd.trainer.lines import show_lines
 from swingkd.trainer.metrics import Metrics
 from swingkd.trainer.objective import Objective, StepLosses, frozen_model, readable_head
+from swingkd.trainer.on_policy import ON_POLICY, StudentWriter
 from swingkd.trainer.out_of_fold import OutOfFoldTeacher
 from swingkd.trainer.privacy_arguments import PrivacyArguments
 from swingkd.trainer.protected import SayWhatIsProtected, what_is_protected
@@ -177,6 +179,7 @@ class PrivateDistillationTrainer(SavingTrainer):
             with self.accelerator.autocast():
                 every = (self.train_dataset, *parts_of(self.eval_dataset))
                 check_packing(every, self.task, roles, self.args.packing)
+        self.writer = StudentWriter(self.args, self.setup.reading) if self.args.lmbda else None
         self._read_student()
 
     def _read_student(self) -> None:
@@ -258,6 +261,25 @@ class PrivateDistillationTrainer(SavingTrainer):
                 total = total * self.accelerator.num_processes
         return (total, {}) if return_outputs else total
 
+    # --- what the student writes ---------------------------------------------------------------------------------
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Collect the batches of an update, and count their tokens; the student goes on with some of them first."""
+        if self.writer is not None and self.private is None:
+            epoch_iterator = map(partial(self._written, self.writer), epoch_iterator, itertools.count())
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
+
+    def _written(self, writer: StudentWriter, inputs: dict[str, Any], part: int) -> dict[str, Any]:
+        if not writer.writes(self.state.global_step, part):
+            return inputs
+        return writer.batch(self.model, inputs, self.data_collator, self.state.global_step, part)
+
+    def _drawn(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return a private batch's rows, which the student may go on with: each by itself, with weights that count."""
+        if self.writer is None or not self.writer.writes(self.state.global_step):
+            return rows
+        return self.writer.rows(self.model, rows, self.state.global_step)
+
     # --- differential privacy ------------------------------------------------------------------------------------
 
     def _private_run(self, privacy: PrivacyArguments, dataset: Dataset) -> PrivateRun:
@@ -266,7 +288,9 @@ class PrivateDistillationTrainer(SavingTrainer):
 
     def _row_losses(self, rows: list[dict[str, Any]]) -> torch.Tensor:
         """Return each row's loss summed over its tokens, [rows]."""
-        inputs = self._prepare_inputs(self.data_collator(rows))
+        inputs = self._prepare_inputs(self.data_collator(rows)) | {
+            name: True for name in (ON_POLICY,) if name in rows[0]
+        }
         if "input_ids" in inputs and "position_ids" not in inputs and takes(self.model, "position_ids"):
             inputs["row_positions"] = row_positions(self.model, inputs["input_ids"])
         with self.compute_loss_context_manager():

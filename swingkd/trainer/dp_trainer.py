@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -30,6 +31,10 @@ class DPTrainer(Trainer):
     def _private_run(self, privacy: PrivacyArguments, dataset: Dataset) -> PrivateRun:
         """Make what differs in a run under differential privacy."""
         raise NotImplementedError
+
+    def _drawn(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the rows of a batch as they are learnt."""
+        return rows
 
     def _set_up_dp(self) -> None:
         if self.privacy is None:
@@ -80,7 +85,7 @@ class DPTrainer(Trainer):
         if self.private is None:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
-        return torch.tensor(self.private.step(inputs["rows"]), device=self.args.device)
+        return torch.tensor(self.private.step(self._drawn(inputs["rows"])), device=self.args.device)
 
     def get_train_dataloader(self):
         """Return the training batches; under DP, Poisson samples of the units."""

@@ -28,6 +28,7 @@ from swingkd.targets.temperature import TokenTemperatures
 from swingkd.tasks import CausalLM, PredictedTokens, Task
 from swingkd.tasks.base import labelled
 from swingkd.trainer.config import PrivateDistillationConfig
+from swingkd.trainer.on_policy import ON_POLICY
 from swingkd.trainer.out_of_fold import OutOfFoldTeacher
 
 
@@ -101,7 +102,8 @@ class Objective:
                 "hand on the columns teacher_ids, teacher_log_probs and teacher_tails, as DistillationCollator does."
             )
         targets = teacher_targets if teacher_targets is not None else self._nothing(tokens)
-        alpha = self.args.alpha if teacher_targets is not None else 0.0
+        # What the student wrote is no label of anybody's.
+        alpha = 0.0 if teacher_targets is None else 1.0 if ON_POLICY in inputs else self.args.alpha
 
         def finish(hidden: torch.Tensor | None, outputs: Any) -> dict[str, torch.Tensor]:
             chosen = hidden[tokens.at] if hidden is not None else None

@@ -14,6 +14,7 @@ from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from swingkd.data import column_names
 from swingkd.data.columns import FOLD
 from swingkd.data.teacher_columns import CacheInfo
 from swingkd.losses import HintProjection
@@ -41,6 +42,7 @@ from swingkd.trainer.check_models import (
 from swingkd.trainer.check_pixels import check_pixels
 from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.made_up_rows import can_be_made_up, check_made_up, consistent, with_surrogates
+from swingkd.trainer.on_policy import check_on_policy
 from swingkd.trainer.out_of_fold import OutOfFoldTeacher, check_out_of_fold
 from swingkd.trainer.protections import check_protection, default_protection
 from swingkd.trainer.run_models import GivenModels, Models, load_models, load_student
@@ -226,6 +228,14 @@ def prepare_rows(
     if isinstance(models.teacher, OutOfFoldTeacher) and train is not None:
         train = models.teacher.dealt(train)
     check_made_up(args, task, train, data.tagger, cache, data.surrogates)
+    check_on_policy(
+        args,
+        task=task.name,
+        live=models.teacher is not None and cache is None,
+        tagged=data.tagger is not None,
+        rated=train is not None and "pii_likelihood" in column_names(train),
+        sharded=bool(args.fsdp or args.deepspeed),
+    )
     reading = Reading(
         models.processing_class,
         data.tagger,

@@ -197,7 +197,12 @@ def _(b):
     refused("eos_token of SFTConfig has no meaning", lambda: PrivateDistillationConfig.of(wrong))
 
 
-@habit("TRL's `GKDConfig`", "taken by GKDTrainer", "refused", "it learns partly from the student's own text")
+@habit(
+    "TRL's `GKDConfig`",
+    "taken by GKDTrainer",
+    "refused",
+    "another loss under the same names; `lmbda` and `max_new_tokens` are settings here too",
+)
 def _(b):
     args = copy.copy(TrainingArguments(str(b.folder / "gkd"), use_cpu=True, report_to=[]))
     args.lmbda = 0.5
