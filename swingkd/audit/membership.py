@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from swingkd.audit.attacks import ez_scores, lira_scores, ratio_scores, reference_tokens, rmia_scores, wbc_scores
 from swingkd.audit.intervals import Interval, area, bootstrap, proportion, wider
+from swingkd.audit.learned import taught_scores
 from swingkd.audit.lower_bound import EpsilonLowerBound, Method, epsilon_lower_bound
 from swingkd.audit.records import Data, check_no_overlap, copies_note, labelled_records, near_duplicates, text_records
 from swingkd.audit.scores import RecordScores, beside, longest_input, score_labels, score_texts
@@ -252,7 +253,7 @@ def judge_scores(
     Raises:
         ValueError: a reference is the audited model.
     """
-    scores = dict(own.attacks)
+    scores, given, judged = dict(own.attacks), list[np.ndarray](), list[int]()
     for number, reference in enumerate(references, 1):
         if len(own.log_likelihood) > 1 and np.array_equal(reference.log_likelihood, own.log_likelihood):
             raise ValueError(
@@ -274,8 +275,24 @@ def judge_scores(
         for name, online in (("lira", True), ("lira_offline", False)):
             scores[name] = lira_scores(own.statistic, statistics, seen, online=online)
     split = {name: (values[:members], values[members:]) for name, values in scores.items()}
+    if own.tokens:
+        losses = [-text.log_probs.astype(np.float64) for text in own.tokens]
+        taught = taught_scores(losses, [-text for text in given] if given else None, members, seed)
+        split |= taught
+        judged = [len(side) for side in next(iter(taught.values()), ())]
     results = [evaluate_attack(name, *sides, resamples=resamples, seed=seed) for name, sides in split.items()]
-    return MembershipReport(tuple(results), split, _few(members, len(own.log_likelihood) - members))
+    notes = _few(members, len(own.log_likelihood) - members) + _known(*judged)
+    return MembershipReport(tuple(results), split, notes)
+
+
+def _known(members: int = 0, nonmembers: int = 0) -> tuple[str, ...]:
+    """Say what attacks knew that were taught."""
+    if not members:
+        return ()
+    return (
+        f"camia and learned know of half of the records whether they are in, and are judged on the others: {members} "
+        f"in, {nonmembers} out",
+    )
 
 
 def _few(members: int, nonmembers: int) -> tuple[str, ...]:
