@@ -5,9 +5,10 @@ Every error names the record: `members.jsonl:17` for one that was read from a fi
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -271,3 +272,18 @@ def _columns(data: Data, side: str) -> tuple[dict[str, Any], list[str]]:
         return {"text": list(data)}, [f"{side}[{i}]" for i in range(len(data))]
     columns = {name: data[name][:] for name in data.column_names}
     return columns, columns.pop(ORIGIN, [f"{side}[{i}]" for i in range(len(data))])
+
+
+def rows_digest(rows: Any) -> tuple[str, int]:
+    """Return the SHA-256 of records and how many there are: whoever has them can tell that they were these.
+
+    Args:
+        rows: a data set, texts, or canaries.
+    """
+    digest, count = hashlib.sha256(), 0
+    for row in rows:
+        known = asdict(row) if is_dataclass(row) and not isinstance(row, type) else row
+        own = {k: v for k, v in known.items() if k != ORIGIN} if isinstance(known, dict) else known
+        digest.update(json.dumps(own, sort_keys=True, default=repr, ensure_ascii=False).encode() + b"\n")
+        count += 1
+    return digest.hexdigest(), count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from datasets import Dataset
@@ -15,6 +16,7 @@ from swingkd.audit.extraction import ExtractionReport, audit_extraction
 from swingkd.audit.lower_bound import EpsilonLowerBound
 from swingkd.audit.membership import MembershipReport, audit_membership
 from swingkd.audit.records import Data
+from swingkd.audit.removed import Removed, removed_exposure, removed_membership
 from swingkd.audit.scores import beside
 from swingkd.models.base_model import has_adapter
 from swingkd.models.same import same_model
@@ -67,6 +69,21 @@ class AuditReport:
             return False
         return not control.gives_away(level) and not self.exposure.gives_away(level)
 
+    @cached_property
+    def removed(self) -> tuple[Removed, ...]:
+        """How much more the same attacks find on the teacher, or on whatever model stands in its place."""
+        if self.teacher is None:
+            return ()
+        found: list[Removed] = []
+        if self.exposure is not None and self.teacher.exposure is not None:
+            found += removed_exposure(self.exposure, self.teacher.exposure)
+        for kind, report in self.membership.items():
+            if kind in self.teacher.membership:
+                order = {name: place for place, name in enumerate(report.scores)}
+                gone = removed_membership(kind, report, self.teacher.membership[kind])
+                found += sorted(gone, key=lambda one: order[one.attack])
+        return tuple(found)
+
     def to_dict(self, show_secrets: bool = False) -> dict[str, Any]:
         """Return everything as plain types.
 
@@ -82,6 +99,7 @@ class AuditReport:
             },
             "extraction": self.extraction and self.extraction.to_dict(show_secrets),
             "teacher": self.teacher and self.teacher.to_dict(show_secrets),
+            "removed": [asdict(one) for one in self.removed],
         }
 
 

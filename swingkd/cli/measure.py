@@ -23,7 +23,13 @@ def audit(
         ),
     ] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="The model's teacher: an attack that does not catch it has no power.")
+        str | None,
+        typer.Option(
+            "--teacher",
+            "--against",
+            help="The model's teacher, or a model to compare with: what is gone. An attack that does not catch it "
+            "either has no power.",
+        ),
     ] = None,
     canaries: Annotated[
         Path | None, typer.Option(help="The canaries.json that swingkd canaries wrote.", exists=True)
@@ -53,6 +59,12 @@ def audit(
         bool, typer.Option("--quick", help="With --pii: a quarter of the samples and values, for a first look.")
     ] = False,
     candidates: Annotated[int, typer.Option(help="Among how many the model picks a private value.")] = 20,
+    annex: Annotated[
+        bool,
+        typer.Option(
+            "--annex", help="Also write annex.json and annex.html: the evidence that EDPB Opinion 28/2024 asks for."
+        ),
+    ] = False,
     show_secrets: Annotated[
         bool, typer.Option("--show-secrets", help="Write the private values that were found into report.json.")
     ] = False,
@@ -65,15 +77,20 @@ def audit(
     swingkd audit --model ./student --members train.jsonl --nonmembers test.jsonl --canaries canaries.json
 
     swingkd audit --model out/student --members train.jsonl --nonmembers test.jsonl --card
+
+    swingkd audit --model ./student --against ./teacher --members train.jsonl --nonmembers test.jsonl --annex
     """
 
     from swingkd.audit import CanarySet, audit_model, read_records
     from swingkd.audit.foretold import foretell_extraction
     from swingkd.audit.loading import load_model, load_reference
-    from swingkd.audit.records import text_records
+    from swingkd.audit.records import rows_digest, text_records
+    from swingkd.models.base_model import has_adapter
     from swingkd.models.loading import public_name
+    from swingkd.privacy import PrivacyLedger, module_digest
     from swingkd.progress import duration
     from swingkd.report import audit_tables, read_model_facts, write_audit, write_audit_onto_card
+    from swingkd.report.annex import Identified, write_annex
     from swingkd.report.model_files import CARD_FILE
 
     # What is read first is refused first: models take longer.
@@ -105,16 +122,33 @@ def audit(
         seconds = foretell_extraction(audited, processing, texts, **asked, sides=2 if unseen else 1)
         hint = "" if quick or seconds < 60 else "; --quick takes about a quarter of it"
         say(f"The search for private values takes about {duration(seconds)}{hint}.", err=True)
+    references = reference or []
+    if not references and members and has_adapter(audited):
+        references = ["base"]
+        say("The model has an adapter, so what it was trained from is the reference.", err=True)
+    control = load_reference(teacher, processing) if teacher else None
     report = audit_model(
         audited,
         processing,
         **data,
         canaries=canary_set,
-        references=["base" if name == "base" else load_reference(name, processing) for name in reference or []],
-        teacher=load_reference(teacher, processing) if teacher else None,
+        references=["base" if name == "base" else load_reference(name, processing) for name in references],
+        teacher=control,
         extraction=extraction,
     )
     written = write_audit(report, out, title=public_name(model) or model, show_secrets=show_secrets)
+    if annex:
+        models = {"audited model": (model, audited), "compared with": (teacher, control)}
+        known = [
+            Identified(role, public_name(name) or str(name), module_digest(one), one.num_parameters())
+            for role, (name, one) in models.items()
+            if one is not None
+        ]
+        given = [*data.items(), ("canaries", canary_set and canary_set.canaries)]
+        known += [Identified(role, "", *rows_digest(rows)) for role, rows in given if rows is not None]
+        written += write_annex(
+            report, out, title=public_name(model) or model, identified=known, ledger=PrivacyLedger.of_weights(model)
+        )
     if onto_card:
         write_audit_onto_card(report, model)
         written.append(Path(model) / CARD_FILE)

@@ -79,9 +79,27 @@ def audit_tables(report: AuditReport) -> list[Table]:
         tables.append(table)
     for kind, membership in report.membership.items():
         tables.append(_membership_table(kind, membership, report))
+    if report.removed:
+        tables.append(_removed_table(report))
     if report.extraction:
         tables.append(_extraction_table(report.extraction))
     return tables
+
+
+def _removed_table(report: AuditReport) -> Table:
+    """Return what the attacks find less here than on the other model; of membership the rate that a person feels."""
+    table = _table(
+        "what is gone beside the teacher, or the model in its place",
+        ("attack", "on", "measured", "there", "here", "gone", "95 % interval"),
+        "the same canaries and records on both, in pairs; an interval above 0: this much less is given away here",
+    )
+    rates = {(one.attack, one.on) for one in report.removed if one.metric.startswith("TPR")}
+    for one in report.removed:
+        if one.metric == "AUC" and (one.attack, one.on) in rates:
+            continue
+        numbers = (f"{value:.3f}" for value in (one.other, one.own, one.gone.value))
+        table.add_row(one.attack, spoken(one.on), one.metric, *numbers, _span(one.gone, 3))
+    return table
 
 
 def _extraction_table(report: ExtractionReport) -> Table:

@@ -73,6 +73,7 @@ class Page:
         numbers: the three that count, with what each is.
         verdicts: what was found, in words, a line each.
         folded: figures and tables are shown to whoever asks for them.
+        sections: what else is told: a heading and its lines each.
         tables: numbers without a figure.
         figures: figures with their numbers.
         tokens: texts, token by token, from `shown_tokens`.
@@ -91,6 +92,7 @@ class Page:
     numbers: Sequence[tuple[str, str]] = ()
     verdicts: Sequence[str] = ()
     folded: bool = False
+    sections: Sequence[tuple[str, Sequence[str]]] = ()
 
 
 def write_page(page: Page, path: Path) -> Path:

@@ -12,7 +12,7 @@ from swingkd import CanarySet
 from swingkd.audit.loading import load_model
 from swingkd.cli import app
 from swingkd.report import MetricsFile, Row
-from tests.harness import train_tokenizer
+from tests.harness import tiny_model, train_tokenizer
 
 runner = CliRunner()
 
@@ -38,7 +38,7 @@ def audit(project, *options):
     return runner.invoke(app, ["audit", *own, *options])
 
 
-def test_audit_of_everything(project, texts, every_curve):
+def test_audit_of_everything(project, texts, tokenizer, every_curve):
     records = sorted(set(texts["text"]))
     for name, part in (("in", records[::2]), ("out", records[1::2])):
         (project / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
@@ -47,6 +47,8 @@ def test_audit_of_everything(project, texts, every_curve):
     )
     canaries.save(project / "canaries.json")
     members, others = str(project / "in.jsonl"), str(project / "out.jsonl")
+    shutil.copytree(project / "teacher", project / "other")
+    tiny_model(len(tokenizer), seed=7).save_pretrained(project / "other")
     result = audit(
         project,
         "--members",
@@ -69,12 +71,31 @@ def test_audit_of_everything(project, texts, every_curve):
         "10",
         "--candidates",
         "4",
+        "--against",
+        str(project / "other"),
+        "--annex",
     )
     assert result.exit_code == 0, result.output
     assert "membership of records: 30 in, 30 out" in result.output
+    assert "what is gone beside the teacher, or the model in its place" in result.output
     assert re.search(r"values picked +never seen", result.output)
     report = json.loads((project / "audit" / "report.json").read_text())
-    assert {"exposure", "membership", "epsilon", "extraction", "teacher"} == report.keys()
+    assert {"exposure", "membership", "epsilon", "extraction", "teacher", "removed"} == report.keys()
+    annex = json.loads((project / "audit" / "annex.json").read_text())
+    assert [one["role"] for one in annex["identified"]] == [
+        "audited model",
+        "compared with",
+        "members",
+        "nonmembers",
+        "private_text",
+        "unseen_text",
+        "canaries",
+    ]
+    assert all(re.fullmatch("[0-9a-f]{64}", one["digest"]) for one in annex["identified"])
+    assert annex["not_tried"] == ["model inversion from gradients or inner states"]
+    assert not any(text in json.dumps(annex) for text in records)
+    assert not any(canary.secret in json.dumps(annex["evidence"]) for canary in canaries.canaries if canary.inserted)
+    assert "Regurgitation of training data" in (project / "audit" / "annex.html").read_text()
     assert (project / "audit" / "roc_records.png").exists()
     again = audit(project, "--members", members, "--nonmembers", others, "--json")
     assert json.loads(again.stdout[again.stdout.index("{") :])["exposure"] is None
@@ -144,6 +165,20 @@ def test_audit_of_an_adapter(project, student):
         path.unlink()  # as peft saves it
     model, own = load_model(str(project / "adapter"))
     assert model.can_generate()
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.normal_()
+    adapted.save_pretrained(project / "adapter")
+    for name in ("in", "out"):
+        (project / f"{name}.jsonl").write_text(f'{{"text": "hello {name} ann"}}\n{{"text": "{name} bob"}}\n')
+    sides = ["--members", str(project / "in.jsonl"), "--nonmembers", str(project / "out.jsonl")]
+    result = runner.invoke(
+        app, ["audit", "--model", str(project / "adapter"), *sides, "--out", str(project / "audit")]
+    )
+    assert "what it was trained from is the reference" in result.stderr
+    found = json.loads((project / "audit" / "report.json").read_text())["membership"]["records"]["results"]
+    assert {"ez", "wbc", "ratio"} <= {one["attack"] for one in found}
     assert len(own) > 200
     student.model.save_pretrained(project / "headless")
     with pytest.raises(ValueError, match="is a LlamaModel"):
