@@ -151,7 +151,9 @@ class _AnyPrivateTrainer(SealingTrainer):
             return super().log(logs, start_time)
         # What the trainer's own `log` adds in training are exact means over the batch: accuracies, entropies, rewards.
         getattr(self, "_metrics", {}).get("train", {}).clear()
-        kept = {name: value for name, value in logs.items() if name in _TOLD_IN_TRAINING}
+        # Beside what does not depend on the records, what somebody measured on purpose.
+        told = {name for name in logs if name in _TOLD_IN_TRAINING or name.startswith("audit_")}
+        kept = {name: logs[name] for name in told}
         if self.privacy.log_nonprivate and "loss" in logs:
             kept["nonprivate_loss"] = logs["loss"]
         kept["epsilon"] = self.ledger.epsilon() or 0.0

@@ -3,9 +3,19 @@ import json
 import pytest
 from datasets import Dataset
 from transformers import LlamaConfig, LlamaForSequenceClassification, Trainer, TrainingArguments
+from trl import SFTConfig, SFTTrainer
 
-from swingkd import CanarySet, PrivacyAuditCallback, PrivateDistillationTrainer, RuleTagger, audit_model
+from swingkd import (
+    CanarySet,
+    PrivacyArguments,
+    PrivacyAuditCallback,
+    PrivateDistillationTrainer,
+    RuleTagger,
+    audit_model,
+    private,
+)
 from swingkd.audit.suite import audit_canary_membership
+from swingkd.trainer.dp_trainer import DPTrainer
 from tests.audit.test_membership_attacks import train
 from tests.harness import TEXTS, tiny_model
 
@@ -63,11 +73,11 @@ def test_what_cannot_be_audited_is_refused(model, tokenizer):
         audit_model(LlamaForSequenceClassification(config), tokenizer, private_text=TEXTS)
 
 
-@pytest.mark.parametrize("ours", [True, False])
-def test_the_callback_measures_while_a_model_learns(tmp_path, tokenizer, student, teacher, config, ours):
+@pytest.mark.parametrize("kind", [PrivateDistillationTrainer, Trainer, SFTTrainer, private(SFTTrainer)])
+def test_the_callback_measures_while_a_model_learns(tmp_path, tokenizer, student, teacher, config, kind):
     canaries = CanarySet.generate("the pin of {name} is {secret}", length=2, count=3, repetitions=(20,), seed=1)
     data = canaries.insert(Dataset.from_dict({"text": TEXTS}))
-    if ours:
+    if kind is PrivateDistillationTrainer:
         args = config(max_steps=20, eval_strategy="steps", eval_steps=10)
         trainer = PrivateDistillationTrainer(
             student,
@@ -80,8 +90,10 @@ def test_the_callback_measures_while_a_model_learns(tmp_path, tokenizer, student
         )
     else:
         rows = [{"input_ids": ids, "labels": ids} for ids in tokenizer(data["text"][:])["input_ids"]]
-        args = TrainingArguments(
-            tmp_path / "out",
+        arguments, more = (TrainingArguments, {}) if kind is Trainer else (SFTConfig, {"bf16": False})
+        args = arguments(
+            str(tmp_path / "out"),
+            **more,
             max_steps=40,
             eval_strategy="steps",
             eval_steps=20,
@@ -92,9 +104,9 @@ def test_the_callback_measures_while_a_model_learns(tmp_path, tokenizer, student
             disable_tqdm=True,
         )
         rows = Dataset.from_list(rows)
-        trainer = Trainer(
-            student, args, train_dataset=rows, eval_dataset=rows.select(range(2)), processing_class=tokenizer
-        )
+        promise = {"privacy": PrivacyArguments(noise_multiplier=0.5)} if issubclass(kind, DPTrainer) else {}
+        given = {"train_dataset": rows, "eval_dataset": rows.select(range(2)), "processing_class": tokenizer}
+        trainer = kind(student, args, **given, **promise)
     callback = PrivacyAuditCallback(
         trainer,
         canaries=canaries,
