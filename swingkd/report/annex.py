@@ -29,6 +29,7 @@ _LIMITS = (
     "and who may ask it. None of that is looked at here.",
     "Whether a likelihood is insignificant for a person is a judgement of law, not of this annex.",
 )
+_UNSEEN = "The same was asked of text that the model never saw: what goes beyond that is memory."
 _PROMISED = "No promise came with the model: no privacy ledger speaks of these weights."
 
 
@@ -93,7 +94,7 @@ def write_annex(
     *,
     title: str,
     identified: Sequence[Identified],
-    ledger: PrivacyLedger | None,
+    ledger: PrivacyLedger | None = None,
 ) -> list[Path]:
     """Write annex.json and annex.html into a folder.
 
@@ -152,7 +153,8 @@ def _membership(report: AuditReport) -> Evidence:
         first, through = membership.results[0], report.through(name)
         names = ", ".join(result.attack for result in membership.results)
         sides = f"{first.members} inside and {first.nonmembers} outside"
-        tried.append(f"{len(membership.results)} attacks on {spoken(name)}, {sides}: {names}.")
+        count = len(membership.results)
+        tried.append(f"{count} attack{'s' if count > 1 else ''} on {spoken(name)}, {sides}: {names}.")
         best = max(membership.results, key=lambda result: abs(result.auc.value - 0.5))
         strongest = f"the strongest, {best.attack}, has an AUC of {_span(best.auc)}"
         found.append(
@@ -238,7 +240,7 @@ def _regurgitation(report: AuditReport) -> Evidence:
 
 def _unseen(report: AuditReport) -> str:
     if report.extraction is not None and report.extraction.unseen is not None:
-        return "The same was asked of text that the model never saw: what goes beyond that is memory."
+        return _UNSEEN
     return "Unknown: the same was not asked of text that the model never saw."
 
 
