@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from swingkd.data.columns import IGNORE, PADDING, fold_of, labels_of, likelihoods, text_begins
+from swingkd.data.columns import IGNORE, PADDING, TEACHER_AT, fold_of, labels_of, likelihoods, text_begins
 from swingkd.data.teacher_columns import CacheInfo, read_teacher
 from swingkd.models.inputs import OF_TOKENS
 
@@ -48,16 +48,27 @@ class DistillationCollator:
         pad_token_id: what fills `input_ids`.
         cache: what must have written the cached targets; `None`: one and the same for a batch.
         first: the first token keeps its label: the model sees what stands behind it.
+        teacher_pad_token_id: what fills `teacher_input_ids`, where the teacher has a tokenizer of its own.
     """
 
-    def __init__(self, pad_token_id: int, cache: CacheInfo | None = None, *, first: bool = False):
+    def __init__(
+        self,
+        pad_token_id: int,
+        cache: CacheInfo | None = None,
+        *,
+        first: bool = False,
+        teacher_pad_token_id: int | None = None,
+    ):
         self.pad_token_id = pad_token_id
         self.cache = cache
         self.first = first
+        self.teacher_pad_token_id = teacher_pad_token_id
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Return tensors [rows, longest]; `pii_likelihood` as float32 in [0, 1]."""
         more = {name: 0 for name in OF_TOKENS if name in rows[0]}
+        if TEACHER_AT in rows[0]:
+            more[TEACHER_AT] = -1
         batch = pad_rows(rows, PADDING | {"input_ids": self.pad_token_id} | more, "input_ids")
         if not self.first:
             batch["labels"][:, 0] = IGNORE
@@ -66,5 +77,8 @@ class DistillationCollator:
             del batch["attention_mask"]
         if "teacher_row" in rows[0]:
             batch |= read_teacher(rows, batch["input_ids"].size(1), self.cache)
+        if TEACHER_AT in rows[0]:
+            fillers = {"teacher_input_ids": self.teacher_pad_token_id or 0, "teacher_attention_mask": 0}
+            batch |= pad_rows(rows, fillers, "teacher_input_ids")
         batch["pii_likelihood"] = likelihoods(batch["pii_likelihood"])
         return batch | fold_of(rows)

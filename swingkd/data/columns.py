@@ -23,6 +23,8 @@ PII_TYPES = FACT_TYPES
 VERSION = f"5 {' '.join(TokenFacts._fields)}"
 
 
+#: The column that says which token of the teacher's own each token is, where it has another tokenizer; -1: none.
+TEACHER_AT = "teacher_at"
 #: The column that says in which fold a row is, so which teacher never saw it.
 FOLD = "teacher_fold"
 #: The fold of a row that no teacher saw.

@@ -28,7 +28,8 @@ import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from swingkd.data.columns import FOLD, IGNORE, PII_COLUMNS, VERSION, add_facts, in_parts, rows_of
+from swingkd.data.aligned import aligned
+from swingkd.data.columns import FOLD, IGNORE, PII_COLUMNS, TEACHER_AT, VERSION, add_facts, in_parts, rows_of
 from swingkd.data.made_up import learnt_alike, made_up
 from swingkd.data.packing import PackingStrategy, pack
 from swingkd.data.padding import OF_EACH_TOKEN, as_here, unpadded
@@ -107,6 +108,7 @@ def prepare_dataset(
     keep: tuple[str, ...] = (),
     first: int = 0,
     surrogates: Surrogates | None = None,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Dataset | IterableDataset:
     """Tokenise and tag a dataset.
 
@@ -120,6 +122,7 @@ def prepare_dataset(
         keep: other columns to keep, of rows that are not packed.
         first: the number of a packed row's first position, see `models.inputs.first_position`.
         surrogates: puts made-up values in the place of what the tagger finds; `None`: texts stay as they are.
+        teacher_tokenizer: the teacher's own fast tokenizer, where it has another one.
 
     Raises:
         ValueError: slow tokenizer, unknown columns, a row without text, a transform, or likelihoods that are no uint8.
@@ -132,6 +135,10 @@ def prepare_dataset(
             + ("the rows are tokenised already. Pass the text." if tagger else "there is no tagger. Pass one.")
         )
     if "input_ids" in columns:
+        if teacher_tokenizer is not None and not {"teacher_input_ids", TEACHER_AT} <= set(columns):
+            raise ValueError(
+                "The dataset is tokenised already, so it cannot be tokenised for the teacher. Pass the text."
+            )
         if tagger is not None and "pii_likelihood" not in columns and readable(columns, settings):
             known = {"tokenizer": tokenizer, "tagger": tagger, "settings": settings}
             known["read"] = reader(columns, tokenizer, settings)
@@ -146,6 +153,9 @@ def prepare_dataset(
         known = {"read": read, "tokenizer": tokenizer, "tagger": tagger, "settings": settings}
         if surrogates is not None:
             known["surrogates"] = surrogates
+        if teacher_tokenizer is not None:
+            check_fast_tokenizer(teacher_tokenizer)
+            known["teacher_tokenizer"] = teacher_tokenizer
         prepared = tagged_map(dataset, _tokenise, known, with_indices=True, **options)
     if settings.packing and not set(TEACHER_COLUMNS) & set(columns):
         known = {"strategy": settings.packing, "length": settings.max_length, "first": first}
@@ -272,7 +282,7 @@ def tokenised(
     return rows_of(_tokenise({"row": list(rows)}, (), itemgetter("row"), tokenizer, tagger, settings, VERSION))
 
 
-def _tokenise(batch, indices, read, tokenizer, tagger, settings, version, surrogates=None):
+def _tokenise(batch, indices, read, tokenizer, tagger, settings, version, surrogates=None, teacher_tokenizer=None):
     rows = [read(row) for row in rows_of(batch)]
     texts = [row.text for row in rows]
     if not all(isinstance(text, str) for text in texts):
@@ -281,9 +291,8 @@ def _tokenise(batch, indices, read, tokenizer, tagger, settings, version, surrog
             f"{without} of {len(rows)} rows have no text (None, or no string). Drop them first, such as "
             "dataset.filter(lambda row: isinstance(row['text'], str))."
         )
-    encode = partial(
-        tokenizer, add_special_tokens=not rows[0].templated, return_offsets_mapping=True, return_attention_mask=False
-    )
+    options = {"return_offsets_mapping": True, "return_attention_mask": False}
+    encode = partial(tokenizer, add_special_tokens=not rows[0].templated, **options)
     tags = tag_texts(tagger, texts) if tagger is not None else [None] * len(rows)
     if surrogates is None:
         encoded = encode(texts)
@@ -296,6 +305,8 @@ def _tokenise(batch, indices, read, tokenizer, tagger, settings, version, surrog
         rows = [learnt_alike(*each) for each in zip(rows, made, before, encoded["offset_mapping"], strict=True)]
     cut = settings.max_length if settings.packing in (None, "bfd") else None
     out: dict[str, list] = {key: [] for key in ("input_ids", "labels")}
+    if teacher_tokenizer is not None:
+        out |= {"teacher_input_ids": [], TEACHER_AT: []}
     if tagger is not None:
         out |= {key: [] for key in PII_COLUMNS}
     for row, ids, offsets, char_tags in zip(rows, encoded["input_ids"], encoded["offset_mapping"], tags, strict=True):
@@ -311,7 +322,23 @@ def _tokenise(batch, indices, read, tokenizer, tagger, settings, version, surrog
             learnt[-1] = True
         out["input_ids"].append(ids[:cut])
         out["labels"].append(np.where(learnt, ids, IGNORE)[:cut])
+        if teacher_tokenizer is not None:
+            _add_teacher(out, teacher_tokenizer, row, ids[:cut], offsets[:cut], tokenizer)
         if char_tags is None:
             continue
         add_facts(out, token_facts(row.text, char_tags, offsets, settings.dilation).at(slice(cut)))
     return out
+
+
+def _add_teacher(out, teacher_tokenizer, row, ids, offsets, tokenizer):
+    """Add the tokens of the teacher's own, of as much of the text as the student reads, and which are which."""
+    ended = bool(len(ids)) and ids[-1] == tokenizer.eos_token_id
+    text = row.text[: offsets[:, 1].max(initial=0)]
+    encoded = teacher_tokenizer(text, add_special_tokens=not row.templated, return_offsets_mapping=True)
+    own = np.array(encoded["input_ids"], np.int64)
+    places = np.array(encoded["offset_mapping"], np.int64).reshape(-1, 2)
+    end = teacher_tokenizer.eos_token_id
+    if ended and end is not None and (not len(own) or own[-1] != end):
+        own, places = np.append(own, end), np.concatenate([places, np.full((1, 2), len(text))])
+    out["teacher_input_ids"].append(own)
+    out[TEACHER_AT].append(aligned(offsets, places))

@@ -150,6 +150,15 @@ class Task(ABC):
         """Return the batch as the teacher reads it: where it has a tokenizer of its own, in its tokens."""
         return inputs
 
+    def answered(self, inputs: dict[str, torch.Tensor], read: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return where the teacher gives its answers, in the batch that it reads: bool as of `at`.
+
+        Args:
+            inputs: a batch of the collator.
+            read: of `of_teacher`.
+        """
+        return self.at(read)
+
     @abstractmethod
     def metrics(
         self, sums: np.ndarray, answers: Iterable[tuple[np.ndarray, np.ndarray]], model: PreTrainedModel

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from swingkd.data import DistillationCollator, column_names, prepare_dataset
-from swingkd.data.columns import IGNORE
+from swingkd.data.columns import FOLD, IGNORE, TEACHER_AT
 from swingkd.data.prepare import rendered
 from swingkd.data.teacher_columns import CacheInfo
 from swingkd.models.inputs import first_position, of_tokens
@@ -46,6 +46,7 @@ class TokenTask(Task):
             keep=keep,
             first=first_position(reading.model),
             surrogates=reading.surrogates,
+            teacher_tokenizer=reading.teacher_processing_class,
         )
 
     def texts(self, dataset, reading):
@@ -80,12 +81,29 @@ class CausalLM(TokenTask):
     auto_model = AutoModelForCausalLM
     endings = ("ForCausalLM", "LMHeadModel")
     shifts_labels = True
+    columns = (*TokenTask.columns, "teacher_input_ids", TEACHER_AT)
 
     def collator(self, processing_class, teacher_processing_class=None, cache: CacheInfo | None = None):
-        return DistillationCollator(processing_class.pad_token_id, cache)
+        own = teacher_processing_class.pad_token_id if teacher_processing_class is not None else None
+        return DistillationCollator(processing_class.pad_token_id, cache, teacher_pad_token_id=own)
 
     def at(self, inputs):
         return F.pad(labelled(inputs["labels"])[:, 1:], (0, 1), value=False)
+
+    def of_teacher(self, inputs):
+        if TEACHER_AT not in inputs:
+            return inputs
+        own = {name.removeprefix("teacher_"): inputs[name] for name in ("teacher_input_ids", "teacher_attention_mask")}
+        return own | {name: inputs[name] for name in ("labels", FOLD) if name in inputs}
+
+    def answered(self, inputs, read):
+        if read is inputs:
+            return self.at(inputs)
+        found = aligned_tokens(inputs, self.at(inputs))
+        rows = self.at(inputs).nonzero()[:, 0]
+        places = torch.zeros_like(read["input_ids"], dtype=torch.bool)
+        places[rows[found > 0], found[found > 0] - 1] = True
+        return places
 
     def predicted(self, inputs, width, end):
         # The first token of a row is predicted by nothing.
@@ -115,6 +133,16 @@ class MaskedLM(TokenTask):
 
     def call(self, inputs, model):
         return _ids_and_mask(inputs) | of_tokens(inputs, model)
+
+
+def aligned_tokens(inputs: dict[str, torch.Tensor], at: torch.Tensor) -> torch.Tensor:
+    """Return which token of the teacher's own each predicted one is, [N]; -1: none.
+
+    Args:
+        inputs: a batch with the teacher's tokens.
+        at: where the N tokens are predicted.
+    """
+    return F.pad(inputs[TEACHER_AT][:, 1:], (0, 1), value=-1)[at]
 
 
 def _ids_and_mask(inputs: dict[str, torch.Tensor]) -> dict[str, Any]:

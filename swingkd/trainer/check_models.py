@@ -151,7 +151,7 @@ def check_tokenizer(
             f"({len(tokenizer)}): the same id would mean different tokens. "
             + (
                 "Choose a teacher and a student of one family."
-                if task.predicts_tokens
+                if task.predicts_tokens and task.name != "text-generation"
                 else "Pass the teacher's own as teacher_processing_class, the student's as processing_class."
             )
         )
@@ -254,12 +254,36 @@ def check_task(task: Task, models: dict[str, PreTrainedModel], args: PrivateDist
         )
 
 
-def check_teacher_processing(task: Task, processing_class: object) -> None:
-    """Refuse a tokenizer of the teacher's own where its answers are tokens."""
-    if processing_class is not None and task.predicts_tokens:
+def check_teacher_processing(task: Task, processing_class: object, args: PrivateDistillationConfig) -> None:
+    """Refuse a tokenizer of the teacher's own where nothing shows which token is which, or something needs them alike.
+
+    Args:
+        task: what the models are for.
+        processing_class: the teacher's own; `None`: it has none.
+        args: the settings.
+
+    Raises:
+        ValueError: names what does not go with it.
+    """
+    if processing_class is None or not task.predicts_tokens:
+        return
+    if task.name != "text-generation":
         raise ValueError(
-            f"teacher_processing_class is for classifiers; with {task.name} teacher and student share one tokenizer."
+            f"teacher_processing_class is for classifiers and causal language models; with {task.name} teacher and "
+            "student share one tokenizer."
         )
+    wrong = {
+        "packing": args.packing,
+        "hidden_weight": args.hidden_weight > 0,
+        "lmbda": args.lmbda > 0,
+        "protection": args.protection == "population",
+    }
+    for name, refused in wrong.items():
+        if refused:
+            raise ValueError(
+                f"{name}={getattr(args, name)!r} needs a teacher that reads the student's tokens, and it has a "
+                "tokenizer of its own. Leave one of them out."
+            )
 
 
 def hidden_size(role: str, model: PreTrainedModel) -> int:

@@ -71,7 +71,8 @@ class PrivateDistillationTrainer(SavingTrainer):
             Or several, `OutOfFoldTeacher`, or the folder of such.
             `None`: its targets are cached in the data (`swingkd.cache_teacher`); rows without them can only be
             evaluated, by their perplexity, or learnt from with `alpha=0`.
-        teacher_processing_class: for classifiers: the teacher's tokenizer or image processor, where it has its own.
+        teacher_processing_class: the teacher's tokenizer or image processor, where it has its own.  Of causal language
+            models the tokens that both have are compared, where both tokenizers have ended a token.
         tagger: what rates the text; not needed where the data has a `pii_likelihood` column.
         public_model: a model like the student, trained on public data; makes `"mollify"` the default.
         target_protection: an object with a `protect` method, used instead of `args.protection`.
@@ -223,6 +224,7 @@ class PrivateDistillationTrainer(SavingTrainer):
             fused=reads and readable_head("student", self.model, vocabulary),
             written_protected=self.setup.written,
             rated=self.train_dataset is not None and "pii_likelihood" in column_names(self.train_dataset),
+            shared=self.setup.models.shared,
         )
 
     # --- what the loss needs -------------------------------------------------------------------------------------

@@ -22,11 +22,14 @@ from swingkd.data.columns import FOLD
 from swingkd.losses import TokenLosses, fused_token_losses, hint_losses, token_losses
 from swingkd.models.experts import balance_loss
 from swingkd.models.head import Head, at_least_float32, captured_hidden, check_readable, compute_dtype
+from swingkd.models.shared_vocabulary import SharedVocabulary
 from swingkd.targets import CachedTeacher, LiveTeacher, PrivatePositions, ProtectedTargets, Protection, population
 from swingkd.targets.teacher import Teacher
 from swingkd.targets.temperature import TokenTemperatures
+from swingkd.targets.translated import TranslatedTeacher
 from swingkd.tasks import CausalLM, PredictedTokens, Task
 from swingkd.tasks.base import labelled
+from swingkd.tasks.language import aligned_tokens
 from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.on_policy import ON_POLICY
 from swingkd.trainer.out_of_fold import OutOfFoldTeacher
@@ -58,6 +61,7 @@ class Objective:
         fused: whether the student's head is read; else its logits are.
         written_protected: cached targets were protected when they were written down.
         rated: the training rows say what is private, so every batch has to.
+        shared: the tokens that teacher and student share, where they have tokenizers of their own.
     """
 
     args: PrivateDistillationConfig
@@ -70,15 +74,20 @@ class Objective:
     fused: bool = False
     written_protected: bool = False
     rated: bool = False
+    shared: SharedVocabulary | None = None
 
     def __post_init__(self) -> None:
         self._readable = {
             id(model): self.args.fused_loss
             and self.task.predicts_tokens
-            and readable_head(role, model, self.vocabulary)
+            and readable_head(role, model, self._width(model))
             for role, model in (("teacher", self.teacher), ("public", self.public))
             if model is not None
         }
+
+    def _width(self, model: Any) -> int:
+        """Return how many tokens a model's own tokenizer has."""
+        return self.shared.other_size if self.shared is not None and model is self.teacher else self.vocabulary
 
     def losses(
         self, model: nn.Module, student: PreTrainedModel, inputs: dict, protection: Callable[[], Protection | None]
@@ -95,6 +104,10 @@ class Objective:
         # Where the values of a text are made up, its class is no secret of theirs.
         tokens = told.ordinary() if self.labels_alone and not self.task.teaches_values else told
         temperatures = self.args.temperature_settings.for_tokens(tokens.likelihood)
+        if self.shared is not None:
+            # In the middle of a token of the teacher's it has said nothing.
+            asked = aligned_tokens(inputs, tokens.at) > 0
+            temperatures = temperatures._replace(weight=temperatures.weight * asked)
         teacher_targets, teacher_hidden = self.targets(inputs, tokens, temperatures.teacher, protection)
         if teacher_targets is None and torch.is_grad_enabled() and self.args.alpha > 0:
             raise ValueError(
@@ -203,9 +216,11 @@ class Objective:
         elif self.teacher is not None:
             with self.autocast():
                 read = self.task.of_teacher(inputs)
-                at = tokens.at if read is inputs else self.task.at(read)
+                at = tokens.at if read is inputs else self.task.answered(inputs, read)
                 logits, hidden = self.frozen(self.teacher, read, at, hidden=self.args.hidden_weight > 0)
             teacher = LiveTeacher(logits, temperature)
+            if self.shared is not None:
+                teacher = self._translated(logits, aligned_tokens(inputs, tokens.at) > 0, temperature, self.shared)
         else:
             return None, None
         positions = tokens.private(temperature)
@@ -217,6 +232,17 @@ class Objective:
         written = self.written_protected and "teacher_ids" in inputs
         given = (teacher, tokens.likelihood, positions, rewrite, public_logits, written, self.labels_alone)
         return ProtectedTargets(*given), hidden
+
+    def _translated(
+        self, logits: Callable, asked: torch.Tensor, temperature: torch.Tensor, shared: SharedVocabulary
+    ) -> TranslatedTeacher:
+        places = (asked.cumsum(0) - 1).clamp_min(0)
+        own, other = (ids.to(places.device) for ids in (shared.own, shared.other))
+        if not bool(asked.any()):
+            # Nobody reads it: no token of this batch is one that the teacher predicts.
+            nothing = temperature.new_zeros(1, shared.other_size)
+            return TranslatedTeacher(nothing.__getitem__, places, temperature, own, other, self.vocabulary)
+        return TranslatedTeacher(logits, places, temperature, own, other, self.vocabulary)
 
     @property
     def labels_alone(self) -> bool:
@@ -267,20 +293,21 @@ class Objective:
         readable, device = self._readable[id(model)], inputs["labels"].device
         call = self.task.call(inputs, model) | _fold(inputs, model)
         if not readable and not hidden:
-            whole = self._chosen(model(**call).logits, at, device)
+            whole = self._chosen(model(**call).logits, self._width(model), at, device)
             return whole.__getitem__, None
         with captured_hidden(model, skip_logits=readable) as captured:
             outputs = model(**call)
         states = captured.hidden[at.to(captured.hidden.device)]
         if not readable:
-            whole = self._chosen(outputs.logits, at, device)
+            whole = self._chosen(outputs.logits, self._width(model), at, device)
             return whole.__getitem__, states
-        head = Head.of(model, self.vocabulary).cast(compute_dtype(device))
+        head = Head.of(model, self._width(model)).cast(compute_dtype(device))
         # A model spread over devices makes its logits where its head is.
         return lambda rows: head.logits(states[rows.to(states.device)]).to(device), states if hidden else None
 
-    def _chosen(self, logits: torch.Tensor, at: torch.Tensor, device: torch.device) -> torch.Tensor:
-        return at_least_float32(logits[..., : self.vocabulary][at.to(logits.device)]).to(device)
+    @staticmethod
+    def _chosen(logits: torch.Tensor, width: int, at: torch.Tensor, device: torch.device) -> torch.Tensor:
+        return at_least_float32(logits[..., :width][at.to(logits.device)]).to(device)
 
 
 def frozen_model(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:

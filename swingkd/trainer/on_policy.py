@@ -15,11 +15,12 @@ import torch
 from transformers import PreTrainedModel
 
 from swingkd.audit.generation import plain_sampling
+from swingkd.data import column_names
 from swingkd.data.columns import IGNORE, PADDING
 from swingkd.data.prepare import tokenised
 from swingkd.data.rendering import Rendered
-from swingkd.tagging import is_private
-from swingkd.tasks.base import Reading
+from swingkd.tagging import Tagger, is_private
+from swingkd.tasks.base import Reading, Task
 from swingkd.trainer.config import PrivateDistillationConfig
 
 #: In a batch, or a row: the student wrote what is learnt.
@@ -134,29 +135,29 @@ class StudentWriter:
 
 
 def check_on_policy(
-    args: PrivateDistillationConfig, *, task: str, live: bool, tagged: bool, rated: bool, sharded: bool
+    args: PrivateDistillationConfig, task: Task, teacher: object, dataset: Any, tagger: Tagger | None
 ) -> None:
     """Refuse what cannot go with text that the student writes.
 
     Args:
         args: the settings.
         task: what the models are for.
-        live: there is a teacher to ask.
-        tagged: there is a tagger.
-        rated: the rows say already what is private in them.
-        sharded: the student is spread over processes.
+        teacher: the one to ask; `None`: there is none, or its answers are cached.
+        dataset: the training rows, as they were given.
+        tagger: what would read what is written.
 
     Raises:
         ValueError: says what to do instead.
     """
     if not args.lmbda:
         return
+    rated = dataset is not None and "pii_likelihood" in column_names(dataset)
     wrong = {
-        f"models for {task}: only those for text-generation go on with a prompt": task != "text-generation",
-        "cached answers, or no teacher: it must read what the student writes (teacher_model=...)": not live,
+        f"models for {task.name}: only those for text-generation go on with a prompt": task.name != "text-generation",
+        "cached answers, or no teacher: it must read what the student writes (teacher_model=...)": teacher is None,
         "packing: a block has several prompts": args.packing,
-        "rows that are tagged already: pass a tagger, which reads what the student writes": rated and not tagged,
-        "a sharded student: launch with recipes/accelerate_configs/ddp.yaml": sharded,
+        "rows that are tagged already: pass a tagger, which reads what the student writes": rated and tagger is None,
+        "a sharded student: launch with recipes/accelerate_configs/ddp.yaml": bool(args.fsdp or args.deepspeed),
     }
     for what, refused in wrong.items():
         if refused:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from swingkd.models.experts import check_balance
 from swingkd.models.half import check_half
 from swingkd.models.inputs import padding
 from swingkd.models.loading import is_hub_id, load_pretrained, load_processor, name_of, public_name
+from swingkd.models.shared_vocabulary import SharedVocabulary
 from swingkd.privacy import PrivacyLedger
 from swingkd.tasks import Reading, Task, task_of
 from swingkd.trainer.check_columns import check_columns
@@ -101,10 +103,24 @@ class Models:
             rows = unseen(rows)
         return self.task.prepare(rows, reading, description=description, keep=(FOLD,))
 
+    @cached_property
+    def shared(self) -> SharedVocabulary | None:
+        """The tokens that teacher and student share, where the teacher has a tokenizer of its own."""
+        if self.teacher_processing_class is None or not self.task.predicts_tokens:
+            return None
+        return SharedVocabulary.of(self.processing_class, self.teacher_processing_class)
+
     def read_by(self, role: str) -> Any:
         """Return what prepares the inputs of a model."""
         own = self.teacher_processing_class if role == "teacher" else None
         return own if own is not None else self.processing_class
+
+
+def _are_one(one: Any, other: Any) -> bool:
+    """Tell whether two fast tokenizers make the same tokens of every text."""
+    if other is None or not (one.is_fast and other.is_fast):
+        return False
+    return one.get_vocab() == other.get_vocab() and one.backend_tokenizer.to_str() == other.backend_tokenizer.to_str()
 
 
 def load_models(given: GivenModels, rows: Any, args: PrivateDistillationConfig) -> Models:
@@ -123,12 +139,18 @@ def load_models(given: GivenModels, rows: Any, args: PrivateDistillationConfig) 
         check_dp_rows(args.privacy_unit, rows)
     first = teacher.one if isinstance(teacher, OutOfFoldTeacher) else teacher
     task = task_of(first if first is not None else student, args.task)
-    check_teacher_processing(task, given.teacher_processing_class)
+    check_teacher_processing(task, given.teacher_processing_class, args)
     processing_class = given.processing_class
     if processing_class is None:
         processing_class = _load_processing_class(student, task, args)
     check_processing(processing_class, task)
     processing_class, teacher_processing_class = map(padding, (processing_class, given.teacher_processing_class))
+    if (
+        task.predicts_tokens
+        and teacher_processing_class is not None
+        and _are_one(processing_class, teacher_processing_class)
+    ):
+        teacher_processing_class = None
     ledger = first_ledger(student, teacher, args)
     teacher_options: Any = args.teacher_model_init_kwargs or {}
     if teacher_options and not isinstance(teacher, str):

@@ -14,7 +14,6 @@ from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from swingkd.data import column_names
 from swingkd.data.columns import FOLD
 from swingkd.data.teacher_columns import CacheInfo
 from swingkd.losses import HintProjection
@@ -35,6 +34,7 @@ from swingkd.trainer.check_models import (
     check_public,
     check_start,
     check_task,
+    check_teacher_processing,
     check_tokenizer,
     hidden_size,
     longest_row,
@@ -171,6 +171,8 @@ def check_fit(
 ) -> PrivateDistillationConfig:
     """Check that the models fit each other and their tokenizers; return the settings with the length of a row."""
     check_task(models.task, models.by_role, args)
+    # Once more: by now a protection was chosen.
+    check_teacher_processing(models.task, models.teacher_processing_class, args)
     check_public(models.public, models.teacher)
     # No answer of out-of-fold teachers needs a protection: that is not to say that nothing is private.
     private = args.protection != "none" or isinstance(models.teacher, OutOfFoldTeacher)
@@ -228,14 +230,7 @@ def prepare_rows(
     if isinstance(models.teacher, OutOfFoldTeacher) and train is not None:
         train = models.teacher.dealt(train)
     check_made_up(args, task, train, data.tagger, cache, data.surrogates)
-    check_on_policy(
-        args,
-        task=task.name,
-        live=models.teacher is not None and cache is None,
-        tagged=data.tagger is not None,
-        rated=train is not None and "pii_likelihood" in column_names(train),
-        sharded=bool(args.fsdp or args.deepspeed),
-    )
+    check_on_policy(args, task, models.teacher if cache is None else None, train, data.tagger)
     reading = Reading(
         models.processing_class,
         data.tagger,

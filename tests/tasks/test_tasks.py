@@ -537,9 +537,10 @@ def test_own_metrics_read_the_logits(build):
     assert trainer.evaluate(trainer.train_dataset)["eval_shape"] == 3
 
 
-def test_two_tokenizers_are_for_classifiers_of_text(build):
-    with pytest.raises(ValueError, match="teacher_processing_class is for classifiers; with text-generation"):
-        build("text-generation", teacher_processing_class=other_tokenizer())
+@pytest.mark.parametrize("task", ["fill-mask", "text2text-generation"])
+def test_where_answers_are_tokens_two_tokenizers_are_for_causal_models(build, task):
+    with pytest.raises(ValueError, match=f"for classifiers and causal language models; with {task}"):
+        build(task, teacher_processing_class=other_tokenizer())
 
 
 def test_hints_need_tokens(build):

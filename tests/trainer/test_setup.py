@@ -129,13 +129,13 @@ def test_the_errors_come_in_this_order(given, config, student, teacher, tokenize
             pad_token_id=2,
         )
     )
-    args = config(target_epsilon=8.0)
+    args = config(target_epsilon=8.0, lmbda=0.5)
     args.protection, args.alpha = "populaton", 2.0
     wrong = {
         "args": args,
         "model": teacher,
         "train_dataset": IterableDataset.from_generator(lambda: iter(())),
-        "teacher_processing_class": tokenizer,
+        "teacher_processing_class": copy.deepcopy(tokenizer),
         "processing_class": bare,
         "peft_config": PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"),
         "public_model": str(tmp_path / "nowhere"),
@@ -151,7 +151,7 @@ def test_the_errors_come_in_this_order(given, config, student, teacher, tokenize
         ("The teacher is the student", lambda: wrong.update(model=classifier)),
         ("pushes whole checkpoints", lambda: setattr(args, "push_to_hub", False)),
         ("A stream cannot be sampled", lambda: wrong.update(train_dataset=ordinary)),
-        ("teacher_processing_class is for classifiers", lambda: wrong.update(teacher_processing_class=None)),
+        ("lmbda=0.5 needs a teacher that reads", lambda: setattr(args, "lmbda", 0.0)),
         ("neither a padding token nor", lambda: wrong.update(processing_class=tokenizer)),
         ("There is no folder", lambda: wrong.update(public_model=None)),
         ("pass public_model=", lambda: setattr(args, "protection", "noise")),
