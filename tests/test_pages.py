@@ -127,3 +127,20 @@ def test_no_example_evaluates_or_attacks_with_rows_that_were_trained_on(page):
         assert trained.split(".")[0] != evaluated.split(".")[0], evaluated
     for inside, outside in re.findall(r"members[= ](\S+),? (?:--)?nonmembers[= ](\S+)", text):
         assert inside.rstrip(",)") != outside.rstrip(",)"), outside
+
+
+def test_the_comparison_names_tests_that_there_are_and_sources_that_it_lists():
+    page = (ROOT / "docs" / "comparison.md").read_text()
+    tests = re.findall(r"`(tests/[\w/]+\.py)`", page)
+    assert len(set(tests)) > 15
+    assert all((ROOT / path).exists() for path in tests)
+    table, _, sources = page.partition("## Where it was read")
+    listed = {int(number) for number in re.findall(r"^(\d+)\. ", sources, re.MULTILINE)}
+    assert {int(number) for number in re.findall(r"\[(\d+)\]", table)} == listed == set(range(1, len(listed) + 1))
+    rows = [line for line in table.splitlines() if line.startswith("| ") and "---" not in line]
+    columns = rows[0].count("|")
+    assert all(row.count("|") == columns for row in rows)
+    # Whatever is said of a peer has a source, and what is not said is a dash.
+    for row in rows[1:]:
+        for cell in row.split("|")[3:-1]:
+            assert cell.strip() == "–" or re.search(r"\[\d+\]", cell), row
