@@ -143,4 +143,4 @@ def test_the_comparison_names_tests_that_there_are_and_sources_that_it_lists():
     # Whatever is said of a peer has a source, and what is not said is a dash.
     for row in rows[1:]:
         for cell in row.split("|")[3:-1]:
-            assert cell.strip() == "–" or re.search(r"\[\d+\]", cell), row
+            assert cell.strip() == "\u2013" or re.search(r"\[\d+\]", cell), row

@@ -160,6 +160,7 @@ def check_dp_rows(unit: str, dataset: Dataset | IterableDataset | None) -> None:
     """
     if dataset is None:
         return
+    check_kind(dataset, "train_dataset", several=False, named=False)
     if not isinstance(dataset, Dataset):
         raise ValueError(
             "A stream cannot be sampled with known probability, so no guarantee would hold. Make it a map-style data "

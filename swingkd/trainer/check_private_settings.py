@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainingArguments
@@ -18,11 +19,12 @@ AVERAGING: tuple[ProtectionName, ...] = ("population",)
 CHECKPOINTING = ("gradient_checkpointing", "activation_checkpointing")
 
 
-def check_private_training(args: TrainingArguments) -> None:
+def check_private_training(args: TrainingArguments, fits: str) -> None:
     """Refuse settings of any Trainer that DP-SGD cannot be combined with.
 
     Args:
         args: of a run with differential privacy.
+        fits: what has to fit the memory.
 
     Raises:
         ValueError: a setting would break the guarantee, and what to do instead.
@@ -37,13 +39,13 @@ def check_private_training(args: TrainingArguments) -> None:
     wrong = {
         "gradient_accumulation_steps": (
             args.gradient_accumulation_steps != 1,
-            "per_device_train_batch_size is what a batch holds, and only its parts have to fit the memory",
+            f"per_device_train_batch_size is what a batch holds on average, {fits} what fits the memory",
         ),
         "fp16": (args.fp16, "its loss scaling rounds clipped gradients; use bf16"),
         "train_sampling_strategy": (args.train_sampling_strategy != "random", "batches are Poisson samples"),
         "auto_find_batch_size": (
             args.auto_find_batch_size,
-            "steps that are tried again are steps that count; lower what goes through the model at once",
+            f"steps that are tried again are steps that count, and {fits} is what has to fit the memory",
         ),
         "optim": (
             any(word in str(args.optim).lower() for word in ("layerwise", "lomo")),
@@ -54,6 +56,10 @@ def check_private_training(args: TrainingArguments) -> None:
         "fsdp": (bool(args.fsdp), parallel),
     }
     refuse(args, wrong)
+    if os.environ.get("WANDB_WATCH", "false") in ("gradients", "all") and "wandb" in args.report_to:
+        raise ValueError(
+            "WANDB_WATCH sends histograms of gradients before they are clipped and noised: the records' own. Unset it."
+        )
 
 
 def refuse(args: TrainingArguments, wrong: dict[str, tuple[bool, str]]) -> None:
@@ -94,7 +100,7 @@ def check_private_settings(args: PrivateDistillationConfig) -> None:
     """
     _ = args.privacy
     check_positive(args, "micro_batch_size")
-    check_private_training(args)
+    check_private_training(args, "micro_batch_size")
     for name in CHECKPOINTING:
         options = (getattr(args, f"{name}_kwargs", None) or {}) if getattr(args, name, False) else {}
         if not options.get("use_reentrant", True):

@@ -6,6 +6,7 @@ The trainer holds hooks only; the formulas are in `swingkd.losses` and `swingkd.
 from __future__ import annotations
 
 import itertools
+import secrets
 from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
@@ -280,7 +281,8 @@ class PrivateDistillationTrainer(SavingTrainer):
         """Return a private batch's rows, which the student may go on with: each by itself, with weights that count."""
         if self.writer is None or not self.writer.writes(self.state.global_step):
             return rows
-        return self.writer.rows(self.model, rows, self.state.global_step)
+        # From no seed that anybody knows: each record's text is drawn for itself, whoever else is in the batch.
+        return self.writer.rows(self.model, rows, secrets.randbits(62))
 
     # --- differential privacy ------------------------------------------------------------------------------------
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -40,6 +39,8 @@ class PrivateRun:
 
     def __init__(self, args: TrainingArguments, privacy: PrivacyArguments, dataset: Dataset, losses: RowLosses):
         self.args, self.privacy, self.dataset, self.losses = args, privacy, dataset, losses
+        #: The rows as they are learnt: without columns that nobody reads.
+        self.read = dataset
         self.units = _units(dataset, privacy.privacy_unit)
         self.count = len(dataset) if self.units is None else len(np.unique(self.units))
         self.dp: DPSGD | None = None
@@ -66,7 +67,13 @@ class PrivateRun:
         ).plan()
 
     def loader(self, dataset: Dataset, **options: Any) -> DataLoader:
-        """Return the batches of this process: lists of rows, each a Poisson sample, some of them empty."""
+        """Return the batches of this process: lists of rows, each a Poisson sample, some of them empty.
+
+        Args:
+            dataset: the rows that the run was made with, perhaps without some columns.
+            **options: of `DataLoader`.
+        """
+        self.read = dataset
         batches = PoissonBatches(
             self.plan,
             self.units,
@@ -105,8 +112,7 @@ class PrivateRun:
         ledger.budget = self.privacy.target_epsilon
         ledger.afford(replace(self.entry, releases=steps))
         self.dp.model.train()
-        rows = [self.dataset[i % len(self.dataset)] for i in range(_LOOKED_AT)]
-        self.dp.check(lambda at: self.losses([rows[i] for i in at.tolist()]), len(rows))
+        self._look()
         left = iter(range(steps))
 
         def count(_: Any) -> None:
@@ -116,6 +122,12 @@ class PrivateRun:
 
         # Between the noise and the update: no update is ever uncounted.
         self.dp.optimizer.attach_step_hook(count)
+
+    def _look(self) -> None:
+        """Refuse models and losses in which rows meet, by a few rows."""
+        assert self.dp is not None
+        rows = [self.read[i % len(self.read)] for i in range(_LOOKED_AT)]
+        self.dp.check(lambda at: self.losses([rows[i] for i in at.tolist()]), len(rows))
 
     def end(self) -> None:
         """Make the model an ordinary one again."""
@@ -129,17 +141,18 @@ class PrivateRun:
             rows: of this process; there may be none.
         """
         assert self.dp is not None
+        assert self.dp.optimizer.step_hook is not None, "no step goes uncounted"
         self.dp.zero_grad()
         total = self._add(rows)
         self.dp.finish()
         return total / max(len(rows), 1) if self.privacy.log_nonprivate else 0.0
 
     def _of_units(self, rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-        """Deal a batch out to its units, whose rows follow each other."""
-        if self.units is None:
-            yield from ([row] for row in rows)
-        else:
-            yield from (list(own) for _, own in groupby(rows, key=lambda row: row[self.privacy.privacy_unit]))
+        """Deal a batch out to its units, wherever their rows stand in it."""
+        units: dict[Any, list[dict[str, Any]]] = {}
+        for number, row in enumerate(rows):
+            units.setdefault(number if self.units is None else row[self.privacy.privacy_unit], []).append(row)
+        yield from units.values()
 
 
 class TogetherRun(PrivateRun):
@@ -199,8 +212,19 @@ class TogetherRun(PrivateRun):
 class AloneRun(PrivateRun):
     """Each row goes through the model alone, so that its loss may be any Trainer's."""
 
+    #: How many batches there were.
+    batches: int = 0
+
     def _dp_sgd(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> DPSGD:
         return UnitByUnit(model, optimizer, self.plan, self.count)
+
+    def step(self, rows: list[dict[str, Any]]) -> float:
+        """See `PrivateRun.step`; now and then, and more rarely with time, the loss is looked at once more."""
+        self.batches += 1
+        if self.batches.bit_count() == 1:
+            # A running mean of rewards, say, has nothing to remember before the first step.
+            self._look()
+        return super().step(rows)
 
     def _add(self, rows: list[dict[str, Any]]) -> float:
         assert isinstance(self.dp, UnitByUnit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from typing import Any
 
 import torch
@@ -85,12 +86,27 @@ class DPTrainer(Trainer):
         if self.private is None:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
-        return torch.tensor(self.private.step(self._drawn(inputs["rows"])), device=self.args.device)
+        # What is drawn beside the noise (dropout, other text) comes from no seed that anybody knows, and leaves none
+        # behind that would tell how much was drawn.
+        with torch.random.fork_rng([] if self.args.device.type == "cpu" else None):
+            torch.manual_seed(secrets.randbits(63))
+            loss = self.private.step(self._drawn(inputs["rows"]))
+        return torch.tensor(loss, device=self.args.device)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        # In the place of `"cpu": torch.random.get_rng_state(),`: a resumed run draws anew.
+        if self.private is None:
+            super()._save_rng_state(output_dir)
 
     def get_train_dataloader(self):
         """Return the training batches; under DP, Poisson samples of the units."""
         if self.private is None:
             return super().get_train_dataloader()
+        if self.train_dataset is not self.private.dataset:
+            raise ValueError(
+                "The training set was replaced after the trainer was made, and the promise is about the first one. "
+                "Make a trainer with the new one."
+            )
         return self.private.loader(
             self._remove_unused_columns(self.train_dataset, description="training"),
             num_workers=self.args.dataloader_num_workers,

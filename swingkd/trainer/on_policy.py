@@ -68,24 +68,25 @@ class StudentWriter:
             row = {name: inputs[name][i][own].tolist() for name in ("input_ids", "labels")}
             # One number a row: whose turn it is to answer it.
             rows.append(row | {name: int(v[i]) for name, v in inputs.items() if v.ndim == 1})
-        return collator(self.rows(student, rows, step, part)) | {ON_POLICY: True}
+        return collator(self.rows(student, rows, self._seed(step, part))) | {ON_POLICY: True}
 
-    def rows(
-        self, student: PreTrainedModel, rows: Sequence[dict[str, Any]], step: int, part: int = 0
-    ) -> list[dict[str, Any]]:
+    def _seed(self, step: int, part: int) -> int:
+        """Return what a process's samples of a batch follow from, so that a resumed run writes the same."""
+        return int(self._draws(step, part, 1 + self.args.process_index).integers(2**62))
+
+    def rows(self, student: PreTrainedModel, rows: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
         """Return rows with the same prompts, each what stands before the first token that is learnt.
 
         Args:
             student: a causal language model.
             rows: prepared rows.
-            step, part: as of `writes`; what is sampled follows from them, so a resumed run writes the same.
+            seed: of the samples.
         """
         if not rows:
             return []
         longest = self.args.max_length or self.settings.max_length
         new = min(self.args.max_new_tokens, longest // 2)
         prompts = [self._prompt(row)[-(longest - new) :] for row in rows]
-        seed = int(self._draws(step, part, 1 + self.args.process_index).integers(2**62))
         written = self._write(student, prompts, new, seed)
         starts, ends = self._texts(prompts), self._texts(written)
         both = zip(starts, ends, strict=True)

@@ -8,13 +8,9 @@ settings without seeds, card, page and figures.  Never `_private/`, canaries, no
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from huggingface_hub import CommitOperationAdd, HfApi
-from peft import PeftModel
-from transformers.trainer_utils import HubStrategy
 
 from swingkd.audit import AuditReport
 from swingkd.data import column_names
@@ -23,9 +19,8 @@ from swingkd.models.loading import is_hub_id, public_name
 from swingkd.models.whole import check_finite_weights
 from swingkd.report import ModelFacts, ShownToken, write_model_files
 from swingkd.report.metrics import environment
-from swingkd.report.model_files import CARD_FILE
 from swingkd.report.protected import Protected
-from swingkd.report.published import SETTINGS_FILE, public_content, public_files
+from swingkd.report.published import SETTINGS_FILE
 from swingkd.tasks import Task
 from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.public_settings import public_settings
@@ -46,11 +41,6 @@ class PublishingTrainer(SealingTrainer):
     def cached(self) -> bool:
         """Whether the teacher's answers are read from the training rows."""
         return self.train_dataset is not None and "teacher_cache" in column_names(self.train_dataset)
-
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repository as `Trainer` does, a private one unless `hub_private_repo=False`."""
-        wanted = self.args.hub_private_repo if private is None else private
-        super().init_hf_repo(token, private=True if wanted is None else wanted)
 
     def create_model_card(
         self,
@@ -136,30 +126,6 @@ class PublishingTrainer(SealingTrainer):
         self.create_model_card(**kwargs)
         self._finish_current_push()
         return self._send(self.args.output_dir, commit_message, token, revision, blocking=blocking)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Send the weights of a checkpoint while training goes on (`hub_strategy="every_save"`)."""
-        # In the place of `upload_folder(..., ignore_patterns=["_*", ...])`, which sends the pickle with the seed.
-        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
-            return
-        self._finish_current_push()
-        message = f"Training in progress, step {self.state.global_step}"
-        self._send(checkpoint_folder, message, self.args.hub_token, None, blocking=True)
-
-    def _send(self, folder: str, message: str | None, token: str | None, revision: str | None, *, blocking: bool):
-        files = [path for path in public_files(folder) if path.name != CARD_FILE or folder == self.args.output_dir]
-        # Of an adapter the adapter, of a model the model: the other is what an earlier run left there.
-        other = r"model[.-]" if isinstance(self.accelerator.unwrap_model(self.model), PeftModel) else "adapter_"
-        files = [path for path in files if not re.match(other, path.name)]
-        operations = [CommitOperationAdd(path.name, public_content(path)) for path in files]
-        create_commit: Callable[..., Any] = HfApi(token=token).create_commit
-        return create_commit(
-            str(self.hub_model_id),
-            operations,
-            commit_message=message or "End of training",
-            revision=revision or self.args.hub_revision,
-            run_as_future=not blocking,
-        )
 
     # --- facts -----------------------------------------------------------------------------------------------------
 

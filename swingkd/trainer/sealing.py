@@ -1,20 +1,27 @@
 """The hooks of the Hugging Face Trainer that write checkpoints with their ledger, and go on from whole ones only.
 
-The ledger is written before the weights; a checkpoint is one once it is sealed.
+The ledger is written before the weights; a checkpoint is one once it is sealed.  What leaves for the Hub is named in
+`report.published`, never a checkpoint with what else lies in it.
 """
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
+from huggingface_hub import CommitOperationAdd, HfApi
+from peft import PeftModel
 from torch import nn
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, rotate_checkpoints
 
 from swingkd.files import alone_in
 from swingkd.models.whole import check_finite_weights
 from swingkd.report import forget_model_facts
+from swingkd.report.model_files import CARD_FILE
+from swingkd.report.published import public_content, public_files
 from swingkd.trainer.checkpoints import begin_checkpoint, last_complete_checkpoint, load_renamed
 from swingkd.trainer.dp_trainer import DPTrainer
 from swingkd.trainer.resuming import check_same_run, run_settings, save_run_settings
@@ -107,3 +114,59 @@ class SealingTrainer(DPTrainer):
         # After `model.load_state_dict(state_dict, False)`, for the same reason.
         super()._load_best_model()
         load_renamed(self.model, str(self.state.best_model_checkpoint))
+
+    # --- what leaves the house -------------------------------------------------------------------------------------
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make the repository as `Trainer` does, a private one unless `hub_private_repo=False`."""
+        wanted = self.args.hub_private_repo if private is None else private
+        super().init_hf_repo(token, private=True if wanted is None else wanted)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        **kwargs: Any,
+    ):
+        """Send weights, ledger and card to the Hub; nothing that is secret.
+
+        Args:
+            commit_message, blocking, token, revision: as in `Trainer.push_to_hub`.
+            **kwargs: for `create_model_card`.
+        """
+        token = token if token is not None else self.args.hub_token
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        kwargs.setdefault("model_name", str(self.hub_model_id).rpartition("/")[2])
+        self.create_model_card(**kwargs)
+        self._finish_current_push()
+        return self._send(self.args.output_dir, commit_message, token, revision, blocking=blocking)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Send the weights of a checkpoint while training goes on (`hub_strategy="every_save"`)."""
+        # In the place of `upload_folder(..., ignore_patterns=["_*", ...])`, which sends the pickle with the seed.
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        self._finish_current_push()
+        message = f"Training in progress, step {self.state.global_step}"
+        self._send(checkpoint_folder, message, self.args.hub_token, None, blocking=True)
+
+    def _send(self, folder: str, message: str | None, token: str | None, revision: str | None, *, blocking: bool):
+        files = [path for path in public_files(folder) if path.name != CARD_FILE or folder == self.args.output_dir]
+        # Of an adapter the adapter, of a model the model: the other is what an earlier run left there.
+        other = r"model[.-]" if isinstance(self.accelerator.unwrap_model(self.model), PeftModel) else "adapter_"
+        files = [path for path in files if not re.match(other, path.name)]
+        operations = [CommitOperationAdd(path.name, public_content(path)) for path in files]
+        create_commit: Callable[..., Any] = HfApi(token=token).create_commit
+        return create_commit(
+            str(self.hub_model_id),
+            operations,
+            commit_message=message or "End of training",
+            revision=revision or self.args.hub_revision,
+            run_as_future=not blocking,
+        )

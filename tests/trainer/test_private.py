@@ -16,12 +16,13 @@ from transformers import (
     LlamaConfig,
     LlamaForSequenceClassification,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
 )
 from trl import DPOConfig, DPOTrainer, GRPOTrainer, KTOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
 from swingkd import PrivacyArguments, PrivacyLedger, PrivateDistillationTrainer, private
-from swingkd.privacy import TRANSFER_SET, PoissonBatches
+from swingkd.privacy import NO_TEACHER, TEACHER_DATA, TRANSFER_SET, PoissonBatches
 from swingkd.trainer.private import _BATCHES
 from tests.harness import NAMES, TEXTS, tiny_model
 from tests.trainer.test_dp_trainer import replayable
@@ -157,9 +158,8 @@ def test_a_users_texts_are_clipped_as_one(model, tokenizer, tmp_path, monkeypatc
     expected = copy.deepcopy(model)
     privacy = PrivacyArguments(noise_multiplier=0.7, clip_norm=0.5, privacy_unit="user", records_per_user=4)
     trainer = sft(model, tokenizer, tmp_path, privacy, per_device_train_batch_size=4)
-    rows = trainer.train_dataset
     # Rows of a user need not follow each other; here the draw is compared, so they do.
-    trainer.train_dataset = rows.sort("user")
+    trainer.train_dataset = trainer.train_dataset.sort("user")
     trainer.private = trainer._private_run(privacy, trainer.train_dataset)
     of = {}
     for row in trainer.train_dataset:
@@ -287,6 +287,171 @@ def test_your_own_loss_is_what_is_clipped(model, tokenizer, tmp_path, monkeypatc
     assert args.max_grad_norm == 1.0, "the caller's own settings are left as they are"
 
 
+# --- what others found -----------------------------------------------------------------------------------------------
+
+
+def test_what_is_evaluated_on_the_way_tells_no_count_of_private_tokens(model, tokenizer, tmp_path):
+    """TRL notes how many tokens were trained on beside an evaluation: the size of each secret draw."""
+
+    class Says(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            trainer.log({"eval_mine": 1.0})
+
+    held_out = Dataset.from_dict({"text": TEXTS[:4]})
+    args = SFTConfig(str(tmp_path), **(COMMON | {"eval_strategy": "steps", "eval_steps": 1}))
+    data = {"train_dataset": Dataset.from_dict(TALK), "eval_dataset": held_out, "processing_class": tokenizer}
+    trainer = private(SFTTrainer)(model.float(), args, **data, privacy=PROMISE, callbacks=[Says()])
+    trainer.train()
+    logs = trainer.state.log_history
+    assert {entry.get("eval_num_tokens", 0) for entry in logs} == {0}
+    assert all({"epoch", "step", "epsilon", "eval_mine"} == entry.keys() for entry in logs if "eval_mine" in entry)
+    assert "num_tokens" not in {name for entry in logs for name in entry}
+    assert trainer.evaluate(metric_key_prefix="test")["test_loss"] > 0
+    assert "test_loss" in trainer.state.log_history[-1]
+    trainer.log({"mine": 3.0})
+    assert trainer.state.log_history[-1]["mine"] == 3.0
+
+
+def test_a_training_set_that_was_replaced_is_refused(model, tokenizer, tmp_path):
+    trainer = sft(model, tokenizer, tmp_path)
+    trainer.train_dataset = trainer.train_dataset.shuffle(seed=1)
+    with pytest.raises(ValueError, match="the promise is about the first one"):
+        trainer.train()
+
+
+def test_a_users_rows_are_one_unit_wherever_they_stand(model, tokenizer, tmp_path):
+    privacy = PrivacyArguments(noise_multiplier=0.7, privacy_unit="user")
+    run = sft(model, tokenizer, tmp_path, privacy, per_device_train_batch_size=4).private
+    rows = [{"user": name} for name in ("ann", "bob", "ann", "bob", "ann")]
+    assert [len(own) for own in run._of_units(rows)] == [3, 2]
+
+
+def test_a_checkpoint_keeps_no_state_of_a_generator(tokenizer, tmp_path):
+    student = tiny_model(len(tokenizer), seed=1, attention_dropout=0.3)
+    states = []
+    for i in range(2):
+        trainer = sft(student, tokenizer, tmp_path / str(i), save_strategy="steps", save_steps=1, max_steps=1)
+        trainer.train()
+        states.append(torch.random.get_rng_state())
+        assert not list(tmp_path.glob("**/rng_state*"))
+    # And none is left behind that would tell how much was drawn.
+    assert torch.equal(*states)
+
+
+def test_a_loss_whose_memory_is_empty_at_first_is_found_later(model, tokenizer, tmp_path):
+    class Running(Trainer):
+        """What it keeps of the rows is nothing before the first step."""
+
+        begun, mean = None, 0.0
+
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            loss = super().compute_loss(model, inputs)
+            self.begun = float(loss) if self.begun is None else self.begun
+            reward = (self.begun - loss).clamp_min(0)
+            if self.state.global_step:
+                self.mean += float(reward) + 0.1
+            return loss - self.mean
+
+    args = TrainingArguments(str(tmp_path), **COMMON)
+    rows = Dataset.from_dict({"input_ids": tokenizer(TEXTS)["input_ids"]})
+    collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
+    trainer = private(Running)(model, args, data_collator=collator, train_dataset=rows, privacy=PROMISE)
+    with pytest.raises(ValueError, match="the loss remembers rows"):
+        trainer.train()
+    assert trainer.state.global_step == 1
+
+
+def test_the_ledger_knows_what_it_does_not_know(model, tokenizer, tmp_path):
+    class Distils(Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            return super().compute_loss(model, inputs)
+
+    args = TrainingArguments(str(tmp_path), **COMMON)
+    rows = Dataset.from_dict({"input_ids": tokenizer(TEXTS)["input_ids"]})
+    own = private(Distils)(model, args, train_dataset=rows, privacy=PROMISE)
+    assert own.ledger.unknown[TEACHER_DATA].startswith("nothing is known of the data of other models")
+    assert dpo(model, tokenizer, tmp_path).ledger.unknown[TEACHER_DATA] == NO_TEACHER
+    other, options = tiny_model(len(tokenizer), seed=9).double(), {"processing_class": tokenizer, "privacy": PROMISE}
+    args = DPOConfig(str(tmp_path), **COMMON)
+    trainer = private(DPOTrainer)(model, other, args, train_dataset=Dataset.from_dict(PAIRS), **options)
+    assert trainer.ledger.unknown[TEACHER_DATA].startswith("nothing is known")
+
+
+@pytest.mark.parametrize("unit", ["record", "user"])
+def test_columns_that_the_model_does_not_take_are_nobodys_business(model, tokenizer, tmp_path, unit):
+    rows = Dataset.from_dict(TALK | {"input_ids": tokenizer(TEXTS)["input_ids"], "record": list(range(60))})
+    collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
+    args = TrainingArguments(str(tmp_path), **(COMMON | {"per_device_train_batch_size": 4}))
+    privacy = PrivacyArguments(noise_multiplier=0.7, privacy_unit=unit)
+    given = {"data_collator": collator, "train_dataset": rows, "eval_dataset": rows.select(range(4))}
+    trainer = private(Trainer)(model.float(), args, **given, privacy=privacy)
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] > 0
+
+
+def test_a_column_that_is_called_record_is_a_column(tokenizer, tmp_path):
+    rows = Dataset.from_dict({"x": torch.randn(20, 3).tolist(), "record": torch.randn(20).tolist()})
+
+    class Linear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3))
+
+        def forward(self, x, record):
+            return {"loss": (x @ self.weight - record).square().mean()}
+
+    args = TrainingArguments(str(tmp_path), **(COMMON | {"per_device_train_batch_size": 4}))
+    private(Trainer)(Linear(), args, train_dataset=rows, privacy=PROMISE).train()
+
+
+def test_a_loss_of_several_numbers_says_so(model, tokenizer, tmp_path):
+    class Many(Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            return torch.ones(3, requires_grad=True)
+
+    rows = Dataset.from_dict({"input_ids": tokenizer(TEXTS)["input_ids"]})
+    collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
+    given = {"data_collator": collator, "train_dataset": rows, "privacy": PROMISE}
+    with pytest.raises(ValueError, match=r"tensor of shape \[3\]: one number is needed"):
+        private(Many)(model, TrainingArguments(str(tmp_path), **COMMON), **given).train()
+
+
+@pytest.mark.parametrize("strategy", ["every_save", "end"])
+def test_nothing_but_what_is_named_is_pushed(model, tokenizer, tmp_path, monkeypatch, strategy):
+    sent = []
+
+    class Hub:
+        def __init__(self, token=None):
+            self.token = token
+
+        def create_commit(self, name, operations, **kwargs):
+            sent.append([operation.path_in_repo for operation in operations])
+
+    monkeypatch.setattr("swingkd.trainer.sealing.HfApi", Hub)
+    monkeypatch.setattr(SFTTrainer, "init_hf_repo", lambda self, token=None, private=None: None)
+    push = {"push_to_hub": True, "hub_model_id": "me/x", "hub_token": "hf_SECRET", "hub_strategy": strategy}
+    trainer = sft(model.float(), tokenizer, tmp_path, save_strategy="steps", save_steps=1, **push)
+    trainer.hub_model_id = "me/x"
+    trainer.train()
+    trainer.push_to_hub()
+    names = {name for part in sent for name in part}
+    assert {"model.safetensors", "privacy_ledger.json"} <= names
+    assert not any(name.endswith((".pt", ".pth", ".bin", ".lock")) or name == "run_settings.json" for name in names)
+    for path in tmp_path.glob("**/training_args.bin"):
+        assert b"hf_SECRET" not in path.read_bytes()
+    assert len(sent) == (4 if strategy == "every_save" else 1)
+    with pytest.raises(ValueError, match="pushes whole checkpoints"):
+        sft(model, tokenizer, tmp_path, **(push | {"hub_strategy": "checkpoint"}))
+
+
+def test_gradients_are_not_watched(model, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_WATCH", "all")
+    args = SFTConfig(str(tmp_path), **COMMON)
+    args.report_to = ["wandb"]
+    with pytest.raises(ValueError, match="WANDB_WATCH sends histograms of gradients"):
+        private(SFTTrainer)(model, args, train_dataset=Dataset.from_dict(TALK), privacy=PROMISE)
+
+
 # --- what is refused -----------------------------------------------------------------------------------------------
 
 
@@ -315,6 +480,7 @@ def test_trainers_in_which_records_meet_are_refused(kind, message):
         ({"packing": True}, "packing=True and differential privacy do not go together"),
         ({"padding_free": True}, "padding_free=True"),
         ({"activation_offloading": True}, "activation_offloading=True"),
+        ({"torch_compile": True}, "torch_compile=True"),
         ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps=2"),
         ({"max_grad_norm": 0.5}, "max_grad_norm=0.5"),
         ({"auto_find_batch_size": True}, "auto_find_batch_size=True"),
@@ -331,7 +497,7 @@ def test_what_nobody_could_count_is_refused(model, tokenizer, tmp_path):
         PrivacyArguments()
     with pytest.raises(ValueError, match=r"target_delta=1.0 must be well below"):
         PrivacyArguments(target_epsilon=1.0, target_delta=1.0)
-    with pytest.raises(ValueError, match=r"privacy=8.0 must be PrivacyArguments"):
+    with pytest.raises(ValueError, match="say what is promised"):
         sft(model, tokenizer, tmp_path, 8.0)
     with pytest.raises(ValueError, match="A stream cannot be sampled"):
         sft(model, tokenizer, tmp_path, rows=Dataset.from_dict(TALK).to_iterable_dataset())
