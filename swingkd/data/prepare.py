@@ -16,10 +16,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from operator import itemgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -33,7 +32,7 @@ from swingkd.data.columns import FOLD, IGNORE, PII_COLUMNS, TEACHER_AT, VERSION,
 from swingkd.data.made_up import learnt_alike, made_up
 from swingkd.data.packing import PackingStrategy, pack
 from swingkd.data.padding import OF_EACH_TOKEN, as_here, unpadded
-from swingkd.data.rendering import Rendered, readable, reader
+from swingkd.data.rendering import readable, reader
 from swingkd.data.retag import tag_tokenised
 from swingkd.data.spans import token_facts
 from swingkd.data.teacher_columns import TEACHER_COLUMNS
@@ -266,20 +265,6 @@ def _check_not_empty(dataset: Dataset | IterableDataset) -> None:
             row = first + pc.index(empty, True).as_py()
             raise ValueError(f"The column input_ids has no token in row {row}. Drop such rows.")
         first += len(ids)
-
-
-def tokenised(
-    rows: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase, tagger: Tagger | None, settings: DataSettings
-) -> list[dict[str, Any]]:
-    """Return rows of tokens, read and tagged as those of a data set are.
-
-    Args:
-        rows: the texts.
-        tokenizer: a fast tokenizer.
-        tagger: what rates the characters; `None`: nothing is said of what is private.
-        settings: see `DataSettings`.
-    """
-    return rows_of(_tokenise({"row": list(rows)}, (), itemgetter("row"), tokenizer, tagger, settings, VERSION))
 
 
 def _tokenise(batch, indices, read, tokenizer, tagger, settings, version, surrogates=None, teacher_tokenizer=None):

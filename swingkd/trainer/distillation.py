@@ -31,7 +31,7 @@ from swingkd.trainer.check_data import check_fresh_masks
 from swingkd.trainer.check_packing import check_packing
 from swingkd.trainer.collators import chosen_collator
 from swingkd.trainer.config import PrivateDistillationConfig
-from swingkd.trainer.dp_run import PrivateRun, TogetherRun
+from swingkd.trainer.dp_run import MICRO_BATCH, PrivateRun, TogetherRun
 from swingkd.trainer.evaluation import preprocessing
 from swingkd.trainer.lines import show_lines
 from swingkd.trainer.metrics import Metrics
@@ -282,7 +282,8 @@ class PrivateDistillationTrainer(SavingTrainer):
         if self.writer is None or not self.writer.writes(self.state.global_step):
             return rows
         # From no seed that anybody knows: each record's text is drawn for itself, whoever else is in the batch.
-        return self.writer.rows(self.model, rows, secrets.randbits(62))
+        part = self.args.micro_batch_size or MICRO_BATCH
+        return self.writer.rows(self.model, rows, secrets.randbits(62), part)
 
     # --- differential privacy ------------------------------------------------------------------------------------
 

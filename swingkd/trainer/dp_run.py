@@ -18,7 +18,8 @@ from transformers import TrainingArguments
 from swingkd.privacy import DPSGD, DPSettings, LedgerEntry, PoissonBatches, PrivacyLedger, PrivacyPlan, UnitByUnit
 from swingkd.trainer.privacy_arguments import PrivacyArguments
 
-_MICRO_BATCH = 16
+#: Rows that go through the model at once, where nobody says otherwise.
+MICRO_BATCH = 16
 # Rows that are tried, together and alone, before the first step.
 _LOOKED_AT = 8
 RowLosses = Callable[[list[dict[str, Any]]], torch.Tensor]
@@ -175,7 +176,7 @@ class TogetherRun(PrivateRun):
         ghost: bool = False,
     ):
         super().__init__(args, privacy, dataset, losses)
-        self.part, self.ghost = part or _MICRO_BATCH, ghost
+        self.part, self.ghost = part or MICRO_BATCH, ghost
 
     def _dp_sgd(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> DPSGD:
         return DPSGD(model, optimizer, self.plan, self.count, ghost=self.ghost)

@@ -230,7 +230,8 @@ def prepare_rows(
     if isinstance(models.teacher, OutOfFoldTeacher) and train is not None:
         train = models.teacher.dealt(train)
     check_made_up(args, task, train, data.tagger, cache, data.surrogates)
-    check_on_policy(args, task, models.teacher if cache is None else None, train, data.tagger)
+    live = models.teacher if cache is None else None
+    check_on_policy(args, task, live, out_of_fold=isinstance(live, OutOfFoldTeacher))
     reading = Reading(
         models.processing_class,
         data.tagger,

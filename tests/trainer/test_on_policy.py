@@ -1,7 +1,6 @@
 """Text that the student writes: what is learnt of it, what is protected in it, and what it does not go with."""
 
 import copy
-import re
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from datasets import Dataset
 from swingkd import Folds, OutOfFoldTeacher, PrivateDistillationTrainer, RuleTagger, cache_teacher
 from swingkd.data.columns import IGNORE
 from swingkd.privacy import TRANSFER_SET
-from swingkd.trainer.on_policy import ON_POLICY, StudentWriter
+from swingkd.trainer.on_policy import ON_POLICY, StudentWriter, ends_of
 from tests.harness import NAMES, TEXTS, assert_same, tiny_model, weights
 from tests.trainer.test_dp_trainer import replayable
 
@@ -26,7 +25,7 @@ ASKED = {
 def make(student, teacher, tokenizer, config):
     """A function that makes a trainer whose student writes."""
 
-    def make(*, data=None, tagger=None, student=student, teacher=teacher, **fields):
+    def make(*, data=None, tagger=None, student=student, teacher=teacher, public=None, **fields):
         defaults = {"lmbda": 1.0, "max_new_tokens": 12, "protection": "none", "alpha": 0.5}
         data = Dataset.from_dict(ASKED) if data is None else data
         return PrivateDistillationTrainer(
@@ -36,6 +35,7 @@ def make(student, teacher, tokenizer, config):
             train_dataset=data,
             processing_class=tokenizer,
             tagger=tagger,
+            public_model=public,
         )
 
     return make
@@ -86,7 +86,7 @@ def test_prompts_stay_and_only_what_follows_is_learnt(make, student, tokenizer):
         assert not learnt[: len(prompt)].any()
         held = written["attention_mask"][i].bool()
         assert torch.equal(learnt[len(prompt) :], held[len(prompt) :])
-        assert 1 <= int(learnt.sum()) <= 2 * 12
+        assert 1 <= int(learnt.sum()) <= 12
     # What was written differs from row to row and from time to time.
     again = trainer.writer.batch(student, batch, trainer.data_collator, 1)
     assert again["input_ids"].shape != written["input_ids"].shape or not torch.equal(
@@ -108,11 +108,33 @@ def test_the_end_of_a_text_is_learnt_and_nothing_behind_it(make, student, tokeni
     prompt = tokenizer(ASKED["prompt"][0])["input_ids"]
     assert list(row["input_ids"]) == prompt + ids
     assert list(row["labels"]) == [IGNORE] * len(prompt) + ids
-    # As a given text of these words is read.
-    given = trainer.setup.models.task.prepare(
-        Dataset.from_dict({"prompt": ASKED["prompt"][:1], "completion": [SAYS]}), trainer.setup.reading
-    )[0]
-    assert {name: list(row[name]) for name in given} == given
+
+
+def test_tokens_stay_as_they_were_sampled(make, student, tokenizer):
+    """No text is made of them and read again: parts of characters, and words in other pieces, stay what they are."""
+    trainer = make()
+    (row,) = trainer.writer.rows(student, [trainer.train_dataset[0]], 7)
+    prompt = tokenizer(ASKED["prompt"][0])["input_ids"]
+    assert row["input_ids"] == prompt + trainer.writer._write(student, [prompt], 7)[0]
+
+
+def test_the_prompt_is_all_before_the_last_answer(make):
+    row = {"input_ids": list(range(10, 20)), "labels": [1, IGNORE, 12, 13, IGNORE, IGNORE, 16, 17, IGNORE, IGNORE]}
+    assert make().writer._prompt(row) == list(range(10, 16))
+    assert make(max_length=16).writer._prompt(row) == list(range(12, 16))
+
+
+def test_what_a_model_says_of_its_ends_ends_a_text_too(make, student, tokenizer):
+    student.generation_config.eos_token_id = [7, 9]
+    assert ends_of(student, tokenizer) == {7, 9, tokenizer.eos_token_id}
+    trainer = make(max_new_tokens=50)
+    ends = {7, 9, tokenizer.eos_token_id}
+    rows = trainer.writer.rows(student, list(trainer.train_dataset), 0, 7)
+    for row in rows:
+        answer = [label for label in row["labels"] if label != IGNORE]
+        assert not ends & set(answer[:-1])
+    assert len(rows) == 30
+    student.generation_config.eos_token_id = None
 
 
 def test_writing_leaves_the_student_as_it_was(make, tokenizer):
@@ -165,31 +187,67 @@ def test_a_resumed_run_writes_the_same(make, tokenizer, tmp_path):
 # --- what is protected ---------------------------------------------------------------------------------------------
 
 
-def test_what_was_written_is_tagged_as_given_text_is(make, student, tokenizer, monkeypatch):
-    saying(monkeypatch, tokenizer)
-    trainer = make(tagger=RuleTagger(), protection="drop")
-    (row,) = trainer.writer.rows(student, [trainer.train_dataset[0]], 0)
-    flagged = [i for i, likelihood in enumerate(row["pii_likelihood"]) if likelihood >= 128]
-    said = tokenizer.decode([row["input_ids"][i] for i in flagged])
-    assert "4821" in said
-    batch = trainer.writer.batch(student, first_batch(trainer), trainer.data_collator, 0)
-    losses = trainer._losses(trainer.model, dict(batch))
-    private = losses.tokens.likelihood > 0
-    assert bool(private.any())
-    assert not losses.per_token[private].any()
-    assert losses.per_token[~private].any()
+def known(model, tokenizer, pins):
+    """The mean log-probability of the names' own pins."""
+    found = []
+    for name, pin in pins.items():
+        start = tokenizer(f"hello {name}, my pin is")["input_ids"]
+        ids = torch.tensor([tokenizer(f"hello {name}, my pin is {pin}")["input_ids"]])
+        with torch.no_grad():
+            log_probs = model(ids).logits[0, :-1].log_softmax(-1)
+        found.append(float(log_probs.gather(1, ids[0, 1:, None])[len(start) - 1 :].sum()))
+    return np.mean(found)
 
 
-def test_with_surrogates_no_teacher_says_a_value_behind_the_students_words(
-    make, student, teacher, tokenizer, monkeypatch
-):
-    saying(monkeypatch, tokenizer)
-    trainer = make(tagger=RuleTagger(), protection="surrogate")
-    (row,) = trainer.writer.rows(student, [trainer.train_dataset[0]], 0)
-    learnt = tokenizer.decode([label for label in row["labels"] if label != IGNORE])
-    assert not re.search(r"\d", learnt)
-    assert "thank you" in learnt
-    trainer.train()
+def learn(model, tokenizer, texts, steps):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    batch = tokenizer([text + "</s>" for text in texts], return_tensors="pt", padding=True)
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORE)
+    for _ in range(steps):
+        loss = model(**{name: batch[name] for name in ("input_ids", "attention_mask")}, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model
+
+
+@pytest.mark.slow
+def test_why_no_protection_goes_with_it(make, tokenizer, monkeypatch):
+    """Dropping private tokens keeps the teacher's secrets from a student that reads, not from one that writes."""
+    pins = {name: (i * 7919 + 4821) % 9000 + 1000 for i, name in enumerate(NAMES)}
+    private = [f"hello {name}, my pin is {pin}. thank you." for name, pin in pins.items()]
+    teacher = learn(tiny_model(len(tokenizer), hidden=64, seed=2), tokenizer, private, 300)
+    data = {
+        "prompt": [f"hello {name}, my pin is" for name in NAMES] * 4,
+        "completion": [f" {pin}. thank you." for pin in pins.values()] * 4,
+    }
+    monkeypatch.setattr("swingkd.trainer.setup.check_on_policy", lambda *args, **kwargs: None)
+    ends = {}
+    for lmbda in (0.0, 1.0):
+        student = tiny_model(len(tokenizer), hidden=64, seed=1)
+        learn(student, tokenizer, [f"hello {name}, my pin is not known. thank you." for name in NAMES], 60)
+        trainer = make(
+            student=student,
+            teacher=teacher,
+            data=Dataset.from_dict(data),
+            tagger=RuleTagger(),
+            protection="drop",
+            lmbda=lmbda,
+            max_steps=200,
+            learning_rate=3e-3,
+            per_device_train_batch_size=10,
+        )
+        trainer.train()
+        ends[lmbda] = known(trainer.model.eval(), tokenizer, pins)
+    guessing = 4 * np.log(1 / 10)
+    assert ends[0.0] < guessing < ends[1.0] - 2
+
+
+@pytest.mark.parametrize("protection", ["surrogate", "noise", "drop", "population", "mollify"])
+def test_a_protection_of_private_tokens_is_refused(make, tokenizer, protection):
+    public = tiny_model(len(tokenizer), seed=5) if protection == "mollify" else None
+    with pytest.raises(ValueError, match=f"protection='{protection}': behind the student's own words"):
+        make(tagger=RuleTagger(), protection=protection, public=public)
 
 
 def test_each_row_keeps_the_teacher_that_never_saw_it(make, student, tokenizer, config):
@@ -197,7 +255,8 @@ def test_each_row_keeps_the_teacher_that_never_saw_it(make, student, tokenizer, 
 
     data = Dataset.from_dict(ASKED)
     folds = Folds.of(data, 2, near_duplicates=False)
-    trainer = make(data=data, teacher=OutOfFoldTeacher(teachers, folds), alpha=1.0)
+    teacher = OutOfFoldTeacher(teachers, folds)
+    trainer = make(data=data, teacher=teacher, alpha=1.0, tagger=RuleTagger(), protection="surrogate")
     batch = first_batch(trainer, 8)
     written = trainer.writer.batch(student, batch, trainer.data_collator, 0)
     assert torch.equal(written["teacher_fold"], batch["teacher_fold"])
@@ -263,6 +322,7 @@ def test_what_it_does_not_go_with(make, teacher, tokenizer, config, build):
         make(teacher=None, data=cached)
     with pytest.raises(ValueError, match="does not go with models for fill-mask"):
         build("fill-mask", lmbda=0.5)
-    rated = make(tagger=RuleTagger(), protection="drop", lmbda=0.0).train_dataset
-    with pytest.raises(ValueError, match="does not go with rows that are tagged already"):
-        make(data=rated, protection="drop")
+    with pytest.raises(ValueError, match="does not go with alpha=0"):
+        make(alpha=0.0)
+    with pytest.raises(ValueError, match=r"max_new_tokens=64 in rows of 64: nothing is left of a prompt"):
+        make(max_new_tokens=64)
