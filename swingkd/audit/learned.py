@@ -28,6 +28,8 @@ _FEWEST = 20
 _BEGINNINGS, _SMALL = (16, 64), (0.5, 1.0, 2.0)
 # Of approximate entropy (Pincus 1991): the length of a pattern, and how near, in deviations, two of them are alike.
 _PATTERN, _ALIKE = 2, 0.2
+# Each pair of places is compared, so of longer texts the beginning.
+_LONGEST = 256
 _LEVELS = 8
 
 
@@ -44,10 +46,13 @@ def taught_scores(
         members: how many are members.
         seed: of the halves.
     """
-    inside = np.arange(len(losses)) < members
-    taught = _half(inside, np.random.default_rng(seed))
+    inside, taught = np.arange(len(losses)) < members, np.zeros(len(losses), bool)
+    # Whoever is in: so the coins of the other half are still coins.
+    taught[np.random.default_rng(seed).permutation(len(losses))[: len(losses) // 2]] = True
     if min(np.bincount(2 * taught + inside, minlength=4)) < _FEWEST:
         return {}
+    if not all(np.isfinite(text).all() for text in losses):
+        return {}  # Said where each attack is judged, with the record's side.
     signals = np.array([run_of(text) for text in losses])
     found = {"camia": _against_known(signals, taught & ~inside)}
     features = signals
@@ -78,7 +83,7 @@ def run_of(losses: np.ndarray) -> np.ndarray:
             values.mean(),
             spread,
             slope,
-            approximate_entropy(values),
+            approximate_entropy(values[:_LONGEST]),
             packed,
             *np.quantile(values, (0.1, 0.5, 0.9)),
             *(values[:first].mean() for first in _BEGINNINGS),
@@ -106,15 +111,6 @@ def approximate_entropy(values: np.ndarray) -> float:
         return float(np.log((apart <= near).mean(1)).mean())
 
     return alike(_PATTERN) - alike(_PATTERN + 1)
-
-
-def _half(inside: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return which records are taught with, [n]: half of those inside, half of the others."""
-    taught = np.zeros(len(inside), bool)
-    for side in (True, False):
-        own = rng.permutation(np.flatnonzero(inside == side))
-        taught[own[: len(own) // 2]] = True
-    return taught
 
 
 def _against_known(signals: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ Every error names the record: `members.jsonl:17` for one that was read from a fi
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
@@ -274,16 +275,34 @@ def _columns(data: Data, side: str) -> tuple[dict[str, Any], list[str]]:
     return columns, columns.pop(ORIGIN, [f"{side}[{i}]" for i in range(len(data))])
 
 
-def rows_digest(rows: Any) -> tuple[str, int]:
-    """Return the SHA-256 of records and how many there are: whoever has them can tell that they were these.
+def rows_digest(rows: Any, key: bytes) -> tuple[str, int]:
+    """Return a keyed digest of records (HMAC with SHA-256) and how many there are.
+
+    Whoever has the records and the key can tell that they were these.  Without the key nobody can try values.
 
     Args:
         rows: a data set, texts, or canaries.
+        key: it stays with whoever was audited.
+
+    Raises:
+        ValueError: a record holds something whose bytes are not its own.
     """
-    digest, count = hashlib.sha256(), 0
+    digest, count = hmac.new(key, digestmod="sha256"), 0
     for row in rows:
         known = asdict(row) if is_dataclass(row) and not isinstance(row, type) else row
         own = {k: v for k, v in known.items() if k != ORIGIN} if isinstance(known, dict) else known
-        digest.update(json.dumps(own, sort_keys=True, default=repr, ensure_ascii=False).encode() + b"\n")
+        digest.update(json.dumps(own, sort_keys=True, default=_plain, ensure_ascii=False).encode() + b"\n")
         count += 1
     return digest.hexdigest(), count
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tobytes") and hasattr(value, "mode"):  # an image
+        return [value.mode, *value.size, hashlib.sha256(value.tobytes()).hexdigest()]
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, bytes):
+        return hashlib.sha256(value).hexdigest()
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    raise ValueError(f"A record holds a {type(value).__name__}, which has no digest. Leave that column out.")

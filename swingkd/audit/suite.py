@@ -22,6 +22,9 @@ from swingkd.models.base_model import has_adapter
 from swingkd.models.same import same_model
 from swingkd.tagging import Tagger
 
+# Attacks that stand beside references.
+_REFERRING = ("ratio", "rmia", "ez", "wbc", "learned")
+
 
 @dataclass(frozen=True)
 class AuditReport:
@@ -35,6 +38,7 @@ class AuditReport:
             canary's copies; all of them hold together with 95 % confidence, so the largest does.
         extraction: of training text and private values.
         teacher: what the same attacks found on the teacher: where they do not catch it, they show nothing here.
+        own_references: each of the two models was compared with its own base, so what compares is not the same attack.
     """
 
     exposure: ExposureReport | None = None
@@ -42,6 +46,7 @@ class AuditReport:
     epsilon: dict[str, dict[str, EpsilonLowerBound]] = field(default_factory=dict)
     extraction: ExtractionReport | None = None
     teacher: AuditReport | None = None
+    own_references: bool = False
 
     @property
     def family(self) -> int:
@@ -81,7 +86,8 @@ class AuditReport:
             if kind in self.teacher.membership:
                 order = {name: place for place, name in enumerate(report.scores)}
                 gone = removed_membership(kind, report, self.teacher.membership[kind])
-                found += sorted(gone, key=lambda one: order[one.attack])
+                same = (one for one in gone if not (self.own_references and one.attack in _REFERRING))
+                found += sorted(same, key=lambda one: order[one.attack])
         return tuple(found)
 
     def to_dict(self, show_secrets: bool = False) -> dict[str, Any]:
@@ -228,7 +234,7 @@ def audit_model(
                 delta=delta,
                 **common,
             )
-    return AuditReport(exposure, membership, epsilon, extraction_report, control)
+    return AuditReport(exposure, membership, epsilon, extraction_report, control, "base" in references)
 
 
 def _check_apart(

@@ -85,12 +85,13 @@ def audit(
     from swingkd.audit.foretold import foretell_extraction
     from swingkd.audit.loading import load_model, load_reference
     from swingkd.audit.records import rows_digest, text_records
+    from swingkd.files import PRIVATE, keep_secret
     from swingkd.models.base_model import has_adapter
     from swingkd.models.loading import public_name
     from swingkd.privacy import PrivacyLedger, module_digest
     from swingkd.progress import duration
     from swingkd.report import audit_tables, read_model_facts, write_audit, write_audit_onto_card
-    from swingkd.report.annex import Identified, write_annex
+    from swingkd.report.annex import ANNEX_KEY, Identified, write_annex
     from swingkd.report.model_files import CARD_FILE
 
     # What is read first is refused first: models take longer.
@@ -145,7 +146,9 @@ def audit(
             if one is not None
         ]
         given = [*data.items(), ("canaries", canary_set and canary_set.canaries)]
-        known += [Identified(role, "", *rows_digest(rows)) for role, rows in given if rows is not None]
+        keep_secret(out / PRIVATE / ANNEX_KEY)
+        key = (out / PRIVATE / ANNEX_KEY).read_bytes()
+        known += [Identified(role, "", *rows_digest(rows, key)) for role, rows in given if rows is not None]
         written += write_annex(
             report, out, title=public_name(model) or model, identified=known, ledger=PrivacyLedger.of_weights(model)
         )

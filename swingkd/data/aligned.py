@@ -25,8 +25,13 @@ def aligned(own: np.ndarray, other: np.ndarray) -> np.ndarray:
 def _predicted_after(offsets: np.ndarray) -> np.ndarray:
     """Return the tokens, after the very first, that are predicted from whole characters, one for each such place.
 
-    The bytes of one character are tokens that end at one place: the last of them has said all of it.
+    The bytes of one character are tokens that stand at one place: what is predicted behind them comes after the last.
     """
     places = np.arange(1, len(offsets))
-    ends = offsets[:-1, 1]
-    return places[np.append(ends[1:] != ends[:-1], True)] if len(places) else places
+    before, here = offsets[:-1], offsets[1:]
+    within = (before == here).all(1) & (here[:, 1] > here[:, 0])
+    places = places[~within]
+    if not len(places):
+        return places
+    ends = offsets[places - 1, 1]
+    return places[np.append(ends[1:] != ends[:-1], True)]

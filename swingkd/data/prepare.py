@@ -108,6 +108,7 @@ def prepare_dataset(
     first: int = 0,
     surrogates: Surrogates | None = None,
     teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+    teacher_length: int | None = None,
 ) -> Dataset | IterableDataset:
     """Tokenise and tag a dataset.
 
@@ -122,6 +123,7 @@ def prepare_dataset(
         first: the number of a packed row's first position, see `models.inputs.first_position`.
         surrogates: puts made-up values in the place of what the tagger finds; `None`: texts stay as they are.
         teacher_tokenizer: the teacher's own fast tokenizer, where it has another one.
+        teacher_length: how many of its tokens the teacher reads; what stands behind them has none of its answers.
 
     Raises:
         ValueError: slow tokenizer, unknown columns, a row without text, a transform, or likelihoods that are no uint8.
@@ -154,7 +156,7 @@ def prepare_dataset(
             known["surrogates"] = surrogates
         if teacher_tokenizer is not None:
             check_fast_tokenizer(teacher_tokenizer)
-            known["teacher_tokenizer"] = teacher_tokenizer
+            known |= {"teacher_tokenizer": teacher_tokenizer, "teacher_length": teacher_length}
         prepared = tagged_map(dataset, _tokenise, known, with_indices=True, **options)
     if settings.packing and not set(TEACHER_COLUMNS) & set(columns):
         known = {"strategy": settings.packing, "length": settings.max_length, "first": first}
@@ -267,7 +269,18 @@ def _check_not_empty(dataset: Dataset | IterableDataset) -> None:
         first += len(ids)
 
 
-def _tokenise(batch, indices, read, tokenizer, tagger, settings, version, surrogates=None, teacher_tokenizer=None):
+def _tokenise(
+    batch,
+    indices,
+    read,
+    tokenizer,
+    tagger,
+    settings,
+    version,
+    surrogates=None,
+    teacher_tokenizer=None,
+    teacher_length=None,
+):
     rows = [read(row) for row in rows_of(batch)]
     texts = [row.text for row in rows]
     if not all(isinstance(text, str) for text in texts):
@@ -290,8 +303,7 @@ def _tokenise(batch, indices, read, tokenizer, tagger, settings, version, surrog
         rows = [learnt_alike(*each) for each in zip(rows, made, before, encoded["offset_mapping"], strict=True)]
     cut = settings.max_length if settings.packing in (None, "bfd") else None
     out: dict[str, list] = {key: [] for key in ("input_ids", "labels")}
-    if teacher_tokenizer is not None:
-        out |= {"teacher_input_ids": [], TEACHER_AT: []}
+    places: list[np.ndarray] = []
     if tagger is not None:
         out |= {key: [] for key in PII_COLUMNS}
     for row, ids, offsets, char_tags in zip(rows, encoded["input_ids"], encoded["offset_mapping"], tags, strict=True):
@@ -307,23 +319,35 @@ def _tokenise(batch, indices, read, tokenizer, tagger, settings, version, surrog
             learnt[-1] = True
         out["input_ids"].append(ids[:cut])
         out["labels"].append(np.where(learnt, ids, IGNORE)[:cut])
-        if teacher_tokenizer is not None:
-            _add_teacher(out, teacher_tokenizer, row, ids[:cut], offsets[:cut], tokenizer)
+        places.append(offsets[:cut])
         if char_tags is None:
             continue
         add_facts(out, token_facts(row.text, char_tags, offsets, settings.dilation).at(slice(cut)))
+    if teacher_tokenizer is not None:
+        out |= _teacher_columns(out, rows, places, tokenizer, teacher_tokenizer, teacher_length)
     return out
 
 
-def _add_teacher(out, teacher_tokenizer, row, ids, offsets, tokenizer):
-    """Add the tokens of the teacher's own, of as much of the text as the student reads, and which are which."""
-    ended = bool(len(ids)) and ids[-1] == tokenizer.eos_token_id
-    text = row.text[: offsets[:, 1].max(initial=0)]
-    encoded = teacher_tokenizer(text, add_special_tokens=not row.templated, return_offsets_mapping=True)
-    own = np.array(encoded["input_ids"], np.int64)
-    places = np.array(encoded["offset_mapping"], np.int64).reshape(-1, 2)
-    end = teacher_tokenizer.eos_token_id
-    if ended and end is not None and (not len(own) or own[-1] != end):
-        own, places = np.append(own, end), np.concatenate([places, np.full((1, 2), len(text))])
-    out["teacher_input_ids"].append(own)
-    out[TEACHER_AT].append(aligned(offsets, places))
+def _teacher_columns(out, rows, every, tokenizer, teacher_tokenizer, longest):
+    """Return the tokens of the teacher's own, of as much of each text as the student reads, and which are which."""
+    texts = [row.text[: offsets[:, 1].max(initial=0)] for row, offsets in zip(rows, every, strict=True)]
+    encoded = teacher_tokenizer(texts, add_special_tokens=not rows[0].templated, return_offsets_mapping=True)
+    begin, end = _begins_with(teacher_tokenizer), teacher_tokenizer.eos_token_id
+    columns: dict[str, list] = {"teacher_input_ids": [], TEACHER_AT: []}
+    pairs = zip(out["input_ids"], every, texts, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    for ids, offsets, text, own, places in pairs:
+        own, places = np.array(own, np.int64), np.array(places, np.int64).reshape(-1, 2)
+        if begin is not None and own[:1] != begin:
+            # A chat's template is the student's, and writes no beginning of the teacher's.
+            own, places = np.append(begin, own), np.concatenate([np.zeros((1, 2), np.int64), places])
+        if len(ids) and ids[-1] == tokenizer.eos_token_id and end is not None and own[-1:] != end:
+            own, places = np.append(own, end), np.concatenate([places, np.full((1, 2), len(text))])
+        columns["teacher_input_ids"].append(own[:longest])
+        columns[TEACHER_AT].append(aligned(offsets, places[:longest]))
+    return columns
+
+
+def _begins_with(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the token that a tokenizer puts before every text; `None` where it puts none."""
+    first = tokenizer("a")["input_ids"][0]
+    return first if first == tokenizer.bos_token_id else None

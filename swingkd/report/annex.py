@@ -20,6 +20,8 @@ from swingkd.report.page import Figure, Page, table_of, write_page
 from swingkd.report.verdict import spoken, verdicts
 
 ANNEX_FILE, ANNEX_PAGE = "annex.json", "annex.html"
+#: The key of the records' digests; it stays with whoever was audited.
+ANNEX_KEY = "annex.key"
 _OPINION = "EDPB Opinion 28/2024, adopted 17 December 2024, section 3.2 (our reading)"
 _LIMITS = (
     "Attacks are lower bounds: a better one may find more. What was not found was not found by these.",
@@ -40,7 +42,7 @@ class Identified:
     Args:
         role: "audited model", "compared with", "members", ...
         name: as it may be shown.
-        digest: SHA-256 of the weights, or of the rows.
+        digest: SHA-256 of the weights; of rows, with a key that stays with whoever was audited.
         size: how many parameters, or rows.
     """
 
@@ -121,7 +123,10 @@ def write_annex(
     path = Path(folder) / ANNEX_FILE
     write_json(path, content)
     rows = [(one.role, one.name, f"{one.size:,}", one.digest) for one in identified]
-    about = Figure("What was attacked, and with what", "", ("role", "name", "parameters or rows", "SHA-256"), rows)
+    note = f"SHA-256 of weights; of rows HMAC-SHA-256, whose key is _private/{ANNEX_KEY}: with it they can be checked."
+    about = Figure(
+        "What was attacked, and with what", "", ("role", "name", "parameters or rows", "digest"), rows, note
+    )
     page = Page(
         f"Annex: what attacks find in {title}",
         promised,
@@ -155,8 +160,9 @@ def _membership(report: AuditReport) -> Evidence:
         sides = f"{first.members} inside and {first.nonmembers} outside"
         count = len(membership.results)
         tried.append(f"{count} attack{'s' if count > 1 else ''} on {spoken(name)}, {sides}: {names}.")
+        tried += [f"{note[0].upper()}{note[1:]}." for note in membership.notes if note.startswith("camia")]
         best = max(membership.results, key=lambda result: abs(result.auc.value - 0.5))
-        strongest = f"the strongest, {best.attack}, has an AUC of {_span(best.auc)}"
+        strongest = f"the one that looks strongest, {best.attack}, has an AUC of {_span(best.auc)}, by itself"
         found.append(
             f"{spoken(name).capitalize()} can be told by {', '.join(through)}; {strongest}."
             if through

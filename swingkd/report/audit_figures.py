@@ -91,7 +91,8 @@ def _removed_table(report: AuditReport) -> Table:
     table = _table(
         "what is gone beside the teacher, or the model in its place",
         ("attack", "on", "measured", "there", "here", "gone", "95 % interval"),
-        "the same canaries and records on both, in pairs; an interval above 0: this much less is given away here",
+        "the same canaries and records on both, in pairs; an interval above 0: this much less is given away here; "
+        "95 % for each line, not for all together",
     )
     rates = {(one.attack, one.on) for one in report.removed if one.metric.startswith("TPR")}
     for one in report.removed:

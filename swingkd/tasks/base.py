@@ -35,6 +35,7 @@ class Reading:
         num_proc: processes for map-style data.
         labelled: a classifier's rows must have labels; those that are only predicted need none.
         surrogates: replaces what the tagger finds; `None`: texts stay as they are.
+        teacher_length: how many tokens of its own tokenizer the teacher reads; `None`: as many as there are.
     """
 
     processing_class: Any
@@ -45,6 +46,7 @@ class Reading:
     num_proc: int | None = None
     labelled: bool = True
     surrogates: Surrogates | None = None
+    teacher_length: int | None = None
 
     def mapping(self, dataset: Dataset | IterableDataset, description: str, keep: tuple[str, ...]) -> dict[str, Any]:
         """Return the arguments of `dataset.map` for a batch of texts.

@@ -47,6 +47,7 @@ class TokenTask(Task):
             first=first_position(reading.model),
             surrogates=reading.surrogates,
             teacher_tokenizer=reading.teacher_processing_class,
+            teacher_length=reading.teacher_length,
         )
 
     def texts(self, dataset, reading):

@@ -157,7 +157,9 @@ class Objective:
         known = (targets, tokens.labels, temperatures)
         with self.autocast():
             if self.fused and hidden is not None:
-                head, memory = Head.of(student, self.vocabulary), self.args.loss_memory * 2**20
+                # Of the wider of two vocabularies, so many rows fit.
+                memory = self.args.loss_memory * 2**20 * self.vocabulary // self._widest
+                head = Head.of(student, self.vocabulary)
                 return fused_token_losses(hidden, head, *known, alpha=alpha, beta=self.args.beta, memory=memory)
             chosen = at_least_float32(logits[..., : self.vocabulary][tokens.at])
             parts = token_losses(chosen, *known, beta=self.args.beta)
@@ -277,7 +279,11 @@ class Objective:
     @property
     def rows_at_once(self) -> int:
         """How many rows of the vocabulary's length, and a few copies of them, fit the memory of the loss."""
-        return max(self.args.loss_memory * 2**20 // (16 * self.vocabulary), 1)
+        return max(self.args.loss_memory * 2**20 // (16 * self._widest), 1)
+
+    @property
+    def _widest(self) -> int:
+        return max(self.vocabulary, self.shared.other_size if self.shared is not None else 0)
 
     def frozen(
         self, model: PreTrainedModel, inputs: dict[str, torch.Tensor], at: torch.Tensor, *, hidden: bool = False

@@ -16,8 +16,9 @@ from swingkd.models.experts import check_balance
 from swingkd.models.half import check_half
 from swingkd.models.inputs import padding
 from swingkd.models.loading import is_hub_id, load_pretrained, load_processor, name_of, public_name
-from swingkd.models.shared_vocabulary import SharedVocabulary
+from swingkd.models.shared_vocabulary import SharedVocabulary, same_tokens
 from swingkd.privacy import PrivacyLedger
+from swingkd.tagging import Tagger
 from swingkd.tasks import Reading, Task, task_of
 from swingkd.trainer.check_columns import check_columns
 from swingkd.trainer.check_data import check_dp_rows, check_rows
@@ -28,6 +29,7 @@ from swingkd.trainer.check_models import (
     check_public,
     check_publishing,
     check_teacher_processing,
+    positions,
 )
 from swingkd.trainer.config import PrivateDistillationConfig
 from swingkd.trainer.ledgers import first_ledger
@@ -94,7 +96,9 @@ class Models:
             return None
         # Wrong columns first: what else is looked at counts on them.
         rows = check_columns(rows, self.task, self.by_role, self.processing_class)
-        check_rows(rows, self.by_role)
+        # A teacher with a tokenizer of its own was cut to what it reads.
+        own = {"teacher"} if self.teacher_length is not None else set()
+        check_rows(rows, {role: model for role, model in self.by_role.items() if role not in own})
         return rows
 
     def evaluated(self, rows: Any, reading: Reading, description: str) -> Any:
@@ -110,17 +114,28 @@ class Models:
             return None
         return SharedVocabulary.of(self.processing_class, self.teacher_processing_class)
 
+    @property
+    def teacher_length(self) -> int | None:
+        """How many tokens of its own tokenizer the teacher can place."""
+        own = self.by_role.get("teacher") if self.teacher_processing_class is not None else None
+        return positions(own) if own is not None and self.task.predicts_tokens else None
+
+    def reading(self, tagger: Tagger | None, args: PrivateDistillationConfig) -> Reading:
+        """Return how rows are read."""
+        return Reading(
+            self.processing_class,
+            tagger,
+            args.data_settings,
+            self.student,
+            self.teacher_processing_class,
+            args.dataset_num_proc,
+            teacher_length=self.teacher_length,
+        )
+
     def read_by(self, role: str) -> Any:
         """Return what prepares the inputs of a model."""
         own = self.teacher_processing_class if role == "teacher" else None
         return own if own is not None else self.processing_class
-
-
-def _are_one(one: Any, other: Any) -> bool:
-    """Tell whether two fast tokenizers make the same tokens of every text."""
-    if other is None or not (one.is_fast and other.is_fast):
-        return False
-    return one.get_vocab() == other.get_vocab() and one.backend_tokenizer.to_str() == other.backend_tokenizer.to_str()
 
 
 def load_models(given: GivenModels, rows: Any, args: PrivateDistillationConfig) -> Models:
@@ -148,7 +163,7 @@ def load_models(given: GivenModels, rows: Any, args: PrivateDistillationConfig) 
     if (
         task.predicts_tokens
         and teacher_processing_class is not None
-        and _are_one(processing_class, teacher_processing_class)
+        and same_tokens(processing_class, teacher_processing_class)
     ):
         teacher_processing_class = None
     ledger = first_ledger(student, teacher, args)

@@ -193,7 +193,9 @@ def check_fit(
         if isinstance(tokenizer, PreTrainedTokenizerBase):
             check_tokenizer(role, model, tokenizer, models.task)
             align_padding(role, model, tokenizer)
-            check_length(role, model, length)
+            # A teacher that reads its own tokens reads as many as it can.
+            if role != "teacher" or models.teacher_length is None:
+                check_length(role, model, length)
             if models.task.name == "text-classification":
                 check_padding_is_unread(role, model, tokenizer)
     if adapter is not None:
@@ -232,14 +234,7 @@ def prepare_rows(
     check_made_up(args, task, train, data.tagger, cache, data.surrogates)
     live = models.teacher if cache is None else None
     check_on_policy(args, task, live, out_of_fold=isinstance(live, OutOfFoldTeacher))
-    reading = Reading(
-        models.processing_class,
-        data.tagger,
-        args.data_settings,
-        models.student,
-        models.teacher_processing_class,
-        args.dataset_num_proc,
-    )
+    reading = models.reading(data.tagger, args)
     with args.main_process_first(desc="tagging", local=True):
         reading, found = consistent(reading, args, task, train)
     made_up, unlabelled = reading, replace(reading, labelled=False)

@@ -57,7 +57,7 @@ def test_a_run_that_falls_is_seen_where_the_mean_says_nothing():
     means = np.array([text.mean() for text in losses])
     assert 0.3 < evaluate_attack("loss", -means[:100], -means[100:], resamples=50).auc.value < 0.7
     found = taught_scores(losses, None, 100)
-    assert {name: len(own) for name, (own, _) in found.items()} == {"camia": 50, "learned": 50}
+    assert {name: sum(map(len, sides)) for name, sides in found.items()} == {"camia": 100, "learned": 100}
     assert evaluate_attack("learned", *found["learned"], resamples=50).auc.low > 0.9
 
 
@@ -97,8 +97,10 @@ def test_of_records_that_are_alike_they_claim_nothing():
 
 def test_few_records_teach_nobody():
     rng = np.random.default_rng(3)
-    assert taught_scores(series(rng, 79), None, 40) == {}
-    assert taught_scores(series(rng, 80), None, 40).keys() == {"camia", "learned"}
+    assert taught_scores(series(rng, 60), None, 30) == {}
+    assert taught_scores(series(rng, 120), None, 60).keys() == {"camia", "learned"}
+    # A model that diverged is named where the other attacks are judged.
+    assert taught_scores([np.full(5, np.inf), *series(rng, 120)], None, 60) == {}
 
 
 def test_the_halves_follow_from_the_seed_and_nobody_is_judged_who_taught():

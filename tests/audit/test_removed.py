@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
+from swingkd.audit import AuditReport
 from swingkd.audit.exposure_report import CanaryExposure, ExposureReport
 from swingkd.audit.membership import MembershipReport, evaluate_attack
+from swingkd.audit.records import rows_digest
 from swingkd.audit.removed import removed_exposure, removed_membership
 
 
@@ -49,9 +52,46 @@ def test_membership_is_compared_record_by_record():
     assert found.keys() == {"AUC", "TPR at 1 % FPR"}
     assert found["AUC"].gone.low > 0.3
     assert found["AUC"].gone.value == pytest.approx(found["AUC"].other - found["AUC"].own)
-    # A model beside itself: nothing is gone, and the pairs leave no doubt.
+    # A model beside itself: nothing is gone, and so many records do not make that certain.
     same = list(removed_membership("records", membership(loss=caught), membership(loss=caught), resamples=50))
-    assert all((one.gone.low, one.gone.value, one.gone.high) == (0, 0, 0) for one in same)
+    assert all(one.gone.low < one.gone.value == 0 < one.gone.high for one in same)
+
+
+def test_an_attack_that_is_right_the_wrong_way_round_is_no_privacy_gained():
+    rng = np.random.default_rng(3)
+    weak, turned = ((rng.normal(shift, 1, 200), rng.normal(0, 1, 200)) for shift in (0.5, -1.5))
+    found = removed_membership("records", membership(loss=turned), membership(loss=weak), resamples=100)
+    (area,) = (one for one in found if one.metric == "AUC")
+    assert area.own > area.other
+    assert area.gone.high < 0
+
+
+def test_all_or_nothing_is_never_certain():
+    certain = (np.full(12, 5.0) + np.arange(12) / 100, np.arange(12) / 100)
+    found = list(removed_membership("records", membership(loss=certain), membership(loss=certain), resamples=20))
+    assert all(one.gone.high - one.gone.low > 0.2 for one in found)
+    (one,) = removed_exposure(exposures([0.0, 0.0, 0.0]), exposures([13.3, 13.3, 13.3]))
+    assert one.gone.low < 13.3 < one.gone.high
+
+
+def test_attacks_that_stood_beside_other_references_are_not_compared():
+    rng = np.random.default_rng(4)
+    sides = [(rng.normal(size=120), rng.normal(size=120)) for _ in range(2)]
+    own, other = ({"records": membership(loss=one, ez=one)} for one in sides)
+    control = AuditReport(membership=other)
+    assert {one.attack for one in AuditReport(membership=own, teacher=control).removed} == {"loss", "ez"}
+    apart = AuditReport(membership=own, teacher=control, own_references=True)
+    assert {one.attack for one in apart.removed} == {"loss"}
+
+
+def test_a_digest_is_of_the_rows_and_of_the_key():
+    picture = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))
+    rows = [{"image": picture, "label": np.int64(3), "at": 1.5}]
+    again = [{"image": picture.copy(), "label": np.int64(3), "at": 1.5}]
+    assert rows_digest(rows, b"key") == rows_digest(again, b"key")
+    assert rows_digest(rows, b"key")[0] != rows_digest(rows, b"other")[0]
+    with pytest.raises(ValueError, match="which has no digest"):
+        rows_digest([{"x": object()}], b"key")
 
 
 def test_a_rate_that_few_records_cannot_show_is_left_out():

@@ -92,6 +92,10 @@ def test_audit_of_everything(project, texts, tokenizer, every_curve):
         "canaries",
     ]
     assert all(re.fullmatch("[0-9a-f]{64}", one["digest"]) for one in annex["identified"])
+    key = project / "audit" / "_private" / "annex.key"
+    assert key.stat().st_mode & 0o077 == 0
+    first = {one["role"]: one["digest"] for one in annex["identified"]}
+    assert first["members"] == first["private_text"] != first["nonmembers"]
     assert annex["not_tried"] == ["model inversion from gradients or inner states"]
     assert not any(text in json.dumps(annex) for text in records)
     assert not any(canary.secret in json.dumps(annex["evidence"]) for canary in canaries.canaries if canary.inserted)

@@ -1,5 +1,6 @@
 """A teacher with a tokenizer of its own: which tokens are which, what is compared, and what nobody asks it."""
 
+import copy
 import re
 
 import numpy as np
@@ -9,11 +10,13 @@ import torch.nn.functional as F
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from swingkd import PrivateDistillationTrainer, RuleTagger
 from swingkd.data.aligned import aligned
 from swingkd.data.columns import IGNORE, TEACHER_AT
-from swingkd.models.shared_vocabulary import SharedVocabulary
+from swingkd.models.shared_vocabulary import SharedVocabulary, same_tokens
 from swingkd.targets.teacher import LiveTeacher, TopTokens
 from swingkd.targets.translated import TranslatedTeacher
 from tests.harness import TEXTS, batch_of, tiny_model, train_tokenizer
@@ -33,8 +36,17 @@ def other():
 def make(student, tokenizer, other, texts, config):
     """A function that makes a trainer whose teacher reads other tokens."""
 
-    def make(*, tagger=None, data=texts, teacher_tokenizer=other, student=student, **fields):
-        teacher = tiny_model(len(teacher_tokenizer), hidden=24, seed=2)
+    def make(
+        *,
+        tagger=None,
+        data=texts,
+        teacher_tokenizer=other,
+        student=student,
+        student_tokenizer=tokenizer,
+        positions=256,
+        **fields,
+    ):
+        teacher = tiny_model(len(teacher_tokenizer), hidden=24, seed=2, max_position_embeddings=positions)
         with torch.no_grad():
             teacher.lm_head.weight.mul_(20)
         return PrivateDistillationTrainer(
@@ -42,7 +54,7 @@ def make(student, tokenizer, other, texts, config):
             config(**({"protection": "none"} | fields)),
             teacher_model=teacher,
             train_dataset=data,
-            processing_class=tokenizer,
+            processing_class=student_tokenizer,
             teacher_processing_class=teacher_tokenizer,
             tagger=tagger,
         )
@@ -54,17 +66,19 @@ def make(student, tokenizer, other, texts, config):
 
 
 def naive(own, other):
-    """Token by token: the last one predicted after so many characters, on both sides."""
+    """Token by token: the last one predicted after so many characters, on both sides, and not within a character."""
 
     def after(offsets):
-        return {int(offsets[i - 1][1]): i for i in range(1, len(offsets))}
+        found = {}
+        for i in range(1, len(offsets)):
+            (start, end), (left, right) = offsets[i - 1], offsets[i]
+            if (start, end) != (left, right) or left == right:
+                found[int(end)] = i
+        return found
 
-    mine, theirs = after(own), after(other)
-    return [theirs.get(end, -1) if mine.get(end) == i else -1 for i in range(len(own)) for end in [mine_end(own, i)]]
-
-
-def mine_end(offsets, i):
-    return int(offsets[i - 1][1]) if i else -1
+    mine, theirs = after(own.tolist()), after(other.tolist())
+    places = {i: theirs.get(end, -1) for end, i in mine.items()}
+    return [places.get(i, -1) for i in range(len(own))]
 
 
 @st.composite
@@ -97,6 +111,53 @@ def test_a_tokenizer_beside_itself_is_aligned_everywhere(tokenizer):
     found = aligned(offsets, offsets)
     assert (found >= 0).sum() < len(offsets) - 1
     assert ((found == np.arange(len(offsets))) | (found == -1)).all()
+
+
+def test_a_text_that_is_cut_within_a_character_is_asked_nothing_there(tokenizer):
+    offsets = np.array(tokenizer("ok 日", return_offsets_mapping=True)["offset_mapping"])
+    found = aligned(offsets[:-1], offsets)
+    assert found[-1] == -1
+
+
+def test_a_byte_is_not_taken_for_the_character_that_it_writes(tokenizer):
+    """Vocabularies with bytes for what has no token write each letter twice; the byte is never meant."""
+    names = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3}
+    names |= {f"<0x{byte:02X}>": 4 + byte for byte in range(256)}
+    names |= {name: 260 + i for i, name in enumerate(["▁", "a", "4", ",", "▁hello"])}
+    bpe = Tokenizer(models.BPE(names, [], byte_fallback=True, unk_token="<unk>"))
+    bpe.pre_tokenizer = pre_tokenizers.Metaspace()
+    bpe.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    llama = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    shared = SharedVocabulary.of(tokenizer, llama)
+    pairs = dict(zip(shared.own.tolist(), shared.other.tolist(), strict=True))
+    assert pairs[tokenizer.convert_tokens_to_ids("4")] == names["4"]
+    assert pairs[tokenizer.convert_tokens_to_ids(",")] == names[","]
+
+
+def test_one_kind_of_tokenizer_shares_special_tokens_and_parts_of_characters(tokenizer):
+    more = copy.deepcopy(tokenizer)
+    more.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    assert not same_tokens(tokenizer, more)
+    again = copy.deepcopy(tokenizer)
+    again(["a b", "c"], padding=True, truncation=True, max_length=4)
+    assert same_tokens(tokenizer, again)
+    assert len(SharedVocabulary.of(tokenizer, more).own) == len(tokenizer)
+    other = copy.deepcopy(more)
+    pairs = SharedVocabulary.of(more, other)
+    end = more.convert_tokens_to_ids("<|im_end|>")
+    assert end in pairs.own.tolist()
+
+
+def test_a_teacher_gets_its_own_beginning_and_no_more_than_it_reads(make, config, tokenizer, other):
+    template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    chat = copy.deepcopy(tokenizer)
+    chat.chat_template = template
+    data = Dataset.from_dict({"messages": [[{"role": "user", "content": text}] for text in TEXTS[:8]]})
+    rows = make(data=data, student_tokenizer=chat).train_dataset
+    assert {row["teacher_input_ids"][0] for row in rows} == {other.bos_token_id}
+    short = make(positions=16).train_dataset
+    assert max(len(row["teacher_input_ids"]) for row in short) == 16
+    assert all(max(row[TEACHER_AT]) < 16 for row in short)
 
 
 def test_what_both_tokenizers_write_alike_is_shared(tokenizer, other):

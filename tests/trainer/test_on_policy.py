@@ -44,9 +44,7 @@ def make(student, teacher, tokenizer, config):
 def saying(monkeypatch, tokenizer, text=SAYS):
     """Let every student write the same text, and end there."""
     ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-    monkeypatch.setattr(
-        StudentWriter, "_write", lambda self, student, prompts, new, seed: [ids[:new] for _ in prompts]
-    )
+    monkeypatch.setattr(StudentWriter, "_write", lambda self, student, prompts, seed: [ids for _ in prompts])
     return ids
 
 
