@@ -38,6 +38,7 @@ PYTHON_ONLY = (
     "transform",  # files have none
     "The arguments stand as in Trainer",
     "model_init",
+    "say what is promised",
     "describes another loss",
     "no meaning here",
     "with the splits",

@@ -333,9 +333,9 @@ def test_an_attack_that_misses_the_teacher_has_no_power(world, tokenizer):
         (alone, "The attacks were not tried on the teacher"),
     ):
         assert says in model_card(ModelFacts("student", PrivacyLedger(), audit=report))
-    (table,) = audit_tables(missed)
+    table, *_ = audit_tables(missed)
     assert set(table.columns[-1].cells) == {"no power here"}
-    (table,) = audit_tables(caught)
+    table, *_ = audit_tables(caught)
     assert "caught" in set(table.columns[-1].cells)
     assert caught.to_dict()["teacher"]["membership"]["records"]["results"]
     # What gets through is said first.
@@ -356,7 +356,7 @@ def test_exposure_of_a_teacher_that_remembers_nothing_shows_nothing(tokenizer):
     teacher = tiny_model(len(tokenizer), seed=5).eval()
     report = audit_model(blank, tokenizer, canaries=canaries, teacher=teacher, progress=False)
     assert report.exposure_is_powerless(5)
-    (table,) = audit_tables(report)
+    table, *_ = audit_tables(report)
     assert "no power here" in list(table.columns[-1].cells)
     assert "No power here: the teacher does not give away" in model_card(
         ModelFacts("student", PrivacyLedger(), audit=report)

@@ -275,7 +275,6 @@ def test_nothing_in_the_output_folder_holds_a_generator(make, tmp_path, monkeypa
         "model.safetensors",
         "optimizer.pt",
         "privacy_ledger.json",
-        "rng_state.pth",
         "scheduler.pt",
         "tokenizer.json",
         "tokenizer_config.json",
