@@ -293,9 +293,9 @@ class PrivateDistillationTrainer(SavingTrainer):
 
     def _row_losses(self, rows: list[dict[str, Any]]) -> torch.Tensor:
         """Return each row's loss summed over its tokens, [rows]."""
-        inputs = self._prepare_inputs(self.data_collator(rows)) | {
-            name: True for name in (ON_POLICY,) if name in rows[0]
-        }
+        inputs = self._prepare_inputs(self.data_collator(rows))
+        if ON_POLICY in rows[0]:
+            inputs[ON_POLICY] = True
         if "input_ids" in inputs and "position_ids" not in inputs and takes(self.model, "position_ids"):
             inputs["row_positions"] = row_positions(self.model, inputs["input_ids"])
         with self.compute_loss_context_manager():
