@@ -114,14 +114,32 @@ def read_by(plan: dict[str, Any], text: Dataset, tagger: BaseTagger) -> tuple[Da
     """Return the text that a student reads, and what tags it, if anything does.
 
     Args:
-        plan: the student's row in the configuration, with `untagged`, `scrub` or `deduplicated`.
+        plan: the student's row in the configuration, with `untagged`, `scrub`, `deduplicated` or `prompt_lines`.
         text: the transfer text.
         tagger: of all students.
     """
     reads = None if plan.get("untagged") or plan.get("scrub") else tagger
     if plan.get("scrub"):
         text = scrub(text, tagger)
+    if plan.get("prompt_lines"):
+        text = prompted(text, plan["prompt_lines"])
     return deduplicated(text) if plan.get("deduplicated") else text, reads
+
+
+def prompted(data: Dataset, lines: int) -> Dataset:
+    """Make prompts of the first lines of texts, which a student reads, or goes on with; one line is left at least.
+
+    Args:
+        data: rows of text.
+        lines: how many.
+    """
+
+    def split(row: dict[str, Any]) -> dict[str, str]:
+        parts = row["text"].splitlines(keepends=True)
+        first = min(lines, len(parts) - 1)
+        return {"prompt": "".join(parts[:first]), "completion": "".join(parts[first:])}
+
+    return data.map(split, remove_columns=["text"])
 
 
 def finds_nothing(data: Dataset, tagger: BaseTagger) -> bool:

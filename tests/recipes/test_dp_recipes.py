@@ -53,6 +53,19 @@ def value(rows, model, metric, *words):
     return found
 
 
+@pytest.mark.slow
+def test_students_that_write_beside_students_that_read(tiny, data_dir, monkeypatch):
+    monkeypatch.setenv("SWINGKD_DATA", str(data_dir))
+    config = tiny("dp_clm", "on_policy")
+    for row in config["rows"]:
+        row["args"] |= {"max_new_tokens": 8} if "lmbda" in row["args"] else {}
+    rows, _ = run("dp_clm", config)
+    assert {row["model"] for row in rows} == {"base", "teacher", "kd", "on_policy", "dp", "dp_on_policy"}
+    for model in ("dp", "dp_on_policy"):
+        assert 7.9 < value(rows, model, "epsilon", "epsilon=8", "scope=transfer_set") <= 8
+        assert 1.9 < value(rows, model, "epsilon", "epsilon=2", "scope=transfer_set") <= 2
+
+
 def test_private_students_beside_plain_ones(tiny):
     config = tiny("dp_clm")
     rows, out = run("dp_clm", config)
