@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel
 from transformers.trainer_utils import SaveStrategy
 
-from swingkd.data.columns import IGNORE, flat, in_parts, row_lengths, stored
+from swingkd.data.columns import IGNORE, TEACHER_AT, flat, in_parts, row_lengths, stored
 from swingkd.data.prepare import column_names
 from swingkd.tagging import THRESHOLD
 from swingkd.trainer.check_models import positions
 from swingkd.trainer.config import PrivateDistillationConfig
+
+log = logging.getLogger(__name__)
+# Rows that a share is taken of.
+_LOOKED_AT = 1000
 
 
 def check_kind(dataset: Any, name: str, several: bool = True, named: bool = True) -> None:
@@ -105,14 +111,31 @@ def check_fresh_masks(args: PrivateDistillationConfig) -> None:
         )
 
 
-def check_something_to_learn(dataset: Dataset | IterableDataset) -> None:
-    """Refuse data in which no token has a label."""
+def check_something_to_learn(dataset: Dataset | IterableDataset, alpha: float) -> None:
+    """Refuse data in which no token has a label; warn of tokens that no teacher predicts, where it has all the say.
+
+    Args:
+        dataset: the prepared rows.
+        alpha: weight of the teacher.
+
+    Raises:
+        ValueError: no token has a label.
+    """
     if not isinstance(dataset, Dataset) or "labels" not in dataset.column_names:
         return
     if not any(pc.any(pc.not_equal(part, IGNORE)).as_py() for part in _values(dataset, "labels")):
         raise ValueError(
             "No token of the training set has a label, so nothing would be learnt. Prompts longer than max_length "
             "leave nothing of their completions: raise max_length, or pass completion_only_loss=False."
+        )
+    if TEACHER_AT in dataset.column_names and alpha == 1:
+        some = dataset.select(range(min(len(dataset), _LOOKED_AT))).with_format("numpy")
+        learnt = np.concatenate([row[1:] != IGNORE for row in some["labels"]])
+        asked = np.concatenate([row[1:] > 0 for row in some[TEACHER_AT]])
+        log.warning(
+            "Of %.0f %% of the tokens the teacher says nothing: they stand in the middle of tokens of its own. With "
+            "alpha=1 nothing is learnt of them; a smaller alpha learns the text there.",
+            100 * (1 - (asked & learnt).sum() / max(learnt.sum(), 1)),
         )
 
 

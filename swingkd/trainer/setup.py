@@ -261,7 +261,7 @@ def prepare_rows(
     for part in parts_of(evaluation):
         check_same_cache(check_cached_teacher(task, part, required=False, **known), cache)
     if train is not None:
-        check_something_to_learn(train)
+        check_something_to_learn(train, args.alpha)
         if args.protection != "none" or data.tagger is not None or data.target_protection is not None:
             check_something_private(train, args.protection, args.private_threshold)
     return Setup(args, models, cache, adapter, reading, train, evaluation, data.target_protection, mentions=mentions)

@@ -287,6 +287,15 @@ def test_a_tokenizer_that_is_the_students_is_none_of_its_own(make, tokenizer):
     assert TEACHER_AT not in trainer.train_dataset.column_names
 
 
+def test_tokens_that_nobody_teaches_are_counted(make, caplog):
+    make(alpha=0.5)
+    assert "the teacher says nothing" not in caplog.text
+    rows = make(alpha=1.0).train_dataset
+    pairs = [(np.array(row["labels"])[1:] != IGNORE, np.array(row[TEACHER_AT])[1:] > 0) for row in rows]
+    share = 1 - sum((a & b).sum() for a, b in pairs) / sum(a.sum() for a, _ in pairs)
+    assert f"Of {100 * share:.0f} % of the tokens the teacher says nothing" in caplog.text
+
+
 def test_with_differential_privacy(make):
     trainer = make(noise_multiplier=0.7, per_device_train_batch_size=12)
     trainer.train()
