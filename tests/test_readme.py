@@ -202,6 +202,8 @@ def test_the_cost_of_a_private_step_is_that_of_the_benchmark():
     assert f"costs {times['full', 'swingkd']} times an ordinary one" in text
     assert f"{times['LoRA', 'swingkd']} times for an adapter" in text
     assert f"same model {times['full', 'Opacus']} and {times['LoRA', 'Opacus']}" in text
+    alone = times["full", "swingkd, row by row"], times["LoRA", "swingkd, row by row"]
+    assert f"it costs {alone[0]} and {alone[1]} times an ordinary step" in text
 
 
 def test_the_epsilons_are_those_of_the_card():
@@ -413,7 +415,9 @@ def test_the_image_students_are_those_of_the_cards():
     assert f"a tenth of the images public, {at['published', 0.1]} and {at['self_learning', 0.1]} %" in text
     assert f"gets {at['dp_teacher', 0.1]} % with a teacher trained by DP-SGD and {at['shard_teachers', 0.1]} %" in text
     exact, ten, one = (mnist(m, "accuracy") for m in ("without_privacy", "label_epsilon_10", "label_epsilon_1"))
-    assert f"gets {exact} % on MNIST, {ten} % with labels of epsilon 10 and {one} % with labels of epsilon 1" in text
+    said = mnist("soft_labels", "accuracy")
+    assert f"gets {said} % on MNIST from all that the teacher says and {exact} % from its labels, {ten} % with" in text
+    assert f"{ten} % with labels of epsilon 10 and {one} % with labels of epsilon 1" in text
     assert f"{one} % with labels of epsilon 1, and {mnist('dp_teacher', 'accuracy')} % at epsilon 8 for each" in text
     soft, taught = cifar("soft_labels", "accuracy"), cifar("teacher", "accuracy")
     assert f"On CIFAR-10 a student gets {soft} % from the soft labels of a teacher with {taught} %" in text
