@@ -117,9 +117,8 @@ def main() -> None:
     for name, value in seconds.items():
         table.add_row(name, f"{value:.3f}")
     Console().print(table)
-    Console().print(
-        {name: round(value, 3) for name, value in results.items() if name.endswith(("parts", "tokenizer"))}
-    )
+    for name in ("on_policy_over_its_parts", "two_over_one_tokenizer"):
+        Console().print(f"{name}: {results[name]:.2f}")
     if options.out:
         options.out.write_text(json.dumps({"environment": environment(), **results}, indent=1) + "\n")
 
