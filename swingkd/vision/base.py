@@ -137,7 +137,8 @@ class Classifier:
         # Parts may differ by a row.
         padded = self.accelerator.pad_across_processes(part)
         sizes = [len(rows) for rows in torch.arange(count).tensor_split(self.accelerator.num_processes)]
-        gathered = self.accelerator.gather(padded).split(padded.shape[0])
+        # Not by the length of a part, which is 0 where there are no rows.
+        gathered = self.accelerator.gather(padded).tensor_split(self.accelerator.num_processes)
         return torch.cat([rows[:size] for rows, size in zip(gathered, sizes, strict=True)])
 
     @torch.no_grad()

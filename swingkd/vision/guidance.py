@@ -139,8 +139,8 @@ class Teacher:
         """All of them; it is asked about those that it was not asked about before."""
         if self._table is not None:
             new = chosen[self._table[chosen, 0].isnan()]
-            # Images may lie in a file, and be more than fit into memory.
-            for part in new.split(_AT_A_TIME):
+            # Images may lie in a file, and be more than fit into memory; no images are one empty part.
+            for part in new.split(_AT_A_TIME) if len(new) else ():
                 self._table[part] = run.logits(self.model, self._images.select(part)).float()
         return chosen
 

@@ -148,6 +148,16 @@ def test_a_teacher_is_asked_once_about_each_image_or_live_about_each_batch(publi
     assert sum(asked) == 144 if live else sum(asked) <= 96
 
 
+def test_a_teacher_that_was_asked_about_all_images_is_not_asked_again(public, tmp_path):
+    # It was, about none of them: two processes then had no answers to put together.
+    teacher = small(1)
+    trained = run(Teacher(teacher, "private"), tmp_path, public, warm_up_epochs=0)
+    everything = torch.arange(96)
+    trained.guidance.take(trained, everything)
+    teacher.register_forward_hook(lambda module, given, returned: pytest.fail("it was asked again"))
+    assert trained.guidance.take(trained, everything).tolist() == everything.tolist()
+
+
 # -- shard teachers ------------------------------------------------------------------------------------------------
 
 
