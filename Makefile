@@ -51,5 +51,5 @@ $(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(INSTALL) -e ".[dev,presidio,federated,server]"
+	$(INSTALL) -e ".[dev,presidio,federated,server,serve]"
 	touch $@

@@ -55,6 +55,14 @@ OPTIONS: dict[str, dict[str, str]] = {
         "temperature": "--temperature",
         "top_p": "--top-p",
     },
+    "serve": {
+        "batch_tokens": "--batch-tokens",
+        "budget": "--budget",
+        "max_length": "--max-length",
+        "public_model": "--public-model",
+        "rate": "--rate",
+        "top_k": "--top-k",
+    },
     "audit": {
         "attacks": "--attack",
         "candidates": "--candidates",
